@@ -1,0 +1,1 @@
+//! What a process is: traits, images, bindings, pages.

@@ -1,0 +1,1 @@
+//! Everything unsafe about the operating system, as safe types.

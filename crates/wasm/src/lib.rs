@@ -1,0 +1,1 @@
+//! The wasm kind: instrument, run, capture and resume WebAssembly.

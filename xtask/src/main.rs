@@ -1,0 +1,3 @@
+//! The project's own commands: test, ci, tidy, bench, guests, arm.
+
+fn main() {}
