@@ -4,6 +4,9 @@
 //! | module | feature | gives |
 //! |---|---|---|
 //! | [`memory`] | `memory` | reservations with a copy-on-write initial image, finding changed pages, the page that stops a guest |
+//! | [`gate`] | `gate` | where a stopped guest's thread waits for the verdict; registers at a fault; interrupting waits |
 
+#[cfg(feature = "gate")]
+pub mod gate;
 #[cfg(feature = "memory")]
 pub mod memory;
