@@ -5,8 +5,11 @@
 //! |---|---|---|
 //! | [`memory`] | `memory` | reservations with a copy-on-write initial image, finding changed pages, the page that stops a guest |
 //! | [`gate`] | `gate` | where a stopped guest's thread waits for the verdict; registers at a fault; interrupting waits |
+//! | [`tracking`] | `tracking` | which pages were written since the last look, while the guest runs |
 
 #[cfg(feature = "gate")]
 pub mod gate;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(feature = "tracking")]
+pub mod tracking;

@@ -16,7 +16,7 @@
 //! machine. The kernel's own ([`os_page_bytes`]), a multiple of it, is the unit of protection and mapping.
 
 mod image;
-mod pagemap;
+pub(crate) mod pagemap;
 mod poll_page;
 mod reservation;
 mod scan;
