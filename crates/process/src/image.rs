@@ -27,6 +27,7 @@
 //! - [`key`](ImageKey): who made a file
 
 mod atomic;
+mod footer;
 mod key;
 mod reader;
 mod section;

@@ -13,6 +13,7 @@
 //! - [`image`]: a process as bytes, in a message or a file
 //! - [`error`]: what can go wrong, one enum per operation
 //! - [`plain`]: text from guests made harmless
+//! - [`toy`]: the smallest complete kind of process, the example for the others
 //!
 //! What this crate never does: open a socket, know a kind by name, choose how to move.
 
@@ -28,6 +29,7 @@ pub mod pages;
 pub mod plain;
 pub mod process;
 pub mod run;
+pub mod toy;
 
 pub use binding::Binding;
 pub use control::{Control, Controls, Exit, State, Stats};

@@ -22,6 +22,7 @@
 //!
 //! **No default bodies.** A kind that forgets a part does not compile, rather than lose state in silence.
 //!
+//! The smallest complete kind is [`toy`](crate::toy).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,7 +9,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::key::{ImageKey, KeyId, Provenance};
+use super::footer::{FOOTER_BYTES, FOOTER_COVERED_BYTES, FOOTER_MAGIC, Footer, seal};
+use super::key::{ImageKey, Provenance};
 use super::table::PageTable;
 use super::{
     FORMAT_NEWEST, FORMAT_OLDEST, Image, ImageHeader, PREAMBLE_BYTES, SectionError, SectionSummary,
@@ -20,9 +21,6 @@ use crate::memory::{Memory, MemoryError, PAGE_SIZE};
 use crate::pages::PIECE_PAGES;
 use crate::run::{PageRun, PageRuns};
 
-pub(super) const FOOTER_MAGIC: [u8; 8] = *b"STERNEND";
-const FOOTER_COVERED_BYTES: usize = 5 * 8 + 16;
-const FOOTER_BYTES: usize = FOOTER_COVERED_BYTES + 32 + 32 + 8;
 const BUFFER_BYTES: u64 = 1 << 20;
 
 /// What a reader accepts at most, so that a hostile file cannot use up its memory.
@@ -97,88 +95,6 @@ impl ReadAt for &[u8] {
         buffer.copy_from_slice(from);
         Ok(())
     }
-}
-
-/// The fixed end of a file: the lengths of all parts, and whose it is.
-pub(super) struct Footer {
-    pub(super) image_bytes: u64,
-    pub(super) program_stored_bytes: u64,
-    pub(super) program_bytes: u64,
-    pub(super) pages_stored: u64,
-    pub(super) table_bytes: u64,
-    pub(super) key: KeyId,
-}
-
-impl Footer {
-    pub(super) fn encode(&self) -> [u8; FOOTER_COVERED_BYTES] {
-        let mut bytes = [0; FOOTER_COVERED_BYTES];
-        let numbers = [
-            self.image_bytes,
-            self.program_stored_bytes,
-            self.program_bytes,
-            self.pages_stored,
-            self.table_bytes,
-        ];
-        for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
-            place.copy_from_slice(&number.to_le_bytes());
-        }
-        bytes[40..].copy_from_slice(&self.key.0);
-        bytes
-    }
-
-    fn decode(bytes: &[u8; FOOTER_COVERED_BYTES]) -> Self {
-        let (chunks, _) = bytes.as_chunks::<8>();
-        let number = |i: usize| u64::from_le_bytes(chunks[i]);
-        let mut key = [0; 16];
-        key.copy_from_slice(&bytes[40..]);
-        Self {
-            image_bytes: number(0),
-            program_stored_bytes: number(1),
-            program_bytes: number(2),
-            pages_stored: number(3),
-            table_bytes: number(4),
-            key: KeyId(key),
-        }
-    }
-
-    /// Where the pages begin and where they end, if the parts fill a file of this length exactly.
-    fn page_area(&self, file_bytes: u64) -> Option<(u64, u64)> {
-        let first = self.image_bytes.checked_add(self.program_stored_bytes)?;
-        let first = first.checked_next_multiple_of(PAGE_SIZE as u64)?;
-        let end = first.checked_add(self.pages_stored.checked_mul(PAGE_SIZE as u64)?)?;
-        let total = end
-            .checked_add(self.table_bytes)?
-            .checked_add(FOOTER_BYTES as u64)?;
-        (total == file_bytes).then_some((first, end))
-    }
-
-    fn check(&self, limits: &ReadLimits) -> Result<(), ImageReadError> {
-        ImageReadError::check_limit(
-            "bytes of sections",
-            self.image_bytes,
-            limits.image_bytes_max,
-        )?;
-        ImageReadError::check_limit(
-            "bytes of page table",
-            self.table_bytes,
-            limits.page_table_bytes_max,
-        )?;
-        ImageReadError::check_limit(
-            "bytes of program",
-            self.program_bytes,
-            limits.program_bytes_max,
-        )?;
-        ImageReadError::check_limit(
-            "bytes of program",
-            self.program_stored_bytes,
-            limits.program_bytes_max,
-        )
-    }
-}
-
-/// The hash that notices accidents, also in the MAC of a key that the reader does not have.
-pub(super) fn seal(root: &[u8; 32], mac: &[u8; 32]) -> blake3::Hash {
-    blake3::Hasher::new().update(root).update(mac).finalize()
 }
 
 /// An image file that was found whole: all but its pages is in memory, pages are read and checked when they

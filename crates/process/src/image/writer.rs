@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::atomic::AtomicFile;
-use super::reader::{FOOTER_MAGIC, Footer};
+use super::footer::{FOOTER_MAGIC, Footer, seal};
 use super::table::PageTable;
 use super::{Image, ImageKey, SectionError};
 use crate::memory::{MemoryError, PAGE_SIZE};
@@ -124,7 +124,7 @@ impl<'a> ImageWriter<'a> {
         let root = *sink.root.finalize().as_bytes();
         let mac = self.key.mac(&root);
         sink.write(mac.as_bytes())?;
-        sink.write(super::reader::seal(&root, mac.as_bytes()).as_bytes())?;
+        sink.write(seal(&root, mac.as_bytes()).as_bytes())?;
         sink.write(&FOOTER_MAGIC)?;
         Ok(Written {
             bytes: sink.bytes,
