@@ -80,8 +80,8 @@ impl Toy {
         Self { waits_after: None }
     }
 
-    /// Toys that wait after so many instructions until somebody pauses or kills them, so that a test can catch
-    /// them at any point it chooses.
+    /// Toys that wait after so many instructions until somebody pauses or kills them, and cannot be paused
+    /// before, so that a test can catch them at any point it chooses.
     #[must_use]
     pub const fn waiting_after(instructions: u64) -> Self {
         Self {

@@ -29,7 +29,7 @@ pub(super) struct Seat {
     pub(super) identity: Identity,
     pub(super) started: SystemTime,
     pub(super) memory: Arc<ToyMemory>,
-    /// The instruction before which the thread waits until it is asked to stop.
+    /// After so many instructions the thread waits until it is asked to pause; it does not pause earlier.
     pub(super) waits_after: Option<u64>,
     cpu_ns: AtomicU64,
     /// The next instruction, for those who look.
@@ -205,8 +205,12 @@ impl Seat {
                 .wait_while(standing, idle)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        let early = self
+            .waits_after
+            .is_some_and(|after| machine.registers.executed < after);
         match standing.wish {
             Wish::Run => return Some(machine),
+            Wish::Pause if early => return Some(machine),
             Wish::Pause => {
                 standing.state = State::Paused;
                 standing.parked = Some(machine);
