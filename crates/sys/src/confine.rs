@@ -25,7 +25,6 @@ use landlock::{
     RulesetAttr, RulesetStatus, Scope,
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
-use thiserror::Error;
 
 /// What the Landlock layer asks for: all rights up to this version (Linux 6.12); later ones add no restriction of ours.
 const LANDLOCK_ABI: ABI = ABI::V6;
@@ -49,29 +48,16 @@ pub struct Limits {
 /// use sterna_sys::confine::{Confinement, Extent, Limits};
 /// let limits = Limits { address_space_bytes: Some(4 << 30), cpu_seconds: Some(120), ..Limits::default() };
 /// // First thing in main, after opening files and before starting threads:
-/// let applied = Confinement::new().limits(limits).apply()?;
+/// let applied = Confinement::new().limits(limits).apply();
 /// if applied.extent() != Extent::Full {
 ///     eprintln!("confinement: {applied}");
 /// }
-/// # Ok::<(), sterna_sys::confine::ConfineError>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Confinement {
     limits: Limits,
     executable_memory: bool,
     also: Vec<i64>,
-}
-
-/// Why a process could not be confined. Nothing was applied.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ConfineError {
-    /// Landlock would hold for the calling thread alone.
-    #[error("confinement must come before threads, {threads} are running")]
-    Threads {
-        /// How many run.
-        threads: usize,
-    },
 }
 
 /// How much of one layer holds.
@@ -83,8 +69,6 @@ pub enum Layer {
     Partial(String),
     /// Nothing, with the reason.
     Unavailable(String),
-    /// It was not asked for.
-    NotAsked,
 }
 
 /// How much holds altogether.
@@ -102,7 +86,7 @@ pub enum Extent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a layer that the kernel does not have is reported here only"]
 pub struct Applied {
-    /// Limits that were asked for.
+    /// Core dumps, and the limits that were asked for.
     pub limits: Layer,
     /// Not to be read or traced by others.
     pub not_dumpable: Layer,
@@ -139,30 +123,27 @@ impl Confinement {
     }
 
     /// Applies everything that the kernel can, for good. Call it while the process has one thread: threads started later
-    /// are confined too.
-    ///
-    /// # Errors
-    /// The process has several threads (as far as `/proc` tells); nothing was applied then.
-    pub fn apply(self) -> Result<Applied, ConfineError> {
+    /// are confined too, but for those that run already Landlock does not hold, and the answer says so.
+    pub fn apply(self) -> Applied {
         let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-        if threads > 1 {
-            return Err(ConfineError::Threads { threads });
-        }
         // In this order: each step may be forbidden by a later one.
         let limits = self.limits.apply();
         let not_dumpable = Layer::from(rustix::process::set_dumpable_behavior(
             DumpableBehavior::NotDumpable,
         ));
         let no_new_privs = Layer::from(rustix::thread::set_no_new_privs(true));
-        let landlock = forbid_files();
+        let mut landlock = forbid_files();
+        if landlock == Layer::Full && threads > 1 {
+            landlock = Layer::Partial(format!("it holds for one of {threads} threads"));
+        }
         let system_calls = system_calls::restrict(self.executable_memory, &self.also);
-        Ok(Applied {
+        Applied {
             limits,
             not_dumpable,
             no_new_privs,
             landlock,
             system_calls,
-        })
+        }
     }
 }
 
@@ -253,10 +234,13 @@ impl Layer {
 impl Applied {
     /// How much holds altogether.
     pub fn extent(&self) -> Extent {
-        let missing = |layer: &Layer| matches!(layer, Layer::Partial(_) | Layer::Unavailable(_));
         if !self.landlock.holds() && !self.system_calls.holds() {
             Extent::None
-        } else if self.layers().iter().any(|(_, layer)| missing(layer)) {
+        } else if self
+            .layers()
+            .iter()
+            .any(|(_, layer)| **layer != Layer::Full)
+        {
             Extent::Partial
         } else {
             Extent::Full
@@ -284,7 +268,7 @@ impl fmt::Display for Applied {
         })?;
         for (name, layer) in self.layers() {
             match layer {
-                Layer::Full | Layer::NotAsked => {}
+                Layer::Full => {}
                 Layer::Partial(why) => write!(formatter, "; {name} in part: {why}")?,
                 Layer::Unavailable(why) => write!(formatter, "; no {name}: {why}")?,
             }
@@ -327,18 +311,5 @@ mod tests {
                 "none; no landlock: why; no system calls: why".into()
             )
         );
-    }
-
-    #[test]
-    fn threads_are_refused_before_anything_happens() {
-        std::thread::scope(|scope| {
-            let (go_on, wait) = std::sync::mpsc::channel::<()>();
-            scope.spawn(move || wait.recv());
-            assert!(matches!(
-                Confinement::new().apply(),
-                Err(ConfineError::Threads { threads: 2.. })
-            ));
-            drop(go_on);
-        });
     }
 }

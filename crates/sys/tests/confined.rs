@@ -134,7 +134,24 @@ fn executable_memory_and_further_calls_can_be_had() {
         [
             "executable memory: true",
             "also allowed: true",
-            "open: true"
+            "denied: true"
         ]
+    );
+}
+
+#[test]
+fn thread_that_ran_before_is_reported_and_has_no_more_system_calls() {
+    let (text, exit) = trial("late", None);
+    assert!(exit.status.success(), "{text}");
+    if text.contains("no landlock") || text.contains("no system calls") {
+        return println!("skipped: {text}");
+    }
+    assert!(
+        text.starts_with("applied: partial; landlock in part: it holds for one of 2 threads"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with("open by the older thread: PermissionDenied\n"),
+        "{text}"
     );
 }

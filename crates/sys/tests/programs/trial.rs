@@ -25,15 +25,13 @@ fn main() {
         "cpu" => cpu(),
         "file" => file(),
         "executable" => executable(),
+        "late" => late(),
         other => panic!("no case {other}"),
     }
 }
 
 fn confine(limits: Limits) {
-    match Confinement::new().limits(limits).apply() {
-        Ok(applied) => println!("applied: {applied}"),
-        Err(error) => panic!("{error}"),
-    }
+    println!("applied: {}", Confinement::new().limits(limits).apply());
 }
 
 fn say<T>(what: &str, result: std::io::Result<T>) {
@@ -64,13 +62,14 @@ fn forbidden() {
     say("unix socket", std::os::unix::net::UnixDatagram::unbound());
     say("start", Command::new("/bin/true").spawn());
     say("exec", Err::<(), _>(Command::new("/bin/true").exec()));
+    forbidden_calls(i64::from(parent));
+}
+
+/// Calls for which there are no safe functions.
+fn forbidden_calls(parent: i64) {
     for (what, number, arguments) in [
-        ("kill parent", libc::SYS_kill, [i64::from(parent), 0, 0]),
-        (
-            "signal parent",
-            libc::SYS_tgkill,
-            [i64::from(parent), i64::from(parent), 0],
-        ),
+        ("kill parent", libc::SYS_kill, [parent, 0, 0]),
+        ("signal parent", libc::SYS_tgkill, [parent, parent, 0]),
         ("fork", libc::SYS_clone, [i64::from(libc::SIGCHLD), 0, 0]),
         (
             "ptrace",
@@ -90,7 +89,7 @@ fn forbidden() {
         (
             "memory of others",
             libc::SYS_process_vm_readv,
-            [i64::from(parent), 0, 0],
+            [parent, 0, 0],
         ),
         (
             "executable memory",
@@ -142,6 +141,7 @@ fn allowed() {
     say("parallelism", std::thread::available_parallelism());
     let random: HashMap<u32, u32> = (0..100).map(|number| (number, number)).collect();
     println!("chance: {}", random.len());
+    std::panic::set_hook(Box::new(|_| {}));
     println!(
         "panic: {}",
         std::panic::catch_unwind(|| panic!("on purpose")).is_err()
@@ -226,8 +226,7 @@ fn executable() {
     let applied = Confinement::new()
         .executable_memory()
         .also_allow(&[libc::SYS_getppid, libc::SYS_openat])
-        .apply()
-        .unwrap();
+        .apply();
     println!("applied: {applied}");
     // SAFETY: 1. A new mapping touches no existing memory.
     let page = unsafe {
@@ -243,6 +242,24 @@ fn executable() {
     println!("executable memory: {}", page != libc::MAP_FAILED);
     println!("also allowed: {}", std::os::unix::process::parent_id() > 0);
     // Past the filter of system calls: Landlock's own answer.
-    let error = std::fs::File::open("/etc/passwd").unwrap_err();
-    println!("open: {}", error.raw_os_error() == Some(libc::EACCES));
+    let error = std::fs::File::open("/etc/passwd").err();
+    println!(
+        "denied: {}",
+        error.is_some_and(|error| error.raw_os_error() == Some(libc::EACCES))
+    );
+}
+
+/// Confined with a thread running already.
+fn late() {
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        wait.recv().unwrap_err();
+        say(
+            "open by the older thread",
+            std::fs::File::open("/etc/passwd"),
+        );
+    });
+    confine(Limits::default());
+    drop(go_on);
+    thread.join().unwrap();
 }
