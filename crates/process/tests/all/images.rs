@@ -316,3 +316,30 @@ fn a_resealed_file_is_foreign_or_altered() {
         Ok((.., Provenance::Foreign { .. }))
     ));
 }
+
+#[test]
+fn a_forged_page_table_is_refused() {
+    let bytes = encoded(&small_image(), &small_pages(), &key(1));
+    // The last entry of the table is the page of zeros at 31; it ends where the footer begins.
+    let (first, count) = (bytes.len() - 128 - 16, bytes.len() - 128 - 8);
+    for (at, number, complaint) in [
+        (first, 32, "a page is outside of its memory region"),
+        (first, 10, "the pages are not in ascending order"),
+        (count, 0, "a run is impossible"),
+        (count, u64::MAX, "a run is impossible"),
+        (first - 4, 2, "a run is of an unknown kind"),
+        (first - 4, 1, "hashes are missing"),
+    ] {
+        let mut forged = bytes.clone();
+        let field = if at < first { 4 } else { 8 };
+        forged[at..at + field].copy_from_slice(&u64::to_le_bytes(number)[..field]);
+        reseal(&mut forged);
+        match read_all(&forged, &key(2)) {
+            Err(ImageReadError::Malformed {
+                part: "page table",
+                reason,
+            }) => assert_eq!(reason, complaint),
+            other => panic!("{complaint}: {:?}", other.err()),
+        }
+    }
+}
