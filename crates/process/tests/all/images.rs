@@ -1,5 +1,7 @@
 //! Images as bytes: what is written is read, what is changed is refused.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use sterna_process::toy::DATA;
 use sterna_process::*;
@@ -218,13 +220,19 @@ fn some_pages() -> impl Strategy<Value = PageSet> {
     })
 }
 
+/// Names with versions and contents.
+fn some_sections() -> impl Strategy<Value = BTreeMap<String, (u16, Vec<u64>)>> {
+    let contents = proptest::collection::vec(0..99_u64, 0..50);
+    proptest::collection::btree_map("[a-z.]{1,32}", (0..9_u16, contents), 0..6)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn any_image_survives(
         pages in some_pages(),
-        names in proptest::collection::btree_map("[a-z.]{1,32}", (0..9_u16, proptest::collection::vec(0..99_u64, 0..50)), 0..6),
+        names in some_sections(),
         epoch: u64,
         process: [u8; 16],
     ) {
