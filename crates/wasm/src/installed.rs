@@ -43,6 +43,10 @@ pub(crate) struct Metadata {
     pub(crate) globals: u32,
     /// Whether each is mutable.
     pub(crate) mutable_globals: Vec<bool>,
+    /// Tables that the program can change.
+    pub(crate) mutable_tables: Vec<u32>,
+    /// Most bytes that each memory can have by its type.
+    pub(crate) memory_bytes_max: Vec<u64>,
     pub(crate) functions: u32,
     pub(crate) data_segments: u32,
     pub(crate) element_segments: u32,
@@ -263,6 +267,8 @@ impl Metadata {
             tables: module.tables.len() as u32,
             globals: module.globals.len() as u32,
             mutable_globals: module.globals.iter().map(|global| global.mutable).collect(),
+            mutable_tables: module.mutable_tables.iter().copied().collect(),
+            memory_bytes_max: module.memories.iter().map(memory_bytes_max).collect(),
             functions: module.function_count(),
             data_segments: module.passive_data.len() as u32,
             element_segments: module.passive_elements.len() as u32,
@@ -270,4 +276,10 @@ impl Metadata {
             has_start: module.start.is_some(),
         }
     }
+}
+
+fn memory_bytes_max(ty: &wasmparser::MemoryType) -> u64 {
+    let all = if ty.memory64 { u64::MAX } else { 1 << 32 };
+    let page = ty.page_size_log2.unwrap_or(16);
+    ty.maximum.map_or(all, |pages| pages.checked_shl(page).unwrap_or(all)).min(all)
 }

@@ -389,7 +389,7 @@ impl<'m> Builder<'m> {
         }
         for (&added, &index) in &self.index_of {
             let name = match added {
-                Added::Wrapper(_) => continue,
+                Added::Wrapper(function) => names::wrapper(function),
                 Added::Helper(helper) => names::helper(helper),
                 Added::Outlined(function, op) => names::continuation(function, Entry::At(op)),
             };
