@@ -181,6 +181,29 @@ fn what_a_process_cannot_be_given() {
 }
 
 #[test]
+fn only_directories_are_given_as_directories() {
+    let file = tempfile::tempfile().unwrap();
+    let mut given = config(&Time::default());
+    given.directories.push(sterna_wasi::Directory::from_fd(
+        file.into(),
+        "/srv",
+        "/",
+        false,
+    ));
+    assert!(matches!(
+        Wasi::new(given),
+        Err(ConfigError::Unusable { .. })
+    ));
+}
+
+#[test]
+fn it_can_be_handed_to_another_thread() {
+    fn check<T: Send>() {}
+    check::<Wasi>();
+    check::<Step>();
+}
+
+#[test]
 fn rights_have_names() {
     let names: Vec<_> = Rights::FD_READ.and(Rights::SOCK_ACCEPT).names().collect();
     assert_eq!(names, ["FD_READ", "SOCK_ACCEPT"]);
