@@ -1,1 +1,16 @@
 //! The wasm kind: instrument, run, capture and resume WebAssembly.
+
+mod control;
+mod engine;
+mod frames;
+mod installed;
+mod machine;
+mod memory;
+pub mod pass;
+
+pub use engine::{Engine, EngineError, EngineOptions};
+pub use frames::{Frame, ReadFramesError, Value};
+pub use installed::{InstallError, Installed};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! What must be on the machine: how to see whether it is there, how to say what is missing, how to get it.
+//!
+//! Everything that is installed for one checkout only goes under `target/`; system packages come through apt.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::child;
+
+/// One thing that a command needs.
+pub(crate) struct Need {
+    /// As the user knows it.
+    pub(crate) name: &'static str,
+    /// What cannot be done without it.
+    pub(crate) purpose: &'static str,
+    /// How to get it by hand.
+    pub(crate) remedy: &'static str,
+    present: fn(&Path) -> bool,
+    install: fn(&Path) -> Result<()>,
+}
+
+/// Python, with which the compiler and CPython come.
+pub(crate) const PYTHON: Need = Need {
+    name: "python3 with venv",
+    purpose: "installs the C compiler for guests and CPython for WASI",
+    remedy: "apt-get install python3-venv",
+    present: |_| child::succeeds(Command::new("python3").args(["-c", "import venv, ensurepip"])),
+    install: |_| apt(&["python3", "python3-venv"]),
+};
+
+/// The C compiler for the guests.
+pub(crate) const ZIG: Need = Need {
+    name: "ziglang (C compiler for wasm32-wasi) in target/venv",
+    purpose: "rebuilds guests/wasm",
+    remedy: "cargo xtask guests --install",
+    present: |root| {
+        installed_zig(root)
+            .is_ok_and(|version| pinned_zig(root).is_ok_and(|pinned| version == pinned))
+    },
+    install: |root| {
+        let venv = root.join("target/venv");
+        child::read(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        child::read(
+            Command::new(venv_python(root))
+                .args(PIP)
+                .args(["install", "--require-hashes", "-r"])
+                .arg(root.join("guests/requirements.txt")),
+        )?;
+        Ok(())
+    },
+};
+
+/// A current test runner; without it cargo's own does.
+pub(crate) const NEXTEST: Need = Need {
+    name: "cargo-nextest",
+    purpose: "runs tests in parallel, each in a process of its own",
+    remedy: "cargo install --locked cargo-nextest",
+    present: |_| child::succeeds(child::cargo().args(["nextest", "--version"])),
+    install: |_| child::show(child::cargo().args(["install", "--locked", "cargo-nextest"])),
+};
+
+/// An Arm processor, emulated.
+pub(crate) const QEMU_ARM: Need = Need {
+    name: "qemu-aarch64-static",
+    purpose: "moves programs between x86 and Arm",
+    remedy: "apt-get install qemu-user-static",
+    present: |_| child::succeeds(Command::new("qemu-aarch64-static").arg("--version")),
+    install: |_| apt(&["qemu-user-static"]),
+};
+
+/// Options of pip that keep it quiet and to the point.
+pub(crate) const PIP: [&str; 4] = ["-m", "pip", "--disable-pip-version-check", "--quiet"];
+
+impl Need {
+    pub(crate) fn is_present(&self, root: &Path) -> bool {
+        (self.present)(root)
+    }
+
+    /// Sees to it that the thing is there: installs it if that is allowed, or else says how to.
+    pub(crate) fn ensure(&self, root: &Path, install: bool) -> Result<()> {
+        if (self.present)(root) {
+            return Ok(());
+        }
+        if !install {
+            bail!(
+                "{} is missing ({}); get it with: {}",
+                self.name,
+                self.purpose,
+                self.remedy
+            );
+        }
+        eprintln!("installing {} ({})", self.name, self.purpose);
+        (self.install)(root).with_context(|| {
+            format!("could not install {}; by hand: {}", self.name, self.remedy)
+        })?;
+        if !(self.present)(root) {
+            bail!(
+                "{} was installed without an error and still is not usable; by hand: {}",
+                self.name,
+                self.remedy
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The interpreter of the environment under `target/`.
+pub(crate) fn venv_python(root: &Path) -> PathBuf {
+    root.join("target/venv/bin/python")
+}
+
+fn installed_zig(root: &Path) -> Result<String> {
+    Ok(
+        child::read(Command::new(venv_python(root)).args(["-m", "ziglang", "version"]))?
+            .trim()
+            .to_owned(),
+    )
+}
+
+fn pinned_zig(root: &Path) -> Result<String> {
+    let path = root.join("guests/requirements.txt");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("could not read {}", path.display()))?;
+    let pin = text
+        .lines()
+        .find_map(|line| line.strip_prefix("ziglang=="))
+        .context("guests/requirements.txt pins no ziglang")?;
+    Ok(pin.trim_end_matches('\\').trim().to_owned())
+}
+
+fn apt(packages: &[&str]) -> Result<()> {
+    let is_root = child::read(Command::new("id").arg("-u"))?.trim() == "0";
+    if !is_root {
+        bail!(
+            "installing system packages needs root; as root: apt-get install {}",
+            packages.join(" ")
+        );
+    }
+    child::read(Command::new("apt-get").args(["update", "-qq"]))?;
+    let mut install = Command::new("apt-get");
+    install
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    child::read(&mut install).map(|_| ())
+}
