@@ -144,11 +144,11 @@ fn text(mut output: File) -> String {
 
 #[test]
 fn kernels() {
-    Job::new("fib", &["32"]).check(20);
-    Job::new("nbody", &["400000"]).check(20);
-    Job::new("fannkuch", &["9"]).check(20);
-    Job::new("matmul", &["300"]).check(20);
-    Job::new("sha256", &["64", "256"]).check(20);
+    Job::new("fib", &["37"]).check(20);
+    Job::new("nbody", &["3000000"]).check(20);
+    Job::new("fannkuch", &["10"]).check(20);
+    Job::new("matmul", &["300", "8"]).check(20);
+    Job::new("sha256", &["64", "4000"]).check(20);
     Job::new("qsort", &["200000", "3"]).check(20);
 }
 
