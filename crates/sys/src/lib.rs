@@ -1,1 +1,29 @@
-//! Everything unsafe about the operating system, as safe types.
+//! Everything unsafe about the operating system, as safe types. This crate decides nothing: it has no
+//! policy, no protocol and no idea what a process of Sterna is. Linux on x86-64 and AArch64.
+//!
+//! Each module is a cargo feature of the same name; all are on by default.
+//!
+//! | module | gives |
+//! |---|---|
+//! | [`memory`] | reservations with a copy-on-write initial image, finding changed pages, the page that stops a guest |
+//! | [`tracking`] | which pages were written since the last look, while the guest runs |
+//! | [`gate`] | where a stopped guest's thread waits for the verdict; registers at a fault; interrupting waits |
+//! | [`spawn`] | starting a program with named descriptors only, limits of time, usage, no zombies |
+//! | [`confine`] | what a process takes from itself: files, system calls, resources, and the report of what holds |
+//! | [`clock`] | CPU time of threads |
+//! | [`identity`] | who is at the other end of a local socket, which boot this is |
+
+#[cfg(feature = "clock")]
+pub mod clock;
+#[cfg(feature = "confine")]
+pub mod confine;
+#[cfg(feature = "gate")]
+pub mod gate;
+#[cfg(feature = "identity")]
+pub mod identity;
+#[cfg(feature = "memory")]
+pub mod memory;
+#[cfg(feature = "spawn")]
+pub mod spawn;
+#[cfg(feature = "tracking")]
+pub mod tracking;

@@ -1,0 +1,102 @@
+//! The engine: stock wasmtime, set up so that a guest can be stopped, captured and carried to another
+//! machine.
+
+use std::sync::Arc;
+
+use wasmtime::{Config, Inlining, OptLevel};
+
+use crate::memory::GuestMemoryCreator;
+
+/// Address space reserved for one 32-bit memory, in bytes: with the guard after it, no access needs
+/// a bounds check.
+pub(crate) const MEMORY_RESERVATION: u64 = 4 << 30;
+/// Inaccessible bytes after it.
+const MEMORY_GUARD: u64 = 32 << 20;
+/// Native stack of a guest: more than twice what the counted call depth can take, see `pass::cost`.
+const STACK: usize = 12 << 20;
+/// Of which wasm may use so much; the rest is for host calls.
+const WASM_STACK: usize = STACK - (1 << 20);
+
+/// How guests are compiled and run. Part of the name of every compiled artifact.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct EngineOptions {
+    /// Give every NaN the same bits, so that a float computation is the same bit by bit on every
+    /// architecture. Costs up to a tenth in float code.
+    pub canonicalize_nans: bool,
+}
+
+/// Why the engine could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the WebAssembly engine cannot run on this machine")]
+pub struct EngineError(#[source] wasmtime::Error);
+
+/// The engine for guests that can be moved. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    engine: wasmtime::Engine,
+    options: EngineOptions,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Sets up the engine.
+    ///
+    /// # Errors
+    /// The processor lacks what the compiler needs.
+    pub fn new(options: EngineOptions) -> Result<Engine, EngineError> {
+        Engine::with(options, |_| {})
+    }
+
+    /// Sets up the engine with one more word on its configuration, such as another target to compile
+    /// for.
+    ///
+    /// # Errors
+    /// As [`Engine::new`], or what `adjust` asked for cannot be had.
+    pub fn with(
+        options: EngineOptions,
+        adjust: impl FnOnce(&mut Config),
+    ) -> Result<Engine, EngineError> {
+        let mut config = Config::new();
+        config
+            .wasm_threads(true)
+            .shared_memory(true)
+            .wasm_multi_memory(true)
+            .wasm_memory64(true)
+            .wasm_tail_call(true)
+            .wasm_relaxed_simd(true)
+            .relaxed_simd_deterministic(true)
+            .wasm_branch_hinting(true)
+            .cranelift_opt_level(OptLevel::Speed)
+            .cranelift_nan_canonicalization(options.canonicalize_nans)
+            // A safepoint is found by the address of its code: a function has one piece of it.
+            .compiler_inlining(Inlining::No)
+            .async_stack_size(STACK)
+            .max_wasm_stack(WASM_STACK)
+            .memory_reservation(MEMORY_RESERVATION)
+            .memory_guard_size(MEMORY_GUARD)
+            .memory_may_move(false)
+            .with_host_memory(Arc::new(GuestMemoryCreator));
+        adjust(&mut config);
+        let engine = wasmtime::Engine::new(&config).map_err(EngineError)?;
+        Ok(Engine { engine, options })
+    }
+
+    /// The engine itself.
+    #[must_use]
+    pub fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.engine
+    }
+
+    /// What it was set up with.
+    #[must_use]
+    pub fn options(&self) -> EngineOptions {
+        self.options
+    }
+}

@@ -1,0 +1,264 @@
+//! A guest's calls: begins them, and after a stop goes on with them frame by frame.
+//!
+//! Going on builds no stack. The innermost frame's continuation is called by the host; what it returns
+//! are the results that the next frame out waits for. If it is stopped meanwhile, its new frames take
+//! its place. Wherever the guest stands, its whole stack is therefore: what the engine holds now, then
+//! `frames`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use wasmtime::{AsContextMut, Extern, Func, Instance, Store, Val};
+
+use crate::control::Control;
+use crate::frames::{self, Frame, KeptReferences, ReadFramesError};
+use crate::installed::{CompiledContinuations, InstallError, Installed, Place};
+use crate::pass::{Param, ValueType, emit::Kept, names};
+
+/// How a call, or a piece of it, ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The outermost function returned.
+    Returned(Vec<Val>),
+    /// The guest was stopped: [`Machine::frames`] says where.
+    Stopped,
+}
+
+/// Why a guest could not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MachineError {
+    /// A trap, or an error of a host call.
+    #[error(transparent)]
+    Guest(wasmtime::Error),
+    #[error(transparent)]
+    Frames(#[from] ReadFramesError),
+    #[error("preparing the guest to go on failed")]
+    Prepare(#[from] InstallError),
+    #[error("the frame of function {function} does not fit its program: {reason}")]
+    Misfit { function: u32, reason: &'static str },
+}
+
+/// The calls of one guest in one store.
+pub(crate) struct Machine {
+    pub(crate) installed: Arc<Installed>,
+    pub(crate) instance: Instance,
+    pub(crate) control: Arc<Control>,
+    /// Innermost first.
+    pub(crate) frames: VecDeque<Frame<Val>>,
+    instances: HashMap<usize, Instance>,
+}
+
+impl Machine {
+    pub(crate) fn new(
+        installed: Arc<Installed>,
+        instance: Instance,
+        control: Arc<Control>,
+    ) -> Machine {
+        Machine {
+            installed,
+            instance,
+            control,
+            frames: VecDeque::new(),
+            instances: HashMap::new(),
+        }
+    }
+
+    /// Calls `function` from the beginning. `cancelled` says of a host call that ended in a stop
+    /// whether it has had no effect.
+    pub(crate) async fn call<T: Send + 'static>(
+        &mut self,
+        store: &mut Store<T>,
+        function: Func,
+        args: &[Val],
+        cancelled: impl Fn(&mut T) -> bool,
+    ) -> Result<Ended, MachineError> {
+        let results = self.run(store, function, args).await?;
+        match self.after_call(store, results, &cancelled)? {
+            None => Ok(Ended::Stopped),
+            Some(results) => Ok(Ended::Returned(results)),
+        }
+    }
+
+    /// Goes on with the frames.
+    pub(crate) async fn go_on<T: Send + 'static>(
+        &mut self,
+        store: &mut Store<T>,
+        cancelled: impl Fn(&mut T) -> bool,
+    ) -> Result<Ended, MachineError> {
+        let keys = self
+            .frames
+            .iter()
+            .map(|frame| self.installed.entry(frame))
+            .collect::<Result<Vec<_>, _>>();
+        self.installed.prepare(&keys.map_err(InstallError::from)?)?;
+        let mut results: Option<Vec<Val>> = None;
+        while let Some(mut frame) = self.frames.pop_front() {
+            if let Some(results) = results.take() {
+                frame.results = Some(results);
+            }
+            let (function, args) = self.continuation(store, &frame).await?;
+            let returned = self.run(store, function, &args).await?;
+            match self.after_call(store, returned, &cancelled)? {
+                None => return Ok(Ended::Stopped),
+                Some(returned) => results = Some(returned),
+            }
+        }
+        Ok(Ended::Returned(results.unwrap_or_default()))
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        store: &mut Store<T>,
+        function: Func,
+        args: &[Val],
+    ) -> Result<Vec<Val>, MachineError> {
+        let mut results = vec![Val::I32(0); function.ty(&*store).results().len()];
+        function
+            .call_async(&mut *store, args, &mut results)
+            .await
+            .map_err(MachineError::Guest)?;
+        Ok(results)
+    }
+
+    /// What a call that ended returned, or `None` if it was unwound: then its frames are put before
+    /// the others.
+    fn after_call<T: 'static>(
+        &mut self,
+        store: &mut Store<T>,
+        results: Vec<Val>,
+        cancelled: &impl Fn(&mut T) -> bool,
+    ) -> Result<Option<Vec<Val>>, MachineError> {
+        if !self.control.has_records() {
+            return Ok(Some(results));
+        }
+        let cancelled = cancelled(store.data_mut());
+        let records = self.control.take_records();
+        let mut kept = KeptTables {
+            store: &mut *store,
+            instance: self.instance,
+        };
+        let frames = frames::read(
+            &records,
+            &self.installed.metadata.points,
+            cancelled,
+            &mut kept,
+        )?;
+        if let Some(count) = self.instance.get_global(&mut *store, names::KEPT_COUNT) {
+            count
+                .set(&mut *store, Val::I32(0))
+                .map_err(MachineError::Guest)?;
+        }
+        for frame in frames.into_iter().rev() {
+            self.frames.push_front(frame);
+        }
+        Ok(None)
+    }
+
+    /// The function that continues `frame`, and its arguments.
+    async fn continuation<T: Send + 'static>(
+        &mut self,
+        store: &mut Store<T>,
+        frame: &Frame<Val>,
+    ) -> Result<(Func, Vec<Val>), MachineError> {
+        let misfit = |reason| MachineError::Misfit {
+            function: frame.function,
+            reason,
+        };
+        let key = self.installed.entry(frame).map_err(InstallError::from)?;
+        let place = self
+            .installed
+            .place(key)
+            .ok_or(misfit("its continuation was not prepared"))?;
+        let (instance, name, params) = match place {
+            Place::Main(name, params) => (self.instance, name, params),
+            Place::Module(compiled, name, params) => (
+                self.continuation_instance(store, &compiled).await?,
+                name,
+                params,
+            ),
+        };
+        let function = instance
+            .get_func(&mut *store, &name)
+            .ok_or(misfit("its continuation is missing"))?;
+        let types: Vec<_> = function.ty(&*store).params().collect();
+        let mut args = Vec::with_capacity(params.len());
+        for (param, ty) in params.iter().zip(types) {
+            let value = match *param {
+                Param::Local(index) => frame
+                    .locals
+                    .iter()
+                    .find(|(at, _)| *at == index)
+                    .map(|(_, v)| *v),
+                Param::Stack(height) => frame.stack.get(height as usize).copied(),
+                Param::Result(index) => frame
+                    .results
+                    .as_ref()
+                    .and_then(|r| r.get(index as usize))
+                    .copied(),
+            };
+            // A local that another version of the pass found dead is dead.
+            let value = match (value, param) {
+                (None, Param::Local(_)) => {
+                    Val::default_for_ty(&ty).ok_or(misfit("a local is missing"))?
+                }
+                (value, _) => value.ok_or(misfit("an operand is missing"))?,
+            };
+            if !value
+                .matches_ty(&*store, &ty)
+                .map_err(MachineError::Guest)?
+            {
+                return Err(misfit("a value has another type"));
+            }
+            args.push(value);
+        }
+        Ok((function, args))
+    }
+
+    async fn continuation_instance<T: Send + 'static>(
+        &mut self,
+        store: &mut Store<T>,
+        compiled: &Arc<CompiledContinuations>,
+    ) -> Result<Instance, MachineError> {
+        let key = Arc::as_ptr(compiled) as usize;
+        if let Some(instance) = self.instances.get(&key) {
+            return Ok(*instance);
+        }
+        let mut imports = Vec::with_capacity(compiled.imports.len());
+        for name in &compiled.imports {
+            if name == names::CONTROL {
+                imports.push(Extern::SharedMemory(self.control.memory().clone()));
+                continue;
+            }
+            let import = self.instance.get_export(&mut *store, name);
+            imports.push(import.ok_or(MachineError::Misfit {
+                function: 0,
+                reason: "the main module does not export what a continuation needs",
+            })?);
+        }
+        let instance = Instance::new_async(&mut *store, &compiled.module, &imports).await;
+        let instance = instance.map_err(MachineError::Guest)?;
+        self.instances.insert(key, instance);
+        Ok(instance)
+    }
+}
+
+struct KeptTables<'s, T: 'static> {
+    store: &'s mut Store<T>,
+    instance: Instance,
+}
+
+impl<T: 'static> KeptReferences for KeptTables<'_, T> {
+    fn kept(&mut self, ty: ValueType, index: u32) -> Option<Val> {
+        let name = names::kept(if ty == ValueType::Function {
+            Kept::Functions
+        } else {
+            Kept::Externals
+        });
+        let table = self.instance.get_table(self.store.as_context_mut(), name)?;
+        Some(
+            table
+                .get(self.store.as_context_mut(), u64::from(index))?
+                .into(),
+        )
+    }
+}

@@ -1,0 +1,1002 @@
+//! Writes a function's body so that it can be stopped at its points: the whole body, or a
+//! continuation that enters it at one point.
+//!
+//! ```text
+//! block $unwound
+//!   block $cold_n … block $cold_0
+//!     block $exit (results)
+//!       the body; at each point: load the word, br_if $cold_k
+//!     end
+//!     return
+//!   end
+//!   save point 0's values, br $unwound
+//!   …
+//! end
+//! results that nobody reads
+//! ```
+//!
+//! A continuation opens the frames around its point as plain blocks, pushes the operands that belong
+//! between them, and goes on from there. Code that it cannot reach is left out. A loop around the
+//! point is not copied: going round it again is a tail call of the loop's own continuation, the one
+//! for the point at its header.
+
+use std::collections::HashMap;
+
+use wasm_encoder::reencode::Reencode;
+use wasm_encoder::{BlockType, Encode, Instruction, MemArg};
+use wasmparser::{Operator, ValType};
+
+use super::InstrumentError;
+use super::plan::{FrameKind, Plan, Point, PointKind, Values};
+use super::record::{self, Field};
+
+/// How a guest learns from the word that it is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// The word is not zero.
+    Flag,
+    /// The word, counted down by this look unless it was zero before, is zero.
+    Countdown,
+}
+
+impl Look {
+    pub(crate) fn of(options: &super::Options) -> Look {
+        if options.countdown {
+            Look::Countdown
+        } else {
+            Look::Flag
+        }
+    }
+
+    /// Bytes that a bulk operation may touch between two looks: about a millisecond.
+    pub(crate) fn portion(self) -> u32 {
+        match self {
+            Look::Flag => 4 << 20,
+            Look::Countdown => 5,
+        }
+    }
+
+    /// Puts on the stack whether to stop: not zero if so. `control` is the memory with the word.
+    pub(crate) fn encode(self, control: u32, out: &mut Vec<u8>) {
+        let word = at(record::WORD, control);
+        let load = [Instruction::I32Const(0), Instruction::I32Load(word)];
+        let put = |code: &[Instruction<'_>], out: &mut Vec<u8>| {
+            code.iter().for_each(|instruction| instruction.encode(out));
+        };
+        if self == Look::Countdown {
+            put(&[Instruction::I32Const(0)], out);
+            put(&load, out);
+            put(&load, out);
+            let counted = [
+                Instruction::I32Const(0),
+                Instruction::I32Ne,
+                Instruction::I32Sub,
+                Instruction::I32Store(word),
+            ];
+            put(&counted, out);
+        }
+        put(&load, out);
+        if self == Look::Countdown {
+            put(&[Instruction::I32Eqz], out);
+        }
+    }
+}
+
+/// Where a function is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Entry {
+    /// At its beginning, with its parameters.
+    Start,
+    /// Before the point's operator: a loop header, or an operation that is issued again.
+    At(usize),
+    /// After the call at the point, with its results.
+    After(usize),
+}
+
+/// A function of the main module that others call for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Helper {
+    /// Fills a memory in portions: `(at, value, bytes) -> bytes done`.
+    Fill {
+        memory: u32,
+    },
+    /// Copies in portions: `(to, from, bytes) -> bytes done`.
+    Copy {
+        to: u32,
+        from: u32,
+    },
+    /// Keeps a reference outside the record: `(reference) -> index`.
+    Keep(Kept),
+    MemoryInit {
+        data: u32,
+        memory: u32,
+    },
+    DataDrop {
+        data: u32,
+    },
+    TableInit {
+        element: u32,
+        table: u32,
+    },
+    ElementDrop {
+        element: u32,
+    },
+    /// A reference to a function of the main module, as the main module makes it.
+    Reference {
+        function: u32,
+    },
+}
+
+/// Which references are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Kept {
+    Functions,
+    Externals,
+}
+
+/// The module that is being written: gives indices in it for what the original module names.
+pub(crate) trait Target: Reencode<Error = InstrumentError> {
+    /// The memory that holds the word and the records.
+    fn control(&mut self) -> u32;
+    /// The global that counts down the remaining call depth.
+    fn depth(&mut self) -> u32;
+    fn helper(&mut self, helper: Helper) -> u32;
+    /// The continuation of `function` for the loop header at operator `op`.
+    fn header(&mut self, function: u32, op: usize) -> u32;
+    /// Whether that continuation is a function of the main module.
+    fn outlined(&self, function: u32, op: usize) -> bool;
+    fn signature(&mut self, params: &[ValType], results: &[ValType]) -> u32;
+    /// What entering `function` takes off the depth counter.
+    fn charge(&self, function: u32) -> Option<u32>;
+    /// How the word is looked at.
+    fn look(&self) -> Look;
+}
+
+/// A body ready to be put into a code section.
+#[derive(Debug)]
+pub(crate) struct Emitted {
+    pub(crate) params: Vec<ValType>,
+    pub(crate) results: Box<[ValType]>,
+    pub(crate) function: wasm_encoder::Function,
+    /// Byte offsets, from the start of the function, of branches that are not taken.
+    pub(crate) unlikely: Vec<u32>,
+}
+
+/// Writes `plan`'s function as entered at `entry`.
+pub(crate) fn emit(
+    plan: &Plan<'_>,
+    entry: Entry,
+    target: &mut dyn Target,
+) -> Result<Emitted, InstrumentError> {
+    let mut emitter = Emitter {
+        plan,
+        entry,
+        target,
+        body: Vec::new(),
+        locals: Locals::new(plan, entry),
+        depth: 1,
+        open: vec![Open {
+            frame: 0,
+            label: 0,
+            entered: false,
+            targeted: false,
+            then_live: false,
+        }],
+        live: true,
+        cold: Vec::new(),
+        branches: Vec::new(),
+    };
+    let first = emitter.enter()?;
+    emitter.run(first)?;
+    emitter.finish()
+}
+
+/// The parameters of the continuation for `entry`: what they are and their types.
+pub(crate) fn parameters(plan: &Plan<'_>, entry: Entry) -> Vec<(Field, ValType)> {
+    let (op, after) = match entry {
+        Entry::Start => {
+            let local = |(index, &ty): (usize, &ValType)| (Field::Local(index as u32), ty);
+            return plan.locals[..plan.params]
+                .iter()
+                .enumerate()
+                .map(local)
+                .collect();
+        }
+        Entry::At(op) => (op, false),
+        Entry::After(op) => (op, true),
+    };
+    let point = plan
+        .point_at(op)
+        .expect("continuations are asked for at points");
+    let below = (point.stack.len() - if after { point.arguments } else { 0 }) as u32;
+    record::fields(point, &plan.locals)
+        .filter(|(field, _)| match field {
+            Field::Local(_) => true,
+            Field::Stack(height) => *height < below,
+            Field::Result(_) => after,
+        })
+        .collect()
+}
+
+/// An open control frame.
+struct Open {
+    frame: u32,
+    /// How many labels were open outside of the one that branches to this frame go to.
+    label: u32,
+    /// Opened around the entry point, not by its own operator.
+    entered: bool,
+    targeted: bool,
+    then_live: bool,
+}
+
+/// Local variables of the emitted function.
+struct Locals {
+    index: HashMap<Key, u32>,
+    params: Vec<ValType>,
+    declared: Vec<ValType>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    Field(Field, ValType),
+    /// End of the record being written.
+    End,
+    /// What a helper returned.
+    Done(ValType),
+}
+
+impl Locals {
+    fn new(plan: &Plan<'_>, entry: Entry) -> Locals {
+        let params = parameters(plan, entry);
+        let index = params
+            .iter()
+            .enumerate()
+            .map(|(at, &(field, ty))| (Key::Field(field, ty), at as u32));
+        let mut locals = Locals {
+            index: index.collect(),
+            params: params.iter().map(|&(_, ty)| ty).collect(),
+            declared: Vec::new(),
+        };
+        if entry == Entry::Start {
+            for (at, &ty) in plan.locals.iter().enumerate() {
+                locals.get(Key::Field(Field::Local(at as u32), ty), ty);
+            }
+        }
+        locals
+    }
+
+    fn get(&mut self, key: Key, ty: ValType) -> u32 {
+        let next = self.params.len() + self.declared.len();
+        *self.index.entry(key).or_insert_with(|| {
+            self.declared.push(ty);
+            next as u32
+        })
+    }
+}
+
+struct Emitter<'p, 'a> {
+    plan: &'p Plan<'a>,
+    entry: Entry,
+    target: &'p mut dyn Target,
+    body: Vec<u8>,
+    locals: Locals,
+    /// Labels open in `body`, `$exit` included.
+    depth: u32,
+    open: Vec<Open>,
+    live: bool,
+    /// Operators of the points that can be stopped at, in the order of their cold code.
+    cold: Vec<usize>,
+    /// Offsets in `body` of the branches to cold code.
+    branches: Vec<usize>,
+}
+
+impl<'a> Emitter<'_, 'a> {
+    fn put(&mut self, instruction: &Instruction<'_>) {
+        instruction.encode(&mut self.body);
+    }
+
+    fn field(&mut self, field: Field, ty: ValType) -> u32 {
+        self.locals.get(Key::Field(field, ty), ty)
+    }
+
+    /// Opens the frames around the entry point; returns the first operator to write.
+    fn enter(&mut self) -> Result<usize, InstrumentError> {
+        let (op, after) = match self.entry {
+            Entry::Start => {
+                if let Some(charge) = self.target.charge(self.plan.function) {
+                    self.charge(charge);
+                }
+                return Ok(0);
+            }
+            Entry::At(op) => (op, false),
+            Entry::After(op) => (op, true),
+        };
+        let mut frames = Vec::new();
+        let mut frame = self.plan.ops[op].frame;
+        while frame != 0 {
+            frames.push(frame);
+            frame = self.plan.frames[frame as usize].parent;
+        }
+        let point = self
+            .plan
+            .point_at(op)
+            .expect("continuations are asked for at points");
+        let below = point.stack.len() - if after { point.arguments } else { 0 };
+        let mut pushed = 0;
+        for &frame in frames.iter().rev() {
+            let height = self.plan.frames[frame as usize].height as usize;
+            self.push_operands(point, pushed, height);
+            pushed = height;
+            self.open_around(frame);
+        }
+        self.push_operands(point, pushed, below);
+        if !after {
+            return Ok(op);
+        }
+        for (index, &ty) in point.results.iter().enumerate() {
+            let local = self.field(Field::Result(index as u32), ty);
+            self.put(&Instruction::LocalGet(local));
+        }
+        if matches!(self.plan.ops[op].operator, Operator::ReturnCall { .. }) {
+            self.leave();
+        } else {
+            self.keep(self.plan.ops[op].produced);
+        }
+        Ok(op + 1)
+    }
+
+    fn push_operands(&mut self, point: &Point, from: usize, to: usize) {
+        for height in from..to {
+            let local = self.field(Field::Stack(height as u32), point.stack[height]);
+            self.put(&Instruction::LocalGet(local));
+        }
+    }
+
+    /// Opens a frame that lies around the entry point. A loop becomes two blocks: `$past`, which the
+    /// rest of its body falls out of, and `$again`, which branches to its header go to.
+    fn open_around(&mut self, frame: u32) {
+        let plan = self.plan;
+        let of = &plan.frames[frame as usize];
+        self.begin_block(&[], &of.results);
+        if of.kind == FrameKind::Loop {
+            self.begin_block(&[], &of.params);
+        }
+        self.open.push(Open {
+            frame,
+            label: self.depth - 1,
+            entered: true,
+            targeted: false,
+            then_live: false,
+        });
+    }
+
+    fn begin_block(&mut self, params: &[ValType], results: &[ValType]) {
+        let ty = self.block_type(params, results);
+        self.put(&Instruction::Block(ty));
+        self.depth += 1;
+    }
+
+    fn block_type(&mut self, params: &[ValType], results: &[ValType]) -> BlockType {
+        match (params, results) {
+            ([], []) => BlockType::Empty,
+            ([], [ty]) => BlockType::Result(encoded(*ty)),
+            _ => BlockType::FunctionType(self.target.signature(params, results)),
+        }
+    }
+
+    fn run(&mut self, first: usize) -> Result<(), InstrumentError> {
+        let mut index = first;
+        let mut dead_nesting = 0;
+        while index < self.plan.ops.len() {
+            let operator = &self.plan.ops[index].operator;
+            if !self.live {
+                match operator {
+                    Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
+                        dead_nesting += 1
+                    }
+                    Operator::End if dead_nesting > 0 => dead_nesting -= 1,
+                    Operator::Else if dead_nesting == 0 => index = self.otherwise(index),
+                    Operator::End => self.end(),
+                    _ => {}
+                }
+                index += 1;
+                continue;
+            }
+            match operator {
+                Operator::Else => index = self.otherwise(index),
+                Operator::End => self.end(),
+                _ => self.operator(index)?,
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+
+    fn operator(&mut self, index: usize) -> Result<(), InstrumentError> {
+        let plan = self.plan;
+        match &plan.ops[index].operator {
+            Operator::Block { blockty } => {
+                let ty = self
+                    .target
+                    .block_type(*blockty)
+                    .map_err(InstrumentError::from)?;
+                self.put(&Instruction::Block(ty));
+                self.begin(index);
+            }
+            Operator::If { blockty } => {
+                let ty = self
+                    .target
+                    .block_type(*blockty)
+                    .map_err(InstrumentError::from)?;
+                self.put(&Instruction::If(ty));
+                self.begin(index);
+            }
+            Operator::Loop { blockty } => self.begin_loop(index, *blockty)?,
+            Operator::Br { relative_depth } => {
+                let label = self.label(*relative_depth);
+                self.put(&Instruction::Br(label));
+                self.live = false;
+            }
+            Operator::BrIf { relative_depth } => {
+                let label = self.label(*relative_depth);
+                self.put(&Instruction::BrIf(label));
+            }
+            Operator::BrTable { targets } => {
+                let labels = targets
+                    .targets()
+                    .map(|depth| depth.map(|depth| self.label(depth)))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let default = self.label(targets.default());
+                self.put(&Instruction::BrTable(labels.into(), default));
+                self.live = false;
+            }
+            Operator::Return => self.leave(),
+            Operator::Unreachable => {
+                self.put(&Instruction::Unreachable);
+                self.live = false;
+            }
+            Operator::LocalGet { local_index } => self.local(*local_index, Instruction::LocalGet),
+            Operator::LocalSet { local_index } => self.local(*local_index, Instruction::LocalSet),
+            Operator::LocalTee { local_index } => self.local(*local_index, Instruction::LocalTee),
+            operator => match plan.point_at(index) {
+                Some(point) => return self.stoppable(index, operator, point),
+                None => self.plain(operator)?,
+            },
+        }
+        if self.live {
+            self.keep(plan.ops[index].produced);
+        }
+        Ok(())
+    }
+
+    /// An operator that only needs new indices.
+    fn plain(&mut self, operator: &Operator<'a>) -> Result<(), InstrumentError> {
+        match *operator {
+            Operator::DataDrop { data_index } => {
+                self.call_helper(Helper::DataDrop { data: data_index })
+            }
+            Operator::ElemDrop { elem_index } => self.call_helper(Helper::ElementDrop {
+                element: elem_index,
+            }),
+            Operator::MemoryInit { data_index, mem } => {
+                self.call_helper(Helper::MemoryInit {
+                    data: data_index,
+                    memory: mem,
+                });
+            }
+            Operator::TableInit { elem_index, table } => {
+                self.call_helper(Helper::TableInit {
+                    element: elem_index,
+                    table,
+                });
+            }
+            Operator::RefFunc { function_index } => {
+                self.call_helper(Helper::Reference {
+                    function: function_index,
+                });
+            }
+            Operator::ReturnCall { .. } | Operator::ReturnCallIndirect { .. } => {
+                self.refund();
+                self.reencode(operator)?;
+                self.live = false;
+            }
+            _ => self.reencode(operator)?,
+        }
+        Ok(())
+    }
+
+    fn reencode(&mut self, operator: &Operator<'a>) -> Result<(), InstrumentError> {
+        let instruction = self
+            .target
+            .instruction(operator.clone())
+            .map_err(InstrumentError::from)?;
+        instruction.encode(&mut self.body);
+        Ok(())
+    }
+
+    fn call_helper(&mut self, helper: Helper) {
+        let function = self.target.helper(helper);
+        self.put(&Instruction::Call(function));
+    }
+
+    fn stoppable(
+        &mut self,
+        index: usize,
+        operator: &Operator<'a>,
+        point: &Point,
+    ) -> Result<(), InstrumentError> {
+        match point.kind {
+            PointKind::Loop { .. } => unreachable!("a loop header is written by begin_loop"),
+            PointKind::TailCall => {
+                self.poll(index);
+                self.plain(operator)
+            }
+            PointKind::Bulk => self.bulk(index, operator, point),
+            PointKind::Call | PointKind::Import => {
+                match operator {
+                    Operator::ReturnCall { function_index } => {
+                        self.reencode(&Operator::Call {
+                            function_index: *function_index,
+                        })?;
+                    }
+                    _ => self.reencode(operator)?,
+                }
+                let results: Vec<u32> = (0u32..)
+                    .zip(&point.results)
+                    .map(|(at, &ty)| self.field(Field::Result(at), ty))
+                    .collect();
+                self.spill(&results);
+                if matches!(operator, Operator::ReturnCall { .. }) {
+                    self.poll(index);
+                    self.leave();
+                } else {
+                    self.keep(self.plan.ops[index].produced);
+                    self.poll(index);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Loads the word and leaves for the cold code of the point at `op` if it is set.
+    fn poll(&mut self, op: usize) {
+        let control = self.target.control();
+        self.target.look().encode(control, &mut self.body);
+        self.branch_to_cold(op, 0);
+    }
+
+    /// `nested`: labels opened since, that `depth` does not count.
+    fn branch_to_cold(&mut self, op: usize, nested: u32) {
+        let label = self.depth + nested + self.cold.len() as u32;
+        self.cold.push(op);
+        self.branches.push(self.body.len());
+        self.put(&Instruction::BrIf(label));
+    }
+
+    /// Copies the top operands into `locals`, bottom first, and leaves them where they are.
+    fn spill(&mut self, locals: &[u32]) {
+        if let [only] = locals {
+            self.put(&Instruction::LocalTee(*only));
+            return;
+        }
+        locals
+            .iter()
+            .rev()
+            .for_each(|&local| self.put(&Instruction::LocalSet(local)));
+        locals
+            .iter()
+            .for_each(|&local| self.put(&Instruction::LocalGet(local)));
+    }
+
+    /// Copies those of the values just produced that a later point saves into their shadow locals.
+    fn keep(&mut self, produced: Values) {
+        let plan = self.plan;
+        let values = &plan.values[produced.first as usize..][..produced.count as usize];
+        let Some(lowest) = values.iter().position(|value| value.kept) else {
+            return;
+        };
+        let locals: Vec<u32> = values[lowest..]
+            .iter()
+            .map(|v| self.field(Field::Stack(v.height), v.ty))
+            .collect();
+        self.spill(&locals);
+    }
+
+    fn local(&mut self, index: u32, instruction: fn(u32) -> Instruction<'static>) {
+        let ty = self.plan.locals[index as usize];
+        let local = self.field(Field::Local(index), ty);
+        self.put(&instruction(local));
+    }
+
+    /// The relative depth, in the emitted body, of the original label `depth`.
+    fn label(&mut self, depth: u32) -> u32 {
+        let at = self.open.len() - 1 - depth as usize;
+        self.open[at].targeted = true;
+        self.depth - 1 - self.open[at].label
+    }
+
+    /// Leaves the function with its results on the operand stack.
+    fn leave(&mut self) {
+        self.open[0].targeted = true;
+        self.put(&Instruction::Br(self.depth - 1));
+        self.live = false;
+    }
+
+    fn begin(&mut self, index: usize) {
+        let at = self.plan.frames[1..].binary_search_by_key(&index, |frame| frame.start);
+        let frame = 1 + at.expect("a live opener has a frame") as u32;
+        self.open.push(Open {
+            frame,
+            label: self.depth,
+            entered: false,
+            targeted: false,
+            then_live: false,
+        });
+        self.depth += 1;
+    }
+
+    fn begin_loop(
+        &mut self,
+        index: usize,
+        ty: wasmparser::BlockType,
+    ) -> Result<(), InstrumentError> {
+        let plan = self.plan;
+        let point = plan
+            .point_at(index)
+            .expect("every live loop header is a point");
+        if self.entry != Entry::At(index) && self.target.outlined(plan.function, index) {
+            // Its loop is a function of its own, so that it is compiled once and for good.
+            for (height, &ty) in point.stack.iter().enumerate().rev() {
+                let local = self.field(Field::Stack(height as u32), ty);
+                self.put(&Instruction::LocalSet(local));
+            }
+            self.go_to_header(point);
+            return Ok(());
+        }
+        let ty = self.target.block_type(ty).map_err(InstrumentError::from)?;
+        self.put(&Instruction::Loop(ty));
+        self.begin(index);
+        self.keep(plan.ops[index].produced);
+        if point.stops() {
+            self.poll(index);
+        }
+        Ok(())
+    }
+
+    /// Tail-calls the continuation of the loop header at `point`; all values are in locals.
+    fn go_to_header(&mut self, point: &Point) {
+        for (field, ty) in parameters(self.plan, Entry::At(point.op)) {
+            let local = self.field(field, ty);
+            self.put(&Instruction::LocalGet(local));
+        }
+        let header = self.target.header(self.plan.function, point.op);
+        self.put(&Instruction::ReturnCall(header));
+        self.live = false;
+    }
+
+    /// Handles the `else` at `index`; returns the operator that was handled last.
+    fn otherwise(&mut self, index: usize) -> usize {
+        let open = self.open.last_mut().expect("validated: else lies in an if");
+        if open.entered {
+            // The point lay in the first arm: the second is not reached from it.
+            let end = self.plan.frames[open.frame as usize].end;
+            self.end();
+            return end;
+        }
+        // The arm's parameters are the same values as the first arm's: already kept.
+        open.then_live = self.live;
+        self.live = true;
+        self.put(&Instruction::Else);
+        index
+    }
+
+    fn end(&mut self) {
+        let open = self.open.pop().expect("validated: end closes a frame");
+        let plan = self.plan;
+        let frame = &plan.frames[open.frame as usize];
+        if frame.kind == FrameKind::Loop && open.entered {
+            self.end_entered_loop(&open);
+        } else {
+            self.put(&Instruction::End);
+            self.depth -= 1;
+            let one_armed =
+                frame.kind == FrameKind::If && frame.otherwise.is_none() && !open.entered;
+            let by_label = open.targeted && frame.kind != FrameKind::Loop;
+            self.live = self.live || by_label || open.then_live || one_armed;
+        }
+        if open.frame == 0 {
+            return;
+        }
+        if self.live {
+            self.keep(plan.ops[frame.end].produced);
+        } else {
+            self.put(&Instruction::Unreachable);
+        }
+    }
+
+    fn end_entered_loop(&mut self, open: &Open) {
+        let plan = self.plan;
+        let frame = &plan.frames[open.frame as usize];
+        let falls_out = self.live;
+        if falls_out {
+            self.put(&Instruction::Br(1));
+        }
+        self.put(&Instruction::End);
+        self.depth -= 1;
+        if open.targeted {
+            for (at, &ty) in frame.params.iter().enumerate().rev() {
+                let local = self.field(Field::Stack(frame.height + at as u32), ty);
+                self.put(&Instruction::LocalSet(local));
+            }
+            let point = plan
+                .point_at(frame.start)
+                .expect("every live loop header is a point");
+            self.go_to_header(point);
+        } else {
+            self.put(&Instruction::Unreachable);
+        }
+        self.put(&Instruction::End);
+        self.depth -= 1;
+        self.live = falls_out;
+    }
+
+    /// A fill or copy: as it is if it is short, else in portions with a look at the word between.
+    fn bulk(
+        &mut self,
+        index: usize,
+        operator: &Operator<'a>,
+        point: &Point,
+    ) -> Result<(), InstrumentError> {
+        let first = point.stack.len() - 3;
+        let types = [
+            point.stack[first],
+            point.stack[first + 1],
+            point.stack[first + 2],
+        ];
+        let mut operands = [0; 3];
+        for (at, local) in operands.iter_mut().enumerate() {
+            *local = self.field(Field::Stack((first + at) as u32), types[at]);
+        }
+        let (helper, moved) = match *operator {
+            Operator::MemoryFill { mem } => (Helper::Fill { memory: mem }, &operands[..1]),
+            Operator::MemoryCopy { dst_mem, src_mem } => (
+                Helper::Copy {
+                    to: dst_mem,
+                    from: src_mem,
+                },
+                &operands[..2],
+            ),
+            _ => unreachable!("only fills and copies are done in portions"),
+        };
+        let length = operands[2];
+        operands.iter().for_each(|_| self.put(&Instruction::Drop));
+        self.put(&Instruction::LocalGet(length));
+        self.put(&constant(types[2], u64::from(self.target.look().portion())));
+        self.put(&if types[2] == ValType::I64 {
+            Instruction::I64GtU
+        } else {
+            Instruction::I32GtU
+        });
+        self.put(&Instruction::If(BlockType::Empty));
+        operands
+            .iter()
+            .for_each(|&local| self.put(&Instruction::LocalGet(local)));
+        self.call_helper(helper);
+        let done = self.locals.get(Key::Done(types[2]), types[2]);
+        self.put(&Instruction::LocalSet(done));
+        self.advance(&operands, &types, moved, done);
+        self.put(&Instruction::LocalGet(length));
+        if types[2] == ValType::I64 {
+            self.put(&Instruction::I64Eqz);
+            self.put(&Instruction::I32Eqz);
+        }
+        self.branch_to_cold(index, 1);
+        self.put(&Instruction::Else);
+        operands
+            .iter()
+            .for_each(|&local| self.put(&Instruction::LocalGet(local)));
+        self.reencode(operator)?;
+        self.put(&Instruction::End);
+        Ok(())
+    }
+
+    /// Takes `done` bytes off the front, or off the back where a copy moves upwards (its helper
+    /// begins at the back then, as overlapping areas need it).
+    fn advance(&mut self, operands: &[u32; 3], types: &[ValType; 3], moved: &[u32], done: u32) {
+        if moved.len() == 2 {
+            for (&local, &ty) in moved.iter().zip(types) {
+                self.put(&Instruction::LocalGet(local));
+                if ty != ValType::I64 {
+                    self.put(&Instruction::I64ExtendI32U);
+                }
+            }
+            self.put(&Instruction::I64LeU);
+            self.put(&Instruction::If(BlockType::Empty));
+        }
+        for (&local, &ty) in moved.iter().zip(types) {
+            self.put(&Instruction::LocalGet(local));
+            self.put(&Instruction::LocalGet(done));
+            if ty == ValType::I64 && types[2] != ValType::I64 {
+                self.put(&Instruction::I64ExtendI32U);
+            }
+            self.put(&if ty == ValType::I64 {
+                Instruction::I64Add
+            } else {
+                Instruction::I32Add
+            });
+            self.put(&Instruction::LocalSet(local));
+        }
+        if moved.len() == 2 {
+            self.put(&Instruction::End);
+        }
+        self.put(&Instruction::LocalGet(operands[2]));
+        self.put(&Instruction::LocalGet(done));
+        self.put(&if types[2] == ValType::I64 {
+            Instruction::I64Sub
+        } else {
+            Instruction::I32Sub
+        });
+        self.put(&Instruction::LocalSet(operands[2]));
+    }
+
+    /// Takes the function's share of the call depth, or traps if there is not enough left.
+    fn charge(&mut self, charge: u32) {
+        let depth = self.target.depth();
+        self.put(&Instruction::GlobalGet(depth));
+        self.put(&Instruction::I32Const(charge as i32));
+        self.put(&Instruction::I32Sub);
+        self.put(&Instruction::GlobalSet(depth));
+        self.put(&Instruction::GlobalGet(depth));
+        self.put(&Instruction::I32Const(0));
+        self.put(&Instruction::I32LtS);
+        self.put(&Instruction::If(BlockType::Empty));
+        self.put(&Instruction::Unreachable);
+        self.put(&Instruction::End);
+    }
+
+    /// Gives the function's share of the call depth back.
+    fn refund(&mut self) {
+        if let Some(charge) = self.target.charge(self.plan.function) {
+            let depth = self.target.depth();
+            self.put(&Instruction::GlobalGet(depth));
+            self.put(&Instruction::I32Const(charge as i32));
+            self.put(&Instruction::I32Add);
+            self.put(&Instruction::GlobalSet(depth));
+        }
+    }
+
+    fn finish(mut self) -> Result<Emitted, InstrumentError> {
+        if self.live {
+            self.refund();
+            self.put(&Instruction::Return);
+        } else {
+            self.put(&Instruction::Unreachable);
+        }
+        let mut before = Vec::new();
+        let mut after = Vec::new();
+        let cold = std::mem::take(&mut self.cold);
+        if !cold.is_empty() {
+            for _ in 0..=cold.len() {
+                Instruction::Block(BlockType::Empty).encode(&mut before);
+            }
+            for (at, &op) in cold.iter().enumerate() {
+                Instruction::End.encode(&mut after);
+                self.save(op, &mut after);
+                Instruction::Br((cold.len() - 1 - at) as u32).encode(&mut after);
+            }
+            Instruction::End.encode(&mut after);
+            self.unwound(&mut after);
+        }
+        let results = self.plan.results.clone();
+        let exit = self.block_type(&[], &results);
+        Instruction::Block(exit).encode(&mut before);
+        Instruction::End.encode(&mut after);
+        let locals = self.locals.declared.iter().map(|&ty| encoded(ty));
+        let mut function = wasm_encoder::Function::new_with_locals_types(locals);
+        let start = function.byte_len() + before.len();
+        let unlikely = self
+            .branches
+            .iter()
+            .map(|&at| (start + at) as u32)
+            .collect();
+        function.raw(before).raw(self.body).raw(after);
+        Ok(Emitted {
+            params: self.locals.params,
+            results,
+            function,
+            unlikely,
+        })
+    }
+
+    /// Writes the record of the point at `op`.
+    fn save(&mut self, op: usize, out: &mut Vec<u8>) {
+        let plan = self.plan;
+        let point = plan.point_at(op).expect("cold code is written for points");
+        let control = self.target.control();
+        let end = self.locals.get(Key::End, ValType::I32);
+        let head = u64::from(plan.function) << 32 | op as u64;
+        Instruction::I32Const(0).encode(out);
+        Instruction::I32Load(at(record::END, control)).encode(out);
+        Instruction::LocalTee(end).encode(out);
+        Instruction::I64Const(head as i64).encode(out);
+        Instruction::I64Store(at(0, control)).encode(out);
+        let mut offset = u64::from(record::HEAD);
+        for (field, ty) in record::fields(point, &plan.locals) {
+            let local = self.locals.get(Key::Field(field, ty), ty);
+            Instruction::LocalGet(end).encode(out);
+            Instruction::LocalGet(local).encode(out);
+            let to = at(offset, control);
+            match ty {
+                ValType::I32 => Instruction::I32Store(to).encode(out),
+                ValType::I64 => Instruction::I64Store(to).encode(out),
+                ValType::F32 => Instruction::F32Store(to).encode(out),
+                ValType::F64 => Instruction::F64Store(to).encode(out),
+                ValType::V128 => Instruction::V128Store(to).encode(out),
+                ValType::Ref(ty) => {
+                    let kept = if ty.is_func_ref() {
+                        Kept::Functions
+                    } else {
+                        Kept::Externals
+                    };
+                    Instruction::Call(self.target.helper(Helper::Keep(kept))).encode(out);
+                    Instruction::I32Store(to).encode(out);
+                }
+            }
+            offset += u64::from(record::width(ty));
+        }
+        Instruction::LocalGet(end).encode(out);
+        Instruction::I32Const(offset as i32).encode(out);
+        Instruction::I32Add.encode(out);
+        Instruction::LocalSet(end).encode(out);
+    }
+
+    /// After the record: its end, and results that nobody reads.
+    fn unwound(&mut self, out: &mut Vec<u8>) {
+        let control = self.target.control();
+        let end = self.locals.get(Key::End, ValType::I32);
+        Instruction::I32Const(0).encode(out);
+        Instruction::LocalGet(end).encode(out);
+        Instruction::I32Store(at(record::END, control)).encode(out);
+        for &ty in &self.plan.results {
+            constant(ty, 0).encode(out);
+        }
+    }
+}
+
+/// `value` as a constant of type `ty`; a null for references.
+pub(crate) fn constant(ty: ValType, value: u64) -> Instruction<'static> {
+    match ty {
+        ValType::I32 => Instruction::I32Const(value as i32),
+        ValType::I64 => Instruction::I64Const(value as i64),
+        ValType::F32 => Instruction::F32Const(wasm_encoder::Ieee32::new(value as u32)),
+        ValType::F64 => Instruction::F64Const(wasm_encoder::Ieee64::new(value)),
+        ValType::V128 => Instruction::V128Const(i128::from(value)),
+        ValType::Ref(ty) => Instruction::RefNull(if ty.is_func_ref() {
+            wasm_encoder::HeapType::FUNC
+        } else {
+            wasm_encoder::HeapType::EXTERN
+        }),
+    }
+}
+
+/// An unaligned access of control memory at a constant offset.
+pub(crate) fn at(offset: u64, memory: u32) -> MemArg {
+    MemArg {
+        offset,
+        align: 0,
+        memory_index: memory,
+    }
+}
+
+/// The encoder's form of a type; mobile modules have numbers, vectors, funcref and externref only.
+pub(crate) fn encoded(ty: ValType) -> wasm_encoder::ValType {
+    match ty {
+        ValType::I32 => wasm_encoder::ValType::I32,
+        ValType::I64 => wasm_encoder::ValType::I64,
+        ValType::F32 => wasm_encoder::ValType::F32,
+        ValType::F64 => wasm_encoder::ValType::F64,
+        ValType::V128 => wasm_encoder::ValType::V128,
+        ValType::Ref(ty) if ty.is_func_ref() => wasm_encoder::ValType::FUNCREF,
+        ValType::Ref(_) => wasm_encoder::ValType::EXTERNREF,
+    }
+}
