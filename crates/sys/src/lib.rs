@@ -9,11 +9,14 @@
 //! | [`tracking`] | which pages were written since the last look, while the guest runs |
 //! | [`gate`] | where a stopped guest's thread waits for the verdict; registers at a fault; interrupting waits |
 //! | [`spawn`] | starting a program with named descriptors only, limits of time, usage, no zombies |
+//! | [`confine`] | what a process takes from itself: files, system calls, resources, and the report of what holds |
 //! | [`clock`] | CPU time of threads |
 //! | [`identity`] | who is at the other end of a local socket, which boot this is |
 
 #[cfg(feature = "clock")]
 pub mod clock;
+#[cfg(feature = "confine")]
+pub mod confine;
 #[cfg(feature = "gate")]
 pub mod gate;
 #[cfg(feature = "identity")]

@@ -183,8 +183,8 @@ pub struct DirtyTracker {
 }
 
 impl DirtyTracker {
-    /// Starts tracking: from now on every write counts. The guest may run; what it wrote before is not known here (see
-    /// [`Scanner`](crate::memory::Scanner)).
+    /// Starts tracking: from now on every write counts. The guest may run; what it wrote before is not known here: to
+    /// have all, start first and let a [`Scanner`](crate::memory::Scanner) look afterwards.
     ///
     /// # Errors
     /// A feature is missing, or the memory is tracked already, or the kernel is out of memory.

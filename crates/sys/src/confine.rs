@@ -1,0 +1,315 @@
+//! [`Confinement`]: what a process takes from itself, once and for all, after it has opened what it needs: for one that
+//! compiles modules of strangers, and for runners.
+//!
+//! | layer | then | source |
+//! |---|---|---|
+//! | limits | memory, CPU time, descriptors and file sizes end somewhere; no core dumps | setrlimit(2) |
+//! | not dumpable | other processes of the user cannot read or trace it | prctl(2), `PR_SET_DUMPABLE` |
+//! | no new privileges | no set-user-id program gives it any | prctl(2), `PR_SET_NO_NEW_PRIVS` |
+//! | Landlock | no file can be opened, made or removed; no TCP; no signal or abstract socket leads out | landlock(7) |
+//! | system calls | memory, threads and descriptors already open, and nothing else | seccomp(2) |
+//!
+//! Each layer holds without the others. Not every kernel has all, and an emulated one (qemu-user) may have none: the
+//! answer, [`Applied`], says what holds, and the caller decides whether that is enough.
+//!
+//! Not limited here: the number of processes (`RLIMIT_NPROC` counts a user's, not a process's; new processes are denied by
+//! the system calls' filter), and threads (their memory is).
+
+mod system_calls;
+
+use std::fmt;
+use std::io;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset,
+    RulesetAttr, RulesetStatus, Scope,
+};
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+
+/// What the Landlock layer asks for: all rights up to this version (Linux 6.12); later ones add no restriction of ours.
+const LANDLOCK_ABI: ABI = ABI::V6;
+
+/// Limits of resources, each optional.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Address space in bytes: more cannot be allocated. Counts reservations too.
+    pub address_space_bytes: Option<u64>,
+    /// CPU time of the process in seconds, after which it is killed (`SIGXCPU`, a second later `SIGKILL`).
+    pub cpu_seconds: Option<u64>,
+    /// Numbers of descriptors: none from this number up can be opened.
+    pub descriptors: Option<u64>,
+    /// Largest size in bytes to which a file can be written; beyond, the process is killed (`SIGXFSZ`).
+    pub file_bytes: Option<u64>,
+}
+
+/// What is to be taken from this process.
+///
+/// ```no_run
+/// use sterna_sys::confine::{Confinement, Extent, Limits};
+/// let limits = Limits { address_space_bytes: Some(4 << 30), cpu_seconds: Some(120), ..Limits::default() };
+/// // First thing in main, after opening files and before starting threads:
+/// let applied = Confinement::new().limits(limits).apply();
+/// if applied.extent() != Extent::Full {
+///     eprintln!("confinement: {applied}");
+/// }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Confinement {
+    limits: Limits,
+    executable_memory: bool,
+    also: Vec<i64>,
+}
+
+/// How much of one layer holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// All of it.
+    Full,
+    /// A part, with what is missing.
+    Partial(String),
+    /// Nothing, with the reason.
+    Unavailable(String),
+}
+
+/// How much holds altogether.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Every layer that was asked for.
+    Full,
+    /// Files or system calls are restricted, but something is missing.
+    Partial,
+    /// Neither files nor system calls are restricted.
+    None,
+}
+
+/// What was applied. Its text is one line: the extent and, unless it is full, what is missing and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a layer that the kernel does not have is reported here only"]
+pub struct Applied {
+    /// Core dumps, and the limits that were asked for.
+    pub limits: Layer,
+    /// Not to be read or traced by others.
+    pub not_dumpable: Layer,
+    /// No privileges through exec.
+    pub no_new_privs: Layer,
+    /// No access to files by path, no TCP.
+    pub landlock: Layer,
+    /// System calls by list.
+    pub system_calls: Layer,
+}
+
+impl Confinement {
+    /// All layers, without limits of resources.
+    pub fn new() -> Confinement {
+        Confinement::default()
+    }
+
+    /// Limits resources.
+    pub fn limits(mut self, limits: Limits) -> Confinement {
+        self.limits = limits;
+        self
+    }
+
+    /// Lets memory become executable: for who runs what it compiles or loads.
+    pub fn executable_memory(mut self) -> Confinement {
+        self.executable_memory = true;
+        self
+    }
+
+    /// Allows further system calls, by the numbers of this architecture (`libc::SYS_*`), with any arguments.
+    pub fn also_allow(mut self, system_calls: &[i64]) -> Confinement {
+        self.also.extend_from_slice(system_calls);
+        self
+    }
+
+    /// Applies everything that the kernel can, for good. Call it while the process has one thread: threads started later
+    /// are confined too, but for those that run already Landlock does not hold, and the answer says so.
+    pub fn apply(self) -> Applied {
+        let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+        // In this order: each step may be forbidden by a later one.
+        let limits = self.limits.apply();
+        let not_dumpable = Layer::from(rustix::process::set_dumpable_behavior(
+            DumpableBehavior::NotDumpable,
+        ));
+        let no_new_privs = Layer::from(rustix::thread::set_no_new_privs(true));
+        let mut landlock = forbid_files();
+        if landlock == Layer::Full && threads > 1 {
+            landlock = Layer::Partial(format!("it holds for one of {threads} threads"));
+        }
+        let system_calls = system_calls::restrict(self.executable_memory, &self.also);
+        Applied {
+            limits,
+            not_dumpable,
+            no_new_privs,
+            landlock,
+            system_calls,
+        }
+    }
+}
+
+impl Limits {
+    fn apply(self) -> Layer {
+        let mut failed = Vec::new();
+        let mut set = |name: &str, resource: Resource, soft: u64, hard: u64| {
+            // Never above what the process may have.
+            let ceiling = rustix::process::getrlimit(resource)
+                .maximum
+                .unwrap_or(u64::MAX);
+            let wanted = Rlimit {
+                current: Some(soft.min(ceiling)),
+                maximum: Some(hard.min(ceiling)),
+            };
+            let result = rustix::process::setrlimit(resource, wanted);
+            // An emulated kernel may accept a limit and forget it.
+            if let Err(error) = result {
+                failed.push(format!("{name}: {}", io::Error::from(error)));
+            } else if rustix::process::getrlimit(resource) != wanted {
+                failed.push(format!("{name}: accepted but not in force"));
+            }
+        };
+        set("core", Resource::Core, 0, 0);
+        let mut asked = 1;
+        let mut set_optional = |name: &str, resource: Resource, value: Option<u64>, slack: u64| {
+            if let Some(value) = value {
+                asked += 1;
+                set(name, resource, value, value.saturating_add(slack));
+            }
+        };
+        set_optional("address space", Resource::As, self.address_space_bytes, 0);
+        set_optional("CPU time", Resource::Cpu, self.cpu_seconds, 1);
+        set_optional("descriptors", Resource::Nofile, self.descriptors, 0);
+        set_optional("file size", Resource::Fsize, self.file_bytes, 0);
+        match failed.len() {
+            0 => Layer::Full,
+            count if count == asked => Layer::Unavailable(failed.join(", ")),
+            _ => Layer::Partial(failed.join(", ")),
+        }
+    }
+}
+
+/// Restricts every right that Landlock knows and grants none.
+fn forbid_files() -> Layer {
+    let restricted = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(LANDLOCK_ABI))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(LANDLOCK_ABI)))
+        .and_then(|rules| rules.scope(Scope::from_all(LANDLOCK_ABI)))
+        .and_then(Ruleset::create)
+        .and_then(landlock::RulesetCreated::restrict_self);
+    match restricted {
+        Ok(status) => match status.ruleset {
+            RulesetStatus::FullyEnforced => Layer::Full,
+            RulesetStatus::PartiallyEnforced => Layer::Partial(explain(status.landlock)),
+            RulesetStatus::NotEnforced => Layer::Unavailable(explain(status.landlock)),
+        },
+        Err(error) => Layer::Unavailable(error.to_string()),
+    }
+}
+
+fn explain(status: LandlockStatus) -> String {
+    match status {
+        LandlockStatus::NotImplemented => "the kernel does not have it".into(),
+        LandlockStatus::NotEnabled => "the kernel has it switched off".into(),
+        LandlockStatus::Available { effective_abi, .. } => {
+            format!("the kernel has version {}", effective_abi as i32)
+        }
+    }
+}
+
+impl From<rustix::io::Result<()>> for Layer {
+    fn from(result: rustix::io::Result<()>) -> Layer {
+        match result {
+            Ok(()) => Layer::Full,
+            Err(error) => Layer::Unavailable(io::Error::from(error).to_string()),
+        }
+    }
+}
+
+impl Layer {
+    fn holds(&self) -> bool {
+        matches!(self, Layer::Full | Layer::Partial(_))
+    }
+}
+
+impl Applied {
+    /// How much holds altogether.
+    pub fn extent(&self) -> Extent {
+        if !self.landlock.holds() && !self.system_calls.holds() {
+            Extent::None
+        } else if self
+            .layers()
+            .iter()
+            .any(|(_, layer)| **layer != Layer::Full)
+        {
+            Extent::Partial
+        } else {
+            Extent::Full
+        }
+    }
+
+    /// All layers with their names, in the order in which they were applied.
+    pub fn layers(&self) -> [(&'static str, &Layer); 5] {
+        [
+            ("limits", &self.limits),
+            ("not dumpable", &self.not_dumpable),
+            ("no new privileges", &self.no_new_privs),
+            ("landlock", &self.landlock),
+            ("system calls", &self.system_calls),
+        ]
+    }
+}
+
+impl fmt::Display for Applied {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self.extent() {
+            Extent::Full => "full",
+            Extent::Partial => "partial",
+            Extent::None => "none",
+        })?;
+        for (name, layer) in self.layers() {
+            match layer {
+                Layer::Full => {}
+                Layer::Partial(why) => write!(formatter, "; {name} in part: {why}")?,
+                Layer::Unavailable(why) => write!(formatter, "; no {name}: {why}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied(landlock: Layer, system_calls: Layer) -> Applied {
+        let full = Layer::Full;
+        Applied {
+            limits: full.clone(),
+            not_dumpable: full.clone(),
+            no_new_privs: full,
+            landlock,
+            system_calls,
+        }
+    }
+
+    #[test]
+    fn extent_and_its_text() {
+        let missing = || Layer::Unavailable("why".into());
+        assert_eq!(applied(Layer::Full, Layer::Full).to_string(), "full");
+        let partial = applied(missing(), Layer::Full);
+        assert_eq!(
+            (partial.extent(), partial.to_string()),
+            (Extent::Partial, "partial; no landlock: why".into())
+        );
+        let partial = applied(Layer::Partial("old".into()), Layer::Full);
+        assert_eq!(partial.to_string(), "partial; landlock in part: old");
+        let none = applied(missing(), missing());
+        assert_eq!(
+            (none.extent(), none.to_string()),
+            (
+                Extent::None,
+                "none; no landlock: why; no system calls: why".into()
+            )
+        );
+    }
+}
