@@ -34,7 +34,9 @@ use super::record::{self, Field};
 pub(crate) const PORTION: u32 = 4 << 20;
 
 /// Where a function is entered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub enum Entry {
     /// At its beginning, with its parameters.
     Start,

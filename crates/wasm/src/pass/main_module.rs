@@ -237,7 +237,10 @@ impl<'m> Builder<'m> {
     fn kept_tables(&self) -> BTreeMap<Kept, u32> {
         let used = [Kept::Functions, Kept::Externals]
             .into_iter()
-            .filter(|&kept| self.index_of.contains_key(&Added::Helper(Helper::Keep(kept))));
+            .filter(|&kept| {
+                self.index_of
+                    .contains_key(&Added::Helper(Helper::Keep(kept)))
+            });
         used.zip(self.module.tables.len() as u32..).collect()
     }
 
