@@ -1,5 +1,7 @@
 //! The wasm kind: instrument, run, capture and resume WebAssembly.
 
+pub mod builder;
+pub mod cache;
 mod control;
 mod describe;
 mod engine;
@@ -20,7 +22,7 @@ mod wait;
 
 pub use engine::{Engine, EngineError, EngineOptions};
 pub use frames::{Frame, ReadFramesError, Value};
-pub use installed::{InstallError, Installed};
+pub use installed::{InstallError, Installed, LoopHeaders};
 pub use kind::{KIND, ProgramError, Programs, Uncached, WasmKind};
 
 #[cfg(test)]

@@ -83,7 +83,9 @@ impl Look {
 }
 
 /// Where a function is entered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub enum Entry {
     /// At its beginning, with its parameters.
     Start,
@@ -647,7 +649,9 @@ impl<'a> Emitter<'_, 'a> {
     /// Goes on in the function that is the loop at `index` and all that comes after it.
     fn leave_for(&mut self, index: usize) {
         let plan = self.plan;
-        let point = plan.point_at(index).expect("every live loop header is a point");
+        let point = plan
+            .point_at(index)
+            .expect("every live loop header is a point");
         for (height, &ty) in point.stack.iter().enumerate().rev() {
             let local = self.field(Field::Stack(height as u32), ty);
             self.put(&Instruction::LocalSet(local));
