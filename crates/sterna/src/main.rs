@@ -58,6 +58,8 @@ enum Command {
     /// Ends processes.
     Kill(Steer),
     Inspect(command::inspect::Inspect),
+    Programs(command::programs::Programs),
+    Demo(command::demo::Demo),
     /// Prints what a shell needs to complete sterna's commands and options.
     #[command(after_help = "Example:\n  sterna completions bash > ~/.local/share/bash-completion/completions/sterna")]
     Completions {
@@ -70,6 +72,10 @@ enum Command {
 const EXIT_NOT_STARTED: u8 = 125;
 
 fn main() -> ExitCode {
+    // First of all, while there is one thread: a builder confines itself.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == kinds::BUILDER) {
+        return sterna_wasm::builder::run();
+    }
     let Cli { command } = Cli::parse();
     let foreground = matches!(command, Command::Run(_) | Command::Thaw(_));
     let code = match command {
@@ -81,6 +87,8 @@ fn main() -> ExitCode {
         Command::Resume(steer) => steer.run(Deed::Resume),
         Command::Kill(steer) => steer.run(Deed::Kill),
         Command::Inspect(inspect) => inspect.run(),
+        Command::Programs(programs) => programs.run(),
+        Command::Demo(demo) => demo.run(),
         Command::Completions { shell } => {
             completions(shell);
             Ok(0)

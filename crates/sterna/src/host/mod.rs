@@ -56,6 +56,7 @@ pub(crate) fn host(
     snapshots: Option<Snapshots>,
 ) -> Result<u8> {
     let listener = entry.listener().try_clone()?;
+    facts.program.prepare_moves();
     let seat = Arc::new(Seat::new(running, facts, entry));
     signals.start(Arc::clone(&seat))?;
     let server = Server::start(listener, Arc::clone(&seat))?;

@@ -8,14 +8,15 @@
 mod source;
 mod wasm;
 
-pub(crate) use wasm::BuildOptions;
+pub(crate) use wasm::{BUILDER, BuildOptions, building, cache, install};
 
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use sterna_process::toy::Toy;
 use sterna_process::{ImageFile, Kind, Program, ProgramId};
+use sterna_wasm::Installed;
 
 /// A program that can be started, and the kind that does it.
 pub(crate) struct Ready {
@@ -31,12 +32,24 @@ pub(crate) struct Ready {
 pub(crate) enum ProgramBytes {
     /// Here.
     Held(Arc<[u8]>),
+    /// With the program as it was installed.
+    Installed(Arc<Installed>),
 }
 
 impl ProgramBytes {
     pub(crate) fn read(&self) -> Result<Arc<[u8]>> {
         match self {
             Self::Held(bytes) => Ok(Arc::clone(bytes)),
+            Self::Installed(installed) => installed.bytes().context(
+                "could not read the program for the image (freeze it with --thin, without its program)",
+            ),
+        }
+    }
+
+    /// Does in the background what will make moves of the program quicker.
+    pub(crate) fn prepare_moves(&self) {
+        if let Self::Installed(installed) = self {
+            wasm::prepare_moves(Arc::clone(installed));
         }
     }
 }
@@ -59,12 +72,14 @@ pub(crate) fn from_file(path: &Path, kind: KindName, options: &BuildOptions) -> 
 /// Makes the program of an image ready: from the image, or from the cache if the image is thin.
 pub(crate) fn from_image(image: &ImageFile, name: &str, options: &BuildOptions) -> Result<Ready> {
     let header = image.header();
-    let bytes = image.program()?;
-    match (header.kind.as_str(), bytes) {
-        ("wasm", bytes) => wasm::from_image(header.program, bytes.map(Arc::from), name, options),
-        ("toy", Some(bytes)) => Ok(toy(bytes.into(), name.to_owned())),
-        ("toy", None) => Err(not_here(header.program)),
-        (other, _) => bail!(
+    let bytes = || Ok(image.program()?);
+    match header.kind.as_str() {
+        "wasm" => wasm::from_image(header.program, bytes, name, options),
+        "toy" => match bytes()? {
+            Some(bytes) => Ok(toy(bytes.into(), name.to_owned())),
+            None => Err(not_here(header.program)),
+        },
+        other => bail!(
             "the image is of kind {other}, this sterna knows `wasm`: use the version that made it"
         ),
     }

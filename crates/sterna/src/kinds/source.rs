@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +12,9 @@ const MAGIC: &[u8; 4] = b"\0asm";
 const CORE: &[u8] = &[1, 0, 0, 0];
 /// A component's version and layer, see the component model's binary format.
 const COMPONENT_LAYER: u8 = 1;
-/// Longest program file.
+/// So much of a file tells a module from a component.
+const START_BYTES: usize = 8;
+/// Longest program file that is not in the binary format.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// In what format a file's beginning says it is.
@@ -19,6 +22,26 @@ const FILE_BYTES_MAX: u64 = 256 << 20;
 pub(super) enum Format {
     Binary,
     Text,
+}
+
+/// A regular file that holds a program in the binary format; `None` if it is to be read and translated. Files that
+/// hold no program are refused here, by their first bytes.
+pub(super) fn binary_file(path: &Path) -> Result<Option<File>> {
+    let file = open(path)?;
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut start = [0; START_BYTES];
+    let got = file.read_at(&mut start, 0);
+    let got = got.with_context(|| format!("could not read {}", path.display()))?;
+    let start = &start[..got];
+    Ok(match start.starts_with(MAGIC) {
+        true => {
+            format(start).with_context(|| path.display().to_string())?;
+            Some(file)
+        }
+        false => None,
+    })
 }
 
 /// The program in a file, in the binary format.

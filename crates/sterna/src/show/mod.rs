@@ -9,10 +9,10 @@ mod table;
 mod units;
 
 pub(crate) use paint::Paint;
-pub(crate) use progress::{Bar, Waiting};
+pub(crate) use progress::{Bar, Building};
 pub(crate) use table::{Align, Table};
 pub(crate) use units::{
-    age, bytes, parse_bytes, parse_duration, quantity, since_epoch_ms, time, time_us,
+    age, bytes, parse_bytes, parse_duration, since_epoch_ms, time, time_us,
 };
 
 use std::fmt::{self, Display, Write as _};

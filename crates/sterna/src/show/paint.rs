@@ -15,11 +15,6 @@ impl Paint {
         Self::for_terminal(io::stdout().is_terminal())
     }
 
-    /// For standard error.
-    pub(crate) fn stderr() -> Self {
-        Self::for_terminal(io::stderr().is_terminal())
-    }
-
     /// Whoever sets `NO_COLOR` wants none, see <https://no-color.org>.
     fn for_terminal(terminal: bool) -> Self {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

@@ -1,51 +1,61 @@
-//! Progress of long work on a terminal's standard error: [`Bar`] for what can be counted, [`Waiting`] for what
-//! cannot.
+//! Progress of long work on a terminal's standard error: [`Bar`] for bytes, [`Building`] for
+//! programs that are compiled.
 
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// What is done sooner shows nothing.
 const PATIENCE: Duration = Duration::from_millis(500);
-const TICK: Duration = Duration::from_millis(100);
+/// Into how many parts a share is divided.
+const PARTS: u64 = 1000;
 
-/// A spinner with the time that has passed, from half a second on until it is dropped.
-pub(crate) struct Waiting {
-    done: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+/// How a build gets on, from half a second on until it is dropped.
+pub(crate) struct Building {
+    bar: ProgressBar,
+    name: String,
+    begun: Instant,
+    compiling: bool,
 }
 
-impl Waiting {
-    /// Says what is being done, if it takes long; nothing where standard error is no terminal.
-    pub(crate) fn new(doing: impl Into<String>) -> Self {
-        let doing = doing.into();
-        let (done, is_done) = mpsc::channel();
-        let show = move || {
-            if is_done.recv_timeout(PATIENCE) != Err(RecvTimeoutError::Timeout) {
-                return;
-            }
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.set_style(style("{spinner} {msg} ({elapsed})"));
-            bar.set_message(doing);
-            bar.enable_steady_tick(TICK);
-            let _ = is_done.recv(); // says that the other end is gone
-            bar.finish_and_clear();
-        };
+impl Building {
+    /// A build of the program of this name, which must be plain.
+    pub(crate) fn new(name: &str) -> Self {
         Self {
-            done: Some(done),
-            thread: thread::Builder::new().spawn(show).ok(), // without a thread, work goes on unseen
+            bar: ProgressBar::hidden(),
+            name: name.to_owned(),
+            begun: Instant::now(),
+            compiling: false,
+        }
+    }
+
+    /// What is being done, and how much of it is done, from 0 to 1, if that is known.
+    pub(crate) fn stage(&mut self, doing: &'static str, done: Option<f32>) {
+        if self.begun.elapsed() < PATIENCE {
+            return;
+        }
+        if self.bar.is_hidden() {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        if self.bar.message().is_empty() || self.compiling != done.is_some() {
+            self.compiling = done.is_some();
+            self.bar.set_style(style(match self.compiling {
+                true => "{msg} {wide_bar} {percent}% {elapsed}",
+                false => "{spinner} {msg} {elapsed}",
+            }));
+            self.bar.set_length(PARTS);
+        }
+        self.bar.set_message(format!("{}: {doing}", self.name));
+        match done {
+            Some(done) => self.bar.set_position((done.clamp(0.0, 1.0) * PARTS as f32) as u64),
+            None => self.bar.tick(),
         }
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Building {
     fn drop(&mut self) {
-        self.done.take();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.bar.finish_and_clear();
     }
 }
 

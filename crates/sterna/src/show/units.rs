@@ -2,14 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-/// How many of something, in words.
-pub(crate) fn quantity(count: u64, one: &str, many: &str) -> String {
-    match count {
-        1 => format!("1 {one}"),
-        _ => format!("{count} {many}"),
-    }
-}
-
 /// A size in binary units, with three digits that matter.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
