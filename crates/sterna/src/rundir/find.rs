@@ -84,7 +84,9 @@ fn nearest(wanted: &str, live: &[Record]) -> Vec<String> {
     let mut alike: Vec<(f64, String)> = live
         .iter()
         .map(|record| {
-            let by_name = strsim::jaro_winkler(&wanted, &record.name.to_lowercase());
+            let name = record.name.to_lowercase();
+            let by_name = strsim::jaro_winkler(&wanted, &name)
+                .max(strsim::normalized_damerau_levenshtein(&wanted, &name));
             let short = record.id.short();
             let by_id = strsim::normalized_damerau_levenshtein(&wanted, &short);
             match by_name >= by_id {

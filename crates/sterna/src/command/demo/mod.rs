@@ -41,7 +41,7 @@ Examples:
 It needs neither root nor the net, takes some seconds, and leaves nothing behind, also after Ctrl-C.";
 
 /// Names of frames that are shown for a hop.
-const FRAMES_SHOWN: usize = 4;
+const FRAMES_SHOWN: usize = 3;
 /// The first hop's back-trace is shown up to here.
 const BACK_TRACE_SHOWN: usize = 14;
 
