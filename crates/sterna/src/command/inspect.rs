@@ -181,18 +181,34 @@ impl Frozen<'_> {
                 }
             },
         );
-        let name = self.local.as_ref().map_or("without a name", |local| &local.name);
+        let name = self
+            .local
+            .as_ref()
+            .map_or("without a name", |local| &local.name);
         let (id, epoch) = (header.process, header.epoch);
-        page.line("process", format_args!("{} ({}), epoch {epoch}", id.short(), Plain(name)));
+        page.line(
+            "process",
+            format_args!("{} ({}), epoch {epoch}", id.short(), Plain(name)),
+        );
         let program = match self.program_bytes {
             Some(bytes) => format!("in the file: {}", show::bytes(bytes)),
             None => "not in the file".to_owned(),
         };
-        page.line("program", format_args!("{} {}, {program}", header.kind, header.program.short()));
+        page.line(
+            "program",
+            format_args!("{} {}, {program}", header.kind, header.program.short()),
+        );
         page.layout(&header.layout);
         let PageStatistics { stored, zero } = self.pages;
-        let checked = if self.pages_checked { ", all checked" } else { "" };
-        page.line("pages", format_args!("{stored} with contents, {zero} of zeros{checked}"));
+        let checked = if self.pages_checked {
+            ", all checked"
+        } else {
+            ""
+        };
+        page.line(
+            "pages",
+            format_args!("{stored} with contents, {zero} of zeros{checked}"),
+        );
         page.heading("sections");
         let mut table = Table::new([
             ("  SECTION", Align::Left),
@@ -211,7 +227,11 @@ impl Frozen<'_> {
         for directory in self.local.iter().flat_map(|local| &local.directories) {
             let host = directory.host();
             let host = host.to_string_lossy();
-            let only = if directory.read_only { ", read-only" } else { "" };
+            let only = if directory.read_only {
+                ", read-only"
+            } else {
+                ""
+            };
             let value = format!("{} was {}{only}", Plain(&directory.guest), Plain(&host));
             page.line("directory", value);
         }
@@ -227,9 +247,16 @@ impl Live {
         };
         let Self { record, described } = self;
         let stats = &described.status.stats;
-        page.heading(format_args!("process {} ({})", record.id.short(), Plain(&record.name)));
+        page.heading(format_args!(
+            "process {} ({})",
+            record.id.short(),
+            Plain(&record.name)
+        ));
         page.line("state", stats.state);
-        page.line("program", format_args!("{} {}", record.kind, record.program.short()));
+        page.line(
+            "program",
+            format_args!("{} {}", record.kind, record.program.short()),
+        );
         page.line("from", Plain(&record.file));
         page.line("pid", record.pid);
         page.line("CPU time", show::time(stats.cpu_time));

@@ -19,7 +19,8 @@ fn the_demo_moves_a_program_ten_times_and_nothing_is_lost() {
     assert_eq!(outcome["identical"], true);
     let hops = outcome["hops"].as_array().unwrap();
     assert_eq!(hops.len(), 10);
-    let pids: std::collections::HashSet<String> = hops.iter().map(|hop| hop["to_pid"].to_string()).collect();
+    let pids: std::collections::HashSet<String> =
+        hops.iter().map(|hop| hop["to_pid"].to_string()).collect();
     assert_eq!(pids.len(), 10, "each in a process of its own");
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
 }
@@ -41,9 +42,19 @@ fn an_interrupted_demo_cleans_up() {
 #[test]
 fn every_command_has_help_with_examples() {
     let world = World::new();
-    for command in
-        ["run", "ps", "freeze", "thaw", "pause", "resume", "kill", "inspect", "programs", "demo", "completions"]
-    {
+    for command in [
+        "run",
+        "ps",
+        "freeze",
+        "thaw",
+        "pause",
+        "resume",
+        "kill",
+        "inspect",
+        "programs",
+        "demo",
+        "completions",
+    ] {
         let help = world.ask([command, "--help"]).ok();
         assert!(help.contains("Example"), "{command}: {help}");
         assert!(help.contains(&format!("sterna {command}")), "{command}");
@@ -57,6 +68,9 @@ fn shells_can_complete() {
     let world = World::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = world.ask(["completions", shell]).ok();
-        assert!(script.contains("freeze") && script.contains("--keep") || script.contains("keep"), "{shell}");
+        assert!(
+            script.contains("freeze") && script.contains("--keep") || script.contains("keep"),
+            "{shell}"
+        );
     }
 }

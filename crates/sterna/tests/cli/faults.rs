@@ -38,7 +38,9 @@ fn image(world: &World) -> PathBuf {
 fn on_a_full_device_the_program_runs_on() {
     let world = World::new();
     let run = echo(&world);
-    world.ask(["freeze", "echo", "-o", "/dev/full"]).fails(1, &["/dev/full", "No space left"]);
+    world
+        .ask(["freeze", "echo", "-o", "/dev/full"])
+        .fails(1, &["/dev/full", "No space left"]);
     assert!(!fs::metadata("/dev/full").unwrap().is_file());
     runs_on(run);
 }
@@ -52,7 +54,9 @@ fn on_a_full_file_system_the_program_runs_on_and_nothing_is_left() {
     let small = world.path("small");
     fs::create_dir(&small).unwrap();
     let mut mount = Command::new("mount");
-    mount.args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&small);
+    mount
+        .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+        .arg(&small);
     if !mount.status().is_ok_and(|status| status.success()) {
         skip!("this machine does not let us mount a tmpfs");
     }
@@ -81,12 +85,22 @@ impl Drop for Unmount {
 fn where_nothing_can_be_written_the_program_runs_on() {
     let world = World::new();
     let run = echo(&world);
-    world.ask(["freeze", "echo", "-o", "no/such/place"]).fails(1, &["no/such/place"]);
+    world
+        .ask(["freeze", "echo", "-o", "no/such/place"])
+        .fails(1, &["no/such/place"]);
     world.ask(["freeze", "echo", "-o", "."]).fails(1, &[]);
-    world.ask(["freeze", "echo", "-o", "-"]).fails(1, &["into a file"]);
-    let socket = world.entries().into_iter().find(|name| name.ends_with(".sock")).unwrap();
+    world
+        .ask(["freeze", "echo", "-o", "-"])
+        .fails(1, &["into a file"]);
+    let socket = world
+        .entries()
+        .into_iter()
+        .find(|name| name.ends_with(".sock"))
+        .unwrap();
     let socket = world.path("run").join(socket);
-    world.ask(["freeze", "echo", "-o", socket.to_str().unwrap()]).fails(1, &["pipe or socket"]);
+    world
+        .ask(["freeze", "echo", "-o", socket.to_str().unwrap()])
+        .fails(1, &["pipe or socket"]);
     runs_on(run);
 }
 
@@ -95,15 +109,25 @@ fn of_several_freezes_at_once_one_succeeds() {
     let world = World::new();
     let mut run = world.start(["run", &guest("fill"), "256", "0"]);
     crate::world::until("the program runs", || {
-        world.ps().first().is_some_and(|row| row["memory_bytes"].as_u64() > Some(200 << 20))
+        world
+            .ps()
+            .first()
+            .is_some_and(|row| row["memory_bytes"].as_u64() > Some(200 << 20))
     });
     let mut freezes: Vec<_> = ["a", "b", "c"]
         .into_iter()
         .map(|file| world.start(["freeze", "fill", "--thin", "-o", file]))
         .collect();
-    let codes: Vec<_> = freezes.iter_mut().map(|freeze| freeze.end().code().unwrap()).collect();
+    let codes: Vec<_> = freezes
+        .iter_mut()
+        .map(|freeze| freeze.end().code().unwrap())
+        .collect();
     run.ended(75);
-    assert_eq!(codes.iter().filter(|&&code| code == 0).count(), 1, "{codes:?}");
+    assert_eq!(
+        codes.iter().filter(|&&code| code == 0).count(),
+        1,
+        "{codes:?}"
+    );
     for (freeze, code) in freezes.iter().zip(codes) {
         let err = freeze.err.text();
         let reason = err.contains("being frozen already") || err.contains("just ended");
@@ -121,7 +145,9 @@ fn the_entry_of_a_killed_host_is_swept_away() {
     assert_eq!(world.entries().len(), 2, "killed hosts cannot clean up");
     assert!(world.ps().is_empty());
     assert_eq!(world.entries(), [""; 0]);
-    world.ask(["freeze", &pid, "-o", "x"]).fails(1, &["just ended", "killed"]);
+    world
+        .ask(["freeze", &pid, "-o", "x"])
+        .fails(1, &["just ended", "killed"]);
 }
 
 #[test]
@@ -144,16 +170,32 @@ fn foreign_images_are_shown_and_confirmed() {
     // Without a terminal nobody can be asked.
     let mut command = Command::new("setsid");
     let thaw = elsewhere.command(["thaw", image]);
-    command.arg("-w").arg(thaw.get_program()).args(thaw.get_args());
-    command.envs(thaw.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+        .arg("-w")
+        .arg(thaw.get_program())
+        .args(thaw.get_args());
+    command.envs(
+        thaw.get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
     let mut refused = Actor::start(command);
     refused.ended(125);
     let said = refused.err.text();
     for text in ["someone else", "standard input", "--yes"] {
         assert!(said.contains(text), "{text}: {said}");
     }
-    assert!(elsewhere.ask(["inspect", image]).ok().contains("someone else"));
-    assert!(elsewhere.ask(["thaw", "--yes", image]).ok().contains("1 lines"));
+    assert!(
+        elsewhere
+            .ask(["inspect", image])
+            .ok()
+            .contains("someone else")
+    );
+    assert!(
+        elsewhere
+            .ask(["thaw", "--yes", image])
+            .ok()
+            .contains("1 lines")
+    );
 }
 
 #[test]
@@ -168,8 +210,15 @@ fn directories_of_foreign_images_must_be_given() {
     let image = world.path("echo.sterna");
     let image = image.to_str().unwrap();
     let elsewhere = World::new();
-    elsewhere.ask(["thaw", "--yes", image]).fails(125, &["--dir HOST::/data"]);
-    assert!(elsewhere.ask(["thaw", "--yes", "--dir", &dir, image]).ok().contains("lines"));
+    elsewhere
+        .ask(["thaw", "--yes", image])
+        .fails(125, &["--dir HOST::/data"]);
+    assert!(
+        elsewhere
+            .ask(["thaw", "--yes", "--dir", &dir, image])
+            .ok()
+            .contains("lines")
+    );
 }
 
 #[test]
@@ -196,7 +245,9 @@ fn damaged_and_cut_images_are_refused() {
     wrong(&newer, &["200"]);
     let program = fs::read(guest("hello")).unwrap();
     wrong(&program, &["not"]);
-    world.ask(["thaw", "missing.sterna"]).fails(125, &["missing.sterna", "No such file"]);
+    world
+        .ask(["thaw", "missing.sterna"])
+        .fails(125, &["missing.sterna", "No such file"]);
     let file = world.file("whole.sterna", &whole);
     world.ask(["run", &file]).fails(125, &["sterna thaw"]);
     assert!(world.ask(["thaw", &file]).ok().contains("lines"));
@@ -206,7 +257,11 @@ fn damaged_and_cut_images_are_refused() {
 fn a_hostile_peer_does_not_disturb() {
     let world = World::new();
     let run = echo(&world);
-    let socket = world.entries().into_iter().find(|name| name.ends_with(".sock")).unwrap();
+    let socket = world
+        .entries()
+        .into_iter()
+        .find(|name| name.ends_with(".sock"))
+        .unwrap();
     let socket = world.path("run").join(socket);
     let answer = |bytes: &[u8]| {
         let mut stream = connect(&socket);

@@ -7,7 +7,10 @@ use crate::world::{World, guest, scripts};
 #[test]
 fn a_program_runs_with_arguments_and_leaves_nothing_behind() {
     let world = World::new();
-    assert_eq!(world.ask(["run", &guest("hello"), "you", "-x"]).ok(), "hello, you -x\n");
+    assert_eq!(
+        world.ask(["run", &guest("hello"), "you", "-x"]).ok(),
+        "hello, you\nhello, -x\n"
+    );
     assert_eq!(world.entries(), [""; 0]);
 }
 
@@ -29,14 +32,29 @@ fn variables_directories_and_standard_input_are_passed() {
     let here = world.directory.path().to_str().unwrap();
     let (rw, ro) = (format!("{here}::/rw"), format!("{here}::/ro:ro"));
     let lua = guest("lua");
-    let command = ["run", "--env", "A=1", "--env", "B", "--dir", &rw, "--dir", &ro, &lua, "/rw/script.lua"];
+    let command = [
+        "run",
+        "--env",
+        "A=1",
+        "--env",
+        "B",
+        "--dir",
+        &rw,
+        "--dir",
+        &ro,
+        &lua,
+        "/rw/script.lua",
+    ];
     let mut command = world.command(command);
     command.env("B", "from here");
     let mut run = crate::world::Actor::start(command);
     run.say("one\ntwo\n");
     run.hang_up();
     let out = run.ended(0);
-    assert!(out.starts_with("1\tfrom here\tnil\ngot one\ngot two\nnil\t/ro/new: "), "{out}");
+    assert!(
+        out.starts_with("1\tfrom here\tnil\ngot one\ngot two\nnil\t/ro/new: "),
+        "{out}"
+    );
     assert!(out.ends_with("true\n"), "{out}");
 }
 
@@ -45,10 +63,17 @@ fn a_function_is_called() {
     let world = World::new();
     let add = "(module (func (export \"add\") (param i32 i32) (result i32) local.get 0 local.get 1 i32.add))";
     let file = world.file("add.wat", add);
-    assert_eq!(world.ask(["run", "--invoke", "add", &file, "2", "-5"]).ok(), "-3\n");
+    assert_eq!(
+        world.ask(["run", "--invoke", "add", &file, "2", "-5"]).ok(),
+        "-3\n"
+    );
     world.ask(["run", &file]).fails(125, &["_start"]);
-    world.ask(["run", "--invoke", "sub", &file]).fails(125, &["`sub`"]);
-    world.ask(["run", "--invoke", "add", &file, "2"]).fails(125, &["2 arguments, 1"]);
+    world
+        .ask(["run", "--invoke", "sub", &file])
+        .fails(125, &["`sub`"]);
+    world
+        .ask(["run", "--invoke", "add", &file, "2"])
+        .fails(125, &["2 arguments, 1"]);
 }
 
 #[test]
@@ -96,13 +121,26 @@ fn what_is_no_program_is_not_started() {
         b"(module (import \"wasi_snapshot_preview1\" \"fd_close\" (func)) (func (export \"_start\")))",
         &["fd_close"],
     );
-    world.ask(["run", "missing.wasm"]).fails(125, &["missing.wasm", "No such file"]);
+    world
+        .ask(["run", "missing.wasm"])
+        .fails(125, &["missing.wasm", "No such file"]);
     world.ask(["run", "."]).fails(125, &["directory"]);
-    let big = world.file("big.wat", "(module (memory 100) (func (export \"_start\")))");
-    world.ask(["run", "--memory", "1M", &big]).fails(125, &["6553600", "1048576", "limit"]);
-    world.ask(["run", "--dir", "nowhere::/x", &guest("hello")]).fails(125, &["nowhere", "--dir"]);
-    world.ask(["run", "--env", "=1", &guest("hello")]).fails(125, &["--env"]);
-    world.ask(["run", "--memory", "lots", &guest("hello")]).fails(2, &["lots"]);
+    let big = world.file(
+        "big.wat",
+        "(module (memory 100) (func (export \"_start\")))",
+    );
+    world
+        .ask(["run", "--memory", "1M", &big])
+        .fails(125, &["6553600", "1048576", "limit"]);
+    world
+        .ask(["run", "--dir", "nowhere::/x", &guest("hello")])
+        .fails(125, &["nowhere", "--dir"]);
+    world
+        .ask(["run", "--env", "=1", &guest("hello")])
+        .fails(125, &["--env"]);
+    world
+        .ask(["run", "--memory", "lots", &guest("hello")])
+        .fails(2, &["lots"]);
     assert_eq!(world.entries(), [""; 0]);
 }
 
@@ -110,8 +148,19 @@ fn what_is_no_program_is_not_started() {
 fn a_script_gives_the_same_with_and_without_limits() {
     let world = World::new();
     let lua = format!("{}::/lua", scripts("lua"));
-    let plain = world.ask(["run", "--dir", &lua, &guest("lua"), "/lua/steps.lua", "3"]).ok();
-    let limited = ["run", "--memory", "64M", "--dir", &lua, &guest("lua"), "/lua/steps.lua", "3"];
+    let plain = world
+        .ask(["run", "--dir", &lua, &guest("lua"), "/lua/steps.lua", "3"])
+        .ok();
+    let limited = [
+        "run",
+        "--memory",
+        "64M",
+        "--dir",
+        &lua,
+        &guest("lua"),
+        "/lua/steps.lua",
+        "3",
+    ];
     assert_eq!(world.ask(limited).ok(), plain);
     assert_eq!(plain.lines().count(), 3);
 }

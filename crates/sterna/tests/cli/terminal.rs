@@ -9,10 +9,20 @@ fn on_terminal(world: &World, arguments: &[&str]) -> Option<Actor> {
     Command::new("script").arg("--version").output().ok()?;
     let inner = world.command(arguments);
     let quote = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap());
-    let words: Vec<String> = [inner.get_program()].into_iter().chain(inner.get_args()).map(quote).collect();
+    let words: Vec<String> = [inner.get_program()]
+        .into_iter()
+        .chain(inner.get_args())
+        .map(quote)
+        .collect();
     let mut command = Command::new("script");
-    command.args(["-qefc", &words.join(" "), "/dev/null"]).current_dir(world.directory.path());
-    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+        .args(["-qefc", &words.join(" "), "/dev/null"])
+        .current_dir(world.directory.path());
+    command.envs(
+        inner
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
     command.env("TERM", "xterm").env_remove("NO_COLOR");
     Some(Actor::start(command))
 }

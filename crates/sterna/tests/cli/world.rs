@@ -19,7 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A committed program.
 pub(crate) fn guest(name: &str) -> String {
-    let path = format!("{}/../../guests/wasm/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
+    let path = format!(
+        "{}/../../guests/wasm/{name}.wasm",
+        env!("CARGO_MANIFEST_DIR")
+    );
     fs::canonicalize(path).unwrap().to_str().unwrap().to_owned()
 }
 
@@ -62,13 +65,16 @@ impl World {
         path.to_str().unwrap().to_owned()
     }
 
-    pub(crate) fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+    pub(crate) fn command<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sterna"));
         command
             .args(arguments)
             .current_dir(self.directory.path())
             .env("STERNA_RUN_DIR", self.path("run"))
-            .env("STERNA_DATA_DIR", self.path("data"))
+            .env("STERNA_DATA_DIR", self.path("own"))
             .env("STERNA_CACHE_DIR", &self.cache)
             .env_remove("NO_COLOR");
         command
@@ -92,10 +98,12 @@ impl World {
 
     /// The files of the run directory that are there for a process.
     pub(crate) fn entries(&self) -> Vec<String> {
-        let names = fs::read_dir(self.path("run")).unwrap().map(|entry| {
-            entry.unwrap().file_name().to_str().unwrap().to_owned()
-        });
-        names.filter(|name| name.ends_with(".run") || name.ends_with(".sock")).collect()
+        let names = fs::read_dir(self.path("run"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_str().unwrap().to_owned());
+        names
+            .filter(|name| name.ends_with(".run") || name.ends_with(".sock"))
+            .collect()
     }
 }
 
@@ -139,7 +147,10 @@ pub(crate) struct Actor {
 
 impl Actor {
     pub(crate) fn start(mut command: Command) -> Self {
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let command = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         Self {
             stdin: child.stdin.take(),
@@ -153,8 +164,12 @@ impl Actor {
         self.child.id().to_string()
     }
 
+    #[track_caller]
     pub(crate) fn say(&mut self, text: &str) {
-        self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        if let Err(error) = self.stdin.as_mut().unwrap().write_all(text.as_bytes()) {
+            let status = self.end();
+            panic!("{error}, {status}: {}", self.err.text());
+        }
     }
 
     /// Ends its input.
@@ -236,6 +251,20 @@ impl Stream {
         });
     }
 
+    /// Waits until there are so many lines.
+    #[track_caller]
+    pub(crate) fn wait_for_lines(&self, lines: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        self.wait(deadline, "lines", |collected| {
+            collected
+                .bytes
+                .iter()
+                .filter(|&&byte| byte == b'\n')
+                .count()
+                >= lines
+        });
+    }
+
     #[track_caller]
     fn wait_for_end(&self, deadline: Instant) {
         self.wait(deadline, "its end", |collected| collected.ended);
@@ -248,7 +277,10 @@ impl Stream {
         while !is(&collected) {
             let left = deadline.saturating_duration_since(Instant::now());
             let said = String::from_utf8_lossy(&collected.bytes).into_owned();
-            assert!(!left.is_zero() && !collected.ended, "waited for {what:?}, got: {said}");
+            assert!(
+                !left.is_zero() && !collected.ended,
+                "waited for {what:?}, got: {said}"
+            );
             collected = changed.wait_timeout(collected, left).unwrap().0;
         }
     }

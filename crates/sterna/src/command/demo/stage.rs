@@ -8,9 +8,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,9 @@ impl Stage {
         DirBuilder::new()
             .mode(0o700)
             .create(&directory)
-            .with_context(|| format!("could not make the directory {shown} (TMPDIR names another place)"))?;
+            .with_context(|| {
+                format!("could not make the directory {shown} (TMPDIR names another place)")
+            })?;
         let stage = Self {
             program: env::current_exe().context("could not find this program's own file")?,
             directory,
@@ -106,7 +108,8 @@ impl Stage {
 
     /// Compiles the interpreter, for moves too.
     pub(super) fn compile(&self) -> Result<()> {
-        self.ask(&["programs", "add", "--moves", "--json", "lua.wasm"]).map(drop)
+        self.ask(&["programs", "add", "--moves", "--json", "lua.wasm"])
+            .map(drop)
     }
 
     /// Starts the script.
@@ -256,7 +259,10 @@ impl Actor {
                     return Err(Interrupted.into());
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => {
-                    bail!("the program has not said anything for {PATIENCE:?}: {}", self.said());
+                    bail!(
+                        "the program has not said anything for {PATIENCE:?}: {}",
+                        self.said()
+                    );
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -268,7 +274,10 @@ impl Actor {
         let status: ExitStatus = self.child.wait().context("could not wait for a process")?;
         match status.code() == Some(code.into()) {
             true => Ok(()),
-            false => bail!("a process ended with {status} and not with {code}: {}", self.said()),
+            false => bail!(
+                "a process ended with {status} and not with {code}: {}",
+                self.said()
+            ),
         }
     }
 
