@@ -72,8 +72,10 @@ pub(crate) struct Metadata {
     /// Most bytes that each memory can have by its type.
     pub(crate) memory_bytes_max: Vec<u64>,
     pub(crate) functions: u32,
-    pub(crate) data_segments: u32,
-    pub(crate) element_segments: u32,
+    /// Data segments that the program drops.
+    pub(crate) dropped_data: Vec<u32>,
+    /// Element segments that it drops.
+    pub(crate) dropped_elements: Vec<u32>,
     /// Memories that the module itself makes, in order.
     pub(crate) imported_memories: u32,
     pub(crate) has_start: bool,
@@ -275,6 +277,9 @@ impl Installed {
     }
 }
 
+/// Zeros between two pieces of an initial memory that are written along rather than left out, in bytes.
+const GAP_MAX: usize = 4096;
+
 /// The initial images of the memories; `part` reads from the original module.
 fn images(
     metadata: &Metadata,
@@ -290,11 +295,23 @@ fn images(
             continue;
         };
         let bytes = part(start, end)?;
-        let piece = |&(_, at, from, to): &(u32, u64, u64, u64)| {
-            let bytes = bytes.get((from - start) as usize..(to - start) as usize);
-            bytes.map(|bytes| (at, bytes)).ok_or(InstallError::Metadata)
-        };
-        let pieces = pieces().map(piece).collect::<Result<Vec<_>, _>>()?;
+        let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+        for &(_, at, from, to) in pieces() {
+            let piece = bytes.get((from - start) as usize..(to - start) as usize);
+            let piece = piece.ok_or(InstallError::Metadata)?;
+            // Compilers write thousands of small segments, one close behind the other.
+            match runs.last_mut() {
+                Some((first, run))
+                    if (*first + run.len() as u64..=*first + (run.len() + GAP_MAX) as u64)
+                        .contains(&at) =>
+                {
+                    run.resize((at - *first) as usize, 0);
+                    run.extend_from_slice(piece);
+                }
+                _ => runs.push((at, piece.to_vec())),
+            }
+        }
+        let pieces = runs.iter().map(|(at, run)| (*at, run.as_slice()));
         let size = metadata.memory_bytes.get(memory as usize);
         images.push(Initial {
             image: Arc::new(InitialImage::build(pieces)?),
@@ -327,8 +344,8 @@ impl Metadata {
             mutable_tables: module.mutable_tables.iter().copied().collect(),
             memory_bytes_max: module.memories.iter().map(memory_bytes_max).collect(),
             functions: module.function_count(),
-            data_segments: module.passive_data.len() as u32,
-            element_segments: module.passive_elements.len() as u32,
+            dropped_data: module.dropped_data.iter().copied().collect(),
+            dropped_elements: module.dropped_elements.iter().copied().collect(),
             imported_memories: module.imported_memories,
             has_start: module.start.is_some(),
         };
