@@ -14,7 +14,7 @@
 //! ```
 //!
 //! **Moving is ownership.** Each step consumes what it starts from, so a process that was captured cannot also
-//! run on: a [`Paused`] is either resumed or discarded. Between machines, [`Epoch`](crate::Epoch) does the same.
+//! run on: a [`Paused`] is either resumed or discarded. Between machines, [`Epoch`] does the same.
 //!
 //! **Blocking, with bounds.** The methods block, and those that wait take the longest time they may. Asynchronous
 //! callers run them on threads of their own; that keeps async runtimes out of the kinds, whose work

@@ -13,10 +13,12 @@ use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 use sterna_sys::memory::InitialImage;
+use wasmparser::{Parser, Payload};
 use wasmtime::Module;
 
 use crate::builder::{BuildError, Builder, MadeProgram};
 use crate::cache::{ReadModuleError, Shelf, take_artifact};
+use crate::describe;
 use crate::engine::Engine;
 use crate::memory::Initial;
 use crate::pass::{self, ContinuationBuilder, PointTable};
@@ -36,7 +38,7 @@ pub enum InstallError {
     Compile(#[source] wasmtime::Error),
     /// The builder did not build it.
     #[error(transparent)]
-    Build(#[from] BuildError),
+    Build(BuildError),
     /// Its initial memory could not be set up.
     #[error("setting up the program's initial memory failed")]
     Image(#[from] sterna_sys::memory::BuildImageError),
@@ -49,6 +51,15 @@ pub enum InstallError {
     /// What is known of the program makes no sense.
     #[error("what the builder says of the program makes no sense")]
     Metadata,
+}
+
+impl From<BuildError> for InstallError {
+    fn from(error: BuildError) -> InstallError {
+        match error {
+            BuildError::Instrument(error) => InstallError::Instrument(error),
+            error => InstallError::Build(error),
+        }
+    }
 }
 
 /// What is known of a program besides its code; kept beside the compiled artifact.
@@ -66,12 +77,18 @@ pub(crate) struct Metadata {
     pub(crate) globals: u32,
     /// Whether each is mutable.
     pub(crate) mutable_globals: Vec<bool>,
+    /// Tables that the program can change.
+    pub(crate) mutable_tables: Vec<u32>,
+    /// Most bytes that each memory can have by its type.
+    pub(crate) memory_bytes_max: Vec<u64>,
     pub(crate) functions: u32,
     pub(crate) data_segments: u32,
     pub(crate) element_segments: u32,
     /// Memories that the module itself makes, in order.
     pub(crate) imported_memories: u32,
     pub(crate) has_start: bool,
+    /// Where in the module's bytes the contents of its section of names lie.
+    pub(crate) names: Option<(u64, u64)>,
 }
 
 /// A program ready to run.
@@ -225,6 +242,22 @@ impl Installed {
         }
     }
 
+    /// Names of those of `functions` that the module names.
+    pub(crate) fn function_names(&self, functions: &[u32]) -> HashMap<u32, String> {
+        let Some((start, end)) = self.metadata.names else {
+            return HashMap::new();
+        };
+        let section = match &self.origin {
+            Origin::Memory(bytes) => {
+                let section = bytes.get(start as usize..end as usize);
+                section.unwrap_or_default().to_owned()
+            }
+            // Without its names it can be described all the same.
+            Origin::Shelf(shelf) => shelf.module_part(start, end).unwrap_or_default(),
+        };
+        describe::function_names(&section, functions)
+    }
+
     /// The points at which it can be stopped. From the cache, they are read when they are first asked for.
     ///
     /// # Errors
@@ -247,6 +280,17 @@ impl Installed {
         };
         Ok(self.points.get_or_init(|| points))
     }
+}
+
+/// Where the contents of the section of names lie.
+fn name_section(module: &[u8]) -> Option<(u64, u64)> {
+    Parser::new(0).parse_all(module).find_map(|payload| match payload {
+        Ok(Payload::CustomSection(section)) if section.name() == "name" => {
+            let start = section.data_offset() as u64;
+            Some((start, start + section.data().len() as u64))
+        }
+        _ => None,
+    })
 }
 
 /// The initial images of the memories; `part` reads from the original module.
@@ -298,12 +342,21 @@ impl Metadata {
             tables: module.tables.len() as u32,
             globals: module.globals.len() as u32,
             mutable_globals: module.globals.iter().map(|global| global.mutable).collect(),
+            mutable_tables: module.mutable_tables.iter().copied().collect(),
+            memory_bytes_max: module.memories.iter().map(memory_bytes_max).collect(),
             functions: module.function_count(),
             data_segments: module.passive_data.len() as u32,
             element_segments: module.passive_elements.len() as u32,
             imported_memories: module.imported_memories,
             has_start: module.start.is_some(),
+            names: name_section(&module.bytes),
         };
         (metadata, instrumented.points)
     }
+}
+
+fn memory_bytes_max(ty: &wasmparser::MemoryType) -> u64 {
+    let all = if ty.memory64 { u64::MAX } else { 1 << 32 };
+    let page = ty.page_size_log2.unwrap_or(16);
+    ty.maximum.map_or(all, |pages| pages.checked_shl(page).unwrap_or(all)).min(all)
 }

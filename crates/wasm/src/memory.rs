@@ -76,28 +76,36 @@ unsafe impl MemoryCreator for GuestMemoryCreator {
                 Reservation::new(capacity, guard, minimum, image).map_err(|e| e.to_string())?;
             let memory = Arc::new(memory);
             placing.made.push(memory.clone());
-            Ok(Box::new(GuestMemory(memory)) as Box<dyn LinearMemory>)
+            Ok(Box::new(GuestMemory { memory, known: minimum }) as Box<dyn LinearMemory>)
         })
     }
 }
 
-struct GuestMemory(Arc<Reservation>);
+struct GuestMemory {
+    memory: Arc<Reservation>,
+    /// What wasmtime knows it to be, in bytes. Pages that arrive may have made it larger already.
+    known: usize,
+}
 
 // SAFETY: as for the creator; growing changes protection only.
 unsafe impl LinearMemory for GuestMemory {
     fn byte_size(&self) -> usize {
-        self.0.size()
+        self.known
     }
 
     fn byte_capacity(&self) -> usize {
-        self.0.capacity()
+        self.memory.capacity()
     }
 
     fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
-        Ok(self.0.grow_to(new_size)?)
+        if new_size > self.memory.size() {
+            self.memory.grow_to(new_size)?;
+        }
+        self.known = new_size;
+        Ok(())
     }
 
     fn as_ptr(&self) -> *mut u8 {
-        self.0.as_ptr()
+        self.memory.as_ptr()
     }
 }

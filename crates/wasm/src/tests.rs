@@ -1,5 +1,8 @@
 //! The machine stopped at every point of small programs.
 
+mod rig;
+mod spec;
+
 use std::sync::Arc;
 
 use wasmtime::{Extern, Instance, Store, Val};

@@ -1,12 +1,12 @@
 //! The fixed end of an image file: the lengths of its parts, and whose it is.
 
-use super::key::KeyId;
+use super::key::{ImageKey, KeyId, Provenance};
 use super::{ImageReadError, ReadLimits};
 use crate::memory::PAGE_SIZE;
 
 pub(super) const FOOTER_MAGIC: [u8; 8] = *b"STERNEND";
 /// The beginning of the footer, which is under the root; MAC, seal and magic follow.
-pub(super) const FOOTER_COVERED_BYTES: usize = 5 * 8 + 16;
+const FOOTER_COVERED_BYTES: usize = 5 * 8 + 16;
 pub(super) const FOOTER_BYTES: usize = FOOTER_COVERED_BYTES + 32 + 32 + 8;
 /// What the footer says.
 pub(super) struct Footer {
@@ -35,7 +35,7 @@ impl Footer {
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8; FOOTER_COVERED_BYTES]) -> Self {
+    fn decode(bytes: &[u8; FOOTER_COVERED_BYTES]) -> Self {
         let (chunks, _) = bytes.as_chunks::<8>();
         let number = |i: usize| u64::from_le_bytes(chunks[i]);
         let mut key = [0; 16];
@@ -88,4 +88,41 @@ impl Footer {
 /// The hash that notices accidents, also in the MAC of a key that the reader does not have.
 pub(super) fn seal(root: &[u8; 32], mac: &[u8; 32]) -> blake3::Hash {
     blake3::Hasher::new().update(root).update(mac).finalize()
+}
+
+/// The last bytes of a file, taken apart but not yet believed.
+pub(super) struct End {
+    pub(super) footer: Footer,
+    mac: [u8; 32],
+    seal: [u8; 32],
+}
+
+impl End {
+    /// `None` if a file does not end like this.
+    pub(super) fn decode(bytes: &[u8; FOOTER_BYTES]) -> Option<Self> {
+        let (covered, rest) = bytes.split_first_chunk()?;
+        let (&mac, rest) = rest.split_first_chunk()?;
+        let (&seal, magic) = rest.split_first_chunk()?;
+        let footer = Footer::decode(covered);
+        (*magic == FOOTER_MAGIC).then_some(Self { footer, mac, seal })
+    }
+
+    /// Whose the file is, given the hash of all that the root covers before the footer.
+    pub(super) fn provenance(
+        &self,
+        before: &mut blake3::Hasher,
+        key: &ImageKey,
+    ) -> Result<Provenance, ImageReadError> {
+        let root = *before.update(&self.footer.encode()).finalize().as_bytes();
+        if seal(&root, &self.mac) != self.seal {
+            return Err(ImageReadError::Damaged { part: "file" });
+        }
+        match self.footer.key == key.id() {
+            true if key.mac(&root) == self.mac => Ok(Provenance::Own), // compared in constant time
+            true => Err(ImageReadError::Altered),
+            false => Ok(Provenance::Foreign {
+                key: self.footer.key,
+            }),
+        }
+    }
 }

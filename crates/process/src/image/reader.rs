@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::footer::{FOOTER_BYTES, FOOTER_COVERED_BYTES, FOOTER_MAGIC, Footer, seal};
+use super::footer::{End, FOOTER_BYTES};
 use super::key::{ImageKey, Provenance};
 use super::table::PageTable;
 use super::{
@@ -167,15 +167,8 @@ impl<S: ReadAt> ImageFile<S> {
             .checked_sub(FOOTER_BYTES as u64)
             .ok_or(ImageReadError::Truncated { part: "footer" })?;
         read(&source, &mut end, footer_at)?;
-        let (covered, end) = end
-            .split_first_chunk()
-            .unwrap_or((&[0; FOOTER_COVERED_BYTES], &[]));
-        let (mac, end) = end.split_first_chunk().unwrap_or((&[0; 32], &[]));
-        let (found_seal, magic) = end.split_first_chunk::<32>().unwrap_or((&[0; 32], &[]));
-        if *magic != FOOTER_MAGIC {
-            return Err(ImageReadError::Truncated { part: "end" });
-        }
-        let footer = Footer::decode(covered);
+        let end = End::decode(&end).ok_or(ImageReadError::Truncated { part: "end" })?;
+        let footer = &end.footer;
         let (first_page_at, pages_end) = footer
             .page_area(bytes)
             .ok_or(ImageReadError::Truncated { part: "parts" })?;
@@ -185,15 +178,7 @@ impl<S: ReadAt> ImageFile<S> {
         let image = read_part(&source, 0, footer.image_bytes, &mut root)?;
         hash_part(&source, footer.image_bytes, first_page_at, &mut root)?;
         let table = read_part(&source, pages_end, footer.table_bytes, &mut root)?;
-        let root = *root.update(covered).finalize().as_bytes();
-        if seal(&root, mac) != *found_seal {
-            return Err(ImageReadError::Damaged { part: "file" });
-        }
-        let provenance = match footer.key == key.id() {
-            true if key.mac(&root) == *mac => Provenance::Own, // compared in constant time
-            true => return Err(ImageReadError::Altered),
-            false => Provenance::Foreign { key: footer.key },
-        };
+        let provenance = end.provenance(&mut root, key)?;
         let image = Image::decode(&image, limits)?;
         let table = PageTable::decode(&table, &image.header.layout)?;
         if table.stored() != footer.pages_stored {

@@ -97,7 +97,7 @@ impl ToyProgram {
         let code = vec![
             Set(limit, count),
             Set(one, 1),
-            Set(stride, 1000),
+            Set(stride, 700),
             Set(words, 3 * PAGE_WORDS as u32),
             Add(i, one), // 4: the loop
             Load(old, at),
@@ -105,10 +105,15 @@ impl ToyProgram {
             Store(at, sum),
             Print(sum),
             Add(at, stride),
-            JumpIfLess(at, words, 13),
+            JumpIfLess(at, words, 14),
             Set(at, 7),
             Grow(old, 1),
-            JumpIfLess(i, limit, 4), // 13
+            JumpIfLess(old, words, 16), // it did grow
+            JumpIfLess(i, limit, 4),    // 14
+            Halt(0),
+            Set(old, PAGE_WORDS as u32), // 16
+            Add(words, old),
+            JumpIfLess(i, limit, 4),
             Halt(0),
         ];
         Self {

@@ -22,7 +22,7 @@ use crate::process::Identity;
 /// How long the thread waits for output or pages before it looks again whether it is asked to stop.
 const WAIT_MS: u32 = 5;
 /// After so many instructions, the CPU time is noted and pages that were pushed unasked are taken in.
-const ACCOUNT_EVERY: u64 = 4096;
+const ACCOUNT_EVERY: u64 = 1024;
 const PAGES_LOST: &str = "pages of memory were lost with the machine that held them";
 
 pub(super) struct Seat {
@@ -169,10 +169,11 @@ impl Seat {
             self.position.store(registers.next, Ordering::Relaxed);
             let waits_here = self.waits_after == Some(registers.executed);
             let stops = waits_here || self.attention.load(Ordering::Acquire);
-            if stops || registers.executed.is_multiple_of(ACCOUNT_EVERY) {
+            let accounts = registers.executed.is_multiple_of(ACCOUNT_EVERY);
+            if stops || accounts {
                 let total = (before + clock()).as_nanos().try_into().unwrap_or(u64::MAX);
                 self.cpu_ns.store(total, Ordering::Relaxed);
-                if self.memory.fetch(None, Duration::ZERO).is_err() {
+                if accounts && self.memory.fetch(None, Duration::ZERO).is_err() {
                     return self.end(self.trap(PAGES_LOST));
                 }
             }

@@ -1,5 +1,7 @@
 //! Images as bytes: what is written is read, what is changed is refused.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use sterna_process::toy::DATA;
 use sterna_process::*;
@@ -218,13 +220,19 @@ fn some_pages() -> impl Strategy<Value = PageSet> {
     })
 }
 
+/// Names with versions and contents.
+fn some_sections() -> impl Strategy<Value = BTreeMap<String, (u16, Vec<u64>)>> {
+    let contents = proptest::collection::vec(0..99_u64, 0..50);
+    proptest::collection::btree_map("[a-z.]{1,32}", (0..9_u16, contents), 0..6)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn any_image_survives(
         pages in some_pages(),
-        names in proptest::collection::btree_map("[a-z.]{1,32}", (0..9_u16, proptest::collection::vec(0..99_u64, 0..50)), 0..6),
+        names in some_sections(),
         epoch: u64,
         process: [u8; 16],
     ) {
@@ -315,4 +323,31 @@ fn a_resealed_file_is_foreign_or_altered() {
         read_all(&bytes, &key(2)),
         Ok((.., Provenance::Foreign { .. }))
     ));
+}
+
+#[test]
+fn a_forged_page_table_is_refused() {
+    let bytes = encoded(&small_image(), &small_pages(), &key(1));
+    // The last entry of the table is the page of zeros at 31; it ends where the footer begins.
+    let (first, count) = (bytes.len() - 128 - 16, bytes.len() - 128 - 8);
+    for (at, number, complaint) in [
+        (first, 32, "a page is outside of its memory region"),
+        (first, 10, "the pages are not in ascending order"),
+        (count, 0, "a run is impossible"),
+        (count, u64::MAX, "a run is impossible"),
+        (first - 4, 2, "a run is of an unknown kind"),
+        (first - 4, 1, "hashes are missing"),
+    ] {
+        let mut forged = bytes.clone();
+        let field = if at < first { 4 } else { 8 };
+        forged[at..at + field].copy_from_slice(&u64::to_le_bytes(number)[..field]);
+        reseal(&mut forged);
+        match read_all(&forged, &key(2)) {
+            Err(ImageReadError::Malformed {
+                part: "page table",
+                reason,
+            }) => assert_eq!(reason, complaint),
+            other => panic!("{complaint}: {:?}", other.err()),
+        }
+    }
 }

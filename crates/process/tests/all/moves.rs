@@ -394,3 +394,72 @@ fn only_what_the_program_does_not_give_is_changed() {
         [PageRun::page(DATA, 0).unwrap()]
     );
 }
+
+#[test]
+fn pages_that_are_written_are_dirty_until_they_are_taken() {
+    let output = Output::new();
+    let image_of = |paused: &mut Box<dyn Paused>| paused.capture().unwrap();
+    let mut start = paused(spawn(Toy::waiting_after(0), &output));
+    let image = image_of(&mut start);
+    let incoming = Toy::waiting_after(500)
+        .prepare(&program(), &image.header.layout)
+        .unwrap();
+    let arrived = incoming.finish(image, output.resources(), None).unwrap();
+    start.discard();
+
+    let memory = arrived.memory();
+    let before = contents(&*memory);
+    assert!(matches!(memory.take_dirty(), Err(MemoryError::NotTracking)));
+    memory.start_tracking().unwrap();
+    assert!(memory.take_dirty().unwrap().is_empty());
+    let stopped = paused(arrived.resume());
+    let dirty = memory.take_dirty().unwrap();
+    let after = contents(&*memory);
+    let written: PageRuns = before
+        .iter()
+        .filter(|&(region, page, old)| after.page(region, page) != Some(old))
+        .filter_map(|(region, page, _)| PageRun::page(region, page))
+        .collect();
+    assert!(written.page_count() > 2 && written.difference(&dirty).is_empty());
+
+    assert!(memory.take_dirty().unwrap().is_empty());
+    memory.put_back(&dirty[..1]).unwrap();
+    assert_eq!(*memory.take_dirty().unwrap(), dirty[..1]);
+    memory.stop_tracking().unwrap();
+    assert!(matches!(
+        memory.put_back(&dirty),
+        Err(MemoryError::NotTracking)
+    ));
+    stopped.discard();
+}
+
+#[test]
+fn pages_that_are_not_there_or_of_the_wrong_length_are_refused() {
+    let output = Output::new();
+    let stopped = paused(spawn(Toy::waiting_after(0), &output));
+    let memory = stopped.memory();
+    let page = |page| [PageRun::page(DATA, page).unwrap()];
+    let mut buffer = [0; PAGE_SIZE];
+    assert!(matches!(
+        memory.read(&page(3), &mut buffer),
+        Err(MemoryError::OutOfRange { .. })
+    ));
+    assert!(matches!(
+        memory.install(&page(40), &buffer),
+        Err(MemoryError::OutOfRange { .. })
+    ));
+    assert!(matches!(
+        memory.read(&page(0), &mut buffer[1..]),
+        Err(MemoryError::BufferLength {
+            expected: 4096,
+            got: 4095
+        })
+    ));
+    memory.install(&page(39), &buffer).unwrap();
+    assert_eq!(
+        memory.layout().region(DATA).unwrap().pages,
+        40,
+        "installing makes it longer"
+    );
+    stopped.discard();
+}

@@ -15,7 +15,7 @@ use wasmparser::ValType;
 
 use super::calls::CallGraph;
 use super::cost::Charges;
-use super::emit::{self, Entry, Helper, Target};
+use super::emit::{self, Entry, Helper, Look, Target};
 use super::main_module::{encode_all, outlined_loops};
 use super::module::Module;
 use super::plan::Plan;
@@ -54,6 +54,7 @@ pub struct ContinuationBuilder {
     calls: CallGraph,
     charges: Charges,
     hints: bool,
+    look: Look,
     control_pages: u32,
 }
 
@@ -70,6 +71,7 @@ impl ContinuationBuilder {
             calls,
             charges,
             hints: options.branch_hints,
+            look: Look::of(options),
             control_pages,
         })
     }
@@ -480,5 +482,9 @@ impl Target for Writer<'_> {
 
     fn charge(&self, function: u32) -> Option<u32> {
         self.builder.charges.of_function(function)
+    }
+
+    fn look(&self) -> Look {
+        self.builder.look
     }
 }

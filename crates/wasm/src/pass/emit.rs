@@ -30,8 +30,57 @@ use super::InstrumentError;
 use super::plan::{FrameKind, Plan, Point, PointKind, Values};
 use super::record::{self, Field};
 
-/// Bytes that a bulk operation may touch between two looks at the word: about a millisecond.
-pub(crate) const PORTION: u32 = 4 << 20;
+/// How a guest learns from the word that it is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// The word is not zero.
+    Flag,
+    /// The word, counted down by this look unless it was zero before, is zero.
+    Countdown,
+}
+
+impl Look {
+    pub(crate) fn of(options: &super::Options) -> Look {
+        if options.countdown {
+            Look::Countdown
+        } else {
+            Look::Flag
+        }
+    }
+
+    /// Bytes that a bulk operation may touch between two looks: about a millisecond.
+    pub(crate) fn portion(self) -> u32 {
+        match self {
+            Look::Flag => 4 << 20,
+            Look::Countdown => 5,
+        }
+    }
+
+    /// Puts on the stack whether to stop: not zero if so. `control` is the memory with the word.
+    pub(crate) fn encode(self, control: u32, out: &mut Vec<u8>) {
+        let word = at(record::WORD, control);
+        let load = [Instruction::I32Const(0), Instruction::I32Load(word)];
+        let put = |code: &[Instruction<'_>], out: &mut Vec<u8>| {
+            code.iter().for_each(|instruction| instruction.encode(out));
+        };
+        if self == Look::Countdown {
+            put(&[Instruction::I32Const(0)], out);
+            put(&load, out);
+            put(&load, out);
+            let counted = [
+                Instruction::I32Const(0),
+                Instruction::I32Ne,
+                Instruction::I32Sub,
+                Instruction::I32Store(word),
+            ];
+            put(&counted, out);
+        }
+        put(&load, out);
+        if self == Look::Countdown {
+            put(&[Instruction::I32Eqz], out);
+        }
+    }
+}
 
 /// Where a function is entered.
 #[derive(
@@ -101,6 +150,8 @@ pub(crate) trait Target: Reencode<Error = InstrumentError> {
     fn signature(&mut self, params: &[ValType], results: &[ValType]) -> u32;
     /// What entering `function` takes off the depth counter.
     fn charge(&self, function: u32) -> Option<u32>;
+    /// How the word is looked at.
+    fn look(&self) -> Look;
 }
 
 /// A body ready to be put into a code section.
@@ -512,8 +563,7 @@ impl<'a> Emitter<'_, 'a> {
     /// Loads the word and leaves for the cold code of the point at `op` if it is set.
     fn poll(&mut self, op: usize) {
         let control = self.target.control();
-        self.put(&Instruction::I32Const(0));
-        self.put(&Instruction::I32Load(at(record::WORD, control)));
+        self.target.look().encode(control, &mut self.body);
         self.branch_to_cold(op, 0);
     }
 
@@ -723,7 +773,7 @@ impl<'a> Emitter<'_, 'a> {
         let length = operands[2];
         operands.iter().for_each(|_| self.put(&Instruction::Drop));
         self.put(&Instruction::LocalGet(length));
-        self.put(&constant(types[2], u64::from(PORTION)));
+        self.put(&constant(types[2], u64::from(self.target.look().portion())));
         self.put(&if types[2] == ValType::I64 {
             Instruction::I64GtU
         } else {

@@ -3,14 +3,14 @@
 use wasm_encoder::{BlockType, Function, Instruction};
 use wasmparser::ValType;
 
-use super::emit::{Helper, Kept, PORTION, at, constant, encoded};
+use super::emit::{Helper, Kept, Look, constant, encoded};
 use super::module::Module;
-use super::record;
 
 /// Indices in the main module that helpers need.
 pub(crate) struct Places<'m> {
     pub(crate) module: &'m Module,
     pub(crate) control: u32,
+    pub(crate) look: Look,
     /// New index of the module's own memory 0; imported memories keep theirs.
     pub(crate) memory: &'m dyn Fn(u32) -> u32,
     pub(crate) kept_table: &'m dyn Fn(Kept) -> u32,
@@ -82,6 +82,7 @@ pub(crate) fn body(helper: Helper, places: &Places<'_>) -> Function {
                 moved: vec![ty],
                 length: ty,
                 control: places.control,
+                look: places.look,
             }
             .body()
         }
@@ -95,6 +96,7 @@ pub(crate) fn body(helper: Helper, places: &Places<'_>) -> Function {
                 moved,
                 length,
                 control: places.control,
+                look: places.look,
             }
             .body()
         }
@@ -183,6 +185,7 @@ struct Portions {
     moved: Vec<ValType>,
     length: ValType,
     control: u32,
+    look: Look,
 }
 
 const LENGTH: u32 = 2;
@@ -215,8 +218,9 @@ impl Portions {
             .instruction(&Instruction::LocalGet(LENGTH))
             .instruction(&eq);
         give_back(&mut function);
-        function.instruction(&Instruction::I32Const(0));
-        function.instruction(&Instruction::I32Load(at(record::WORD, self.control)));
+        let mut look = Vec::new();
+        self.look.encode(self.control, &mut look);
+        function.raw(look);
         give_back(&mut function);
         function
             .instruction(&Instruction::Br(0))
@@ -298,7 +302,7 @@ impl Portions {
             Instruction::LocalGet(DONE),
             sub.clone(),
         ];
-        let portion = constant(self.length, u64::from(PORTION));
+        let portion = constant(self.length, u64::from(self.look.portion()));
         put(function, &left);
         put(function, &[portion.clone()]);
         put(function, &left);

@@ -18,7 +18,7 @@ use wasmparser::{ExternalKind, Parser, Payload, ValType};
 
 use super::calls::CallGraph;
 use super::cost::{self, Charges};
-use super::emit::{self, Emitted, Entry, Helper, Kept, Target, encoded};
+use super::emit::{self, Emitted, Entry, Helper, Kept, Look, Target, encoded};
 use super::helpers::{self, Places};
 use super::module::Module;
 use super::plan::{FrameKind, Plan};
@@ -75,6 +75,7 @@ struct Builder<'m> {
     index_of: HashMap<Added, u32>,
     wrappers: HashMap<u32, u32>,
     hints: bool,
+    look: Look,
 }
 
 struct Body {
@@ -141,6 +142,7 @@ impl<'m> Builder<'m> {
             index_of: HashMap::new(),
             wrappers: HashMap::new(),
             hints: options.branch_hints,
+            look: Look::of(options),
         };
         for &function in module
             .address_taken
@@ -203,6 +205,7 @@ impl<'m> Builder<'m> {
         let places = Places {
             module,
             control: module.imported_memories,
+            look: self.look,
             memory: &memory,
             kept_table: &kept_table,
             kept_count: globals.kept_count,
@@ -392,7 +395,7 @@ impl<'m> Builder<'m> {
         }
         for (&added, &index) in &self.index_of {
             let name = match added {
-                Added::Wrapper(_) => continue,
+                Added::Wrapper(function) => names::wrapper(function),
                 Added::Helper(helper) => names::helper(helper),
                 Added::Outlined(function, op) => names::continuation(function, Entry::At(op)),
             };
@@ -546,6 +549,10 @@ impl Target for Builder<'_> {
 
     fn charge(&self, function: u32) -> Option<u32> {
         self.charges.of_function(function)
+    }
+
+    fn look(&self) -> Look {
+        self.look
     }
 }
 

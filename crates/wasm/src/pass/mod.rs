@@ -47,6 +47,9 @@ pub struct Options {
     pub branch_hints: bool,
     /// Take active data segments out, into the initial image of the memories.
     pub strip_data: bool,
+    /// For tests: every look at the word counts it down, and the guest stops when it reaches zero, so
+    /// that a seed chooses the point. Bulk operations are done in very small portions.
+    pub countdown: bool,
 }
 
 impl Default for Options {
@@ -55,6 +58,7 @@ impl Default for Options {
             count_depth: true,
             branch_hints: true,
             strip_data: true,
+            countdown: false,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use wasmparser::{
     DataKind, ElementKind, ExternalKind, FuncToValidate, FuncType, FuncValidator,
-    FuncValidatorAllocations, GlobalType, MemoryType, Parser, Payload, TableType, TypeRef,
+    FuncValidatorAllocations, GlobalType, MemoryType, Operator, Parser, Payload, TableType, TypeRef,
     ValidPayload, Validator, ValidatorResources, WasmFeatures, WasmModuleResources,
 };
 
@@ -74,6 +74,8 @@ pub(crate) struct Module {
     pub(crate) passive_elements: Vec<bool>,
     /// Which data segments are passive.
     pub(crate) passive_data: Vec<bool>,
+    /// Tables that the program itself can change.
+    pub(crate) mutable_tables: std::collections::BTreeSet<u32>,
     /// Functions named by an element segment, a global initialiser or `ref.func`.
     pub(crate) address_taken: Vec<u32>,
     /// Where the body of each defined function lies in `bytes`.
@@ -133,6 +135,7 @@ impl Module {
             start: None,
             passive_elements: Vec::new(),
             passive_data: Vec::new(),
+            mutable_tables: std::collections::BTreeSet::new(),
             address_taken: Vec::new(),
             bodies: Vec::new(),
             operands_max: Vec::new(),
@@ -175,8 +178,16 @@ impl Module {
             let (operator, offset) = operators.read_with_offset()?;
             types.op(offset, &operator)?;
             operands_max = operands_max.max(types.operand_stack_height());
-            if let wasmparser::Operator::RefFunc { function_index } = operator {
-                self.address_taken.push(function_index);
+            match operator {
+                Operator::RefFunc { function_index } => self.address_taken.push(function_index),
+                Operator::TableSet { table }
+                | Operator::TableGrow { table }
+                | Operator::TableFill { table }
+                | Operator::TableInit { table, .. }
+                | Operator::TableCopy { dst_table: table, .. } => {
+                    self.mutable_tables.insert(table);
+                }
+                _ => {}
             }
         }
         operators.finish()?;
@@ -294,7 +305,7 @@ impl Module {
         mut operators: wasmparser::OperatorsReader<'_>,
     ) -> Result<(), InstrumentError> {
         while !operators.eof() {
-            if let wasmparser::Operator::RefFunc { function_index } = operators.read()? {
+            if let Operator::RefFunc { function_index } = operators.read()? {
                 self.address_taken.push(function_index);
             }
         }

