@@ -149,9 +149,15 @@ impl Wasi {
     pub fn print(&mut self, text: &[u8]) {
         let mut rest = text;
         while !rest.is_empty() {
-            let Ok(entry) = self.table.get_mut(1) else { return };
-            let Resource::Stdio { stream, .. } = &mut entry.resource else { return };
-            match stream.write(&[io::IoSlice::new(&rest[..rest.len().min(stream.write_max())])]) {
+            let Ok(entry) = self.table.get_mut(1) else {
+                return;
+            };
+            let Resource::Stdio { stream, .. } = &mut entry.resource else {
+                return;
+            };
+            match stream.write(&[io::IoSlice::new(
+                &rest[..rest.len().min(stream.write_max())],
+            )]) {
                 Ok(written) => {
                     self.output.charge(written as u64);
                     rest = &rest[written..];
@@ -159,7 +165,10 @@ impl Wasi {
                 Err(Halt::Errno(_)) => return,
                 Err(Halt::Wait(wait)) => {
                     for (descriptor, _) in &wait.descriptors {
-                        let mut poll = [rustix::event::PollFd::new(descriptor, rustix::event::PollFlags::OUT)];
+                        let mut poll = [rustix::event::PollFd::new(
+                            descriptor,
+                            rustix::event::PollFlags::OUT,
+                        )];
                         // An interruption only means to try again.
                         let _ = rustix::event::poll(&mut poll, None);
                     }

@@ -13,14 +13,15 @@ use crate::frames::Frame;
 use crate::guest::Guest;
 
 /// Names of functions, from the contents of a module's name section. A damaged section names what it can.
-pub(crate) fn function_names(section: &[u8], wanted: &[u32]) -> HashMap<u32, String> {
+pub(crate) fn function_names(section: &[u8]) -> HashMap<u32, String> {
     let mut names = HashMap::new();
-    for subsection in NameSectionReader::new(BinaryReader::new(section, 0)).into_iter().flatten() {
-        let Name::Function(functions) = subsection else { continue };
+    let section = NameSectionReader::new(BinaryReader::new(section, 0));
+    for subsection in section.into_iter().flatten() {
+        let Name::Function(functions) = subsection else {
+            continue;
+        };
         for naming in functions.into_iter().flatten() {
-            if wanted.contains(&naming.index) {
-                names.insert(naming.index, naming.name.to_owned());
-            }
+            names.insert(naming.index, naming.name.to_owned());
         }
     }
     names
@@ -30,17 +31,20 @@ pub(crate) fn function_names(section: &[u8], wanted: &[u32]) -> HashMap<u32, Str
 pub(crate) fn guest(guest: &mut Guest) -> Description {
     let frames = &guest.machine.frames;
     let shown: Vec<_> = frames.iter().take(Description::MAX_FRAMES).collect();
-    let functions: Vec<u32> = shown.iter().map(|frame| frame.function).collect();
-    let mut names = guest.machine.installed.function_names(&functions);
-    let frames = describe_frames(&shown, &mut names);
+    let frames = describe_frames(&shown, guest.machine.installed.names());
     let frames_omitted = (guest.machine.frames.len() - shown.len()) as u64;
     let notes = vec![("stages left".to_owned(), guest.stages.len().to_string())];
     let wasi = guest.store.data().wasi.as_ref();
     let descriptors = wasi.map(sterna_wasi::Wasi::descriptors).unwrap_or_default();
-    Description { frames, frames_omitted, bindings: descriptors.iter().map(binding).collect(), notes }
+    Description {
+        frames,
+        frames_omitted,
+        bindings: descriptors.iter().map(binding).collect(),
+        notes,
+    }
 }
 
-fn describe_frames<V>(frames: &[&Frame<V>], names: &mut HashMap<u32, String>) -> Vec<FrameDescription> {
+fn describe_frames<V>(frames: &[&Frame<V>], names: &HashMap<u32, String>) -> Vec<FrameDescription> {
     let describe = |(depth, frame): (usize, &&Frame<V>)| FrameDescription {
         function: frame.function,
         name: names.get(&frame.function).cloned(),
@@ -58,13 +62,24 @@ fn binding(descriptor: &sterna_wasi::DescriptorDescription) -> Binding {
         DescriptorKind::Stdio => (By::Type, Attachment::Fixed, OnMove::Rebind),
         DescriptorKind::Preopened => (By::Identifier, Attachment::Fastened, OnMove::Rebind),
         _ => match descriptor.binding {
-            sterna_wasi::Binding::Fixed => (By::Identifier, Attachment::Fixed, OnMove::GlobalReference),
+            sterna_wasi::Binding::Fixed => {
+                (By::Identifier, Attachment::Fixed, OnMove::GlobalReference)
+            }
             _ => (By::Identifier, Attachment::Fastened, OnMove::Rebind),
         },
     };
-    let detail = descriptor.offset.map_or_else(String::new, |offset| format!("at offset {offset}"));
+    let detail = descriptor
+        .offset
+        .map_or_else(String::new, |offset| format!("at offset {offset}"));
     let what = descriptor.label.clone();
-    Binding { descriptor: Some(descriptor.number), what, by, attachment, on_move, detail }
+    Binding {
+        descriptor: Some(descriptor.number),
+        what,
+        by,
+        attachment,
+        on_move,
+        detail,
+    }
 }
 
 /// Where a guest trapped: the frames of the engine, then those that waited for them.
@@ -73,15 +88,19 @@ pub(crate) fn trap_back_trace(guest: &Guest, error: &wasmtime::Error) -> String 
     let mut depth = 0;
     if let Some(frames) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
         for frame in frames.frames() {
-            let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), str::to_owned);
+            let name = frame
+                .func_name()
+                .map_or_else(|| format!("function {}", frame.func_index()), str::to_owned);
             let _ = writeln!(trace, "{depth:>4}: {}", sterna_process::Plain(&name));
             depth += 1;
         }
     }
-    let functions: Vec<u32> = guest.machine.frames.iter().map(|frame| frame.function).collect();
-    let names = guest.machine.installed.function_names(&functions);
-    for function in functions {
-        let name = names.get(&function).cloned().unwrap_or_else(|| format!("function {function}"));
+    let names = guest.machine.installed.names();
+    for function in guest.machine.frames.iter().map(|frame| frame.function) {
+        let name = names
+            .get(&function)
+            .cloned()
+            .unwrap_or_else(|| format!("function {function}"));
         let _ = writeln!(trace, "{depth:>4}: {}", sterna_process::Plain(&name));
         depth += 1;
     }

@@ -26,7 +26,12 @@ pub(crate) enum GuestError {
     #[error("the program imports {module}.{name}, which is not part of WASI preview 1")]
     Import { module: String, name: String },
     #[error("the program imports {module}.{name} as {found}; WASI has it as {expected}")]
-    ImportType { module: String, name: String, found: String, expected: String },
+    ImportType {
+        module: String,
+        name: String,
+        found: String,
+        expected: String,
+    },
     #[error("the program has no function `{name}` to call")]
     NoFunction { name: String },
     #[error("the engine could not make an instance of the program")]
@@ -64,7 +69,8 @@ impl Guest {
         limits: &sterna_process::Limits,
     ) -> Result<Guest, GuestError> {
         let pages = installed.metadata.control_pages;
-        let control = Arc::new(Control::new(engine.wasmtime(), pages).map_err(GuestError::Instantiate)?);
+        let control =
+            Arc::new(Control::new(engine.wasmtime(), pages).map_err(GuestError::Instantiate)?);
         let stopper = Stopper::new(control.clone());
         let host = Host {
             wasi: None,
@@ -96,7 +102,13 @@ impl Guest {
         store.data_mut().memory = instance.get_memory(&mut store, "memory");
         let machine = Machine::new(installed.clone(), instance, control);
         let pages = GuestPages::new(regions);
-        Ok(Guest { store, machine, pages, stages: VecDeque::new(), begun: false })
+        Ok(Guest {
+            store,
+            machine,
+            pages,
+            stages: VecDeque::new(),
+            begun: false,
+        })
     }
 
     /// Runs until all calls have returned or the guest is stopped.
@@ -108,7 +120,9 @@ impl Guest {
             } else {
                 let (function, args) = self.callee(stage.clone())?;
                 self.begun = true;
-                self.machine.call(&mut self.store, function, &args, cancelled).await?
+                self.machine
+                    .call(&mut self.store, function, &args, cancelled)
+                    .await?
             };
             let results = match ended {
                 Ended::Stopped => return Ok(Stretch::Stopped),
@@ -123,7 +137,10 @@ impl Guest {
     }
 
     fn callee(&mut self, stage: Stage) -> Result<(Func, Vec<Val>), MachineError> {
-        let misfit = |reason| MachineError::Misfit { function: 0, reason };
+        let misfit = |reason| MachineError::Misfit {
+            function: 0,
+            reason,
+        };
         let (name, args) = match stage {
             Stage::Start => (names::START.to_owned(), Vec::new()),
             Stage::Call { export, args, .. } => (export, args),
@@ -133,7 +150,10 @@ impl Guest {
         let references = References::of(self.machine.instance);
         let local = |value: &Value| references.local(&mut self.store, value);
         let args = args.iter().map(local).collect::<Result<Vec<_>, _>>();
-        Ok((function, args.map_err(|_| misfit("an argument cannot be given"))?))
+        Ok((
+            function,
+            args.map_err(|_| misfit("an argument cannot be given"))?,
+        ))
     }
 
     /// Writes results of a function called by name to standard output, one a line.
@@ -155,13 +175,14 @@ impl Guest {
         }
     }
 
-
     /// Its frames, innermost first, in portable terms.
     pub(crate) fn frames(&mut self) -> Result<Vec<Frame<Value>>, PortableError> {
         let installed = self.machine.installed.clone();
         let mut references = References::of(self.machine.instance);
         let frames = self.machine.frames.iter();
-        frames.map(|frame| references.portable_frame(&mut self.store, &installed.metadata, frame)).collect()
+        frames
+            .map(|frame| references.portable_frame(&mut self.store, &installed.metadata, frame))
+            .collect()
     }
 
     /// All else of it that is not in its pages or WASI.
@@ -178,7 +199,9 @@ impl Guest {
             (0..count).filter(is_dropped).collect()
         };
         let depth = instance.get_global(&mut self.store, names::DEPTH);
-        let depth = depth.and_then(|depth| depth.get(&mut self.store).i32()).unwrap_or(metadata.depth);
+        let depth = depth
+            .and_then(|depth| depth.get(&mut self.store).i32())
+            .unwrap_or(metadata.depth);
         let memories = (0..metadata.memories)
             .map(|index| {
                 let memory = instance.get_memory(&mut self.store, &names::memory(index));
@@ -192,7 +215,11 @@ impl Guest {
             globals: references.globals(&mut self.store, metadata)?,
             tables: references.tables(&mut self.store, metadata)?,
             dropped_data: dropped(&mut self.store, metadata.data_segments, names::data_dropped),
-            dropped_elements: dropped(&mut self.store, metadata.element_segments, names::element_dropped),
+            dropped_elements: dropped(
+                &mut self.store,
+                metadata.element_segments,
+                names::element_dropped,
+            ),
             memories,
             started_ns,
             cpu_ns,
@@ -200,12 +227,20 @@ impl Guest {
     }
 
     /// Takes over the state and frames of another guest of the same program. Its pages are in place.
-    pub(crate) async fn restore(&mut self, state: &State, frames: &[Frame<Value>]) -> Result<(), GuestError> {
+    pub(crate) async fn restore(
+        &mut self,
+        state: &State,
+        frames: &[Frame<Value>],
+    ) -> Result<(), GuestError> {
         let instance = self.machine.instance;
         for (index, &pages) in (0u32..).zip(&state.memories) {
             let wrong = || GuestError::Memory { index, pages };
-            let memory = instance.get_memory(&mut self.store, &names::memory(index)).ok_or_else(wrong)?;
-            let more = pages.checked_sub(memory.size(&self.store)).ok_or_else(wrong)?;
+            let memory = instance
+                .get_memory(&mut self.store, &names::memory(index))
+                .ok_or_else(wrong)?;
+            let more = pages
+                .checked_sub(memory.size(&self.store))
+                .ok_or_else(wrong)?;
             if more > 0 {
                 memory.grow(&mut self.store, more).map_err(|_| wrong())?;
             }
@@ -215,14 +250,27 @@ impl Guest {
         references.set_tables(&mut self.store, &state.tables)?;
         let depth = instance.get_global(&mut self.store, names::DEPTH);
         if let Some(depth) = depth {
-            depth.set(&mut self.store, Val::I32(state.depth)).map_err(GuestError::Instantiate)?;
+            depth
+                .set(&mut self.store, Val::I32(state.depth))
+                .map_err(GuestError::Instantiate)?;
         }
-        let drops = (state.dropped_data.iter().map(|&data| names::helper_data_drop(data)))
-            .chain(state.dropped_elements.iter().map(|&element| names::helper_element_drop(element)));
+        let drops = (state
+            .dropped_data
+            .iter()
+            .map(|&data| names::helper_data_drop(data)))
+        .chain(
+            state
+                .dropped_elements
+                .iter()
+                .map(|&element| names::helper_element_drop(element)),
+        );
         for name in drops {
             let helper = instance.get_func(&mut self.store, &name);
             let helper = helper.ok_or(GuestError::NoFunction { name })?;
-            helper.call_async(&mut self.store, &[], &mut []).await.map_err(GuestError::Instantiate)?;
+            helper
+                .call_async(&mut self.store, &[], &mut [])
+                .await
+                .map_err(GuestError::Instantiate)?;
         }
         let local = |frame: &Frame<Value>| references.local_frame(&mut self.store, frame);
         self.machine.frames = frames.iter().map(local).collect::<Result<_, _>>()?;
@@ -233,8 +281,16 @@ impl Guest {
 
     /// Whether the guest ran out of call depth, if it trapped.
     pub(crate) fn is_out_of_depth(&mut self) -> bool {
-        let depth = self.machine.instance.get_global(&mut self.store, names::DEPTH);
-        depth.is_some_and(|depth| depth.get(&mut self.store).i32().is_some_and(|left| left < 0))
+        let depth = self
+            .machine
+            .instance
+            .get_global(&mut self.store, names::DEPTH);
+        depth.is_some_and(|depth| {
+            depth
+                .get(&mut self.store)
+                .i32()
+                .is_some_and(|left| left < 0)
+        })
     }
 
     pub(crate) fn stopper(&self) -> Arc<Stopper> {
@@ -271,7 +327,12 @@ fn imports(
         if !fits {
             let (module, name) = own();
             let found = format!("{:?}", import.ty());
-            return Err(GuestError::ImportType { module, name, found, expected: expected.to_string() });
+            return Err(GuestError::ImportType {
+                module,
+                name,
+                found,
+                expected: expected.to_string(),
+            });
         }
         imports.push(Extern::Func(function));
     }

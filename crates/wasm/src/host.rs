@@ -73,7 +73,9 @@ impl Growth {
 
 /// Grants `desired` instead of `current` if the sum stays within `max`.
 fn grant(sum: &mut u64, current: usize, desired: usize, max: u64) -> bool {
-    let grown = sum.saturating_sub(current as u64).saturating_add(desired as u64);
+    let grown = sum
+        .saturating_sub(current as u64)
+        .saturating_add(desired as u64);
     let granted = grown <= max;
     if granted {
         *sum = grown;
@@ -82,14 +84,36 @@ fn grant(sum: &mut u64, current: usize, desired: usize, max: u64) -> bool {
 }
 
 impl ResourceLimiter for Growth {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let possible = maximum.is_none_or(|maximum| desired <= maximum);
-        Ok(possible && grant(&mut self.memory_bytes, current, desired, self.memory_bytes_max))
+        Ok(possible
+            && grant(
+                &mut self.memory_bytes,
+                current,
+                desired,
+                self.memory_bytes_max,
+            ))
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let possible = maximum.is_none_or(|maximum| desired <= maximum);
-        Ok(possible && grant(&mut self.table_elements, current, desired, self.table_elements_max))
+        Ok(possible
+            && grant(
+                &mut self.table_elements,
+                current,
+                desired,
+                self.table_elements_max,
+            ))
     }
 
     fn instances(&self) -> usize {
@@ -114,20 +138,34 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
                 continue;
             }
             let (params, results) = function.signature();
-            let ty = FuncType::new(engine.wasmtime(), params.iter().map(value_type), results.iter().map(value_type));
+            let ty = FuncType::new(
+                engine.wasmtime(),
+                params.iter().map(value_type),
+                results.iter().map(value_type),
+            );
             if function.may_wait() {
-                linker.func_new_async(module, function.name(), ty, move |caller, params, results| {
-                    Box::new(answer_waiting(caller, function, params, results))
-                })?;
+                linker.func_new_async(
+                    module,
+                    function.name(),
+                    ty,
+                    move |caller, params, results| {
+                        Box::new(answer_waiting(caller, function, params, results))
+                    },
+                )?;
             } else {
-                linker.func_new(module, function.name(), ty, move |mut caller, params, results| {
-                    match issue(&mut caller, function, params)? {
-                        Step::Done(errno) => give(results, errno),
-                        Step::Exit(code) => return Err(ProcessExit(code).into()),
-                        Step::Wait(_) => unreachable!("a function that cannot wait does not"),
-                    }
-                    Ok(())
-                })?;
+                linker.func_new(
+                    module,
+                    function.name(),
+                    ty,
+                    move |mut caller, params, results| {
+                        match issue(&mut caller, function, params)? {
+                            Step::Done(errno) => give(results, errno),
+                            Step::Exit(code) => return Err(ProcessExit(code).into()),
+                            Step::Wait(_) => unreachable!("a function that cannot wait does not"),
+                        }
+                        Ok(())
+                    },
+                )?;
             }
         }
     }
@@ -148,7 +186,11 @@ fn give(results: &mut [Val], errno: sterna_wasi::Errno) {
 }
 
 /// Issues a call once.
-fn issue(caller: &mut Caller<'_, Host>, function: Function, params: &[Val]) -> wasmtime::Result<Step> {
+fn issue(
+    caller: &mut Caller<'_, Host>,
+    function: Function,
+    params: &[Val],
+) -> wasmtime::Result<Step> {
     let mut arguments = [0; ARGUMENTS_MAX];
     for (argument, param) in arguments.iter_mut().zip(params) {
         *argument = match *param {
@@ -163,7 +205,10 @@ fn issue(caller: &mut Caller<'_, Host>, function: Function, params: &[Val]) -> w
         Some(memory) => memory.data_and_store_mut(&mut *caller),
         None => (&mut [][..], caller.data_mut()),
     };
-    let wasi = host.wasi.as_mut().ok_or_else(|| wasmtime::format_err!("the program has no WASI world"))?;
+    let wasi = host
+        .wasi
+        .as_mut()
+        .ok_or_else(|| wasmtime::format_err!("the program has no WASI world"))?;
     Ok(wasi.call(function, arguments, bytes))
 }
 

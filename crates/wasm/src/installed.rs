@@ -102,6 +102,7 @@ pub struct Installed {
     /// Compiles what is needed later; without one, that is done in this process.
     compiler: Option<Builder>,
     points: OnceLock<PointTable>,
+    names: OnceLock<HashMap<u32, String>>,
     continuation_builder: OnceLock<Result<ContinuationBuilder, String>>,
     continuations: RwLock<HashMap<Key, Place>>,
     /// One compilation at a time, so that nothing is compiled twice.
@@ -218,6 +219,7 @@ impl Installed {
             options,
             compiler: None,
             points: OnceLock::new(),
+            names: OnceLock::new(),
             continuation_builder: OnceLock::new(),
             continuations: RwLock::default(),
             compiling: Mutex::default(),
@@ -242,20 +244,34 @@ impl Installed {
         }
     }
 
-    /// Names of those of `functions` that the module names.
-    pub(crate) fn function_names(&self, functions: &[u32]) -> HashMap<u32, String> {
-        let Some((start, end)) = self.metadata.names else {
-            return HashMap::new();
-        };
-        let section = match &self.origin {
-            Origin::Memory(bytes) => {
-                let section = bytes.get(start as usize..end as usize);
-                section.unwrap_or_default().to_owned()
+    /// Names of its functions, as far as the module has them.
+    pub(crate) fn names(&self) -> &HashMap<u32, String> {
+        self.names.get_or_init(|| {
+            let Some((start, end)) = self.metadata.names else {
+                return HashMap::new();
+            };
+            match &self.origin {
+                Origin::Memory(bytes) => {
+                    let section = bytes.get(start as usize..end as usize);
+                    describe::function_names(section.unwrap_or_default())
+                }
+                Origin::Shelf(shelf) => match shelf.module_part(start, end) {
+                    Ok(section) => describe::function_names(&section),
+                    Err(error) => {
+                        tracing::warn!(%error, "back-traces have no function names");
+                        HashMap::new()
+                    }
+                },
             }
-            // Without its names it can be described all the same.
-            Origin::Shelf(shelf) => shelf.module_part(start, end).unwrap_or_default(),
-        };
-        describe::function_names(&section, functions)
+        })
+    }
+
+    /// Reads what a stop will need, so that the first is as quick as others.
+    pub(crate) fn warm(&self) {
+        if let Err(error) = self.points() {
+            tracing::warn!(%error, "the program cannot be stopped");
+        }
+        self.names();
     }
 
     /// The points at which it can be stopped. From the cache, they are read when they are first asked for.
@@ -358,5 +374,7 @@ impl Metadata {
 fn memory_bytes_max(ty: &wasmparser::MemoryType) -> u64 {
     let all = if ty.memory64 { u64::MAX } else { 1 << 32 };
     let page = ty.page_size_log2.unwrap_or(16);
-    ty.maximum.map_or(all, |pages| pages.checked_shl(page).unwrap_or(all)).min(all)
+    ty.maximum
+        .map_or(all, |pages| pages.checked_shl(page).unwrap_or(all))
+        .min(all)
 }

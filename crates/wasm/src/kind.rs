@@ -1,5 +1,6 @@
 //! The wasm kind behind the traits of [`sterna_process`].
 
+use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -9,12 +10,14 @@ use std::time::{Duration, SystemTime};
 use sterna_process::image::{Image, ImageHeader, Section, Sections};
 use sterna_process::{
     CaptureError, Control, Environment, Identity, Incoming, Kind, Limits, Memory, MemoryLayout,
-    PageSource, PauseRefused, Paused, Pausing, PrepareError, Process, Program, ProgramId, Resources,
-    RestoreError, Running, SpawnError, Tag,
+    PageSource, PauseRefused, Paused, Pausing, PrepareError, Process, Program, ProgramId,
+    Resources, RestoreError, Running, SpawnError, Tag,
 };
 use sterna_wasi::{Config, HostClocks, Rebind, Wasi, WasiState};
 use wasmtime::Linker;
 
+use crate::builder::BuildError;
+use crate::cache::{AddError, ProgramCache};
 use crate::describe;
 use crate::engine::Engine;
 use crate::frames::{Frame, Value};
@@ -28,6 +31,9 @@ use crate::wait;
 
 /// Name of the kind.
 pub const KIND: Tag = Tag::new("wasm");
+
+/// What a program's first stop will need is read after it has run for so long.
+const WARM_AFTER: Duration = Duration::from_millis(30);
 
 /// Where programs come from.
 pub trait Programs: Send + Sync {
@@ -48,14 +54,9 @@ pub enum ProgramError {
     /// It could not be made ready.
     #[error(transparent)]
     Install(#[from] InstallError),
-    /// Keeping it failed.
-    #[error("could not {doing}")]
-    Failed {
-        /// What was being done.
-        doing: &'static str,
-        /// Why it failed.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    /// The cache does not have it and could not make it.
+    #[error(transparent)]
+    Add(#[from] AddError),
 }
 
 /// Makes every program ready in this process and keeps none.
@@ -66,7 +67,11 @@ impl Programs for Uncached {
     fn get(&self, program: &Program) -> Result<Arc<Installed>, ProgramError> {
         let bytes = program.bytes().ok_or(ProgramError::Unknown(program.id()))?;
         let options = crate::pass::Options::default();
-        Ok(Arc::new(Installed::build(&self.0, Arc::from(bytes), options)?))
+        Ok(Arc::new(Installed::build(
+            &self.0,
+            Arc::from(bytes),
+            options,
+        )?))
     }
 }
 
@@ -77,6 +82,32 @@ pub struct WasmKind {
     programs: Arc<dyn Programs>,
 }
 
+impl Programs for ProgramCache {
+    fn get(&self, program: &Program) -> Result<Arc<Installed>, ProgramError> {
+        if let Some(installed) = self.ready(&program.id()) {
+            return Ok(installed);
+        }
+        let silent = &mut |_: crate::builder::Progress| ControlFlow::Continue(());
+        let added = match program.bytes() {
+            Some(bytes) => self.add(&bytes.into(), None, silent).map(Some),
+            None => self.get(&program.id(), silent),
+        };
+        match added {
+            Ok(Some(installed)) => Ok(installed),
+            Ok(None) => Err(ProgramError::Unknown(program.id())),
+            // It runs all the same.
+            Err(AddError::NotKept { program, source }) => {
+                tracing::warn!(
+                    error = describe::chain(&source),
+                    "the compiled program is not kept"
+                );
+                Ok(program)
+            }
+            Err(error) => Err(ProgramError::Add(error)),
+        }
+    }
+}
+
 impl WasmKind {
     /// The kind on `engine`, with programs from `programs`.
     ///
@@ -84,17 +115,28 @@ impl WasmKind {
     /// If the engine refuses WASI's functions.
     pub fn new(engine: Engine, programs: Arc<dyn Programs>) -> Result<WasmKind, wasmtime::Error> {
         let linker = host::linker(&engine)?;
-        Ok(WasmKind { engine, linker, programs })
+        Ok(WasmKind {
+            engine,
+            linker,
+            programs,
+        })
     }
 
     fn guest(&self, installed: &Arc<Installed>, limits: &Limits) -> Result<Guest, GuestError> {
-        now(Guest::instantiate(&self.engine, &self.linker, installed, limits))
+        now(Guest::instantiate(
+            &self.engine,
+            &self.linker,
+            installed,
+            limits,
+        ))
     }
 }
 
 impl std::fmt::Debug for WasmKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WasmKind").field("engine", &self.engine).finish_non_exhaustive()
+        f.debug_struct("WasmKind")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,26 +151,38 @@ impl Kind for WasmKind {
         program: &Program,
         environment: Environment,
     ) -> Result<Running, SpawnError> {
-        let installed = self.programs.get(program).map_err(|error| spawn_error(program.id(), error))?;
+        let installed = self
+            .programs
+            .get(program)
+            .map_err(|error| spawn_error(program.id(), error))?;
         let limits = environment.resources.limits.clone();
         check_memory(&installed, &limits)?;
         let mut guest = self.guest(&installed, &limits).map_err(guest_spawn_error)?;
         guest.stages = stages(&installed, &environment)?.into();
         let cpu = Arc::new(CpuMeter::default());
-        let wasi = Wasi::new(config(environment, &cpu)).map_err(|error| SpawnError::Environment {
-            reason: describe::chain(&error),
-        })?;
+        let wasi =
+            Wasi::new(config(environment, &cpu)).map_err(|error| SpawnError::Environment {
+                reason: describe::chain(&error),
+            })?;
         guest.store.data_mut().wasi = Some(wasi);
         let seat = Seat::new(identity, program.id(), SystemTime::now(), cpu, &guest);
         limit_cpu(&seat, &limits);
+        warm_soon(installed);
         seat.start(guest);
         Ok(running(seat))
     }
 
-    fn prepare(&self, program: &Program, layout: &MemoryLayout) -> Result<Box<dyn Incoming>, PrepareError> {
+    fn prepare(
+        &self,
+        program: &Program,
+        layout: &MemoryLayout,
+    ) -> Result<Box<dyn Incoming>, PrepareError> {
         let installed = self.programs.get(program).map_err(|error| match error {
             ProgramError::Unknown(program) => PrepareError::UnknownProgram { program },
-            error => PrepareError::Failed { doing: "make the program ready", source: error.into() },
+            error => PrepareError::Failed {
+                doing: "make the program ready",
+                source: error.into(),
+            },
         })?;
         let unlimited = Limits {
             memory_bytes_max: u64::MAX,
@@ -142,20 +196,32 @@ impl Kind for WasmKind {
         let guest = self.guest(&installed, &unlimited).map_err(failed)?;
         let own = guest.pages.layout();
         let fits = own.regions().len() == layout.regions().len()
-            && own.regions().iter().zip(layout.regions()).all(|(own, wanted)| {
-                own.id == wanted.id && own.pages <= wanted.pages && wanted.pages <= own.pages_max
-            });
+            && own
+                .regions()
+                .iter()
+                .zip(layout.regions())
+                .all(|(own, wanted)| {
+                    own.id == wanted.id
+                        && own.pages <= wanted.pages
+                        && wanted.pages <= own.pages_max
+                });
         if !fits {
             let reason = "it has other memories, or memories of impossible lengths".into();
             return Err(PrepareError::Layout { reason });
         }
-        Ok(Box::new(Arriving { guest, program: program.id() }))
+        Ok(Box::new(Arriving {
+            guest,
+            program: program.id(),
+        }))
     }
 }
 
 fn running(seat: Arc<Seat>) -> Running {
     let control = Control::new(seat.clone());
-    Running { process: Box::new(Sitting { seat }), control }
+    Running {
+        process: Box::new(Sitting { seat }),
+        control,
+    }
 }
 
 struct Sitting {
@@ -169,7 +235,10 @@ impl Process for Sitting {
 
     fn pause(self: Box<Self>, within: Duration) -> Pausing {
         match self.seat.park(within) {
-            Asked::Parked => Pausing::Paused(Box::new(Standing { seat: self.seat, guest: Held::Parked })),
+            Asked::Parked => Pausing::Paused(Box::new(Standing {
+                seat: self.seat,
+                guest: Held::Parked,
+            })),
             Asked::Exited(exit) => Pausing::Exited(exit),
             Asked::TimedOut => Pausing::Refused(self, PauseRefused::TimedOut { within }),
             Asked::Busy => {
@@ -223,13 +292,22 @@ impl Paused for Standing {
             what: describe::chain(&error),
             remedy: "let it run on and try again later".into(),
         };
-        let wasi = guest.store.data().wasi.as_ref().map(Wasi::capture).transpose();
+        let wasi = guest
+            .store
+            .data()
+            .wasi
+            .as_ref()
+            .map(Wasi::capture)
+            .transpose();
         let wasi = wasi.map_err(|error| CaptureError::Uncapturable {
             what: describe::chain(&error),
             remedy: "let the program close it first".into(),
         })?;
         let frames = guest.frames().map_err(failed)?;
-        let state = guest.state(nanoseconds_since_epoch(seat.started), nanoseconds(seat.cpu.read()));
+        let state = guest.state(
+            nanoseconds_since_epoch(seat.started),
+            nanoseconds(seat.cpu.read()),
+        );
         let state = state.map_err(failed)?;
         let mut sections = Sections::new();
         sections.push(Section::encode(FRAMES, VERSION, &frames)?)?;
@@ -292,10 +370,16 @@ impl Incoming for Arriving {
     ) -> Result<Box<dyn Paused>, RestoreError> {
         let header = &image.header;
         if header.kind != KIND {
-            return Err(RestoreError::WrongKind { found: header.kind.clone(), expected: KIND });
+            return Err(RestoreError::WrongKind {
+                found: header.kind.clone(),
+                expected: KIND,
+            });
         }
         if header.program != self.program {
-            return Err(RestoreError::WrongProgram { found: header.program, expected: self.program });
+            return Err(RestoreError::WrongProgram {
+                found: header.program,
+                expected: self.program,
+            });
         }
         if rest.is_some() {
             return Err(RestoreError::Inconsistent {
@@ -311,7 +395,11 @@ impl Incoming for Arriving {
         let used = image.header.layout.bytes();
         if used > limits.memory_bytes_max {
             let limit = limits.memory_bytes_max;
-            return Err(RestoreError::OverLimit { what: "bytes of memory", used, limit });
+            return Err(RestoreError::OverLimit {
+                what: "bytes of memory",
+                used,
+                limit,
+            });
         }
         let cpu = Arc::new(CpuMeter::starting_at(Duration::from_nanos(state.cpu_ns)));
         if let Some(wasi) = wasi {
@@ -323,23 +411,39 @@ impl Incoming for Arriving {
             wasi.stop_clock();
             self.guest.store.data_mut().wasi = Some(wasi);
         }
-        let inconsistent = |error: GuestError| RestoreError::Inconsistent { reason: describe::chain(&error) };
+        let inconsistent = |error: GuestError| RestoreError::Inconsistent {
+            reason: describe::chain(&error),
+        };
         now(self.guest.restore(&state, &frames)).map_err(inconsistent)?;
         self.guest.store.data_mut().limits.tighten(&limits);
         let keys = self.guest.machine.frames.iter();
-        let keys = keys.map(|frame| self.guest.machine.installed.entry(frame)).collect::<Result<Vec<_>, _>>();
-        let misfit = |error: InstallError| RestoreError::Inconsistent { reason: describe::chain(&error) };
+        let keys = keys
+            .map(|frame| self.guest.machine.installed.entry(frame))
+            .collect::<Result<Vec<_>, _>>();
+        let misfit = |error: InstallError| RestoreError::Inconsistent {
+            reason: describe::chain(&error),
+        };
         let keys = keys.map_err(misfit)?;
-        self.guest.machine.installed.prepare(&keys).map_err(|error| RestoreError::Failed {
-            doing: "compile what the process needs to go on",
-            source: error.into(),
-        })?;
-        let identity = Identity { process: image.header.process, epoch: image.header.epoch };
+        self.guest
+            .machine
+            .installed
+            .prepare(&keys)
+            .map_err(|error| RestoreError::Failed {
+                doing: "compile what the process needs to go on",
+                source: error.into(),
+            })?;
+        let identity = Identity {
+            process: image.header.process,
+            epoch: image.header.epoch,
+        };
         let started = SystemTime::UNIX_EPOCH + Duration::from_nanos(state.started_ns);
         let seat = Seat::new(identity, self.program, started, cpu, &self.guest);
         seat.hold();
         limit_cpu(&seat, &limits);
-        Ok(Box::new(Standing { seat, guest: Held::Here(Box::new(self.guest)) }))
+        Ok(Box::new(Standing {
+            seat,
+            guest: Held::Here(Box::new(self.guest)),
+        }))
     }
 }
 
@@ -355,9 +459,23 @@ fn now<F: Future>(future: F) -> F::Output {
     }
 }
 
+/// A program that runs for a while will perhaps be stopped.
+fn warm_soon(installed: Arc<Installed>) {
+    wait::reactor().spawn(async move {
+        tokio::time::sleep(WARM_AFTER).await;
+        let warm = move || installed.warm();
+        // Without a thread the first stop is slower, no more.
+        let _ = std::thread::Builder::new()
+            .name("sterna-warm".into())
+            .spawn(warm);
+    });
+}
+
 /// Kills a process that has used up its CPU time.
 fn limit_cpu(seat: &Arc<Seat>, limits: &Limits) {
-    let Some(max) = limits.cpu_time_max else { return };
+    let Some(max) = limits.cpu_time_max else {
+        return;
+    };
     let seat = Arc::downgrade(seat);
     wait::reactor().spawn(async move {
         while let Some(seat) = seat.upgrade() {
@@ -379,7 +497,11 @@ fn check_memory(installed: &Installed, limits: &Limits) -> Result<(), SpawnError
     let needed = installed.metadata.memory_bytes.iter().sum();
     let limit = limits.memory_bytes_max;
     if needed > limit {
-        return Err(SpawnError::OverLimit { what: "bytes of memory", needed, limit });
+        return Err(SpawnError::OverLimit {
+            what: "bytes of memory",
+            needed,
+            limit,
+        });
     }
     Ok(())
 }
@@ -394,46 +516,80 @@ fn stages(installed: &Installed, environment: &Environment) -> Result<Vec<Stage>
         Some(wasmtime::ExternType::Func(ty)) => Some(ty),
         _ => None,
     };
-    let call = |name: &str| Stage::Call { export: name.to_owned(), args: Vec::new(), print: false };
+    let call = |name: &str| Stage::Call {
+        export: name.to_owned(),
+        args: Vec::new(),
+        print: false,
+    };
     let Some(entry) = environment.entry.as_deref() else {
         let command = function("_start").ok_or_else(|| SpawnError::Environment {
-            reason: "the program has no `_start`: it is a library; name the function to call".into(),
+            reason: "the program has no `_start`: it is a library; name the function to call"
+                .into(),
         })?;
         return if command.params().len() == 0 {
             stages.push(call("_start"));
             Ok(stages)
         } else {
-            Err(SpawnError::Environment { reason: "the program's `_start` takes arguments".into() })
+            Err(SpawnError::Environment {
+                reason: "the program's `_start` takes arguments".into(),
+            })
         };
     };
     if function("_initialize").is_some() && entry != "_initialize" {
         stages.push(call("_initialize"));
     }
     let unknown = || SpawnError::Environment {
-        reason: format!("the program has no function `{}` to call", sterna_process::Plain(entry)),
+        reason: format!(
+            "the program has no function `{}` to call",
+            sterna_process::Plain(entry)
+        ),
     };
-    let ty = function(entry).filter(|_| !entry.starts_with("sterna:")).ok_or_else(unknown)?;
+    let ty = function(entry)
+        .filter(|_| !entry.starts_with("sterna:"))
+        .ok_or_else(unknown)?;
     let given = environment.arguments.get(1..).unwrap_or_default();
     if ty.params().len() != given.len() {
-        let reason = format!("`{entry}` takes {} arguments, {} were given", ty.params().len(), given.len());
+        let reason = format!(
+            "`{entry}` takes {} arguments, {} were given",
+            ty.params().len(),
+            given.len()
+        );
         return Err(SpawnError::Environment { reason });
     }
-    let args = ty.params().zip(given).map(|(ty, text)| argument(&ty, &text.to_string_lossy()));
+    let args = ty
+        .params()
+        .zip(given)
+        .map(|(ty, text)| argument(&ty, &text.to_string_lossy()));
     let args = args.collect::<Result<Vec<_>, _>>()?;
-    stages.push(Stage::Call { export: entry.to_owned(), args, print: true });
+    stages.push(Stage::Call {
+        export: entry.to_owned(),
+        args,
+        print: true,
+    });
     Ok(stages)
 }
 
 fn argument(ty: &wasmtime::ValType, text: &str) -> Result<Value, SpawnError> {
     let value = match ty {
-        wasmtime::ValType::I32 => text.parse().ok().or_else(|| text.parse::<u32>().ok().map(|v| v as i32)).map(Value::I32),
-        wasmtime::ValType::I64 => text.parse().ok().or_else(|| text.parse::<u64>().ok().map(|v| v as i64)).map(Value::I64),
+        wasmtime::ValType::I32 => text
+            .parse()
+            .ok()
+            .or_else(|| text.parse::<u32>().ok().map(|v| v as i32))
+            .map(Value::I32),
+        wasmtime::ValType::I64 => text
+            .parse()
+            .ok()
+            .or_else(|| text.parse::<u64>().ok().map(|v| v as i64))
+            .map(Value::I64),
         wasmtime::ValType::F32 => text.parse().ok().map(|v: f32| Value::F32(v.to_bits())),
         wasmtime::ValType::F64 => text.parse().ok().map(|v: f64| Value::F64(v.to_bits())),
         _ => None,
     };
     value.ok_or_else(|| SpawnError::Environment {
-        reason: format!("`{}` is not an argument of type {ty}", sterna_process::Plain(text)),
+        reason: format!(
+            "`{}` is not an argument of type {ty}",
+            sterna_process::Plain(text)
+        ),
     })
 }
 
@@ -446,20 +602,33 @@ fn directories(directories: Vec<sterna_process::Directory>) -> Vec<sterna_wasi::
     let directory = |directory: sterna_process::Directory| {
         let link = format!("/proc/self/fd/{}", directory.handle.as_raw_fd());
         // Shown to people, and a hint to who thaws the process; nothing is opened by it.
-        let host = std::fs::read_link(link).unwrap_or_else(|_| PathBuf::from(&directory.guest_path));
-        sterna_wasi::Directory::from_fd(directory.handle, host, directory.guest_path, directory.read_only)
+        let host =
+            std::fs::read_link(link).unwrap_or_else(|_| PathBuf::from(&directory.guest_path));
+        sterna_wasi::Directory::from_fd(
+            directory.handle,
+            host,
+            directory.guest_path,
+            directory.read_only,
+        )
     };
     directories.into_iter().map(directory).collect()
 }
 
 fn wasi_limits(limits: &Limits) -> sterna_wasi::Limits {
-    sterna_wasi::Limits { descriptors: limits.descriptors_max, output_bytes: limits.output_bytes_max }
+    sterna_wasi::Limits {
+        descriptors: limits.descriptors_max,
+        output_bytes: limits.output_bytes_max,
+    }
 }
 
 fn config(environment: Environment, cpu: &Arc<CpuMeter>) -> Config {
     let cpu = cpu.clone();
     let mut config = Config::new(Box::new(HostClocks::new(move || cpu.read())));
-    config.arguments = environment.arguments.into_iter().map(OsStringExt::into_vec).collect();
+    config.arguments = environment
+        .arguments
+        .into_iter()
+        .map(OsStringExt::into_vec)
+        .collect();
     let variable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         [name.into_vec(), value.into_vec()].join(&b'=')
     };
@@ -483,25 +652,38 @@ fn rebind(resources: Resources, cpu: &Arc<CpuMeter>, before_ns: u64) -> Rebind {
 
 fn spawn_error(program: ProgramId, error: ProgramError) -> SpawnError {
     let error = match error {
-        ProgramError::Install(InstallError::Instrument(error)) => error,
+        ProgramError::Install(InstallError::Instrument(error))
+        | ProgramError::Add(AddError::Build(BuildError::Instrument(error))) => error,
         ProgramError::Unknown(_) => return SpawnError::UnknownProgram { program },
-        error => return SpawnError::Failed { doing: "make the program ready", source: error.into() },
+        error => {
+            return SpawnError::Failed {
+                doing: "make the program ready",
+                source: error.into(),
+            };
+        }
     };
     match error {
         InstrumentError::Refused { feature, offset } => SpawnError::Immovable { feature, offset },
-        InstrumentError::Invalid { offset, reason } => {
-            SpawnError::NotAProgram { kind: KIND, reason: format!("{reason} (at byte {offset})") }
-        }
-        error => SpawnError::Failed { doing: "make the program movable", source: error.into() },
+        InstrumentError::Invalid { offset, reason } => SpawnError::NotAProgram {
+            kind: KIND,
+            reason: format!("{reason} (at byte {offset})"),
+        },
+        error => SpawnError::Failed {
+            doing: "make the program movable",
+            source: error.into(),
+        },
     }
 }
 
 fn guest_spawn_error(error: GuestError) -> SpawnError {
     match error {
-        GuestError::Import { .. } | GuestError::ImportType { .. } => {
-            SpawnError::Environment { reason: describe::chain(&error) }
-        }
-        error => SpawnError::Failed { doing: "make an instance of the program", source: error.into() },
+        GuestError::Import { .. } | GuestError::ImportType { .. } => SpawnError::Environment {
+            reason: describe::chain(&error),
+        },
+        error => SpawnError::Failed {
+            doing: "make an instance of the program",
+            source: error.into(),
+        },
     }
 }
 
@@ -510,5 +692,8 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 fn nanoseconds_since_epoch(time: SystemTime) -> u64 {
-    nanoseconds(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+    nanoseconds(
+        time.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+    )
 }

@@ -76,7 +76,10 @@ unsafe impl MemoryCreator for GuestMemoryCreator {
                 Reservation::new(capacity, guard, minimum, image).map_err(|e| e.to_string())?;
             let memory = Arc::new(memory);
             placing.made.push(memory.clone());
-            Ok(Box::new(GuestMemory { memory, known: minimum }) as Box<dyn LinearMemory>)
+            Ok(Box::new(GuestMemory {
+                memory,
+                known: minimum,
+            }) as Box<dyn LinearMemory>)
         })
     }
 }

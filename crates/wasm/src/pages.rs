@@ -22,20 +22,29 @@ pub(crate) struct GuestPages {
 
 impl GuestPages {
     pub(crate) fn new(regions: Vec<GuestRegion>) -> Arc<GuestPages> {
-        Arc::new(GuestPages { regions, trackers: Mutex::new(None) })
+        Arc::new(GuestPages {
+            regions,
+            trackers: Mutex::new(None),
+        })
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.regions.iter().map(|region| region.memory.size() as u64).sum()
+        self.regions
+            .iter()
+            .map(|region| region.memory.size() as u64)
+            .sum()
     }
 
     fn region(&self, run: PageRun) -> Result<&GuestRegion, MemoryError> {
-        self.regions.get(run.region().0 as usize).ok_or(MemoryError::OutOfRange { run })
+        self.regions
+            .get(run.region().0 as usize)
+            .ok_or(MemoryError::OutOfRange { run })
     }
 
     fn runs(region: usize, runs: &[memory::PageRun]) -> impl Iterator<Item = PageRun> + '_ {
         let id = RegionId(region as u32);
-        runs.iter().filter_map(move |run| PageRun::new(id, run.first, run.count))
+        runs.iter()
+            .filter_map(move |run| PageRun::new(id, run.first, run.count))
     }
 
     fn with_trackers<R>(
@@ -47,8 +56,13 @@ impl GuestPages {
     }
 }
 
-fn system<E: std::error::Error + Send + Sync + 'static>(doing: &'static str) -> impl Fn(E) -> MemoryError {
-    move |error| MemoryError::System { doing, source: io::Error::other(error) }
+fn system<E: std::error::Error + Send + Sync + 'static>(
+    doing: &'static str,
+) -> impl Fn(E) -> MemoryError {
+    move |error| MemoryError::System {
+        doing,
+        source: io::Error::other(error),
+    }
 }
 
 impl sterna_process::Memory for GuestPages {
@@ -56,7 +70,12 @@ impl sterna_process::Memory for GuestPages {
         let region = |(index, region): (usize, &GuestRegion)| {
             let pages = (region.memory.size() / PAGE_BYTES) as u64;
             let pages_max = region.pages_max.max(pages).min(PageRun::MAX_PAGES);
-            Region { id: RegionId(index as u32), name: format!("memory {index}"), pages, pages_max }
+            Region {
+                id: RegionId(index as u32),
+                name: format!("memory {index}"),
+                pages,
+                pages_max,
+            }
         };
         MemoryLayout::new(self.regions.iter().enumerate().map(region).collect())
             .expect("wasmtime allows few memories, each within its maximum")
@@ -69,7 +88,9 @@ impl sterna_process::Memory for GuestPages {
             let (into, more) = rest.split_at_mut(run.bytes() as usize);
             rest = more;
             let memory = &self.region(run)?.memory;
-            memory.read(run.byte_offset() as usize, into).map_err(|_| MemoryError::OutOfRange { run })?;
+            memory
+                .read(run.byte_offset() as usize, into)
+                .map_err(|_| MemoryError::OutOfRange { run })?;
         }
         Ok(())
     }
@@ -86,7 +107,10 @@ impl sterna_process::Memory for GuestPages {
                 return Err(MemoryError::OutOfRange { run });
             }
             if end > region.memory.size() as u64 {
-                region.memory.grow_to(end as usize).map_err(system("make room for pages"))?;
+                region
+                    .memory
+                    .grow_to(end as usize)
+                    .map_err(system("make room for pages"))?;
             }
             region
                 .memory
@@ -101,7 +125,9 @@ impl sterna_process::Memory for GuestPages {
         let scanner = SCANNER.get_or_init(Scanner::new);
         let mut changed = PageRuns::new();
         for (index, region) in self.regions.iter().enumerate() {
-            let pages = scanner.changed(&region.memory).map_err(system("find the changed pages"))?;
+            let pages = scanner
+                .changed(&region.memory)
+                .map_err(system("find the changed pages"))?;
             changed.extend(Self::runs(index, &pages.written));
             changed.extend(Self::runs(index, &pages.zeroed));
         }
@@ -114,7 +140,11 @@ impl sterna_process::Memory for GuestPages {
             return Err(MemoryError::AlreadyTracking);
         }
         let start = |region: &GuestRegion| DirtyTracker::start(region.memory.clone());
-        let started = self.regions.iter().map(start).collect::<Result<Vec<_>, _>>();
+        let started = self
+            .regions
+            .iter()
+            .map(start)
+            .collect::<Result<Vec<_>, _>>();
         *trackers = Some(started.map_err(system("watch for written pages"))?);
         Ok(())
     }
@@ -135,7 +165,10 @@ impl sterna_process::Memory for GuestPages {
             for &run in runs {
                 let tracker = trackers.get_mut(run.region().0 as usize);
                 let tracker = tracker.ok_or(MemoryError::OutOfRange { run })?;
-                tracker.put_back(&[memory::PageRun { first: run.first(), count: run.count() }]);
+                tracker.put_back(&[memory::PageRun {
+                    first: run.first(),
+                    count: run.count(),
+                }]);
             }
             Ok(())
         })

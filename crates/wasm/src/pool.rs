@@ -63,7 +63,11 @@ impl Pool {
     }
 
     /// Starts a task.
-    pub(crate) fn start(&'static self, shift: Arc<dyn Shift>, work: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn start(
+        &'static self,
+        shift: Arc<dyn Shift>,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
         let task = Task {
             work: Mutex::new(Some(Box::pin(work))),
             shift,
@@ -99,7 +103,10 @@ impl Pool {
             Ok(_) => queue.threads += 1,
             Err(error) => {
                 // The threads there are will come to it, if there are any.
-                assert!(queue.threads > 0, "no thread for a guest could be started: {error}");
+                assert!(
+                    queue.threads > 0,
+                    "no thread for a guest could be started: {error}"
+                );
             }
         }
     }
@@ -114,8 +121,10 @@ impl Pool {
                 continue;
             }
             queue.idle += 1;
-            let (again, waited) =
-                self.ready.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
+            let (again, waited) = self
+                .ready
+                .wait_timeout(queue, IDLE)
+                .unwrap_or_else(PoisonError::into_inner);
             queue = again;
             queue.idle -= 1;
             if waited.timed_out() && queue.tasks.is_empty() {
@@ -139,7 +148,12 @@ impl Task {
             Poll::Ready(()) => *work = None,
             Poll::Pending => {
                 drop(work);
-                let idle = self.state.compare_exchange(RUNNING, IDLING, Ordering::AcqRel, Ordering::Acquire);
+                let idle = self.state.compare_exchange(
+                    RUNNING,
+                    IDLING,
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                );
                 if idle.is_err() {
                     self.state.store(QUEUED, Ordering::Release);
                     self.pool.push(self.clone());
@@ -156,7 +170,9 @@ impl Wake for Task {
             RUNNING => Some(WOKEN),
             _ => None,
         };
-        let before = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        let before = self
+            .state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
         if before == Ok(IDLING) {
             self.pool.push(self.clone());
         }

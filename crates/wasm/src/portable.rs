@@ -60,7 +60,11 @@ pub(crate) enum Stage {
     /// The module's start function.
     Start,
     /// An exported function with these arguments; its results are printed if so asked.
-    Call { export: String, args: Vec<Value>, print: bool },
+    Call {
+        export: String,
+        args: Vec<Value>,
+        print: bool,
+    },
 }
 
 /// Translates references of one instance.
@@ -71,7 +75,10 @@ pub(crate) struct References {
 
 impl References {
     pub(crate) fn of(instance: Instance) -> References {
-        References { instance, index_of: HashMap::new() }
+        References {
+            instance,
+            index_of: HashMap::new(),
+        }
     }
 
     fn learn<T: 'static>(&mut self, store: &mut Store<T>, metadata: &Metadata) {
@@ -107,14 +114,23 @@ impl References {
                     self.learn(store, metadata);
                 }
                 let at = function.to_raw(&mut *store) as usize;
-                Value::Function(Some(*self.index_of.get(&at).ok_or(PortableError::ForeignFunction)?))
+                Value::Function(Some(
+                    *self
+                        .index_of
+                        .get(&at)
+                        .ok_or(PortableError::ForeignFunction)?,
+                ))
             }
             Val::ExternRef(None) => Value::NullExternal,
             _ => return Err(PortableError::External),
         })
     }
 
-    pub(crate) fn local<T: 'static>(&self, store: &mut Store<T>, value: &Value) -> Result<Val, PortableError> {
+    pub(crate) fn local<T: 'static>(
+        &self,
+        store: &mut Store<T>,
+        value: &Value,
+    ) -> Result<Val, PortableError> {
         Ok(match *value {
             Value::I32(value) => Val::I32(value),
             Value::I64(value) => Val::I64(value),
@@ -123,7 +139,10 @@ impl References {
             Value::V128(value) => Val::V128(value.into()),
             Value::Function(None) => Val::FuncRef(None),
             Value::Function(Some(index)) => {
-                let missing = PortableError::Missing { what: "function", index };
+                let missing = PortableError::Missing {
+                    what: "function",
+                    index,
+                };
                 Val::FuncRef(Some(self.function(store, index).ok_or(missing)?))
             }
             Value::NullExternal => Val::ExternRef(None),
@@ -152,11 +171,19 @@ impl References {
         store: &mut Store<T>,
         metadata: &Metadata,
     ) -> Result<Vec<(u32, Value)>, PortableError> {
-        let mutable = (0u32..).zip(&metadata.mutable_globals).filter(|(_, mutable)| **mutable);
+        let mutable = (0u32..)
+            .zip(&metadata.mutable_globals)
+            .filter(|(_, mutable)| **mutable);
         mutable
             .map(|(index, _)| {
-                let missing = PortableError::Missing { what: "global", index };
-                let global = self.instance.get_global(&mut *store, &names::global(index)).ok_or(missing)?;
+                let missing = PortableError::Missing {
+                    what: "global",
+                    index,
+                };
+                let global = self
+                    .instance
+                    .get_global(&mut *store, &names::global(index))
+                    .ok_or(missing)?;
                 let value = global.get(&mut *store);
                 Ok((index, self.portable(store, metadata, &value)?))
             })
@@ -169,10 +196,19 @@ impl References {
         globals: &[(u32, Value)],
     ) -> Result<(), PortableError> {
         for (index, value) in globals {
-            let missing = PortableError::Missing { what: "global", index: *index };
-            let global = self.instance.get_global(&mut *store, &names::global(*index)).ok_or(missing)?;
+            let missing = PortableError::Missing {
+                what: "global",
+                index: *index,
+            };
+            let global = self
+                .instance
+                .get_global(&mut *store, &names::global(*index))
+                .ok_or(missing)?;
             let value = self.local(store, value)?;
-            let wrong = PortableError::Type { what: "global", index: *index };
+            let wrong = PortableError::Type {
+                what: "global",
+                index: *index,
+            };
             global.set(&mut *store, value).map_err(|_| wrong)?;
         }
         Ok(())
@@ -180,7 +216,10 @@ impl References {
 
     fn table<T: 'static>(&self, store: &mut Store<T>, index: u32) -> Result<Table, PortableError> {
         let table = self.instance.get_table(&mut *store, &names::table(index));
-        table.ok_or(PortableError::Missing { what: "table", index })
+        table.ok_or(PortableError::Missing {
+            what: "table",
+            index,
+        })
     }
 
     pub(crate) fn tables<T: 'static>(
@@ -212,7 +251,10 @@ impl References {
     ) -> Result<(), PortableError> {
         for (index, values) in tables {
             let table = self.table(store, *index)?;
-            let wrong = || PortableError::Type { what: "table", index: *index };
+            let wrong = || PortableError::Type {
+                what: "table",
+                index: *index,
+            };
             let null = Ref::null(match table.ty(&*store).element().heap_type() {
                 HeapType::Extern | HeapType::NoExtern => &HeapType::Extern,
                 _ => &HeapType::Func,
@@ -220,7 +262,9 @@ impl References {
             let size = table.size(&*store);
             let more = (values.len() as u64).checked_sub(size).ok_or_else(wrong)?;
             if more > 0 {
-                table.grow(&mut *store, more, null).map_err(PortableError::Engine)?;
+                table
+                    .grow(&mut *store, more, null)
+                    .map_err(PortableError::Engine)?;
             }
             for (at, value) in (0u64..).zip(values) {
                 let value = self.local(store, value)?;

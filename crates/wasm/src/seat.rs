@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use sterna_process::{Controls, DescribeError, Description, Exit, Identity, ProgramId, State, Stats};
+use sterna_process::{
+    Controls, DescribeError, Description, Exit, Identity, ProgramId, State, Stats,
+};
 use sterna_sys::clock::ThreadClock;
 use sterna_sys::gate::Verdict;
 
@@ -72,12 +74,16 @@ pub(crate) struct CpuMeter {
 
 impl CpuMeter {
     pub(crate) fn starting_at(used: Duration) -> CpuMeter {
-        CpuMeter { used: Mutex::new((used, None)) }
+        CpuMeter {
+            used: Mutex::new((used, None)),
+        }
     }
 
     pub(crate) fn read(&self) -> Duration {
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = used.1.and_then(|(clock, since)| clock.read()?.checked_sub(since));
+        let current = used
+            .1
+            .and_then(|(clock, since)| clock.read()?.checked_sub(since));
         used.0 + current.unwrap_or_default()
     }
 
@@ -90,7 +96,10 @@ impl CpuMeter {
     fn end(&self) {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((clock, since)) = used.1.take() {
-            used.0 += clock.read().and_then(|now| now.checked_sub(since)).unwrap_or_default();
+            used.0 += clock
+                .read()
+                .and_then(|now| now.checked_sub(since))
+                .unwrap_or_default();
         }
     }
 }
@@ -216,7 +225,10 @@ impl Seat {
         let mut standing = self.standing();
         let exit = match standing.broke.take() {
             _ if standing.departed => Exit::Departed,
-            Some(what) if exit == Exit::Killed => Exit::Trapped { what, back_trace: String::new() },
+            Some(what) if exit == Exit::Killed => Exit::Trapped {
+                what,
+                back_trace: String::new(),
+            },
             _ => exit,
         };
         standing.exit.get_or_insert(exit);
@@ -246,7 +258,12 @@ impl Seat {
         loop {
             match &standing.exit {
                 Some(exit) => return exit.clone(),
-                None => standing = self.changed.wait(standing).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    standing = self
+                        .changed
+                        .wait(standing)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
             }
         }
     }
@@ -255,7 +272,11 @@ impl Seat {
     pub(crate) fn unpark(&self) {
         self.standing().paused = false;
         let killed = self.killed.load(Ordering::Acquire);
-        self.stopper.release(if killed { Verdict::Unwind } else { Verdict::Continue });
+        self.stopper.release(if killed {
+            Verdict::Unwind
+        } else {
+            Verdict::Continue
+        });
     }
 
     /// Makes a parked guest unwind and takes it; `None` if it was killed.
@@ -271,7 +292,10 @@ impl Seat {
             if standing.exit.is_some() {
                 return None;
             }
-            standing = self.changed.wait(standing).unwrap_or_else(PoisonError::into_inner);
+            standing = self
+                .changed
+                .wait(standing)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -316,15 +340,28 @@ impl Controls for Seat {
         };
         drop(standing);
         let memory_bytes = self.pages.bytes();
-        let memory_bytes_peak = self.memory_peak.fetch_max(memory_bytes, Ordering::Relaxed).max(memory_bytes);
-        Stats { state, started: self.started, cpu_time: self.cpu.read(), memory_bytes, memory_bytes_peak }
+        let memory_bytes_peak = self
+            .memory_peak
+            .fetch_max(memory_bytes, Ordering::Relaxed)
+            .max(memory_bytes);
+        Stats {
+            state,
+            started: self.started,
+            cpu_time: self.cpu.read(),
+            memory_bytes,
+            memory_bytes_peak,
+        }
     }
 
     fn wait(&self, within: Duration) -> Option<Exit> {
         let standing = self.standing();
         let running = |standing: &mut Standing| standing.exit.is_none();
         let waited = self.changed.wait_timeout_while(standing, within, running);
-        waited.unwrap_or_else(PoisonError::into_inner).0.exit.clone()
+        waited
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .exit
+            .clone()
     }
 
     fn describe(&self, within: Duration) -> Result<Description, DescribeError> {
@@ -338,8 +375,11 @@ impl Controls for Seat {
         self.standing().wanted = Some(Wanted::Describe);
         self.stopper.release(Verdict::Unwind);
         let standing = self.standing();
-        let waiting = |standing: &mut Standing| standing.described.is_none() && standing.exit.is_none();
-        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+        let waiting =
+            |standing: &mut Standing| standing.described.is_none() && standing.exit.is_none();
+        let left = until
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(100));
         let waited = self.changed.wait_timeout_while(standing, left, waiting);
         let mut standing = waited.unwrap_or_else(PoisonError::into_inner).0;
         match standing.described.take() {
@@ -353,7 +393,10 @@ impl Controls for Seat {
 /// How a process ended whose guest failed.
 fn exit_of(guest: &mut Guest, error: MachineError) -> Exit {
     let MachineError::Guest(error) = error else {
-        return Exit::Trapped { what: describe::chain(&error), back_trace: String::new() };
+        return Exit::Trapped {
+            what: describe::chain(&error),
+            back_trace: String::new(),
+        };
     };
     if guest.is_killed() || error.is::<KilledInCall>() {
         return Exit::Killed;
@@ -363,9 +406,17 @@ fn exit_of(guest: &mut Guest, error: MachineError) -> Exit {
     }
     let out_of_depth = guest.is_out_of_depth();
     let what = match error.downcast_ref::<wasmtime::Trap>() {
-        Some(wasmtime::Trap::UnreachableCodeReached) if out_of_depth => "call stack exhausted".into(),
-        Some(trap) => trap.to_string().trim_start_matches("wasm trap: ").to_owned(),
+        Some(wasmtime::Trap::UnreachableCodeReached) if out_of_depth => {
+            "call stack exhausted".into()
+        }
+        Some(trap) => trap
+            .to_string()
+            .trim_start_matches("wasm trap: ")
+            .to_owned(),
         None => format!("{error:#}"),
     };
-    Exit::Trapped { what, back_trace: describe::trap_back_trace(guest, &error) }
+    Exit::Trapped {
+        what,
+        back_trace: describe::trap_back_trace(guest, &error),
+    }
 }

@@ -1,7 +1,10 @@
 //! How a running guest is brought to a stop: its poll word's page is protected, so that its next poll
 //! faults and its thread parks with every register intact; if it waits in a host call instead, the wait
 //! is interrupted and parks there. From there it goes on, or unwinds at exactly that point.
-#![allow(unsafe_code, reason = "installs a signal handler and reads the context it is given")]
+#![allow(
+    unsafe_code,
+    reason = "installs a signal handler and reads the context it is given"
+)]
 
 use std::ffi::c_int;
 use std::ffi::c_void;
@@ -35,7 +38,11 @@ pub(crate) enum Stopping {
 
 impl Stopper {
     pub(crate) fn new(control: Arc<Control>) -> Arc<Stopper> {
-        Arc::new(Stopper { control, gate: Gate::new(), interrupt: Notify::new() })
+        Arc::new(Stopper {
+            control,
+            gate: Gate::new(),
+            interrupt: Notify::new(),
+        })
     }
 
     /// Handles faults of `store`'s guest on its poll page.
@@ -66,7 +73,11 @@ impl Stopper {
         }
         let protected = self.control.page().protect();
         self.interrupt.notify_one();
-        let arrival = if protected.is_ok() { self.gate.wait_stopped(within) } else { Arrival::TimedOut };
+        let arrival = if protected.is_ok() {
+            self.gate.wait_stopped(within)
+        } else {
+            Arrival::TimedOut
+        };
         let stopping = match arrival {
             Arrival::Closed => Stopping::Ended,
             Arrival::TimedOut if self.gate.withdraw() => Stopping::TimedOut,
@@ -97,6 +108,9 @@ impl Stopper {
     /// Sets the word, accessible.
     pub(crate) fn open(&self, word: u32) {
         // Only a lack of kernel memory for splitting a mapping could refuse, and this joins two.
-        self.control.page().unprotect_with(word).expect("a page of this process can be made accessible");
+        self.control
+            .page()
+            .unprotect_with(word)
+            .expect("a page of this process can be made accessible");
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! One thread of the process watches for all guests; it is tokio's reactor. The guests themselves run on
 //! [`crate::pool`].
-#![allow(unsafe_code, reason = "vouches to tokio for descriptors that stay open")]
+#![allow(
+    unsafe_code,
+    reason = "vouches to tokio for descriptors that stay open"
+)]
 
 use std::future::poll_fn;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -23,7 +26,9 @@ const SLEEP_MAX: Duration = Duration::from_secs(3600);
 pub(crate) fn reactor() -> &'static Handle {
     static REACTOR: OnceLock<Handle> = OnceLock::new();
     REACTOR.get_or_init(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         let runtime = runtime.expect("the kernel gives a process an epoll descriptor");
         let handle = runtime.handle().clone();
         let thread = std::thread::Builder::new().name("sterna-wait".into());
@@ -51,18 +56,28 @@ pub(crate) async fn wait(wait: &Wait, now: Duration, interrupt: &Notify) {
         .iter()
         .map(|(descriptor, interest)| {
             let both = match *interest {
-                Interest { read: true, write: false } => tokio::io::Interest::READABLE,
-                Interest { read: false, write: true } => tokio::io::Interest::WRITABLE,
+                Interest {
+                    read: true,
+                    write: false,
+                } => tokio::io::Interest::READABLE,
+                Interest {
+                    read: false,
+                    write: true,
+                } => tokio::io::Interest::WRITABLE,
                 _ => tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE,
             };
             // SAFETY: the descriptor stays open, and the same, while its owner is held here.
-            let watched = unsafe { AsyncFd::register_with_interest(Watched(descriptor.clone()), both) };
+            let watched =
+                unsafe { AsyncFd::register_with_interest(Watched(descriptor.clone()), both) };
             watched.map(|fd| (fd, *interest))
         })
         .collect();
     // What cannot be watched is always ready.
     let Ok(watched) = watched else { return };
-    let sleep = wait.deadline.map(|at| at.saturating_sub(now).min(SLEEP_MAX)).map(tokio::time::sleep);
+    let sleep = wait
+        .deadline
+        .map(|at| at.saturating_sub(now).min(SLEEP_MAX))
+        .map(tokio::time::sleep);
     drop(entered);
     let mut sleep = sleep.map(Box::pin);
     let mut interrupted = pin!(interrupt.notified());
@@ -70,7 +85,10 @@ pub(crate) async fn wait(wait: &Wait, now: Duration, interrupt: &Notify) {
         if interrupted.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
-        if sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(context).is_ready()) {
+        if sleep
+            .as_mut()
+            .is_some_and(|sleep| sleep.as_mut().poll(context).is_ready())
+        {
             return Poll::Ready(());
         }
         for (descriptor, interest) in &watched {

@@ -43,7 +43,14 @@ fn kind() -> &'static WasmKind {
     KIND.get_or_init(|| {
         let engine = Engine::new(EngineOptions::default()).unwrap();
         let inner = Uncached(engine.clone());
-        WasmKind::new(engine, Arc::new(Kept { inner, installed: Mutex::default() })).unwrap()
+        WasmKind::new(
+            engine,
+            Arc::new(Kept {
+                inner,
+                installed: Mutex::default(),
+            }),
+        )
+        .unwrap()
     })
 }
 
@@ -57,12 +64,21 @@ impl Job {
     fn new(name: &str, arguments: &[&str]) -> Job {
         let bytes = std::fs::read(guests().join("wasm").join(format!("{name}.wasm"))).unwrap();
         let program = Program::from_bytes(bytes);
-        let arguments = [&name].into_iter().chain(arguments).map(|a| (*a).to_owned()).collect();
-        Job { program, arguments, directories: vec![(guests(), "/guests")] }
+        let arguments = [&name]
+            .into_iter()
+            .chain(arguments)
+            .map(|a| (*a).to_owned())
+            .collect();
+        Job {
+            program,
+            arguments,
+            directories: vec![(guests(), "/guests")],
+        }
     }
 
     fn resources(&self, output: &File) -> Resources {
-        let directory = |(host, guest): &(PathBuf, &'static str)| Directory::open(host, *guest).unwrap();
+        let directory =
+            |(host, guest): &(PathBuf, &'static str)| Directory::open(host, *guest).unwrap();
         Resources {
             stdio: Stdio {
                 input: None,
@@ -80,7 +96,9 @@ impl Job {
             resources: self.resources(output),
             ..Environment::default()
         };
-        kind().spawn(Identity::new(), &self.program, environment).unwrap()
+        kind()
+            .spawn(Identity::new(), &self.program, environment)
+            .unwrap()
     }
 
     /// Carries a process into a new instance; `Err` if it had ended.
@@ -97,7 +115,10 @@ impl Job {
         paused.discard();
         let arriving = kind().prepare(&self.program, &image.header.layout).unwrap();
         pages.install_into(&*arriving.memory()).unwrap();
-        Ok(arriving.finish(image, self.resources(output), None).unwrap().resume())
+        Ok(arriving
+            .finish(image, self.resources(output), None)
+            .unwrap()
+            .resume())
     }
 
     fn check(&self, hops: usize) {
@@ -106,9 +127,15 @@ impl Job {
         let mut running = self.start(&output);
         let mut done = 0;
         // Somewhere in the middle, wherever that is on this machine today.
-        let pause = took.mul_f64(0.8 / hops as f64).min(Duration::from_millis(200));
+        let pause = took
+            .mul_f64(0.8 / hops as f64)
+            .min(Duration::from_millis(200));
         let exit = loop {
-            let within = if done < hops { pause } else { Duration::from_secs(120) };
+            let within = if done < hops {
+                pause
+            } else {
+                Duration::from_secs(120)
+            };
             if let Some(exit) = running.control.wait(within) {
                 break exit;
             }
@@ -129,7 +156,10 @@ impl Job {
         kind().prepare(&self.program, &Default::default()).err();
         let began = Instant::now();
         let running = self.start(&output);
-        let exit = running.control.wait(Duration::from_secs(120)).expect("it ends");
+        let exit = running
+            .control
+            .wait(Duration::from_secs(120))
+            .expect("it ends");
         assert_eq!(exit, Exit::Code(0));
         (text(output), began.elapsed())
     }
@@ -144,11 +174,11 @@ fn text(mut output: File) -> String {
 
 #[test]
 fn kernels() {
-    Job::new("fib", &["32"]).check(20);
-    Job::new("nbody", &["400000"]).check(20);
-    Job::new("fannkuch", &["9"]).check(20);
-    Job::new("matmul", &["300"]).check(20);
-    Job::new("sha256", &["64", "256"]).check(20);
+    Job::new("fib", &["37"]).check(20);
+    Job::new("nbody", &["3000000"]).check(20);
+    Job::new("fannkuch", &["10"]).check(20);
+    Job::new("matmul", &["300", "8"]).check(20);
+    Job::new("sha256", &["64", "4000"]).check(20);
     Job::new("qsort", &["200000", "3"]).check(20);
 }
 

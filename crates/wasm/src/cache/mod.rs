@@ -39,16 +39,14 @@ pub(crate) use shelf::{CONTINUATION_BYTES_MAX, Continuation, Shelf};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use sterna_process::{Program, ProgramId};
+use sterna_process::ProgramId;
 
 use crate::builder::{BuildError, BuildLimits, Builder, Launch, MadeProgram, OnProgress, Progress};
 use crate::engine::Engine;
 use crate::installed::{InstallError, Installed};
-use crate::kind::{ProgramError, Programs};
 use folder::{About, Folder, Lock};
 
 /// Version of the cache's layout.
@@ -296,33 +294,6 @@ impl ProgramCache {
         made: &MadeProgram,
     ) -> Result<Arc<Installed>, InstallError> {
         Installed::from_made(&self.builder, bytes.clone(), made).map(Arc::new)
-    }
-}
-
-impl Programs for ProgramCache {
-    fn get(&self, program: &Program) -> Result<Arc<Installed>, ProgramError> {
-        let mut silent = |_| ControlFlow::Continue(());
-        let added = match program.bytes() {
-            Some(bytes) => match self.ready(&program.id()) {
-                Some(program) => Ok(Some(program)),
-                None => self.add(&bytes.into(), None, &mut silent).map(Some),
-            },
-            None => ProgramCache::get(self, &program.id(), &mut silent),
-        };
-        match added {
-            Ok(Some(program)) => Ok(program),
-            Ok(None) => Err(ProgramError::Unknown(program.id())),
-            Err(AddError::NotKept { program, source }) => {
-                tracing::warn!(error = %source, reason = %source.source, "the program is not kept for the next time");
-                Ok(program)
-            }
-            Err(AddError::Build(error)) => Err(InstallError::from(error).into()),
-            Err(AddError::Load(error)) => Err(error.into()),
-            Err(AddError::Read(error)) => Err(ProgramError::Failed {
-                doing: "read the program from the cache",
-                source: error.into(),
-            }),
-        }
     }
 }
 

@@ -407,6 +407,10 @@ impl<'a> Emitter<'_, 'a> {
             match operator {
                 Operator::Else => index = self.otherwise(index),
                 Operator::End => self.end(),
+                Operator::Loop { .. } if self.leaves_for(index) => {
+                    self.leave_for(index);
+                    index = self.plan.frame_opened_at(index).end;
+                }
                 _ => self.operator(index)?,
             }
             index += 1;
@@ -637,6 +641,24 @@ impl<'a> Emitter<'_, 'a> {
         self.depth += 1;
     }
 
+    /// Whether the loop at `index` is a function of its own here, compiled once and for good.
+    fn leaves_for(&self, index: usize) -> bool {
+        self.entry != Entry::At(index) && self.target.outlined(self.plan.function, index)
+    }
+
+    /// Goes on in the function that is the loop at `index` and all that comes after it.
+    fn leave_for(&mut self, index: usize) {
+        let plan = self.plan;
+        let point = plan
+            .point_at(index)
+            .expect("every live loop header is a point");
+        for (height, &ty) in point.stack.iter().enumerate().rev() {
+            let local = self.field(Field::Stack(height as u32), ty);
+            self.put(&Instruction::LocalSet(local));
+        }
+        self.go_to_header(point);
+    }
+
     fn begin_loop(
         &mut self,
         index: usize,
@@ -646,15 +668,6 @@ impl<'a> Emitter<'_, 'a> {
         let point = plan
             .point_at(index)
             .expect("every live loop header is a point");
-        if self.entry != Entry::At(index) && self.target.outlined(plan.function, index) {
-            // Its loop is a function of its own, so that it is compiled once and for good.
-            for (height, &ty) in point.stack.iter().enumerate().rev() {
-                let local = self.field(Field::Stack(height as u32), ty);
-                self.put(&Instruction::LocalSet(local));
-            }
-            self.go_to_header(point);
-            return Ok(());
-        }
         let ty = self.target.block_type(ty).map_err(InstrumentError::from)?;
         self.put(&Instruction::Loop(ty));
         self.begin(index);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use wasmparser::{
     DataKind, ElementKind, ExternalKind, FuncToValidate, FuncType, FuncValidator,
-    FuncValidatorAllocations, GlobalType, MemoryType, Operator, Parser, Payload, TableType, TypeRef,
-    ValidPayload, Validator, ValidatorResources, WasmFeatures, WasmModuleResources,
+    FuncValidatorAllocations, GlobalType, MemoryType, Operator, Parser, Payload, TableType,
+    TypeRef, ValidPayload, Validator, ValidatorResources, WasmFeatures, WasmModuleResources,
 };
 
 use super::InstrumentError;
@@ -184,7 +184,9 @@ impl Module {
                 | Operator::TableGrow { table }
                 | Operator::TableFill { table }
                 | Operator::TableInit { table, .. }
-                | Operator::TableCopy { dst_table: table, .. } => {
+                | Operator::TableCopy {
+                    dst_table: table, ..
+                } => {
                     self.mutable_tables.insert(table);
                 }
                 _ => {}
