@@ -81,6 +81,13 @@ fn main() -> ExitCode {
     {
         return sterna_wasm::builder::run();
     }
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .init();
     let Cli { command } = Cli::parse();
     let foreground = matches!(command, Command::Run(_) | Command::Thaw(_));
     let code = match command {

@@ -169,36 +169,8 @@ impl Frozen<'_> {
             text: String::new(),
             paint,
         };
-        let header = self.header;
-        page.heading(format_args!("image {}", Plain(&self.file)));
-        page.line("size", show::bytes(self.file_bytes));
-        page.line(
-            "made by",
-            match self.provenance {
-                Provenance::Own => "you, and not changed since".to_owned(),
-                Provenance::Foreign { key } => {
-                    format!("someone else, or elsewhere (key {key}): anyone could have made it")
-                }
-            },
-        );
-        let name = self
-            .local
-            .as_ref()
-            .map_or("without a name", |local| &local.name);
-        let (id, epoch) = (header.process, header.epoch);
-        page.line(
-            "process",
-            format_args!("{} ({}), epoch {epoch}", id.short(), Plain(name)),
-        );
-        let program = match self.program_bytes {
-            Some(bytes) => format!("in the file: {}", show::bytes(bytes)),
-            None => "not in the file".to_owned(),
-        };
-        page.line(
-            "program",
-            format_args!("{} {}, {program}", header.kind, header.program.short()),
-        );
-        page.layout(&header.layout);
+        self.origin(&mut page);
+        page.layout(&self.header.layout);
         let PageStatistics { stored, zero } = self.pages;
         let checked = if self.pages_checked {
             ", all checked"
@@ -236,6 +208,39 @@ impl Frozen<'_> {
             page.line("directory", value);
         }
         page.text
+    }
+
+    /// Whose it is, and of what.
+    fn origin(&self, page: &mut Page) {
+        let header = self.header;
+        page.heading(format_args!("image {}", Plain(&self.file)));
+        page.line("size", show::bytes(self.file_bytes));
+        page.line(
+            "made by",
+            match self.provenance {
+                Provenance::Own => "you, and not changed since".to_owned(),
+                Provenance::Foreign { key } => {
+                    format!("someone else, or elsewhere (key {key}): anyone could have made it")
+                }
+            },
+        );
+        let name = self
+            .local
+            .as_ref()
+            .map_or("without a name", |local| &local.name);
+        let (id, epoch) = (header.process, header.epoch);
+        page.line(
+            "process",
+            format_args!("{} ({}), epoch {epoch}", id.short(), Plain(name)),
+        );
+        let program = match self.program_bytes {
+            Some(bytes) => format!("in the file: {}", show::bytes(bytes)),
+            None => "not in the file".to_owned(),
+        };
+        page.line(
+            "program",
+            format_args!("{} {}, {program}", header.kind, header.program.short()),
+        );
     }
 }
 

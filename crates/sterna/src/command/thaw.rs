@@ -112,19 +112,12 @@ impl Thaw {
         let signals = Signals::catch()?;
         let paused = incoming.finish(image, resources, None).with_context(what)?;
         let running = paused.resume();
-        let us = |time: Duration| time.as_micros().try_into().unwrap_or(u64::MAX);
-        let statistics = file.page_statistics();
-        let report = ThawReport {
-            process: id,
-            name: local.name.clone(),
-            image_bytes: file.file_bytes(),
-            pages: statistics.stored + statistics.zero,
-            open_us: us(open),
-            program_us: us(program),
-            pages_us: us(pages),
-            restore_us: us(step.elapsed()),
-            total_us: us(begun.elapsed()),
-        };
+        let report = report(
+            &file,
+            (id, &local.name),
+            (open, program, pages, step),
+            begun,
+        );
         self.tell(&report);
         let facts = Facts {
             id,
@@ -241,6 +234,28 @@ impl Thaw {
             let path = path.display();
             show::note(format_args!("could not write the report {path}: {error:#}"));
         }
+    }
+}
+
+/// What the steps took; the last one is over now.
+fn report(
+    file: &ImageFile,
+    (process, name): (ProcessId, &str),
+    (open, program, pages, restore): (Duration, Duration, Duration, Instant),
+    begun: Instant,
+) -> ThawReport {
+    let us = |time: Duration| time.as_micros().try_into().unwrap_or(u64::MAX);
+    let statistics = file.page_statistics();
+    ThawReport {
+        process,
+        name: name.to_owned(),
+        image_bytes: file.file_bytes(),
+        pages: statistics.stored + statistics.zero,
+        open_us: us(open),
+        program_us: us(program),
+        pages_us: us(pages),
+        restore_us: us(restore.elapsed()),
+        total_us: us(begun.elapsed()),
     }
 }
 
