@@ -52,15 +52,9 @@ fn on_a_full_file_system_the_program_runs_on_and_nothing_is_left() {
     }
     let world = World::new();
     let small = world.path("small");
-    fs::create_dir(&small).unwrap();
-    let mut mount = Command::new("mount");
-    mount
-        .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
-        .arg(&small);
-    if !mount.status().is_ok_and(|status| status.success()) {
+    let Some(_mounted) = Mounted::new(&small) else {
         skip!("this machine does not let us mount a tmpfs");
-    }
-    let _unmount = Unmount(small.clone());
+    };
     let run = echo(&world);
     fs::write(small.join("echo.sterna"), "old").unwrap();
     fs::write(small.join("filler"), vec![1; 60 << 10]).unwrap();
@@ -73,9 +67,36 @@ fn on_a_full_file_system_the_program_runs_on_and_nothing_is_left() {
     runs_on(run);
 }
 
-struct Unmount(PathBuf);
+#[test]
+fn a_full_cache_is_only_reported() {
+    if !rustix::process::geteuid().is_root() {
+        skip!("mounting a small file system needs root");
+    }
+    let mut world = World::new();
+    let small = world.path("small");
+    let Some(_mounted) = Mounted::new(&small) else {
+        skip!("this machine does not let us mount a tmpfs");
+    };
+    world.cache = small.join("programs");
+    let answer = world.ask(["run", &guest("hello")]);
+    assert_eq!(answer.ok(), "hello, world\n");
+    assert!(answer.err().contains("not kept"), "{}", answer.err());
+}
 
-impl Drop for Unmount {
+/// A file system of 64 KiB.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(at: &Path) -> Option<Self> {
+        fs::create_dir(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs"]);
+        let mounted = mount.arg(at).status().is_ok_and(|status| status.success());
+        mounted.then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
