@@ -3,7 +3,7 @@
 use std::env;
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
-use std::io::Read;
+use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -108,13 +108,23 @@ impl Stage {
 
     /// Compiles the interpreter, for moves too.
     pub(super) fn compile(&self) -> Result<()> {
-        self.ask(&["programs", "add", "--moves", "--json", "lua.wasm"])
-            .map(drop)
+        // On a terminal it shows how it gets on.
+        let errors = match io::stderr().is_terminal() {
+            true => Stdio::inherit(),
+            false => self.errors()?,
+        };
+        let arguments = ["programs", "add", "--moves", "--json", "lua.wasm"];
+        let mut actor = self.start(&arguments, errors)?;
+        actor.read_to_end(&mut Vec::new())?;
+        actor.ended_with(0)
     }
 
     /// Starts the script.
     pub(super) fn run(&self) -> Result<Actor> {
-        self.start(&["run", "--dir", "work::/work", "lua.wasm", "/work/story.lua"])
+        self.start(
+            &["run", "--dir", "work::/work", "lua.wasm", "/work/story.lua"],
+            self.errors()?,
+        )
     }
 
     /// Freezes it.
@@ -142,7 +152,10 @@ impl Stage {
     pub(super) fn thaw(&self) -> Result<(Actor, ThawReport)> {
         let report = self.path("thaw.json");
         let _ = fs::remove_file(&report);
-        let mut actor = self.start(&["thaw", "--report", "thaw.json", "lua.sterna"])?;
+        let mut actor = self.start(
+            &["thaw", "--report", "thaw.json", "lua.sterna"],
+            self.errors()?,
+        )?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Ok(json) = fs::read(&report)
@@ -169,27 +182,31 @@ impl Stage {
         Ok(log)
     }
 
-    fn start(&self, arguments: &[&str]) -> Result<Actor> {
+    /// Where the next process says what is wrong.
+    fn errors(&self) -> Result<Stdio> {
+        Ok(File::create(self.path("errors.txt"))?.into())
+    }
+
+    fn start(&self, arguments: &[&str], errors: Stdio) -> Result<Actor> {
         self.check()?;
-        let errors = self.path("errors.txt");
         let mut child = self
             .sterna(arguments)
             .stdout(Stdio::piped())
-            .stderr(File::create(&errors)?)
+            .stderr(errors)
             .spawn()
             .with_context(|| format!("could not start {}", self.program.display()))?;
         let output = child.stdout.take().context("the output is piped")?;
         Ok(Actor {
             child,
             output: read(output)?,
-            errors,
+            errors: self.path("errors.txt"),
             interrupted: Arc::clone(&self.interrupted),
         })
     }
 
     /// What a command prints.
     fn ask(&self, arguments: &[&str]) -> Result<Vec<u8>> {
-        let mut actor = self.start(arguments)?;
+        let mut actor = self.start(arguments, self.errors()?)?;
         let mut output = Vec::new();
         actor.read_to_end(&mut output)?;
         actor.ended_with(0)?;
