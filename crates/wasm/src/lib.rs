@@ -3,8 +3,12 @@
 pub mod builder;
 pub mod cache;
 mod control;
+mod cpu;
 mod describe;
 mod engine;
+mod entry;
+mod environment;
+mod exit;
 mod frames;
 mod guest;
 mod host;
