@@ -113,3 +113,15 @@ pub(crate) fn lines(results: &[Val]) -> String {
         })
         .collect()
 }
+
+/// An argument; none that [`stages`] makes is a reference.
+pub(crate) fn plain(value: &Value) -> Option<Val> {
+    Some(match *value {
+        Value::I32(value) => Val::I32(value),
+        Value::I64(value) => Val::I64(value),
+        Value::F32(bits) => Val::F32(bits),
+        Value::F64(bits) => Val::F64(bits),
+        Value::V128(value) => Val::V128(value.into()),
+        Value::Function(_) | Value::NullExternal => return None,
+    })
+}

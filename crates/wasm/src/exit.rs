@@ -43,7 +43,8 @@ pub(crate) fn exit_for(
             .trim_start_matches("wasm trap: ")
             .to_owned(),
         None if error.is::<wasmtime::ThrownException>() => "uncaught exception".into(),
-        None => format!("{error:#}"),
+        // Without the engine's own back-trace, which is its context.
+        None => error.root_cause().to_string(),
     };
     Exit::Trapped {
         what,

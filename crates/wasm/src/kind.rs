@@ -453,7 +453,7 @@ impl Incoming for Arriving {
 }
 
 /// Runs a future that has nothing to wait for: instances are made and restored by the caller's thread.
-fn now<F: Future>(future: F) -> F::Output {
+pub(crate) fn now<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     loop {

@@ -12,6 +12,7 @@ mod exit;
 mod frames;
 mod guest;
 mod host;
+mod immobile;
 mod installed;
 mod kind;
 mod machine;
@@ -26,6 +27,7 @@ mod wait;
 
 pub use engine::{Engine, EngineError, EngineOptions};
 pub use frames::{Frame, ReadFramesError, Value};
+pub use immobile::ImmobileWasm;
 pub use installed::{InstallError, Installed, LoopHeaders};
 pub use kind::{KIND, ProgramError, Programs, Uncached, WasmKind};
 
