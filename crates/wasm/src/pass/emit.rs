@@ -405,6 +405,7 @@ impl<'a> Emitter<'_, 'a> {
             match operator {
                 Operator::Else => index = self.otherwise(index),
                 Operator::End => self.end(),
+                Operator::Loop { blockty } => index = self.begin_loop(index, *blockty)?,
                 _ => self.operator(index)?,
             }
             index += 1;
@@ -431,7 +432,6 @@ impl<'a> Emitter<'_, 'a> {
                 self.put(&Instruction::If(ty));
                 self.begin(index);
             }
-            Operator::Loop { blockty } => self.begin_loop(index, *blockty)?,
             Operator::Br { relative_depth } => {
                 let label = self.label(*relative_depth);
                 self.put(&Instruction::Br(label));
@@ -635,23 +635,26 @@ impl<'a> Emitter<'_, 'a> {
         self.depth += 1;
     }
 
+    /// Handles the `loop` at `index`; returns the operator that was handled last.
     fn begin_loop(
         &mut self,
         index: usize,
         ty: wasmparser::BlockType,
-    ) -> Result<(), InstrumentError> {
+    ) -> Result<usize, InstrumentError> {
         let plan = self.plan;
         let point = plan
             .point_at(index)
             .expect("every live loop header is a point");
         if self.entry != Entry::At(index) && self.target.outlined(plan.function, index) {
-            // Its loop is a function of its own, so that it is compiled once and for good.
-            for (height, &ty) in point.stack.iter().enumerate().rev() {
-                let local = self.field(Field::Stack(height as u32), ty);
+            // Its loop is a function of its own, so that it is compiled once and for good. The operands
+            // below its parameters are kept; they may belong to frames outside.
+            let frame = plan.frame_opened_at(index);
+            for (at, &ty) in frame.params.iter().enumerate().rev() {
+                let local = self.field(Field::Stack(frame.height + at as u32), ty);
                 self.put(&Instruction::LocalSet(local));
             }
             self.go_to_header(point);
-            return Ok(());
+            return Ok(frame.end);
         }
         let ty = self.target.block_type(ty).map_err(InstrumentError::from)?;
         self.put(&Instruction::Loop(ty));
@@ -660,7 +663,7 @@ impl<'a> Emitter<'_, 'a> {
         if point.stops() {
             self.poll(index);
         }
-        Ok(())
+        Ok(index)
     }
 
     /// Tail-calls the continuation of the loop header at `point`; all values are in locals.
