@@ -60,8 +60,10 @@ fn run(root: &Path, command: Command) -> anyhow::Result<()> {
 
 /// The workspace's root, wherever the command was called from.
 fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest
+    // Cargo says so when it runs us. What was compiled in may be another checkout that shares the target folder.
+    let manifest =
+        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&manifest)
         .parent()
         .expect("xtask is a folder of the workspace")
         .to_path_buf()

@@ -40,15 +40,11 @@ pub(crate) const ZIG: Need = Need {
             .is_ok_and(|version| pinned_zig(root).is_ok_and(|pinned| version == pinned))
     },
     install: |root| {
-        let venv = root.join("target/venv");
-        child::read(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-        child::read(
-            Command::new(venv_python(root))
-                .args(PIP)
-                .args(["install", "--require-hashes", "-r"])
-                .arg(root.join("guests/requirements.txt")),
-        )?;
-        Ok(())
+        let mut pip = Command::new(make_venv(root)?);
+        pip.args(PIP)
+            .args(["install", "--require-hashes", "-r"])
+            .arg(root.join("guests/requirements.txt"));
+        child::read(&mut pip).map(|_| ())
     },
 };
 
@@ -109,6 +105,21 @@ impl Need {
 /// The interpreter of the environment under `target/`.
 pub(crate) fn venv_python(root: &Path) -> PathBuf {
     root.join("target/venv/bin/python")
+}
+
+/// Makes that environment unless it works already; its interpreter.
+pub(crate) fn make_venv(root: &Path) -> Result<PathBuf> {
+    let python = venv_python(root);
+    if !child::succeeds(Command::new(&python).args(["-m", "pip", "--version"])) {
+        PYTHON.ensure(root, false)?;
+        let venv = root.join("target/venv");
+        child::read(
+            Command::new("python3")
+                .args(["-m", "venv", "--clear"])
+                .arg(venv),
+        )?;
+    }
+    Ok(python)
 }
 
 fn installed_zig(root: &Path) -> Result<String> {

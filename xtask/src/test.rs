@@ -99,22 +99,22 @@ fn prepare(root: &Path, args: &Args) -> Result<()> {
 }
 
 fn documentation(root: &Path) -> Result<Report> {
+    println!("documentation tests");
     let mut command = child::cargo();
     command
         .current_dir(root)
-        .args(["test", "--doc", "--workspace", "--locked", "--quiet"]);
+        .args(["test", "--doc", "--workspace", "--locked"]);
+    // Progress goes straight to the screen; results are kept, and shown only if a test fails.
     let output = command
         .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("could not start {}", child::line(&command)))?;
-    let (text, errors) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+        .stderr(Stdio::inherit())
+        .output();
+    let output = output.with_context(|| format!("could not start {}", child::line(&command)))?;
+    let text = String::from_utf8_lossy(&output.stdout);
     let mut report = Report::default();
     text.lines().for_each(|line| report.read_line(line));
     if !output.status.success() {
-        eprint!("{text}{errors}");
+        eprint!("{text}");
         if report.failed == 0 {
             bail!("{} failed: {}", child::line(&command), output.status);
         }

@@ -12,6 +12,7 @@ use crate::step::Outcome;
 use crate::table::Resource;
 use crate::wasi::{Arguments, Wasi};
 use cap_std::fs::Dir;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 /// Names of one directory at most; more is `EOVERFLOW`.
@@ -36,7 +37,10 @@ impl Listing {
     fn take(dir: &Dir) -> Result<Listing, Errno> {
         let own = rustix::fs::fstat(dir)?.st_ino;
         let mut entries = Vec::new();
-        for entry in rustix::fs::Dir::read_from(dir)? {
+        // The descriptor itself may be one that only names the directory, or shared.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let readable = rustix::fs::openat(dir, ".", flags, Mode::empty())?;
+        for entry in rustix::fs::Dir::new(readable)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes().to_vec();
             let (inode, file_type) = match &name[..] {

@@ -3,7 +3,7 @@
 use crate::abi::{Errno, fdflags};
 use crate::capture::{List, reopening};
 use crate::clocks::ProcessClocks;
-use crate::config::{Limits, Rebind};
+use crate::config::{Directory, Limits, Rebind};
 use crate::describe::Escaped;
 use crate::paths::opened;
 use crate::rights::Rights;
@@ -185,29 +185,7 @@ impl Wasi {
             .map_err(|_| RestoreError::LimitTooHigh(rebind.limits.descriptors))?;
         check(&state, &rebind.limits)?;
         let mut unbound = Vec::new();
-        let mut directories = rebind.directories;
-        let roots: Vec<Option<BoundRoot>> = state
-            .roots
-            .iter()
-            .map(|wanted| {
-                let found = directories
-                    .iter()
-                    .position(|given| given.guest == wanted.guest);
-                let Some(index) = found else {
-                    unbound.push(missing(wanted));
-                    return None;
-                };
-                let mut root = Root::from(directories.swap_remove(index));
-                root.read_only |= wanted.read_only;
-                let same = Identity::of(root.dir.as_fd())
-                    .is_ok_and(|now| wanted.identity.is_same_inode(&now));
-                Some(BoundRoot {
-                    root: Arc::new(root),
-                    same,
-                })
-            })
-            .collect();
-
+        let roots = bind_roots(&state.roots, rebind.directories, &mut unbound);
         let mut table = Table::new(rebind.limits.descriptors);
         let mut stdio = rebind.stdio.map(Some);
         for descriptor in state.descriptors {
@@ -302,6 +280,29 @@ fn check(state: &WasiState, limits: &Limits) -> Result<(), RestoreError> {
         }
     }
     Ok(())
+}
+
+/// Finds each directory among those given, by name.
+fn bind_roots(
+    wanted: &[RootState],
+    mut given: Vec<Directory>,
+    unbound: &mut Vec<Unbound>,
+) -> Vec<Option<BoundRoot>> {
+    let mut bind = |wanted: &RootState| {
+        let Some(index) = given.iter().position(|given| given.guest == wanted.guest) else {
+            unbound.push(missing(wanted));
+            return None;
+        };
+        let mut root = Root::from(given.swap_remove(index));
+        root.read_only |= wanted.read_only;
+        let now = Identity::of(root.dir.as_fd());
+        let same = now.is_ok_and(|now| wanted.identity.is_same_inode(&now));
+        Some(BoundRoot {
+            root: Arc::new(root),
+            same,
+        })
+    };
+    wanted.iter().map(&mut bind).collect()
 }
 
 fn missing(wanted: &RootState) -> Unbound {

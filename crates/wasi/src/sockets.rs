@@ -5,7 +5,7 @@ use crate::memory::{Cursor, IOVECS_AT_ONCE, Memory, TRANSFER_MAX};
 use crate::rights::Rights;
 use crate::step::{Halt, Interest, Outcome, Wait};
 use crate::streams::HostFile;
-use crate::table::{Entry, Resource};
+use crate::table::Entry;
 use crate::wasi::{Arguments, Wasi};
 use rustix::net::{RecvFlags, Shutdown, SocketFlags};
 use std::io::IoSlice;
@@ -37,13 +37,12 @@ impl Wasi {
         entry.require(Rights::SOCK_ACCEPT)?;
         m.check(a.u32(2), 4)?;
         self.table.check_room()?;
+        if !rustix::net::sockopt::socket_acceptconn(host.fd())? {
+            return Err(Errno::INVAL.into());
+        }
         // The listening socket may be shared and blocking: ask first. If another process takes the
         // connection in between, this waits for the next one.
-        if let Resource::Socket {
-            listening: true, ..
-        } = entry.resource
-            && host.ready(Interest::READ).is_empty()
-        {
+        if host.ready(Interest::READ).is_empty() {
             return entry.or_again(Err(Halt::Wait(Wait::on(host.fd(), Interest::READ))));
         }
         let accepted =

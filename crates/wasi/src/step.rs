@@ -17,7 +17,8 @@ pub enum Step {
     Wait(Wait),
 }
 
-/// What a call waits for: whichever comes first.
+/// What a call waits for: whichever comes first. If it is nothing at all, the guest waits until it
+/// is ended.
 #[derive(Clone, Debug, Default)]
 pub struct Wait {
     /// Host descriptors, each once. All of them can be watched by `poll` and `epoll`.

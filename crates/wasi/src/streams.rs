@@ -345,3 +345,57 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! The way of descriptors that could not be opened a second time.
+
+    use super::*;
+
+    fn shared(fd: OwnedFd) -> HostFile {
+        let mut host = HostFile::inherit(fd).unwrap();
+        host.reopened = None;
+        host.nonblocking = false;
+        host
+    }
+
+    #[test]
+    fn a_blocking_pipe_is_asked_before_each_transfer() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let (reader, writer) = (shared(reader), shared(writer));
+        let mut buffer = [0; 10_000];
+        let empty = reader.read(&mut [IoSliceMut::new(&mut buffer)]);
+        assert!(matches!(empty, Err(Halt::Wait(_))));
+        let data = [7; 10_000];
+        let part = &data[..writer.write_max()];
+        let (mut written, mut read) = (0, 0);
+        loop {
+            match writer.write(&[IoSlice::new(part)]) {
+                Ok(count) => written += count,
+                Err(Halt::Wait(wait)) => break assert_eq!(wait.descriptors[0].1, Interest::WRITE),
+                Err(Halt::Errno(errno)) => panic!("{errno:?}"),
+            }
+        }
+        assert!(written >= 32_768);
+        while let Ok(count) = reader.read(&mut [IoSliceMut::new(&mut buffer)]) {
+            read += count;
+        }
+        assert_eq!(read, written);
+    }
+
+    #[test]
+    fn a_second_opening_is_of_the_same_pipe() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let host = HostFile::inherit(reader).unwrap();
+        rustix::io::write(&writer, b"abc").unwrap();
+        assert!(host.nonblocking && host.reopened.is_some());
+        assert_eq!(host.bytes_ready(), 3);
+    }
+
+    #[test]
+    fn the_master_of_a_terminal_is_not_opened_again() {
+        use rustix::pty::{OpenptFlags, openpt};
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        assert!(HostFile::inherit(master).unwrap().reopened.is_none());
+    }
+}

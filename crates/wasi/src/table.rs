@@ -29,20 +29,10 @@ pub(crate) struct Entry {
 /// What a descriptor stands for.
 #[derive(Debug)]
 pub(crate) enum Resource {
-    Stdio {
-        slot: u8,
-        stream: Stream,
-    },
-    File {
-        host: HostFile,
-        place: Place,
-    },
+    Stdio { slot: u8, stream: Stream },
+    File { host: HostFile, place: Place },
     Directory(Box<OpenDirectory>),
-    Socket {
-        host: HostFile,
-        name: String,
-        listening: bool,
-    },
+    Socket { host: HostFile, name: String },
 }
 
 /// A directory given to the process.
@@ -167,7 +157,8 @@ impl Table {
 impl Entry {
     /// A standard stream with all rights that apply to what it is.
     pub(crate) fn stdio(slot: u8, stream: Stream) -> Entry {
-        let rights = stdio_rights(stream.kind());
+        let kind = stream.kind();
+        let rights = stdio_rights(kind);
         let flags = stream.host().map_or(0, |host| {
             let append = rustix::fs::fcntl_getfl(host.fd())
                 .is_ok_and(|f| f.contains(rustix::fs::OFlags::APPEND));
@@ -176,7 +167,12 @@ impl Entry {
         Entry {
             resource: Resource::Stdio { slot, stream },
             rights,
-            inheriting: Rights::NONE,
+            // A listening socket passes on what its connections may be used for.
+            inheriting: if kind.is_socket() {
+                Rights::SOCKET
+            } else {
+                Rights::NONE
+            },
             flags,
         }
     }
@@ -185,11 +181,7 @@ impl Entry {
     pub(crate) fn socket(host: HostFile, name: String) -> Entry {
         let listening = rustix::net::sockopt::socket_acceptconn(host.fd()).unwrap_or(false);
         Entry {
-            resource: Resource::Socket {
-                host,
-                name,
-                listening,
-            },
+            resource: Resource::Socket { host, name },
             rights: Rights::SOCKET,
             inheriting: if listening {
                 Rights::SOCKET
@@ -203,8 +195,14 @@ impl Entry {
     /// A given directory itself. Read-only is not a matter of rights: C libraries trim what they ask
     /// for to what a directory passes on, and a file asked for with write access would be opened
     /// without.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, if what was given is something else.
     pub(crate) fn preopened(root: Arc<Root>) -> std::io::Result<Entry> {
         let dir = root.dir.try_clone()?;
+        if !dir.dir_metadata()?.is_dir() {
+            return Err(rustix::io::Errno::NOTDIR.into());
+        }
         let place = Place {
             root,
             path: PathBuf::from("."),

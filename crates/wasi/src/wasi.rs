@@ -8,7 +8,7 @@ use crate::memory::Memory;
 use crate::poll::PendingPoll;
 use crate::step::{Halt, Outcome, Step};
 use crate::streams::{HostFile, Stream};
-use crate::table::{Entry, Root, Table};
+use crate::table::{Entry, Resource, Root, Table};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
@@ -141,6 +141,39 @@ impl Wasi {
             Ok(()) => Step::Done(Errno::SUCCESS),
             Err(Halt::Errno(errno)) => Step::Done(errno),
             Err(Halt::Wait(wait)) => Step::Wait(wait),
+        }
+    }
+
+    /// Writes to the process's standard output, as the process would, waiting for room if need be.
+    /// What its limit does not allow, or nobody takes, is lost.
+    pub fn print(&mut self, text: &[u8]) {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let Ok(entry) = self.table.get_mut(1) else {
+                return;
+            };
+            let Resource::Stdio { stream, .. } = &mut entry.resource else {
+                return;
+            };
+            match stream.write(&[io::IoSlice::new(
+                &rest[..rest.len().min(stream.write_max())],
+            )]) {
+                Ok(written) => {
+                    self.output.charge(written as u64);
+                    rest = &rest[written..];
+                }
+                Err(Halt::Errno(_)) => return,
+                Err(Halt::Wait(wait)) => {
+                    for (descriptor, _) in &wait.descriptors {
+                        let mut poll = [rustix::event::PollFd::new(
+                            descriptor,
+                            rustix::event::PollFlags::OUT,
+                        )];
+                        // An interruption only means to try again.
+                        let _ = rustix::event::poll(&mut poll, None);
+                    }
+                }
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use wasmtime::{Config, Inlining, OptLevel};
 
 use crate::memory::GuestMemoryCreator;
@@ -18,7 +19,7 @@ const STACK: usize = 12 << 20;
 const WASM_STACK: usize = STACK - (1 << 20);
 
 /// How guests are compiled and run. Part of the name of every compiled artifact.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EngineOptions {
     /// Give every NaN the same bits, so that a float computation is the same bit by bit on every
     /// architecture. Costs up to a tenth in float code.

@@ -23,6 +23,41 @@ pub struct Frame<V> {
     pub results: Option<Vec<V>>,
 }
 
+impl<V> Frame<V> {
+    /// The frame with every value translated.
+    pub(crate) fn try_map<W, E>(
+        &self,
+        mut translate: impl FnMut(&V) -> Result<W, E>,
+    ) -> Result<Frame<W>, E> {
+        let mut locals = Vec::with_capacity(self.locals.len());
+        for (index, value) in &self.locals {
+            locals.push((*index, translate(value)?));
+        }
+        let stack = self
+            .stack
+            .iter()
+            .map(&mut translate)
+            .collect::<Result<_, E>>()?;
+        let results = match &self.results {
+            Some(results) => Some(
+                results
+                    .iter()
+                    .map(&mut translate)
+                    .collect::<Result<_, E>>()?,
+            ),
+            None => None,
+        };
+        Ok(Frame {
+            function: self.function,
+            offset: self.offset,
+            after: self.after,
+            locals,
+            stack,
+            results,
+        })
+    }
+}
+
 /// A value in terms of WebAssembly: no address of any machine. Floats are kept as their bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "WebAssembly's own names")]

@@ -1,20 +1,34 @@
 //! A program made ready to run: its compiled module, the table of its points, the initial images of its
 //! memories, and the continuations compiled so far. Shared by all its processes.
+//!
+//! It comes out of the [cache](crate::cache) (its [`Shelf`] then has what is needed rarely: the original module, the
+//! points, continuations compiled earlier), or is built on the spot and has everything in memory.
+//! `continuations` finds, loads and compiles these.
+
+mod continuations;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 use sterna_sys::memory::InitialImage;
+use wasmparser::{Parser, Payload};
 use wasmtime::Module;
 
+use crate::builder::{BuildError, Builder, MadeProgram};
+use crate::cache::{ReadModuleError, Shelf, take_artifact};
+use crate::describe;
 use crate::engine::Engine;
-use crate::frames::Frame;
 use crate::memory::Initial;
-use crate::pass::{self, ContinuationBuilder, Entry, Param, PointTable};
+use crate::pass::{self, ContinuationBuilder, PointTable};
+
+pub use continuations::LoopHeaders;
+pub(crate) use continuations::{CompiledContinuations, Key, Place};
 
 /// Why a program could not be made ready.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum InstallError {
     /// The pass refused it.
     #[error(transparent)]
@@ -22,15 +36,35 @@ pub enum InstallError {
     /// The compiler refused it.
     #[error("compiling the program failed")]
     Compile(#[source] wasmtime::Error),
+    /// The builder did not build it.
+    #[error(transparent)]
+    Build(BuildError),
     /// Its initial memory could not be set up.
     #[error("setting up the program's initial memory failed")]
     Image(#[from] sterna_sys::memory::BuildImageError),
+    /// Its initial memory could not be read.
+    #[error("reading the program's initial memory failed")]
+    ReadImage(#[source] std::io::Error),
+    /// The original module could not be read.
+    #[error(transparent)]
+    Module(#[from] ReadModuleError),
+    /// What is known of the program makes no sense.
+    #[error("what the builder says of the program makes no sense")]
+    Metadata,
+}
+
+impl From<BuildError> for InstallError {
+    fn from(error: BuildError) -> InstallError {
+        match error {
+            BuildError::Instrument(error) => InstallError::Instrument(error),
+            error => InstallError::Build(error),
+        }
+    }
 }
 
 /// What is known of a program besides its code; kept beside the compiled artifact.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Metadata {
-    pub(crate) points: PointTable,
     /// Memory, place in it, and range in the module's bytes, of what it starts with.
     pub(crate) pieces: Vec<(u32, u64, u64, u64)>,
     pub(crate) memories: u32,
@@ -43,31 +77,20 @@ pub(crate) struct Metadata {
     pub(crate) globals: u32,
     /// Whether each is mutable.
     pub(crate) mutable_globals: Vec<bool>,
+    /// Tables that the program can change.
+    pub(crate) mutable_tables: Vec<u32>,
+    /// Most bytes that each memory can have by its type.
+    pub(crate) memory_bytes_max: Vec<u64>,
     pub(crate) functions: u32,
-    pub(crate) data_segments: u32,
-    pub(crate) element_segments: u32,
+    /// Data segments that the program drops.
+    pub(crate) dropped_data: Vec<u32>,
+    /// Element segments that it drops.
+    pub(crate) dropped_elements: Vec<u32>,
     /// Memories that the module itself makes, in order.
     pub(crate) imported_memories: u32,
     pub(crate) has_start: bool,
-}
-
-/// Key of a continuation.
-pub(crate) type Key = (u32, Entry);
-
-/// A compiled module of continuations.
-pub(crate) struct CompiledContinuations {
-    pub(crate) module: Module,
-    /// By which names of the main instance its imports are filled, in order.
-    pub(crate) imports: Vec<String>,
-}
-
-/// Where a continuation is.
-#[derive(Clone)]
-pub(crate) enum Place {
-    /// Exported by the main module: an outlined loop.
-    Main(String, Arc<[Param]>),
-    /// Exported by a module of continuations.
-    Module(Arc<CompiledContinuations>, String, Arc<[Param]>),
+    /// Where in the module's bytes the contents of its section of names lie.
+    pub(crate) names: Option<(u64, u64)>,
 }
 
 /// A program ready to run.
@@ -76,19 +99,44 @@ pub struct Installed {
     pub(crate) module: Module,
     pub(crate) metadata: Metadata,
     pub(crate) images: Vec<Initial>,
-    bytes: Arc<[u8]>,
+    origin: Origin,
     options: pass::Options,
-    builder: OnceLock<Result<ContinuationBuilder, String>>,
+    /// Compiles what is needed later; without one, that is done in this process.
+    compiler: Option<Builder>,
+    points: OnceLock<PointTable>,
+    names: OnceLock<HashMap<u32, String>>,
+    continuation_builder: OnceLock<Result<ContinuationBuilder, String>>,
     continuations: RwLock<HashMap<Key, Place>>,
     /// One compilation at a time, so that nothing is compiled twice.
     compiling: Mutex<()>,
+    /// What is being written to the shelf. Waited for in the end.
+    keepers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Where the original module is.
+enum Origin {
+    Memory(Arc<[u8]>),
+    Shelf(Arc<Shelf>),
 }
 
 impl std::fmt::Debug for Installed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Installed")
-            .field("bytes", &self.bytes.len())
+            .field("metadata", &self.metadata)
             .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        let keepers = self
+            .keepers
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for keeper in keepers.drain(..) {
+            // It has said why if it failed.
+            let _ = keeper.join();
+        }
     }
 }
 
@@ -106,152 +154,222 @@ impl Installed {
         let instrumented = program.instrument()?;
         let module =
             Module::new(engine.wasmtime(), &instrumented.wasm).map_err(InstallError::Compile)?;
-        let metadata = Metadata::of(&program, instrumented);
-        Installed::assemble(engine, bytes, options, module, metadata)
+        let (metadata, points) = Metadata::of(&program, instrumented);
+        let images = images(&metadata, |start, end| {
+            let part = bytes.get(start as usize..end as usize);
+            part.map(ToOwned::to_owned).ok_or(InstallError::Metadata)
+        })?;
+        let origin = Origin::Memory(bytes);
+        let installed = Installed::new(engine.clone(), options, module, metadata, images, origin);
+        Ok(installed.with_points(points))
     }
 
-    pub(crate) fn assemble(
-        engine: &Engine,
+    /// What a builder has just made, in memory.
+    pub(crate) fn from_made(
+        builder: &Builder,
         bytes: Arc<[u8]>,
-        options: pass::Options,
+        made: &MadeProgram,
+    ) -> Result<Installed, InstallError> {
+        let engine = builder.engine().clone();
+        let module = take_artifact(&engine, &made.artifact).map_err(InstallError::Compile)?;
+        let metadata: Metadata =
+            postcard::from_bytes(&made.metadata).map_err(|_| InstallError::Metadata)?;
+        let points = postcard::from_bytes(&made.points).map_err(|_| InstallError::Metadata)?;
+        let images = images(&metadata, |start, end| {
+            let part = bytes.get(start as usize..end as usize);
+            part.map(ToOwned::to_owned).ok_or(InstallError::Metadata)
+        })?;
+        let (options, origin) = (builder.options().clone(), Origin::Memory(bytes));
+        let mut installed = Installed::new(engine, options, module, metadata, images, origin);
+        installed.compiler = Some(builder.clone());
+        Ok(installed.with_points(points))
+    }
+
+    /// What lies in the cache.
+    pub(crate) fn from_shelf(
+        shelf: Shelf,
         module: Module,
         metadata: Metadata,
     ) -> Result<Installed, InstallError> {
-        let mut images = Vec::new();
-        for memory in 0..metadata.memories {
-            let pieces: Vec<(u64, &[u8])> = metadata
-                .pieces
-                .iter()
-                .filter(|piece| piece.0 == memory)
-                .filter_map(|&(_, at, start, end)| {
-                    Some((at, bytes.get(start as usize..end as usize)?))
-                })
-                .collect();
-            if !pieces.is_empty() {
-                let size = metadata.memory_bytes[memory as usize] as usize;
-                images.push(Initial {
-                    image: Arc::new(InitialImage::build(pieces)?),
-                    size,
-                });
-            }
-        }
-        Ok(Installed {
-            engine: engine.clone(),
+        let images = images(&metadata, |start, end| {
+            shelf
+                .module_part(start, end)
+                .map_err(InstallError::ReadImage)
+        })?;
+        let builder = shelf.builder().clone();
+        let (engine, options) = (builder.engine().clone(), builder.options().clone());
+        let origin = Origin::Shelf(Arc::new(shelf));
+        let mut installed = Installed::new(engine, options, module, metadata, images, origin);
+        installed.compiler = Some(builder);
+        Ok(installed)
+    }
+
+    fn new(
+        engine: Engine,
+        options: pass::Options,
+        module: Module,
+        metadata: Metadata,
+        images: Vec<Initial>,
+        origin: Origin,
+    ) -> Installed {
+        Installed {
+            engine,
             module,
             metadata,
             images,
-            bytes,
+            origin,
             options,
-            builder: OnceLock::new(),
+            compiler: None,
+            points: OnceLock::new(),
+            names: OnceLock::new(),
+            continuation_builder: OnceLock::new(),
             continuations: RwLock::default(),
-            compiling: Mutex::new(()),
+            compiling: Mutex::default(),
+            keepers: Mutex::default(),
+        }
+    }
+
+    fn with_points(self, points: PointTable) -> Installed {
+        // It is new: it has none.
+        let _ = self.points.set(points);
+        self
+    }
+
+    /// The original module. From the cache, it is read and compared with its hash each time.
+    ///
+    /// # Errors
+    /// The file in the cache is damaged or cannot be read.
+    pub fn bytes(&self) -> Result<Arc<[u8]>, ReadModuleError> {
+        match &self.origin {
+            Origin::Memory(bytes) => Ok(bytes.clone()),
+            Origin::Shelf(shelf) => shelf.module(),
+        }
+    }
+
+    /// Names of its functions, as far as the module has them.
+    pub(crate) fn names(&self) -> &HashMap<u32, String> {
+        self.names.get_or_init(|| {
+            let Some((start, end)) = self.metadata.names else {
+                return HashMap::new();
+            };
+            match &self.origin {
+                Origin::Memory(bytes) => {
+                    let section = bytes.get(start as usize..end as usize);
+                    describe::function_names(section.unwrap_or_default())
+                }
+                Origin::Shelf(shelf) => match shelf.module_part(start, end) {
+                    Ok(section) => describe::function_names(&section),
+                    Err(error) => {
+                        tracing::warn!(%error, "back-traces have no function names");
+                        HashMap::new()
+                    }
+                },
+            }
         })
     }
 
-    /// The original module.
-    #[must_use]
-    pub fn bytes(&self) -> &Arc<[u8]> {
-        &self.bytes
-    }
-
-    /// The entry at which `frame` goes on.
-    pub(crate) fn entry<V>(&self, frame: &Frame<V>) -> Result<Key, pass::InstrumentError> {
-        let point = self.metadata.points.at_offset(frame.function, frame.offset);
-        match point {
-            Some(point) if frame.after => Ok((frame.function, Entry::After(point.op as usize))),
-            Some(point) => Ok((frame.function, Entry::At(point.op as usize))),
-            None => self
-                .builder()?
-                .entry_at(frame.function, frame.offset, frame.after)
-                .map(|e| (frame.function, e)),
+    /// Reads what a stop will need, so that the first is as quick as others.
+    pub(crate) fn warm(&self) {
+        if let Err(error) = self.points() {
+            tracing::warn!(%error, "the program cannot be stopped");
         }
+        self.names();
     }
 
-    /// Whether all continuations of `keys` are ready.
-    pub(crate) fn ready(&self, keys: &[Key]) -> bool {
-        let known = self
-            .continuations
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        keys.iter().all(|key| known.contains_key(key))
-    }
-
-    /// Compiles the continuations of `keys` that are not there yet, all in one module.
-    pub(crate) fn prepare(&self, keys: &[Key]) -> Result<(), InstallError> {
-        if self.ready(keys) {
-            return Ok(());
+    /// The points at which it can be stopped. From the cache, they are read when they are first asked for.
+    ///
+    /// # Errors
+    /// They can neither be read nor made again.
+    pub(crate) fn points(&self) -> Result<&PointTable, InstallError> {
+        if let Some(points) = self.points.get() {
+            return Ok(points);
         }
-        let _one = self
-            .compiling
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut missing: Vec<Key> = {
-            let known = self
-                .continuations
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
-            keys.iter()
-                .copied()
-                .filter(|key| !known.contains_key(key))
-                .collect()
+        let read = match &self.origin {
+            Origin::Shelf(shelf) => shelf.points(),
+            Origin::Memory(_) => Err(std::io::ErrorKind::NotFound.into()),
         };
-        missing.sort_unstable();
-        missing.dedup();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let built = self.builder()?.build(&missing)?;
-        let module =
-            Module::new(self.engine.wasmtime(), &built.wasm).map_err(InstallError::Compile)?;
-        let compiled = Arc::new(CompiledContinuations {
-            module,
-            imports: built.imports,
-        });
-        let mut known = self
-            .continuations
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        for (function, entry, name, params) in built.entries {
-            let place = if self.module.get_export_index(&name).is_some() {
-                Place::Main(name, params.into())
-            } else {
-                Place::Module(compiled.clone(), name, params.into())
-            };
-            known.insert((function, entry), place);
-        }
-        Ok(())
-    }
-
-    /// Where the continuation of `key` is, if it is ready.
-    pub(crate) fn place(&self, key: Key) -> Option<Place> {
-        self.continuations
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&key)
-            .cloned()
-    }
-
-    fn builder(&self) -> Result<&ContinuationBuilder, pass::InstrumentError> {
-        let build = || {
-            let program = pass::Program::parse(self.bytes.clone(), self.options.clone());
-            program
-                .and_then(|program| program.continuations())
-                .map_err(|error| error.to_string())
+        let points = match read {
+            Ok(points) => points,
+            Err(error) => {
+                tracing::warn!(%error, "the table of points cannot be used and is made again");
+                let program = pass::Program::parse(self.bytes()?, self.options.clone())?;
+                program.instrument()?.points
+            }
         };
-        self.builder
-            .get_or_init(build)
-            .as_ref()
-            .map_err(|error| pass::InstrumentError::Rewrite(error.clone()))
+        Ok(self.points.get_or_init(|| points))
     }
 }
 
+/// Zeros between two pieces of an initial memory that are written along rather than left out, in bytes.
+const GAP_MAX: usize = 4096;
+
+/// Where the contents of the section of names lie.
+fn name_section(module: &[u8]) -> Option<(u64, u64)> {
+    Parser::new(0).parse_all(module).find_map(|payload| match payload {
+        Ok(Payload::CustomSection(section)) if section.name() == "name" => {
+            let start = section.data_offset() as u64;
+            Some((start, start + section.data().len() as u64))
+        }
+        _ => None,
+    })
+}
+
+/// The initial images of the memories; `part` reads from the original module.
+fn images(
+    metadata: &Metadata,
+    part: impl Fn(u64, u64) -> Result<Vec<u8>, InstallError>,
+) -> Result<Vec<Initial>, InstallError> {
+    let mut images = Vec::new();
+    // Every memory that the module makes has one, so that none gets another's of the same size.
+    for memory in metadata.imported_memories..metadata.memories {
+        let size = metadata.memory_bytes.get(memory as usize);
+        let size = *size.ok_or(InstallError::Metadata)? as usize;
+        let pieces = || metadata.pieces.iter().filter(|piece| piece.0 == memory);
+        let (Some(start), Some(end)) = (
+            pieces().map(|piece| piece.2).min(),
+            pieces().map(|piece| piece.3).max(),
+        ) else {
+            images.push(Initial { image: None, size });
+            continue;
+        };
+        let bytes = part(start, end)?;
+        let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut highest = 0;
+        for &(_, at, from, to) in pieces() {
+            let piece = bytes.get((from - start) as usize..(to - start) as usize);
+            let piece = piece.ok_or(InstallError::Metadata)?;
+            // Compilers write thousands of small segments, one close behind the other. What lies behind
+            // the highest is still free, so that the gap may be filled.
+            match runs.last_mut() {
+                Some((first, run))
+                    if *first + run.len() as u64 == highest
+                        && (highest..=highest + GAP_MAX as u64).contains(&at) =>
+                {
+                    run.resize((at - *first) as usize, 0);
+                    run.extend_from_slice(piece);
+                }
+                _ => runs.push((at, piece.to_vec())),
+            }
+            highest = highest.max(at + piece.len() as u64);
+        }
+        let pieces = runs.iter().map(|(at, run)| (*at, run.as_slice()));
+        images.push(Initial {
+            image: Some(Arc::new(InitialImage::build(pieces)?)),
+            size,
+        });
+    }
+    Ok(images)
+}
+
 impl Metadata {
-    pub(crate) fn of(program: &pass::Program, instrumented: pass::Instrumented) -> Metadata {
+    pub(crate) fn of(
+        program: &pass::Program,
+        instrumented: pass::Instrumented,
+    ) -> (Metadata, PointTable) {
         let module = program.module();
         let piece = |p: &pass::Piece| (p.memory, p.at, p.bytes.start as u64, p.bytes.end as u64);
-        Metadata {
+        let metadata = Metadata {
             pieces: instrumented.segments.iter().map(piece).collect(),
-            points: instrumented.points,
             memories: module.memories.len() as u32,
             memory_bytes: module
                 .memories
@@ -263,11 +381,23 @@ impl Metadata {
             tables: module.tables.len() as u32,
             globals: module.globals.len() as u32,
             mutable_globals: module.globals.iter().map(|global| global.mutable).collect(),
+            mutable_tables: module.mutable_tables.iter().copied().collect(),
+            memory_bytes_max: module.memories.iter().map(memory_bytes_max).collect(),
             functions: module.function_count(),
-            data_segments: module.passive_data.len() as u32,
-            element_segments: module.passive_elements.len() as u32,
+            dropped_data: module.dropped_data.iter().copied().collect(),
+            dropped_elements: module.dropped_elements.iter().copied().collect(),
             imported_memories: module.imported_memories,
             has_start: module.start.is_some(),
-        }
+            names: name_section(&module.bytes),
+        };
+        (metadata, instrumented.points)
     }
+}
+
+fn memory_bytes_max(ty: &wasmparser::MemoryType) -> u64 {
+    let all = if ty.memory64 { u64::MAX } else { 1 << 32 };
+    let page = ty.page_size_log2.unwrap_or(16);
+    ty.maximum
+        .map_or(all, |pages| pages.checked_shl(page).unwrap_or(all))
+        .min(all)
 }

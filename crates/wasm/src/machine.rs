@@ -90,7 +90,7 @@ impl Machine {
             .iter()
             .map(|frame| self.installed.entry(frame))
             .collect::<Result<Vec<_>, _>>();
-        self.installed.prepare(&keys.map_err(InstallError::from)?)?;
+        self.installed.prepare(&keys?)?;
         let mut results: Option<Vec<Val>> = None;
         while let Some(mut frame) = self.frames.pop_front() {
             if let Some(results) = results.take() {
@@ -137,12 +137,7 @@ impl Machine {
             store: &mut *store,
             instance: self.instance,
         };
-        let frames = frames::read(
-            &records,
-            &self.installed.metadata.points,
-            cancelled,
-            &mut kept,
-        )?;
+        let frames = frames::read(&records, self.installed.points()?, cancelled, &mut kept)?;
         if let Some(count) = self.instance.get_global(&mut *store, names::KEPT_COUNT) {
             count
                 .set(&mut *store, Val::I32(0))
@@ -164,7 +159,7 @@ impl Machine {
             function: frame.function,
             reason,
         };
-        let key = self.installed.entry(frame).map_err(InstallError::from)?;
+        let key = self.installed.entry(frame)?;
         let place = self
             .installed
             .place(key)

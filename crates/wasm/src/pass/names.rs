@@ -19,6 +19,11 @@ pub(crate) fn function(index: u32) -> String {
     format!("sterna:f{index}")
 }
 
+/// The function that stands for a reference to an imported one.
+pub(crate) fn wrapper(index: u32) -> String {
+    format!("sterna:w{index}")
+}
+
 pub(crate) fn memory(index: u32) -> String {
     format!("sterna:m{index}")
 }
@@ -61,6 +66,16 @@ pub(crate) fn helper(helper: Helper) -> String {
         Helper::ElementDrop { element } => format!("sterna:element-drop{element}"),
         Helper::Reference { function } => format!("sterna:reference{function}"),
     }
+}
+
+/// The helper that drops a data segment.
+pub(crate) fn helper_data_drop(data: u32) -> String {
+    helper(Helper::DataDrop { data })
+}
+
+/// The helper that drops an element segment.
+pub(crate) fn helper_element_drop(element: u32) -> String {
+    helper(Helper::ElementDrop { element })
 }
 
 /// The continuation of `function` for `entry`.

@@ -249,7 +249,7 @@ fn call_stopping(
             Err(MachineError::Guest(error)) => break Err(error),
             Err(error) => panic!(
                 "it cannot go on: {error:?}\n{}",
-                print_instrumented(machine.installed.bytes())
+                print_instrumented(&machine.installed.bytes().unwrap())
             ),
         }
     };

@@ -75,6 +75,8 @@ fn images_of_several_memories() {
         "(module
           (memory (export \"a\") 1) (memory (export \"b\") 1) (memory (export \"c\") 2)
           (data (memory 1) (i32.const 10) \"of b\")
+          (data (memory 2) (i32.const 500) \"first\") (data (memory 2) (i32.const 300) \"below\")
+          (data (memory 2) (i32.const 600) \"above\") (data (memory 2) (i32.const 498) \"over\")
           (func (export \"f\") (result i32) (local i32)
             (loop $l
               (local.set 0 (i32.add (local.get 0) (i32.load8_u 1 (i32.const 10))))

@@ -1,0 +1,341 @@
+//! The program cache: modules, and what builders made of them, by the hash of the module; compiled once and loaded by
+//! `mmap`.
+//!
+//! ```text
+//! CACHE/VERSION             the layout's version: a newer one is refused
+//!       index/              which file of the user's is which program, see `index`
+//!       programs/HASH/      one folder a program, see `shelf`
+//! ```
+//!
+//! - [`ProgramCache`] finds, adds, lists and removes programs; `listing` is the part for people
+//! - `folder` one program's folder and its lock; `shelf` its files for one engine; `index` names files without
+//!   reading them
+//! - `files` private files, written whole or not at all; `verified` checksums compared once a boot; `native` the only
+//!   unsafe step, loading what a builder made
+//! - `compatibility` which artifacts are of use to this program
+//!
+//! **Several processes** share a cache. Who writes into a program's folder holds its lock, so nothing is built twice;
+//! readers take none: every file is whole, `main.meta` has the checksums of the others, and a file once opened stays
+//! whatever happens to its name. **Trust:** artifacts are native code. They are used only if they belong to this user,
+//! nobody else may write them and their hash is right; else they are made again. **Failure** to write never keeps a
+//! program from running: [`AddError::NotKept`] carries it.
+
+mod compatibility;
+mod error;
+mod files;
+mod folder;
+mod index;
+mod listing;
+mod native;
+mod shelf;
+mod verified;
+
+pub(crate) use compatibility::Compatibility;
+pub use error::{AddError, FindError, KeepError, OpenCacheError, ReadModuleError, RemoveError};
+pub use listing::{Entry, Prune, Pruned};
+pub(crate) use native::take as take_artifact;
+pub(crate) use shelf::{CONTINUATION_BYTES_MAX, Continuation, Shelf};
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use sterna_process::ProgramId;
+
+use crate::builder::{BuildError, BuildLimits, Builder, Launch, MadeProgram, OnProgress, Progress};
+use crate::engine::Engine;
+use crate::installed::{InstallError, Installed};
+use folder::{About, Folder, Lock};
+
+/// Version of the cache's layout.
+const LAYOUT_VERSION: u32 = 1;
+const VERSION: &str = "VERSION";
+/// Before the number in the file `VERSION`.
+const VERSION_PREFIX: &str = "sterna program cache ";
+const PROGRAMS: &str = "programs";
+const INDEX: &str = "index";
+
+/// The programs of one user on one machine, for one engine. Cheap to clone.
+///
+/// ```no_run
+/// use std::ops::ControlFlow::Continue;
+/// use sterna_wasm::builder::{BuildLimits, Launch};
+/// use sterna_wasm::{Engine, EngineOptions, cache::ProgramCache};
+/// let engine = Engine::new(EngineOptions::default())?;
+/// let cache = ProgramCache::open("cache".as_ref(), engine, BuildLimits::default())?
+///     .launch(Launch::this_program("builder"));
+/// let file = std::fs::File::open("lua.wasm")?;
+/// let program = cache.install(&file, Some("lua.wasm"), &mut |_progress| Continue(()))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ProgramCache {
+    directory: PathBuf,
+    builder: Builder,
+    /// Programs in use in this process.
+    loaded: Arc<Mutex<HashMap<ProgramId, Weak<Installed>>>>,
+}
+
+impl ProgramCache {
+    /// Opens the cache in `directory`, which is made if it does not exist. Builds are done in this process until
+    /// [`ProgramCache::launch`] says otherwise.
+    ///
+    /// # Errors
+    /// [`OpenCacheError`]: of a newer version, something else, or open to other users.
+    pub fn open(
+        directory: &Path,
+        engine: Engine,
+        limits: BuildLimits,
+    ) -> Result<ProgramCache, OpenCacheError> {
+        let failed = |step| {
+            move |source| OpenCacheError::Io {
+                path: directory.to_owned(),
+                step,
+                source,
+            }
+        };
+        std::fs::create_dir_all(directory.parent().unwrap_or(directory))
+            .map_err(failed("mkdir"))?;
+        files::make_folder(directory).map_err(failed("mkdir"))?;
+        let metadata = std::fs::metadata(directory).map_err(failed("stat"))?;
+        files::trust(&metadata).map_err(|error| OpenCacheError::NotPrivate {
+            path: directory.to_owned(),
+            why: error.to_string(),
+        })?;
+        check_version(directory)?;
+        for name in [PROGRAMS, INDEX] {
+            files::make_folder(&directory.join(name)).map_err(failed("mkdir"))?;
+        }
+        Ok(ProgramCache {
+            directory: directory.to_owned(),
+            builder: Builder::new(engine, limits, Launch::Here),
+            loaded: Arc::default(),
+        })
+    }
+
+    /// Sets where builds are done.
+    #[must_use]
+    pub fn launch(mut self, launch: Launch) -> ProgramCache {
+        self.builder.set_launch(launch);
+        self
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The program in `file`: as [`ProgramCache::add`], but a file that was seen before and has not changed since is
+    /// not read. `name` is what people call it.
+    ///
+    /// # Errors
+    /// As [`ProgramCache::add`].
+    pub fn install(
+        &self,
+        file: &File,
+        name: Option<&str>,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Arc<Installed>, AddError> {
+        let id = self.identify(file).map_err(AddError::Read)?;
+        if let Some(program) = self.ready(&id) {
+            return Ok(program);
+        }
+        let limit = self.builder.limits().module_bytes;
+        let bytes = index::contents(file, limit).map_err(AddError::Read)?;
+        self.add(&bytes.into(), name, on_progress)
+    }
+
+    /// Which program `file` holds. One that was seen before and has not changed since is not read.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn identify(&self, file: &File) -> io::Result<ProgramId> {
+        index::identify(&self.directory.join(INDEX), file)
+    }
+
+    /// The program with these bytes, the binary format: from the cache, or else built and kept there.
+    ///
+    /// # Errors
+    /// [`AddError`]. After [`AddError::NotKept`] the program can run all the same.
+    pub fn add(
+        &self,
+        bytes: &Arc<[u8]>,
+        name: Option<&str>,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Arc<Installed>, AddError> {
+        let id = ProgramId::of(bytes);
+        if let Some(program) = self.ready(&id) {
+            return Ok(program);
+        }
+        let folder = self.folder(&id);
+        let lock = match Lock::take(&folder, on_progress) {
+            Ok(Some(lock)) => Ok(lock),
+            Ok(None) => return Err(BuildError::Cancelled.into()),
+            Err(source) => Err(KeepError {
+                path: folder.path().to_owned(),
+                source,
+            }),
+        };
+        // Perhaps whom we waited for has built it.
+        if let Some(program) = self.ready(&id) {
+            return Ok(program);
+        }
+        let made = self.builder.program(bytes, on_progress)?;
+        let kept = lock.and_then(|lock| {
+            let _ = on_progress(Progress::Keeping);
+            Shelf::keep(&folder, &self.builder, bytes, &made)?;
+            let name = name.map(ToOwned::to_owned);
+            if let Err(error) = folder.set_about(&About { name }) {
+                tracing::debug!(%error, "the program's name is not kept");
+            }
+            drop(lock);
+            self.load(&id).map_err(|source| KeepError {
+                path: folder.path().to_owned(),
+                source,
+            })
+        });
+        match kept {
+            Ok(program) => Ok(program),
+            Err(source) => Err(AddError::NotKept {
+                program: self.in_memory(bytes, &made).map_err(AddError::Load)?,
+                source,
+            }),
+        }
+    }
+
+    /// The program called `id`, if its module is in the cache; built again if what was made of it is missing, damaged or
+    /// of another version.
+    ///
+    /// # Errors
+    /// As [`ProgramCache::add`].
+    pub fn get(
+        &self,
+        id: &ProgramId,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Option<Arc<Installed>>, AddError> {
+        if let Some(program) = self.ready(id) {
+            return Ok(Some(program));
+        }
+        match self.bytes(id) {
+            Ok(bytes) => self.add(&bytes, None, on_progress).map(Some),
+            Err(ReadModuleError::Io(error)) => Err(AddError::Read(error)),
+            Err(ReadModuleError::Missing | ReadModuleError::Damaged) => Ok(None),
+        }
+    }
+
+    /// The program called `id`, if it is here and nothing has to be built.
+    #[must_use]
+    pub fn ready(&self, id: &ProgramId) -> Option<Arc<Installed>> {
+        let folder = self.folder(id);
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let program = loaded.get(id).and_then(Weak::upgrade);
+        drop(loaded);
+        if program.is_some() {
+            folder.touch();
+            return program;
+        }
+        match self.load(id) {
+            Ok(program) => Some(program),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(program = %id.short(), %error, "what is in the cache cannot be used and is made again");
+                }
+                None
+            }
+        }
+    }
+
+    /// The bytes of a program's module.
+    ///
+    /// # Errors
+    /// The cache does not hold it, or the file is damaged.
+    pub fn bytes(&self, id: &ProgramId) -> Result<Arc<[u8]>, ReadModuleError> {
+        let file = match files::open_trusted(&self.folder(id).path().join(folder::MODULE)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ReadModuleError::Missing);
+            }
+            Err(error) => return Err(ReadModuleError::Io(error)),
+        };
+        let limit = self.builder.limits().module_bytes;
+        let bytes = index::contents(&file, limit).map_err(ReadModuleError::Io)?;
+        if ProgramId::of(&bytes) == *id {
+            Ok(bytes.into())
+        } else {
+            Err(ReadModuleError::Damaged)
+        }
+    }
+
+    fn folder(&self, id: &ProgramId) -> Folder {
+        Folder::of(&self.directory.join(PROGRAMS), id)
+    }
+
+    /// Loads what is in the cache, and shares it with others in this process who load it at the same time.
+    fn load(&self, id: &ProgramId) -> io::Result<Arc<Installed>> {
+        let on_shelf = Shelf::open(self.folder(id), *id, &self.builder)?;
+        let program = Installed::from_shelf(on_shelf.shelf, on_shelf.module, on_shelf.metadata);
+        let program = Arc::new(program.map_err(io::Error::other)?);
+        self.folder(id).touch();
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = loaded.get(id).and_then(Weak::upgrade) {
+            return Ok(other);
+        }
+        loaded.retain(|_, program| program.strong_count() > 0);
+        loaded.insert(*id, Arc::downgrade(&program));
+        Ok(program)
+    }
+
+    fn in_memory(
+        &self,
+        bytes: &Arc<[u8]>,
+        made: &MadeProgram,
+    ) -> Result<Arc<Installed>, InstallError> {
+        Installed::from_made(&self.builder, bytes.clone(), made).map(Arc::new)
+    }
+}
+
+/// Checks the layout's version, or writes it into an empty folder.
+fn check_version(directory: &Path) -> Result<(), OpenCacheError> {
+    let path = || directory.to_owned();
+    let failed = |step| {
+        move |source| OpenCacheError::Io {
+            path: directory.to_owned(),
+            step,
+            source,
+        }
+    };
+    let text = match std::fs::read(directory.join(VERSION)) {
+        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut entries = std::fs::read_dir(directory).map_err(failed("readdir"))?;
+            // Someone else may just be making it.
+            let foreign = entries.any(|entry| {
+                entry.is_ok_and(|entry| {
+                    let name = entry.file_name();
+                    let name = name.to_string_lossy();
+                    !name.starts_with(files::TEMPORARY)
+                        && ![VERSION, PROGRAMS, INDEX].contains(&&*name)
+                })
+            });
+            if foreign {
+                return Err(OpenCacheError::Foreign { path: path() });
+            }
+            let text = format!("{VERSION_PREFIX}{LAYOUT_VERSION}\n");
+            return files::write(directory, VERSION, text.as_bytes()).map_err(failed("write"));
+        }
+        Err(error) => return Err(failed("read")(error)),
+    };
+    let version = text.trim_end().strip_prefix(VERSION_PREFIX);
+    match version.and_then(|version| version.parse::<u32>().ok()) {
+        Some(LAYOUT_VERSION) => Ok(()),
+        Some(version) if version > LAYOUT_VERSION => Err(OpenCacheError::Newer {
+            path: path(),
+            version,
+            known: LAYOUT_VERSION,
+        }),
+        _ => Err(OpenCacheError::Foreign { path: path() }),
+    }
+}

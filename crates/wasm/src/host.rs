@@ -1,0 +1,252 @@
+//! What a guest's store holds beside the engine's own: its WASI world and its limits, and how its host
+//! calls are answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sterna_sys::gate::Verdict;
+use sterna_wasi::{Function, Step, ValType, Wasi};
+use wasmtime::{Caller, FuncType, Linker, Memory, ResourceLimiter, Val};
+
+use crate::engine::Engine;
+use crate::stop::Stopper;
+use crate::wait::wait;
+
+/// Most arguments of any WASI function.
+const ARGUMENTS_MAX: usize = 9;
+
+/// Data of a guest's store.
+pub(crate) struct Host {
+    /// `None` until the guest has been given its resources.
+    pub(crate) wasi: Option<Wasi>,
+    /// The memory that WASI's pointers point into.
+    pub(crate) memory: Option<Memory>,
+    pub(crate) stopper: Arc<Stopper>,
+    pub(crate) limits: Growth,
+    /// Whether the host call that ended last was cancelled, without effect.
+    pub(crate) cancelled: bool,
+    /// Whether the guest waits in a host call; for those who look.
+    pub(crate) waiting: Arc<AtomicBool>,
+    pub(crate) killed: Arc<AtomicBool>,
+}
+
+/// The guest called `proc_exit`.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the program ended with code {0}")]
+pub(crate) struct ProcessExit(pub(crate) u32);
+
+/// The guest was killed in a host call.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the program was killed")]
+pub(crate) struct KilledInCall;
+
+/// How far memories and tables may grow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Growth {
+    pub(crate) memory_bytes_max: u64,
+    pub(crate) table_elements_max: u64,
+    pub(crate) instances_max: usize,
+    memory_bytes: u64,
+    table_elements: u64,
+}
+
+impl Growth {
+    pub(crate) fn new(limits: &sterna_process::Limits) -> Growth {
+        Growth {
+            memory_bytes_max: limits.memory_bytes_max,
+            table_elements_max: limits.table_elements_max,
+            instances_max: limits.instances_max as usize,
+            memory_bytes: 0,
+            table_elements: 0,
+        }
+    }
+
+    /// Sets other limits; what is used stays counted.
+    pub(crate) fn tighten(&mut self, limits: &sterna_process::Limits) {
+        *self = Growth {
+            memory_bytes: self.memory_bytes,
+            table_elements: self.table_elements,
+            ..Growth::new(limits)
+        };
+    }
+}
+
+/// Grants `desired` instead of `current` if the sum stays within `max`.
+fn grant(sum: &mut u64, current: usize, desired: usize, max: u64) -> bool {
+    let grown = sum
+        .saturating_sub(current as u64)
+        .saturating_add(desired as u64);
+    let granted = grown <= max;
+    if granted {
+        *sum = grown;
+    }
+    granted
+}
+
+impl ResourceLimiter for Growth {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let possible = maximum.is_none_or(|maximum| desired <= maximum);
+        Ok(possible
+            && grant(
+                &mut self.memory_bytes,
+                current,
+                desired,
+                self.memory_bytes_max,
+            ))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let possible = maximum.is_none_or(|maximum| desired <= maximum);
+        Ok(possible
+            && grant(
+                &mut self.table_elements,
+                current,
+                desired,
+                self.table_elements_max,
+            ))
+    }
+
+    fn instances(&self) -> usize {
+        self.instances_max
+    }
+
+    fn memories(&self) -> usize {
+        usize::MAX
+    }
+
+    fn tables(&self) -> usize {
+        usize::MAX
+    }
+}
+
+/// A linker with all of WASI preview 1.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
+    let mut linker = Linker::new(engine.wasmtime());
+    for &function in Function::ALL {
+        for module in [sterna_wasi::MODULE, sterna_wasi::MODULE_UNSTABLE] {
+            if Function::by_name(module, function.name()) != Some(function) {
+                continue;
+            }
+            let (params, results) = function.signature();
+            let ty = FuncType::new(
+                engine.wasmtime(),
+                params.iter().map(value_type),
+                results.iter().map(value_type),
+            );
+            if function.may_wait() {
+                linker.func_new_async(
+                    module,
+                    function.name(),
+                    ty,
+                    move |caller, params, results| {
+                        Box::new(answer_waiting(caller, function, params, results))
+                    },
+                )?;
+            } else {
+                linker.func_new(
+                    module,
+                    function.name(),
+                    ty,
+                    move |mut caller, params, results| {
+                        match issue(&mut caller, function, params)? {
+                            Step::Done(errno) => give(results, errno),
+                            Step::Exit(code) => return Err(ProcessExit(code).into()),
+                            Step::Wait(_) => unreachable!("a function that cannot wait does not"),
+                        }
+                        Ok(())
+                    },
+                )?;
+            }
+        }
+    }
+    Ok(linker)
+}
+
+fn value_type(ty: &ValType) -> wasmtime::ValType {
+    match ty {
+        ValType::I32 => wasmtime::ValType::I32,
+        ValType::I64 => wasmtime::ValType::I64,
+    }
+}
+
+fn give(results: &mut [Val], errno: sterna_wasi::Errno) {
+    if let Some(result) = results.first_mut() {
+        *result = Val::I32(i32::from(errno.raw()));
+    }
+}
+
+/// Issues a call once.
+fn issue(
+    caller: &mut Caller<'_, Host>,
+    function: Function,
+    params: &[Val],
+) -> wasmtime::Result<Step> {
+    let mut arguments = [0; ARGUMENTS_MAX];
+    for (argument, param) in arguments.iter_mut().zip(params) {
+        *argument = match *param {
+            Val::I32(value) => u64::from(value as u32),
+            Val::I64(value) => value as u64,
+            _ => 0,
+        };
+    }
+    let arguments = &arguments[..params.len().min(ARGUMENTS_MAX)];
+    let memory = caller.data().memory;
+    let (bytes, host) = match memory {
+        Some(memory) => memory.data_and_store_mut(&mut *caller),
+        None => (&mut [][..], caller.data_mut()),
+    };
+    let wasi = host
+        .wasi
+        .as_mut()
+        .ok_or_else(|| wasmtime::format_err!("the program has no WASI world"))?;
+    Ok(wasi.call(function, arguments, bytes))
+}
+
+async fn answer_waiting(
+    mut caller: Caller<'_, Host>,
+    function: Function,
+    params: &[Val],
+    results: &mut [Val],
+) -> wasmtime::Result<()> {
+    loop {
+        let pending = match issue(&mut caller, function, params)? {
+            Step::Done(errno) => {
+                give(results, errno);
+                return Ok(());
+            }
+            Step::Exit(code) => return Err(ProcessExit(code).into()),
+            Step::Wait(pending) => pending,
+        };
+        let host = caller.data_mut();
+        let now = host.wasi.as_ref().map_or_else(Default::default, Wasi::now);
+        let stopper = host.stopper.clone();
+        if !stopper.gate.is_requested() {
+            host.waiting.store(true, Ordering::Relaxed);
+            wait(&pending, now, &stopper.interrupt).await;
+            caller.data_mut().waiting.store(false, Ordering::Relaxed);
+        }
+        if caller.data().killed.load(Ordering::Acquire) {
+            return Err(KilledInCall.into());
+        }
+        if stopper.gate.is_requested() {
+            caller.data_mut().waiting.store(true, Ordering::Relaxed);
+            let verdict = stopper.gate.arrive(None);
+            caller.data_mut().waiting.store(false, Ordering::Relaxed);
+            if verdict == Verdict::Unwind {
+                caller.data_mut().cancelled = true;
+                give(results, sterna_wasi::Errno::SUCCESS);
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The continuations of an installed program: known in this process, on the shelf, or still to be compiled.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::{Arc, PoisonError};
+
+use wasmtime::Module;
+
+use super::{InstallError, Installed, Origin};
+use crate::builder::{Artifact, BuildError, OnProgress, Progress};
+use crate::cache::{CONTINUATION_BYTES_MAX, Continuation, ReadModuleError, take_artifact};
+use crate::frames::Frame;
+use crate::pass::{self, ContinuationBuilder, Continuations, Entry, Param, names};
+
+/// Loop headers that are put into one module when they are compiled in advance. Fewer: more files to map when a program
+/// goes on; more: more imports to look up for each.
+const HEADERS_PER_MODULE: usize = 64;
+
+/// Key of a continuation.
+pub(crate) type Key = (u32, Entry);
+
+/// A compiled module of continuations.
+pub(crate) struct CompiledContinuations {
+    pub(crate) module: Module,
+    /// By which names of the main instance its imports are filled, in order.
+    pub(crate) imports: Vec<String>,
+}
+
+/// Where a continuation is.
+#[derive(Clone)]
+pub(crate) enum Place {
+    /// Exported by the main module: an outlined loop.
+    Main(String, Arc<[Param]>),
+    /// Exported by a module of continuations.
+    Module(Arc<CompiledContinuations>, String, Arc<[Param]>),
+}
+
+/// What [`Installed::compile_loop_headers`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoopHeaders {
+    /// Headers compiled now.
+    pub compiled: usize,
+    /// Their native code, in bytes.
+    pub bytes: u64,
+    /// Headers that were left out, since the program's continuations would take too much room.
+    pub left_out: usize,
+}
+
+impl Installed {
+    /// The entry at which `frame` goes on.
+    pub(crate) fn entry<V>(&self, frame: &Frame<V>) -> Result<Key, InstallError> {
+        let point = self.points()?.at_offset(frame.function, frame.offset);
+        match point {
+            Some(point) if frame.after => Ok((frame.function, Entry::After(point.op as usize))),
+            Some(point) => Ok((frame.function, Entry::At(point.op as usize))),
+            None => {
+                let builder = self.continuation_builder()?;
+                let entry = builder.entry_at(frame.function, frame.offset, frame.after)?;
+                Ok((frame.function, entry))
+            }
+        }
+    }
+
+    /// Whether all continuations of `keys` are ready.
+    pub(crate) fn ready(&self, keys: &[Key]) -> bool {
+        self.missing(keys).is_empty()
+    }
+
+    /// Makes the continuations of `keys` ready: loads those that were compiled before, by whichever process, and
+    /// compiles the others, all in one module.
+    pub(crate) fn prepare(&self, keys: &[Key]) -> Result<(), InstallError> {
+        if self.ready(keys) {
+            return Ok(());
+        }
+        let _one = self
+            .compiling
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.adopt_from_shelf(&self.missing(keys));
+        let missing = self.missing(keys);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let built = self.continuation_builder()?.build(&missing)?;
+        let entries = continuations_of(&built);
+        let (module, artifact) = match &self.compiler {
+            None => (Module::new(self.engine.wasmtime(), &built.wasm), None),
+            Some(builder) => {
+                let artifact =
+                    builder.module(&built.wasm, false, &mut |_| ControlFlow::Continue(()))?;
+                (take_artifact(&self.engine, &artifact), Some(artifact))
+            }
+        };
+        let compiled = CompiledContinuations {
+            module: module.map_err(InstallError::Compile)?,
+            imports: built.imports.clone(),
+        };
+        self.adopt(compiled, &entries);
+        if let Some(artifact) = artifact {
+            self.keep(artifact, built.imports, entries);
+        }
+        Ok(())
+    }
+
+    /// Where the continuation of `key` is, if it is ready.
+    pub(crate) fn place(&self, key: Key) -> Option<Place> {
+        let known = self
+            .continuations
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.get(&key).cloned()
+    }
+
+    /// Compiles the continuations of all loop headers that are not on the shelf yet, in builders that let others go
+    /// first, and puts them there: a program that is stopped in a loop is then continued without compiling anything. Does
+    /// nothing for a program that is not in the cache. Blocks until all is done; to be called on a thread of its own.
+    ///
+    /// # Errors
+    /// [`InstallError`]; [`BuildError::Cancelled`] in it if `on_progress` broke off. What was done until then is kept.
+    pub fn compile_loop_headers(
+        &self,
+        on_progress: OnProgress<'_>,
+    ) -> Result<LoopHeaders, InstallError> {
+        let mut summary = LoopHeaders::default();
+        let (Origin::Shelf(shelf), Some(builder)) = (&self.origin, &self.compiler) else {
+            return Ok(summary);
+        };
+        let continuations = self.continuation_builder()?;
+        let (there, mut bytes) = shelf.continuations();
+        let there: HashSet<Key> = there.into_iter().collect();
+        let functions = continuations.function_count();
+        let mut headers: Vec<Key> = Vec::new();
+        for function in 0..functions {
+            let entries = continuations.loop_headers(function)?;
+            let keys = entries.into_iter().map(|entry| (function, entry));
+            headers.extend(keys.filter(|key| !there.contains(key)));
+            let last = function + 1 == functions;
+            if headers.is_empty() || (headers.len() < HEADERS_PER_MODULE && !last) {
+                continue;
+            }
+            let keys = std::mem::take(&mut headers);
+            if bytes >= CONTINUATION_BYTES_MAX {
+                summary.left_out += keys.len();
+                continue;
+            }
+            let built = continuations.build(&keys)?;
+            let done = function as f32 / functions as f32;
+            let mut tell = |progress| match progress {
+                Progress::Compiling { .. } => on_progress(Progress::Compiling { done }),
+                _ => ControlFlow::Continue(()),
+            };
+            let artifact = builder.module(&built.wasm, true, &mut tell)?;
+            if tell(Progress::Compiling { done }).is_break() {
+                return Err(BuildError::Cancelled.into());
+            }
+            bytes += artifact.bytes().len() as u64;
+            summary.bytes += artifact.bytes().len() as u64;
+            summary.compiled += keys.len();
+            let put = shelf.put(&artifact, &built.imports, &continuations_of(&built), false);
+            put.map_err(|error| InstallError::Module(ReadModuleError::Io(error.source)))?;
+        }
+        Ok(summary)
+    }
+
+    fn missing(&self, keys: &[Key]) -> Vec<Key> {
+        let known = self
+            .continuations
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let missing = keys.iter().copied().filter(|key| !known.contains_key(key));
+        let mut missing: Vec<Key> = missing.collect();
+        missing.sort_unstable();
+        missing.dedup();
+        missing
+    }
+
+    fn adopt_from_shelf(&self, missing: &[Key]) {
+        if let Origin::Shelf(shelf) = &self.origin {
+            for (compiled, entries) in shelf.take(missing) {
+                self.adopt(compiled, &entries);
+            }
+        }
+    }
+
+    /// Makes the continuations of a module known.
+    fn adopt(&self, compiled: CompiledContinuations, entries: &[Continuation]) {
+        let compiled = Arc::new(compiled);
+        let mut known = self
+            .continuations
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (key, params) in entries {
+            let name = names::continuation(key.0, key.1);
+            let params = params.as_slice().into();
+            let place = if self.module.get_export_index(&name).is_some() {
+                Place::Main(name, params)
+            } else {
+                Place::Module(compiled.clone(), name, params)
+            };
+            known.entry(*key).or_insert(place);
+        }
+    }
+
+    /// Puts a module on the shelf, on a thread of its own: the caller may be in the middle of a move.
+    fn keep(&self, artifact: Artifact, imports: Vec<String>, entries: Vec<Continuation>) {
+        let Origin::Shelf(shelf) = &self.origin else {
+            return;
+        };
+        let shelf = shelf.clone();
+        let keeper = std::thread::Builder::new().name("keep".into()).spawn(move || {
+            if let Err(error) = shelf.put(&artifact, &imports, &entries, true) {
+                tracing::warn!(%error, reason = %error.source, "a compiled continuation is not kept");
+            }
+        });
+        match keeper {
+            Ok(keeper) => {
+                let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
+                keepers.retain(|keeper| !keeper.is_finished());
+                keepers.push(keeper);
+            }
+            Err(error) => tracing::warn!(%error, "a compiled continuation is not kept"),
+        }
+    }
+
+    fn continuation_builder(&self) -> Result<&ContinuationBuilder, InstallError> {
+        if self.continuation_builder.get().is_none() {
+            let bytes = self.bytes()?;
+            self.continuation_builder.get_or_init(|| {
+                let program = pass::Program::parse(bytes, self.options.clone());
+                program
+                    .and_then(|program| program.continuations())
+                    .map_err(|error| error.to_string())
+            });
+        }
+        let builder = self.continuation_builder.get().expect("it was just made");
+        let failed = |error: &String| pass::InstrumentError::Rewrite(error.clone());
+        Ok(builder.as_ref().map_err(failed)?)
+    }
+}
+
+fn continuations_of(built: &Continuations) -> Vec<Continuation> {
+    let entries = built.entries.iter();
+    entries
+        .map(|(function, entry, _, params)| ((*function, *entry), params.clone()))
+        .collect()
+}

@@ -1,0 +1,699 @@
+//! The wasm kind behind the traits of [`sterna_process`].
+
+use std::ops::ControlFlow;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sterna_process::image::{Image, ImageHeader, Section, Sections};
+use sterna_process::{
+    CaptureError, Control, Environment, Identity, Incoming, Kind, Limits, Memory, MemoryLayout,
+    PageSource, PauseRefused, Paused, Pausing, PrepareError, Process, Program, ProgramId,
+    Resources, RestoreError, Running, SpawnError, Tag,
+};
+use sterna_wasi::{Config, HostClocks, Rebind, Wasi, WasiState};
+use wasmtime::Linker;
+
+use crate::builder::BuildError;
+use crate::cache::{AddError, ProgramCache};
+use crate::describe;
+use crate::engine::Engine;
+use crate::frames::{Frame, Value};
+use crate::guest::{Guest, GuestError};
+use crate::host::{self, Host};
+use crate::installed::{InstallError, Installed};
+use crate::pass::InstrumentError;
+use crate::portable::{FRAMES, STATE, Stage, State, VERSION, WASI};
+use crate::seat::{Asked, CpuMeter, Seat};
+use crate::wait;
+
+/// Name of the kind.
+pub const KIND: Tag = Tag::new("wasm");
+
+/// What a program's first stop will need is read after it has run for so long.
+const WARM_AFTER: Duration = Duration::from_millis(30);
+
+/// Where programs come from.
+pub trait Programs: Send + Sync {
+    /// The program, ready to run: from a cache, or made ready now.
+    ///
+    /// # Errors
+    /// [`ProgramError`].
+    fn get(&self, program: &Program) -> Result<Arc<Installed>, ProgramError>;
+}
+
+/// Why a program is not to be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProgramError {
+    /// Only its name was given, and it is not there.
+    #[error("program {} is not here", .0.short())]
+    Unknown(ProgramId),
+    /// It could not be made ready.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// The cache does not have it and could not make it.
+    #[error(transparent)]
+    Add(#[from] AddError),
+}
+
+/// Makes every program ready in this process and keeps none.
+#[derive(Debug)]
+pub struct Uncached(pub Engine);
+
+impl Programs for Uncached {
+    fn get(&self, program: &Program) -> Result<Arc<Installed>, ProgramError> {
+        let bytes = program.bytes().ok_or(ProgramError::Unknown(program.id()))?;
+        let options = crate::pass::Options::default();
+        Ok(Arc::new(Installed::build(
+            &self.0,
+            Arc::from(bytes),
+            options,
+        )?))
+    }
+}
+
+/// Runs and moves WebAssembly programs.
+pub struct WasmKind {
+    engine: Engine,
+    linker: Linker<Host>,
+    programs: Arc<dyn Programs>,
+}
+
+impl Programs for ProgramCache {
+    fn get(&self, program: &Program) -> Result<Arc<Installed>, ProgramError> {
+        if let Some(installed) = self.ready(&program.id()) {
+            return Ok(installed);
+        }
+        let silent = &mut |_: crate::builder::Progress| ControlFlow::Continue(());
+        let added = match program.bytes() {
+            Some(bytes) => self.add(&bytes.into(), None, silent).map(Some),
+            None => self.get(&program.id(), silent),
+        };
+        match added {
+            Ok(Some(installed)) => Ok(installed),
+            Ok(None) => Err(ProgramError::Unknown(program.id())),
+            // It runs all the same.
+            Err(AddError::NotKept { program, source }) => {
+                tracing::warn!(
+                    error = describe::chain(&source),
+                    "the compiled program is not kept"
+                );
+                Ok(program)
+            }
+            Err(error) => Err(ProgramError::Add(error)),
+        }
+    }
+}
+
+impl WasmKind {
+    /// The kind on `engine`, with programs from `programs`.
+    ///
+    /// # Errors
+    /// If the engine refuses WASI's functions.
+    pub fn new(engine: Engine, programs: Arc<dyn Programs>) -> Result<WasmKind, wasmtime::Error> {
+        let linker = host::linker(&engine)?;
+        Ok(WasmKind {
+            engine,
+            linker,
+            programs,
+        })
+    }
+
+    fn guest(&self, installed: &Arc<Installed>, limits: &Limits) -> Result<Guest, GuestError> {
+        now(Guest::instantiate(
+            &self.engine,
+            &self.linker,
+            installed,
+            limits,
+        ))
+    }
+}
+
+impl std::fmt::Debug for WasmKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WasmKind")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Kind for WasmKind {
+    fn name(&self) -> Tag {
+        KIND
+    }
+
+    fn spawn(
+        &self,
+        identity: Identity,
+        program: &Program,
+        environment: Environment,
+    ) -> Result<Running, SpawnError> {
+        let installed = self
+            .programs
+            .get(program)
+            .map_err(|error| spawn_error(program.id(), error))?;
+        let limits = environment.resources.limits.clone();
+        check_memory(&installed, &limits)?;
+        let mut guest = self.guest(&installed, &limits).map_err(guest_spawn_error)?;
+        guest.stages = stages(&installed, &environment)?.into();
+        let cpu = Arc::new(CpuMeter::default());
+        let wasi =
+            Wasi::new(config(environment, &cpu)).map_err(|error| SpawnError::Environment {
+                reason: describe::chain(&error),
+            })?;
+        guest.store.data_mut().wasi = Some(wasi);
+        let seat = Seat::new(identity, program.id(), SystemTime::now(), cpu, &guest);
+        limit_cpu(&seat, &limits);
+        warm_soon(installed);
+        seat.start(guest);
+        Ok(running(seat))
+    }
+
+    fn prepare(
+        &self,
+        program: &Program,
+        layout: &MemoryLayout,
+    ) -> Result<Box<dyn Incoming>, PrepareError> {
+        let installed = self.programs.get(program).map_err(|error| match error {
+            ProgramError::Unknown(program) => PrepareError::UnknownProgram { program },
+            error => PrepareError::Failed {
+                doing: "make the program ready",
+                source: error.into(),
+            },
+        })?;
+        let unlimited = Limits {
+            memory_bytes_max: u64::MAX,
+            table_elements_max: u64::MAX,
+            ..Limits::default()
+        };
+        let failed = |error: GuestError| PrepareError::Failed {
+            doing: "make an instance of the program",
+            source: error.into(),
+        };
+        let guest = self.guest(&installed, &unlimited).map_err(failed)?;
+        let own = guest.pages.layout();
+        let fits = own.regions().len() == layout.regions().len()
+            && own
+                .regions()
+                .iter()
+                .zip(layout.regions())
+                .all(|(own, wanted)| {
+                    own.id == wanted.id
+                        && own.pages <= wanted.pages
+                        && wanted.pages <= own.pages_max
+                });
+        if !fits {
+            let reason = "it has other memories, or memories of impossible lengths".into();
+            return Err(PrepareError::Layout { reason });
+        }
+        Ok(Box::new(Arriving {
+            guest,
+            program: program.id(),
+        }))
+    }
+}
+
+fn running(seat: Arc<Seat>) -> Running {
+    let control = Control::new(seat.clone());
+    Running {
+        process: Box::new(Sitting { seat }),
+        control,
+    }
+}
+
+struct Sitting {
+    seat: Arc<Seat>,
+}
+
+impl Process for Sitting {
+    fn memory(&self) -> Arc<dyn Memory> {
+        self.seat.pages.clone()
+    }
+
+    fn pause(self: Box<Self>, within: Duration) -> Pausing {
+        match self.seat.park(within) {
+            Asked::Parked => Pausing::Paused(Box::new(Standing {
+                seat: self.seat,
+                guest: Held::Parked,
+            })),
+            Asked::Exited(exit) => Pausing::Exited(exit),
+            Asked::TimedOut => Pausing::Refused(self, PauseRefused::TimedOut { within }),
+            Asked::Busy => {
+                let reason = "it is being stopped by somebody else: try again".into();
+                Pausing::Refused(self, PauseRefused::Immovable { reason })
+            }
+        }
+    }
+}
+
+/// A process that stands still.
+struct Standing {
+    seat: Arc<Seat>,
+    guest: Held,
+}
+
+/// Who has its guest.
+enum Held {
+    /// Its thread, parked with the stack intact.
+    Parked,
+    /// We, unwound.
+    Here(Box<Guest>),
+    /// Nobody any more.
+    Gone,
+}
+
+impl Standing {
+    fn unwound(&mut self) -> Result<&mut Guest, CaptureError> {
+        if let Held::Parked = self.guest {
+            self.guest = match self.seat.take() {
+                Some(guest) => Held::Here(Box::new(guest)),
+                None => Held::Gone,
+            };
+        }
+        match &mut self.guest {
+            Held::Here(guest) if self.seat.exit().is_none() => Ok(guest),
+            _ => Err(CaptureError::Killed),
+        }
+    }
+}
+
+impl Paused for Standing {
+    fn memory(&self) -> Arc<dyn Memory> {
+        self.seat.pages.clone()
+    }
+
+    fn capture(&mut self) -> Result<Image, CaptureError> {
+        let seat = self.seat.clone();
+        let guest = self.unwound()?;
+        let failed = |error: crate::portable::PortableError| CaptureError::Uncapturable {
+            what: describe::chain(&error),
+            remedy: "let it run on and try again later".into(),
+        };
+        let wasi = guest
+            .store
+            .data()
+            .wasi
+            .as_ref()
+            .map(Wasi::capture)
+            .transpose();
+        let wasi = wasi.map_err(|error| CaptureError::Uncapturable {
+            what: describe::chain(&error),
+            remedy: "let the program close it first".into(),
+        })?;
+        let frames = guest.frames().map_err(failed)?;
+        let state = guest.state(
+            nanoseconds_since_epoch(seat.started),
+            nanoseconds(seat.cpu.read()),
+        );
+        let state = state.map_err(failed)?;
+        let mut sections = Sections::new();
+        sections.push(Section::encode(FRAMES, VERSION, &frames)?)?;
+        sections.push(Section::encode(STATE, VERSION, &state)?)?;
+        sections.push(Section::encode(WASI, VERSION, &wasi)?)?;
+        Ok(Image {
+            header: ImageHeader {
+                kind: KIND,
+                program: seat.program,
+                process: seat.identity.process,
+                epoch: seat.identity.epoch,
+                layout: seat.pages.layout(),
+            },
+            description: describe::guest(guest),
+            sections,
+        })
+    }
+
+    fn resume(mut self: Box<Self>) -> Running {
+        match std::mem::replace(&mut self.guest, Held::Gone) {
+            Held::Parked => self.seat.unpark(),
+            Held::Here(guest) => self.seat.start(*guest),
+            Held::Gone => {}
+        }
+        running(self.seat.clone())
+    }
+
+    fn discard(self: Box<Self>) {}
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.guest, Held::Gone) {
+            Held::Parked => self.seat.depart(true),
+            Held::Here(guest) => {
+                drop(guest);
+                self.seat.depart(false);
+            }
+            Held::Gone => {}
+        }
+    }
+}
+
+/// A process that is about to arrive.
+struct Arriving {
+    guest: Guest,
+    program: ProgramId,
+}
+
+impl Incoming for Arriving {
+    fn memory(&self) -> Arc<dyn Memory> {
+        self.guest.pages.clone()
+    }
+
+    fn finish(
+        mut self: Box<Self>,
+        mut image: Image,
+        resources: Resources,
+        rest: Option<Box<dyn PageSource>>,
+    ) -> Result<Box<dyn Paused>, RestoreError> {
+        let header = &image.header;
+        if header.kind != KIND {
+            return Err(RestoreError::WrongKind {
+                found: header.kind.clone(),
+                expected: KIND,
+            });
+        }
+        if header.program != self.program {
+            return Err(RestoreError::WrongProgram {
+                found: header.program,
+                expected: self.program,
+            });
+        }
+        if rest.is_some() {
+            return Err(RestoreError::Inconsistent {
+                reason: "its pages were to come after it, which this kind cannot do yet".into(),
+            });
+        }
+        let sections = &mut image.sections;
+        let frames: Vec<Frame<Value>> = sections.require(&FRAMES, VERSION..=VERSION)?.decode()?;
+        let state: State = sections.require(&STATE, VERSION..=VERSION)?.decode()?;
+        let wasi: Option<WasiState> = sections.require(&WASI, VERSION..=VERSION)?.decode()?;
+        std::mem::take(sections).finish()?;
+        let limits = resources.limits.clone();
+        let used = image.header.layout.bytes();
+        if used > limits.memory_bytes_max {
+            let limit = limits.memory_bytes_max;
+            return Err(RestoreError::OverLimit {
+                what: "bytes of memory",
+                used,
+                limit,
+            });
+        }
+        let cpu = Arc::new(CpuMeter::starting_at(Duration::from_nanos(state.cpu_ns)));
+        if let Some(wasi) = wasi {
+            let bound = Wasi::restore(wasi, rebind(resources, &cpu, state.cpu_ns));
+            let mut wasi = bound.map_err(|error| RestoreError::Binding {
+                what: "something outside of itself".into(),
+                reason: describe::chain(&error),
+            })?;
+            wasi.stop_clock();
+            self.guest.store.data_mut().wasi = Some(wasi);
+        }
+        let inconsistent = |error: GuestError| RestoreError::Inconsistent {
+            reason: describe::chain(&error),
+        };
+        now(self.guest.restore(&state, &frames)).map_err(inconsistent)?;
+        self.guest.store.data_mut().limits.tighten(&limits);
+        let keys = self.guest.machine.frames.iter();
+        let keys = keys
+            .map(|frame| self.guest.machine.installed.entry(frame))
+            .collect::<Result<Vec<_>, _>>();
+        let misfit = |error: InstallError| RestoreError::Inconsistent {
+            reason: describe::chain(&error),
+        };
+        let keys = keys.map_err(misfit)?;
+        self.guest
+            .machine
+            .installed
+            .prepare(&keys)
+            .map_err(|error| RestoreError::Failed {
+                doing: "compile what the process needs to go on",
+                source: error.into(),
+            })?;
+        let identity = Identity {
+            process: image.header.process,
+            epoch: image.header.epoch,
+        };
+        let started = SystemTime::UNIX_EPOCH + Duration::from_nanos(state.started_ns);
+        let seat = Seat::new(identity, self.program, started, cpu, &self.guest);
+        seat.hold();
+        limit_cpu(&seat, &limits);
+        Ok(Box::new(Standing {
+            seat,
+            guest: Held::Here(Box::new(self.guest)),
+        }))
+    }
+}
+
+/// Runs a future that has nothing to wait for: instances are made and restored by the caller's thread.
+fn now<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// A program that runs for a while will perhaps be stopped.
+fn warm_soon(installed: Arc<Installed>) {
+    wait::reactor().spawn(async move {
+        tokio::time::sleep(WARM_AFTER).await;
+        let warm = move || installed.warm();
+        // Without a thread the first stop is slower, no more.
+        let _ = std::thread::Builder::new()
+            .name("sterna-warm".into())
+            .spawn(warm);
+    });
+}
+
+/// Kills a process that has used up its CPU time.
+fn limit_cpu(seat: &Arc<Seat>, limits: &Limits) {
+    let Some(max) = limits.cpu_time_max else {
+        return;
+    };
+    let seat = Arc::downgrade(seat);
+    wait::reactor().spawn(async move {
+        while let Some(seat) = seat.upgrade() {
+            if seat.exit().is_some() {
+                return;
+            }
+            let left = max.saturating_sub(seat.cpu.read());
+            if left.is_zero() {
+                seat.end_for(format!("used up its {max:?} of CPU time"));
+                return;
+            }
+            drop(seat);
+            tokio::time::sleep(left.max(Duration::from_millis(1))).await;
+        }
+    });
+}
+
+fn check_memory(installed: &Installed, limits: &Limits) -> Result<(), SpawnError> {
+    let needed = installed.metadata.memory_bytes.iter().sum();
+    let limit = limits.memory_bytes_max;
+    if needed > limit {
+        return Err(SpawnError::OverLimit {
+            what: "bytes of memory",
+            needed,
+            limit,
+        });
+    }
+    Ok(())
+}
+
+/// The calls that make up a run of the program.
+fn stages(installed: &Installed, environment: &Environment) -> Result<Vec<Stage>, SpawnError> {
+    let mut stages = Vec::new();
+    if installed.metadata.has_start {
+        stages.push(Stage::Start);
+    }
+    let function = |name: &str| match installed.module.get_export(name) {
+        Some(wasmtime::ExternType::Func(ty)) => Some(ty),
+        _ => None,
+    };
+    let call = |name: &str| Stage::Call {
+        export: name.to_owned(),
+        args: Vec::new(),
+        print: false,
+    };
+    let Some(entry) = environment.entry.as_deref() else {
+        let command = function("_start").ok_or_else(|| SpawnError::Environment {
+            reason: "the program has no `_start`: it is a library; name the function to call"
+                .into(),
+        })?;
+        return if command.params().len() == 0 {
+            stages.push(call("_start"));
+            Ok(stages)
+        } else {
+            Err(SpawnError::Environment {
+                reason: "the program's `_start` takes arguments".into(),
+            })
+        };
+    };
+    if function("_initialize").is_some() && entry != "_initialize" {
+        stages.push(call("_initialize"));
+    }
+    let unknown = || SpawnError::Environment {
+        reason: format!(
+            "the program has no function `{}` to call",
+            sterna_process::Plain(entry)
+        ),
+    };
+    let ty = function(entry)
+        .filter(|_| !entry.starts_with("sterna:"))
+        .ok_or_else(unknown)?;
+    let given = environment.arguments.get(1..).unwrap_or_default();
+    if ty.params().len() != given.len() {
+        let reason = format!(
+            "`{entry}` takes {} arguments, {} were given",
+            ty.params().len(),
+            given.len()
+        );
+        return Err(SpawnError::Environment { reason });
+    }
+    let args = ty
+        .params()
+        .zip(given)
+        .map(|(ty, text)| argument(&ty, &text.to_string_lossy()));
+    let args = args.collect::<Result<Vec<_>, _>>()?;
+    stages.push(Stage::Call {
+        export: entry.to_owned(),
+        args,
+        print: true,
+    });
+    Ok(stages)
+}
+
+fn argument(ty: &wasmtime::ValType, text: &str) -> Result<Value, SpawnError> {
+    let value = match ty {
+        wasmtime::ValType::I32 => text
+            .parse()
+            .ok()
+            .or_else(|| text.parse::<u32>().ok().map(|v| v as i32))
+            .map(Value::I32),
+        wasmtime::ValType::I64 => text
+            .parse()
+            .ok()
+            .or_else(|| text.parse::<u64>().ok().map(|v| v as i64))
+            .map(Value::I64),
+        wasmtime::ValType::F32 => text.parse().ok().map(|v: f32| Value::F32(v.to_bits())),
+        wasmtime::ValType::F64 => text.parse().ok().map(|v: f64| Value::F64(v.to_bits())),
+        _ => None,
+    };
+    value.ok_or_else(|| SpawnError::Environment {
+        reason: format!(
+            "`{}` is not an argument of type {ty}",
+            sterna_process::Plain(text)
+        ),
+    })
+}
+
+fn stdio(resources: sterna_process::Stdio) -> [sterna_wasi::Stdio; 3] {
+    [resources.input, resources.output, resources.error]
+        .map(|stream| stream.map_or(sterna_wasi::Stdio::Null, sterna_wasi::Stdio::Inherit))
+}
+
+fn directories(directories: Vec<sterna_process::Directory>) -> Vec<sterna_wasi::Directory> {
+    let directory = |directory: sterna_process::Directory| {
+        let link = format!("/proc/self/fd/{}", directory.handle.as_raw_fd());
+        // Shown to people, and a hint to who thaws the process; nothing is opened by it.
+        let host =
+            std::fs::read_link(link).unwrap_or_else(|_| PathBuf::from(&directory.guest_path));
+        sterna_wasi::Directory::from_fd(
+            directory.handle,
+            host,
+            directory.guest_path,
+            directory.read_only,
+        )
+    };
+    directories.into_iter().map(directory).collect()
+}
+
+fn wasi_limits(limits: &Limits) -> sterna_wasi::Limits {
+    sterna_wasi::Limits {
+        descriptors: limits.descriptors_max,
+        output_bytes: limits.output_bytes_max,
+    }
+}
+
+fn config(environment: Environment, cpu: &Arc<CpuMeter>) -> Config {
+    let cpu = cpu.clone();
+    let mut config = Config::new(Box::new(HostClocks::new(move || cpu.read())));
+    config.arguments = environment
+        .arguments
+        .into_iter()
+        .map(OsStringExt::into_vec)
+        .collect();
+    let variable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        [name.into_vec(), value.into_vec()].join(&b'=')
+    };
+    config.environment = environment.variables.into_iter().map(variable).collect();
+    config.stdio = stdio(environment.resources.stdio);
+    config.directories = directories(environment.resources.directories);
+    config.limits = wasi_limits(&environment.resources.limits);
+    config
+}
+
+fn rebind(resources: Resources, cpu: &Arc<CpuMeter>, before_ns: u64) -> Rebind {
+    let cpu = cpu.clone();
+    let before = Duration::from_nanos(before_ns);
+    let here = move || cpu.read().saturating_sub(before);
+    let mut rebind = Rebind::new(Box::new(HostClocks::new(here)));
+    rebind.stdio = stdio(resources.stdio);
+    rebind.directories = directories(resources.directories);
+    rebind.limits = wasi_limits(&resources.limits);
+    rebind
+}
+
+fn spawn_error(program: ProgramId, error: ProgramError) -> SpawnError {
+    let error = match error {
+        ProgramError::Install(InstallError::Instrument(error))
+        | ProgramError::Add(AddError::Build(BuildError::Instrument(error))) => error,
+        ProgramError::Unknown(_) => return SpawnError::UnknownProgram { program },
+        error => {
+            return SpawnError::Failed {
+                doing: "make the program ready",
+                source: error.into(),
+            };
+        }
+    };
+    match error {
+        InstrumentError::Refused { feature, offset } => SpawnError::Immovable { feature, offset },
+        InstrumentError::Invalid { offset, reason } => SpawnError::NotAProgram {
+            kind: KIND,
+            reason: format!("{reason} (at byte {offset})"),
+        },
+        error => SpawnError::Failed {
+            doing: "make the program movable",
+            source: error.into(),
+        },
+    }
+}
+
+fn guest_spawn_error(error: GuestError) -> SpawnError {
+    match error {
+        GuestError::Import { .. } | GuestError::ImportType { .. } => SpawnError::Environment {
+            reason: describe::chain(&error),
+        },
+        error => SpawnError::Failed {
+            doing: "make an instance of the program",
+            source: error.into(),
+        },
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn nanoseconds_since_epoch(time: SystemTime) -> u64 {
+    nanoseconds(
+        time.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+    )
+}

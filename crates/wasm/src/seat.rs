@@ -1,0 +1,422 @@
+//! Where a process sits: what its owner, its watchers and the thread that runs it share.
+//!
+//! While the guest runs, the task has it. To be captured it is stopped ([`crate::stop`]), unwinds, and is
+//! left here; from then on whoever takes it has it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use sterna_process::{
+    Controls, DescribeError, Description, Exit, Identity, ProgramId, State, Stats,
+};
+use sterna_sys::clock::ThreadClock;
+use sterna_sys::gate::Verdict;
+
+use crate::describe;
+use crate::guest::{Guest, Stretch};
+use crate::host::{KilledInCall, ProcessExit};
+use crate::machine::MachineError;
+use crate::pages::GuestPages;
+use crate::pool::{Pool, Shift};
+use crate::stop::{Stopper, Stopping};
+
+pub(crate) struct Seat {
+    pub(crate) identity: Identity,
+    pub(crate) program: ProgramId,
+    pub(crate) started: SystemTime,
+    pub(crate) pages: Arc<GuestPages>,
+    pub(crate) stopper: Arc<Stopper>,
+    pub(crate) cpu: Arc<CpuMeter>,
+    waiting: Arc<AtomicBool>,
+    killed: Arc<AtomicBool>,
+    memory_peak: AtomicU64,
+    standing: Mutex<Standing>,
+    changed: Condvar,
+    /// Held by whoever stops the guest, so that one at a time does.
+    stopping: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Standing {
+    paused: bool,
+    /// What the task is to do with a guest that has been stopped.
+    wanted: Option<Wanted>,
+    described: Option<Description>,
+    left: Option<Guest>,
+    /// Whether its owner has the guest: no thread does.
+    taken: bool,
+    departed: bool,
+    /// The limit that it broke, if it is killed for that.
+    broke: Option<String>,
+    exit: Option<Exit>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Leave,
+    Describe,
+}
+
+/// What came of asking for a pause.
+pub(crate) enum Asked {
+    Parked,
+    Exited(Exit),
+    TimedOut,
+    Busy,
+}
+
+/// CPU time of one guest.
+#[derive(Default)]
+pub(crate) struct CpuMeter {
+    used: Mutex<(Duration, Option<(ThreadClock, Duration)>)>,
+}
+
+impl CpuMeter {
+    pub(crate) fn starting_at(used: Duration) -> CpuMeter {
+        CpuMeter {
+            used: Mutex::new((used, None)),
+        }
+    }
+
+    pub(crate) fn read(&self) -> Duration {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = used
+            .1
+            .and_then(|(clock, since)| clock.read()?.checked_sub(since));
+        used.0 + current.unwrap_or_default()
+    }
+
+    fn begin(&self) {
+        let clock = ThreadClock::of_this_thread();
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.1 = clock.read().map(|since| (clock, since));
+    }
+
+    fn end(&self) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((clock, since)) = used.1.take() {
+            used.0 += clock
+                .read()
+                .and_then(|now| now.checked_sub(since))
+                .unwrap_or_default();
+        }
+    }
+}
+
+impl Shift for CpuMeter {
+    fn begin(&self) {
+        CpuMeter::begin(self);
+    }
+
+    fn end(&self) {
+        CpuMeter::end(self);
+    }
+}
+
+impl Seat {
+    pub(crate) fn new(
+        identity: Identity,
+        program: ProgramId,
+        started: SystemTime,
+        cpu: Arc<CpuMeter>,
+        guest: &Guest,
+    ) -> Arc<Seat> {
+        let host = guest.store.data();
+        Arc::new(Seat {
+            identity,
+            program,
+            started,
+            pages: guest.pages.clone(),
+            stopper: guest.stopper(),
+            cpu,
+            waiting: host.waiting.clone(),
+            killed: host.killed.clone(),
+            memory_peak: AtomicU64::new(0),
+            standing: Mutex::default(),
+            changed: Condvar::new(),
+            stopping: Mutex::new(()),
+        })
+    }
+
+    /// How the process ended, if it has.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        self.standing().exit.clone()
+    }
+
+    /// Says that its guest has not run yet: its owner has it.
+    pub(crate) fn hold(&self) {
+        self.standing().taken = true;
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the guest run, unless the process has ended meanwhile.
+    pub(crate) fn start(self: &Arc<Self>, guest: Guest) {
+        self.stopper.open(0);
+        let mut standing = self.standing();
+        standing.paused = false;
+        standing.taken = false;
+        if standing.exit.is_some() {
+            return;
+        }
+        drop(standing);
+        if self.killed.load(Ordering::Acquire) {
+            self.end(Exit::Killed);
+            return;
+        }
+        let seat = self.clone();
+        Pool::global().start(self.cpu.clone(), async move { seat.work(guest).await });
+    }
+
+    async fn work(self: Arc<Self>, mut guest: Guest) {
+        loop {
+            if let Some(wasi) = &mut guest.store.data_mut().wasi {
+                wasi.start_clock();
+            }
+            let ended = guest.run().await;
+            let exit = match ended {
+                Ok(Stretch::Finished) => Exit::Code(0),
+                Ok(Stretch::Stopped) => {
+                    if let Some(wasi) = &mut guest.store.data_mut().wasi {
+                        wasi.stop_clock();
+                    }
+                    let mut standing = self.standing();
+                    if guest.is_killed() {
+                        Exit::Killed
+                    } else if standing.departed {
+                        Exit::Departed
+                    } else {
+                        self.stopper.open(0);
+                        match standing.wanted.take() {
+                            Some(Wanted::Leave) => {
+                                standing.left = Some(guest);
+                                self.changed.notify_all();
+                                return;
+                            }
+                            Some(Wanted::Describe) => {
+                                standing.described = Some(describe::guest(&mut guest));
+                                self.changed.notify_all();
+                            }
+                            None => {}
+                        }
+                        continue;
+                    }
+                }
+                Err(error) => exit_of(&mut guest, error),
+            };
+            // The last descriptors are closed before anybody hears of the end.
+            drop(guest);
+            self.end(exit);
+            return;
+        }
+    }
+
+    /// Ends the process because it broke a limit.
+    pub(crate) fn end_for(&self, what: String) {
+        self.standing().broke = Some(what);
+        self.kill();
+    }
+
+    fn end(&self, exit: Exit) {
+        self.stopper.gate.close();
+        let mut standing = self.standing();
+        let exit = match standing.broke.take() {
+            _ if standing.departed => Exit::Departed,
+            Some(what) if exit == Exit::Killed => Exit::Trapped {
+                what,
+                back_trace: String::new(),
+            },
+            _ => exit,
+        };
+        standing.exit.get_or_insert(exit);
+        self.changed.notify_all();
+    }
+
+    /// Makes the guest stand still, its stack intact.
+    pub(crate) fn park(&self, within: Duration) -> Asked {
+        let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.stopper.stop(within) {
+            Stopping::Parked if self.killed.load(Ordering::Acquire) => {
+                self.stopper.release(Verdict::Unwind);
+                Asked::Exited(self.wait_for_exit())
+            }
+            Stopping::Parked => {
+                self.standing().paused = true;
+                Asked::Parked
+            }
+            Stopping::Ended => Asked::Exited(self.wait_for_exit()),
+            Stopping::TimedOut => Asked::TimedOut,
+            Stopping::Busy => Asked::Busy,
+        }
+    }
+
+    fn wait_for_exit(&self) -> Exit {
+        let mut standing = self.standing();
+        loop {
+            match &standing.exit {
+                Some(exit) => return exit.clone(),
+                None => {
+                    standing = self
+                        .changed
+                        .wait(standing)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
+            }
+        }
+    }
+
+    /// Lets a parked guest go on.
+    pub(crate) fn unpark(&self) {
+        self.standing().paused = false;
+        let killed = self.killed.load(Ordering::Acquire);
+        self.stopper.release(if killed {
+            Verdict::Unwind
+        } else {
+            Verdict::Continue
+        });
+    }
+
+    /// Makes a parked guest unwind and takes it; `None` if it was killed.
+    pub(crate) fn take(&self) -> Option<Guest> {
+        self.standing().wanted = Some(Wanted::Leave);
+        self.stopper.release(Verdict::Unwind);
+        let mut standing = self.standing();
+        loop {
+            if let Some(guest) = standing.left.take() {
+                standing.taken = true;
+                return Some(guest);
+            }
+            if standing.exit.is_some() {
+                return None;
+            }
+            standing = self
+                .changed
+                .wait(standing)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the process here because it lives on elsewhere. `parked`: its thread still holds it.
+    pub(crate) fn depart(&self, parked: bool) {
+        self.standing().departed = true;
+        if parked {
+            self.stopper.release(Verdict::Unwind);
+        } else {
+            self.end(Exit::Departed);
+        }
+    }
+}
+
+impl Controls for Seat {
+    fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
+        let taken = {
+            let standing = self.standing();
+            standing.taken || standing.left.is_some()
+        };
+        if taken {
+            self.end(Exit::Killed);
+            return;
+        }
+        self.stopper.hurry();
+        // If it is parked, it unwinds and sees that it was killed. If it is just about to park, whoever
+        // stops it sees that.
+        self.stopper.release(Verdict::Unwind);
+    }
+
+    fn stats(&self) -> Stats {
+        let standing = self.standing();
+        let state = if standing.exit.is_some() {
+            State::Ended
+        } else if standing.paused || standing.taken {
+            State::Paused
+        } else if self.waiting.load(Ordering::Relaxed) {
+            State::Waiting
+        } else {
+            State::Running
+        };
+        drop(standing);
+        let memory_bytes = self.pages.bytes();
+        let memory_bytes_peak = self
+            .memory_peak
+            .fetch_max(memory_bytes, Ordering::Relaxed)
+            .max(memory_bytes);
+        Stats {
+            state,
+            started: self.started,
+            cpu_time: self.cpu.read(),
+            memory_bytes,
+            memory_bytes_peak,
+        }
+    }
+
+    fn wait(&self, within: Duration) -> Option<Exit> {
+        let standing = self.standing();
+        let running = |standing: &mut Standing| standing.exit.is_none();
+        let waited = self.changed.wait_timeout_while(standing, within, running);
+        waited
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .exit
+            .clone()
+    }
+
+    fn describe(&self, within: Duration) -> Result<Description, DescribeError> {
+        let until = Instant::now() + within;
+        let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.stopper.stop(within) {
+            Stopping::Parked => {}
+            Stopping::Ended => return Err(DescribeError::Ended),
+            Stopping::TimedOut | Stopping::Busy => return Err(DescribeError::TimedOut { within }),
+        }
+        self.standing().wanted = Some(Wanted::Describe);
+        self.stopper.release(Verdict::Unwind);
+        let standing = self.standing();
+        let waiting =
+            |standing: &mut Standing| standing.described.is_none() && standing.exit.is_none();
+        let left = until
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(100));
+        let waited = self.changed.wait_timeout_while(standing, left, waiting);
+        let mut standing = waited.unwrap_or_else(PoisonError::into_inner).0;
+        match standing.described.take() {
+            Some(description) => Ok(description),
+            None if standing.exit.is_some() => Err(DescribeError::Ended),
+            None => Err(DescribeError::TimedOut { within }),
+        }
+    }
+}
+
+/// How a process ended whose guest failed.
+fn exit_of(guest: &mut Guest, error: MachineError) -> Exit {
+    let MachineError::Guest(error) = error else {
+        return Exit::Trapped {
+            what: describe::chain(&error),
+            back_trace: String::new(),
+        };
+    };
+    if guest.is_killed() || error.is::<KilledInCall>() {
+        return Exit::Killed;
+    }
+    if let Some(ProcessExit(code)) = error.downcast_ref() {
+        return Exit::Code(*code);
+    }
+    let out_of_depth = guest.is_out_of_depth();
+    let what = match error.downcast_ref::<wasmtime::Trap>() {
+        Some(wasmtime::Trap::UnreachableCodeReached) if out_of_depth => {
+            "call stack exhausted".into()
+        }
+        Some(trap) => trap
+            .to_string()
+            .trim_start_matches("wasm trap: ")
+            .to_owned(),
+        None => format!("{error:#}"),
+    };
+    Exit::Trapped {
+        what,
+        back_trace: describe::trap_back_trace(guest, &error),
+    }
+}

@@ -1,0 +1,116 @@
+//! How a running guest is brought to a stop: its poll word's page is protected, so that its next poll
+//! faults and its thread parks with every register intact; if it waits in a host call instead, the wait
+//! is interrupted and parks there. From there it goes on, or unwinds at exactly that point.
+#![allow(
+    unsafe_code,
+    reason = "installs a signal handler and reads the context it is given"
+)]
+
+use std::ffi::c_int;
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sterna_sys::gate::{self, Arrival, Gate, RequestError, Verdict};
+use tokio::sync::Notify;
+use wasmtime::Store;
+use wasmtime::unix::StoreExt;
+
+use crate::control::Control;
+use crate::pool::Pool;
+
+/// Where a guest stops.
+pub(crate) struct Stopper {
+    pub(crate) control: Arc<Control>,
+    pub(crate) gate: Gate,
+    pub(crate) interrupt: Notify,
+}
+
+/// What came of asking a guest to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stopping {
+    Parked,
+    Ended,
+    TimedOut,
+    /// Somebody else is stopping it.
+    Busy,
+}
+
+impl Stopper {
+    pub(crate) fn new(control: Arc<Control>) -> Arc<Stopper> {
+        Arc::new(Stopper {
+            control,
+            gate: Gate::new(),
+            interrupt: Notify::new(),
+        })
+    }
+
+    /// Handles faults of `store`'s guest on its poll page.
+    pub(crate) fn watch<T>(self: &Arc<Self>, store: &mut Store<T>) {
+        let stopper = self.clone();
+        let handler = move |_: c_int, info: *const libc::siginfo_t, context: *const c_void| {
+            // SAFETY: the kernel gave both to the handler of a fault.
+            let address = unsafe { gate::fault_address(info) };
+            if !stopper.control.page().contains(address) {
+                return false;
+            }
+            // SAFETY: as above.
+            let registers = unsafe { gate::registers(context) };
+            // The verdict is in the word by now: the load that faulted is done again and sees it.
+            stopper.gate.arrive(Some(registers));
+            true
+        };
+        // SAFETY: the handler only reads atomics and waits on a futex.
+        unsafe { store.set_signal_handler(handler) };
+    }
+
+    /// Brings the guest to a stop, at most within `within`.
+    pub(crate) fn stop(&self, within: Duration) -> Stopping {
+        match self.gate.request() {
+            Ok(()) => {}
+            Err(RequestError::Closed) => return Stopping::Ended,
+            Err(_) => return Stopping::Busy,
+        }
+        let protected = self.control.page().protect();
+        self.interrupt.notify_one();
+        let arrival = if protected.is_ok() {
+            self.gate.wait_stopped(within)
+        } else {
+            Arrival::TimedOut
+        };
+        let stopping = match arrival {
+            Arrival::Closed => Stopping::Ended,
+            Arrival::TimedOut if self.gate.withdraw() => Stopping::TimedOut,
+            Arrival::Stopped | Arrival::TimedOut => Stopping::Parked,
+        };
+        if stopping == Stopping::Parked {
+            Pool::global().park(true);
+        } else {
+            self.open(0);
+        }
+        stopping
+    }
+
+    /// Lets a parked guest go on, or unwind.
+    pub(crate) fn release(&self, verdict: Verdict) {
+        self.open(u32::from(verdict == Verdict::Unwind));
+        if self.gate.release(verdict).is_ok() {
+            Pool::global().park(false);
+        }
+    }
+
+    /// Makes a guest that was not asked to park unwind at its next poll, or leave its host call.
+    pub(crate) fn hurry(&self) {
+        self.open(1);
+        self.interrupt.notify_one();
+    }
+
+    /// Sets the word, accessible.
+    pub(crate) fn open(&self, word: u32) {
+        // Only a lack of kernel memory for splitting a mapping could refuse, and this joins two.
+        self.control
+            .page()
+            .unprotect_with(word)
+            .expect("a page of this process can be made accessible");
+    }
+}
