@@ -183,7 +183,11 @@ impl ProgramCache {
         if let Some(program) = self.ready(&id) {
             return Ok(program);
         }
-        let made = self.builder.program(bytes, on_progress)?;
+        let made = self.builder.program(bytes, on_progress);
+        if made.is_err() && lock.is_ok() {
+            folder.remove_if_empty();
+        }
+        let made = made?;
         let kept = lock.and_then(|lock| {
             let _ = on_progress(Progress::Keeping);
             Shelf::keep(&folder, &self.builder, bytes, &made)?;
@@ -276,7 +280,7 @@ impl ProgramCache {
     /// Loads what is in the cache, and shares it with others in this process who load it at the same time.
     fn load(&self, id: &ProgramId) -> io::Result<Arc<Installed>> {
         let on_shelf = Shelf::open(self.folder(id), *id, &self.builder)?;
-        let program = Installed::from_shelf(on_shelf.shelf, on_shelf.module, on_shelf.metadata);
+        let program = Installed::from_shelf(on_shelf.shelf, on_shelf.module, on_shelf.metadata, &on_shelf.data);
         let program = Arc::new(program.map_err(io::Error::other)?);
         self.folder(id).touch();
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);

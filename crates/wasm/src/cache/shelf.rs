@@ -7,6 +7,7 @@
 //!                 main.meta          Main: checksums, Metadata
 //!                 main.cwasm         native code
 //!                 points             PointTable
+//!                 images             pages with data of the initial memories
 //!                 continuations      Vec<Kept>: the modules of continuations and what is in each
 //!                 cont-HASH.cwasm    native code
 //!                 verified           see `verified`
@@ -37,6 +38,7 @@ use crate::pass::{Param, PointTable};
 pub(super) const META: &str = "main.meta";
 const ARTIFACT: &str = "main.cwasm";
 const POINTS: &str = "points";
+const IMAGES: &str = "images";
 const CONTINUATIONS: &str = "continuations";
 pub(super) const CONTINUATION_PREFIX: &str = "cont-";
 /// Native code of continuations that is kept of one program, in bytes.
@@ -51,6 +53,7 @@ pub(super) struct Main {
     module: Sum,
     artifact: Sum,
     points: Sum,
+    images: Sum,
     metadata: Metadata,
 }
 
@@ -94,6 +97,8 @@ pub(super) struct OnShelf {
     pub(super) shelf: Shelf,
     pub(super) module: Module,
     pub(super) metadata: Metadata,
+    /// The bytes of the initial images.
+    pub(super) data: Vec<u8>,
 }
 
 impl Shelf {
@@ -114,7 +119,10 @@ impl Shelf {
         let artifact = open(&made, ARTIFACT, &main.artifact)?;
         let points = open(&made, POINTS, &main.points)?.0;
         let module = open(folder.path(), super::folder::MODULE, &main.module)?.0;
+        let images = open(&made, IMAGES, &main.images)?.0;
         verified.remember(&made);
+        let mut data = vec![0; main.images.bytes as usize];
+        images.read_exact_at(&mut data, 0).map_err(about(IMAGES))?;
         let compiled = native::load(builder.engine(), artifact)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{error:#}")))?;
         let shelf = Shelf {
@@ -132,6 +140,7 @@ impl Shelf {
             shelf,
             module: compiled,
             metadata: main.metadata,
+            data,
         })
     }
 
@@ -158,6 +167,7 @@ impl Shelf {
         write(folder.path(), super::folder::MODULE, module)?;
         write(&shelf, ARTIFACT, made.artifact.bytes())?;
         write(&shelf, POINTS, &made.points)?;
+        write(&shelf, IMAGES, &made.data)?;
         let invalid = |source: io::Error| KeepError {
             path: shelf.join(META),
             source,
@@ -168,6 +178,7 @@ impl Shelf {
             module: Sum::of(module),
             artifact: Sum::of(made.artifact.bytes()),
             points: Sum::of(&made.points),
+            images: Sum::of(&made.data),
             metadata: metadata.map_err(invalid)?,
         };
         // Last: it makes the others valid.
