@@ -6,7 +6,7 @@
 //! `continuations` finds, loads and compiles these; `images` makes what its memories start from.
 
 mod continuations;
-mod images;
+pub(crate) mod images;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -180,15 +180,14 @@ impl Installed {
         shelf: Shelf,
         module: Module,
         metadata: Metadata,
-        data: &[u8],
-    ) -> Result<Installed, InstallError> {
-        let images = images::build(&metadata.images, data, &metadata.memory_bytes)?;
+        images: Vec<Initial>,
+    ) -> Installed {
         let builder = shelf.builder().clone();
         let (engine, options) = (builder.engine().clone(), builder.options().clone());
         let origin = Origin::Shelf(Arc::new(shelf));
         let mut installed = Installed::new(engine, options, module, metadata, images, origin);
         installed.compiler = Some(builder);
-        Ok(installed)
+        installed
     }
 
     fn new(
@@ -289,13 +288,15 @@ impl Installed {
 
 /// Where the contents of the section of names lie.
 fn name_section(module: &[u8]) -> Option<(u64, u64)> {
-    Parser::new(0).parse_all(module).find_map(|payload| match payload {
-        Ok(Payload::CustomSection(section)) if section.name() == "name" => {
-            let start = section.data_offset() as u64;
-            Some((start, start + section.data().len() as u64))
-        }
-        _ => None,
-    })
+    Parser::new(0)
+        .parse_all(module)
+        .find_map(|payload| match payload {
+            Ok(Payload::CustomSection(section)) if section.name() == "name" => {
+                let start = section.data_offset() as u64;
+                Some((start, start + section.data().len() as u64))
+            }
+            _ => None,
+        })
 }
 
 /// What is known of a program when it has been instrumented.
@@ -307,10 +308,7 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    pub(crate) fn of(
-        program: &pass::Program,
-        instrumented: pass::Instrumented,
-    ) -> Known {
+    pub(crate) fn of(program: &pass::Program, instrumented: pass::Instrumented) -> Known {
         let module = program.module();
         let (images, data) = images::lay_out(&module.bytes, &instrumented.segments);
         let metadata = Metadata {

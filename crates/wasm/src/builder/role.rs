@@ -132,7 +132,12 @@ fn make(job: &Job, bytes: Vec<u8>, report: &mut Report) -> Result<Vec<Vec<u8>>, 
                 // Who does not listen any more has ended, and so will this process.
                 let _ = report.say(&Message::Stage(stage));
             })?;
-            Ok(vec![made.artifact.into_bytes(), made.metadata, made.points, made.data])
+            Ok(vec![
+                made.artifact.into_bytes(),
+                made.metadata,
+                made.points,
+                made.data,
+            ])
         }
         Task::Module => Ok(vec![task::module(&engine, &bytes)?.into_bytes()]),
     }

@@ -32,7 +32,8 @@ use super::folder::{Folder, Lock};
 use super::native;
 use super::verified::Verified;
 use crate::builder::{Artifact, Builder, MadeProgram};
-use crate::installed::{CompiledContinuations, Key, Metadata};
+use crate::installed::{CompiledContinuations, Key, Metadata, images};
+use crate::memory::Initial;
 use crate::pass::{Param, PointTable};
 
 pub(super) const META: &str = "main.meta";
@@ -45,6 +46,9 @@ pub(super) const CONTINUATION_PREFIX: &str = "cont-";
 pub(crate) const CONTINUATION_BYTES_MAX: u64 = 512 << 20;
 /// Modules of continuations that are kept of one program.
 const CONTINUATION_MODULES_MAX: usize = 2048;
+
+/// Initial data from which on it is put in place while the native code is loaded, in bytes: then a thread is worth it.
+const PARALLEL_BYTES_MIN: u64 = 1 << 20;
 
 /// Contents of `main.meta`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,8 +101,7 @@ pub(super) struct OnShelf {
     pub(super) shelf: Shelf,
     pub(super) module: Module,
     pub(super) metadata: Metadata,
-    /// The bytes of the initial images.
-    pub(super) data: Vec<u8>,
+    pub(super) images: Vec<Initial>,
 }
 
 impl Shelf {
@@ -119,11 +122,24 @@ impl Shelf {
         let artifact = open(&made, ARTIFACT, &main.artifact)?;
         let points = open(&made, POINTS, &main.points)?.0;
         let module = open(folder.path(), super::folder::MODULE, &main.module)?.0;
-        let images = open(&made, IMAGES, &main.images)?.0;
+        let data = open(&made, IMAGES, &main.images)?;
         verified.remember(&made);
-        let mut data = vec![0; main.images.bytes as usize];
-        images.read_exact_at(&mut data, 0).map_err(about(IMAGES))?;
-        let compiled = native::load(builder.engine(), artifact)
+        let mapped = native::map(&data).map_err(about(IMAGES))?;
+        let (metadata, data) = (&main.metadata, mapped.bytes());
+        let images = || images::build(&metadata.images, data, &metadata.memory_bytes);
+        let load = || native::load(builder.engine(), artifact);
+        let (images, compiled) = if main.images.bytes < PARALLEL_BYTES_MIN {
+            (images(), load())
+        } else {
+            std::thread::scope(|scope| {
+                let images = scope.spawn(images);
+                let compiled = load();
+                let panicked = |panic| std::panic::resume_unwind(panic);
+                (images.join().unwrap_or_else(panicked), compiled)
+            })
+        };
+        let images = images.map_err(io::Error::other)?;
+        let compiled = compiled
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{error:#}")))?;
         let shelf = Shelf {
             made,
@@ -140,7 +156,7 @@ impl Shelf {
             shelf,
             module: compiled,
             metadata: main.metadata,
-            data,
+            images,
         })
     }
 
