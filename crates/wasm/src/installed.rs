@@ -79,8 +79,10 @@ pub(crate) struct Metadata {
     /// Most bytes that each memory can have by its type.
     pub(crate) memory_bytes_max: Vec<u64>,
     pub(crate) functions: u32,
-    pub(crate) data_segments: u32,
-    pub(crate) element_segments: u32,
+    /// Data segments that the program drops.
+    pub(crate) dropped_data: Vec<u32>,
+    /// Element segments that it drops.
+    pub(crate) dropped_elements: Vec<u32>,
     /// Memories that the module itself makes, in order.
     pub(crate) imported_memories: u32,
     pub(crate) has_start: bool,
@@ -327,8 +329,8 @@ impl Known {
             mutable_tables: module.mutable_tables.iter().copied().collect(),
             memory_bytes_max: module.memories.iter().map(memory_bytes_max).collect(),
             functions: module.function_count(),
-            data_segments: module.passive_data.len() as u32,
-            element_segments: module.passive_elements.len() as u32,
+            dropped_data: module.dropped_data.iter().copied().collect(),
+            dropped_elements: module.dropped_elements.iter().copied().collect(),
             imported_memories: module.imported_memories,
             has_start: module.start.is_some(),
             names: name_section(&module.bytes),
