@@ -373,24 +373,7 @@ impl Incoming for Arriving {
         resources: Resources,
         rest: Option<Box<dyn PageSource>>,
     ) -> Result<Box<dyn Paused>, RestoreError> {
-        let header = &image.header;
-        if header.kind != KIND {
-            return Err(RestoreError::WrongKind {
-                found: header.kind.clone(),
-                expected: KIND,
-            });
-        }
-        if header.program != self.program {
-            return Err(RestoreError::WrongProgram {
-                found: header.program,
-                expected: self.program,
-            });
-        }
-        if rest.is_some() {
-            return Err(RestoreError::Inconsistent {
-                reason: "its pages were to come after it, which this kind cannot do yet".into(),
-            });
-        }
+        self.check(&image.header, rest.is_some())?;
         let sections = &mut image.sections;
         let frames: Vec<Frame<Value>> = sections.require(&FRAMES, VERSION..=VERSION)?.decode()?;
         let state: State = sections.require(&STATE, VERSION..=VERSION)?.decode()?;
@@ -421,22 +404,7 @@ impl Incoming for Arriving {
         };
         now(self.guest.restore(&state, &frames)).map_err(inconsistent)?;
         self.guest.store.data_mut().limits.tighten(&limits);
-        let keys = self.guest.machine.frames.iter();
-        let keys = keys
-            .map(|frame| self.guest.machine.installed.entry(frame))
-            .collect::<Result<Vec<_>, _>>();
-        let misfit = |error: InstallError| RestoreError::Inconsistent {
-            reason: describe::chain(&error),
-        };
-        let keys = keys.map_err(misfit)?;
-        self.guest
-            .machine
-            .installed
-            .prepare(&keys)
-            .map_err(|error| RestoreError::Failed {
-                doing: "compile what the process needs to go on",
-                source: error.into(),
-            })?;
+        self.prepare_continuations()?;
         let identity = Identity {
             process: image.header.process,
             epoch: image.header.epoch,
@@ -449,6 +417,48 @@ impl Incoming for Arriving {
             seat,
             guest: Held::Here(Box::new(self.guest)),
         }))
+    }
+}
+
+impl Arriving {
+    /// Whether an image can become this process.
+    fn check(&self, header: &ImageHeader, pages_later: bool) -> Result<(), RestoreError> {
+        if header.kind != KIND {
+            let found = header.kind.clone();
+            return Err(RestoreError::WrongKind {
+                found,
+                expected: KIND,
+            });
+        }
+        if header.program != self.program {
+            let (found, expected) = (header.program, self.program);
+            return Err(RestoreError::WrongProgram { found, expected });
+        }
+        if pages_later {
+            let reason = "its pages were to come after it, which this kind cannot do yet".into();
+            return Err(RestoreError::Inconsistent { reason });
+        }
+        Ok(())
+    }
+
+    /// Compiles what its frames need to go on, so that nothing is compiled when it runs.
+    fn prepare_continuations(&self) -> Result<(), RestoreError> {
+        let machine = &self.guest.machine;
+        let keys = machine
+            .frames
+            .iter()
+            .map(|frame| machine.installed.entry(frame));
+        let keys = keys.collect::<Result<Vec<_>, _>>();
+        let keys = keys.map_err(|error| RestoreError::Inconsistent {
+            reason: describe::chain(&error),
+        })?;
+        machine
+            .installed
+            .prepare(&keys)
+            .map_err(|error| RestoreError::Failed {
+                doing: "compile what the process needs to go on",
+                source: error.into(),
+            })
     }
 }
 
