@@ -1,3 +1,110 @@
 //! The sterna command.
+//!
+//! - `command`: the commands, a module each; all of them call what follows
+//! - `host`: a process in the foreground: its owner, control socket, signals, snapshots
+//! - `rundir`: where the processes of this machine and user are found
+//! - `client`, `protocol`: how a command speaks with a process's host
+//! - `kinds`: the kinds of processes, and how their programs are made ready
+//! - `local`, `key`: what an image says beside the process; who made it
+//! - `private`: directories of the user's own
+//! - `show`: lines, JSON, tables, colours, progress
 
-fn main() {}
+mod client;
+mod command;
+mod host;
+mod key;
+mod kinds;
+mod local;
+mod private;
+mod protocol;
+mod rundir;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use command::steer::{Deed, Steer};
+
+/// Runs WebAssembly programs and moves them while they run.
+#[derive(Debug, Parser)]
+#[command(name = "sterna", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  sterna run script.wasm            a program in the foreground
+  sterna freeze script -o s.sterna  from another terminal: into a file, in the middle of its work
+  sterna thaw s.sterna              it goes on
+
+Files: processes are found through $STERNA_RUN_DIR (else $XDG_RUNTIME_DIR/sterna, else /tmp/sterna-UID), the key that
+marks images as yours is in $STERNA_DATA_DIR (else $XDG_DATA_HOME/sterna, else ~/.local/share/sterna), compiled
+programs are in $STERNA_CACHE_DIR (else $XDG_CACHE_HOME/sterna, else ~/.cache/sterna).";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(command::run::Run),
+    Ps(command::ps::Ps),
+    Freeze(command::freeze::Freeze),
+    Thaw(command::thaw::Thaw),
+    /// Lets processes stand still.
+    Pause(Steer),
+    /// Lets paused processes run on.
+    Resume(Steer),
+    /// Ends processes.
+    Kill(Steer),
+    Inspect(command::inspect::Inspect),
+    Programs(command::programs::Programs),
+    Demo(command::demo::Demo),
+    /// Prints what a shell needs to complete sterna's commands and options.
+    #[command(after_help = "Example:\n  sterna completions bash > ~/.local/share/bash-completion/completions/sterna")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// The code of `run` and `thaw` where no program has run: what it returned itself cannot be meant. As of env(1).
+const EXIT_NOT_STARTED: u8 = 125;
+
+fn main() -> ExitCode {
+    // First of all, while there is one thread: a builder confines itself.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == kinds::BUILDER) {
+        return sterna_wasm::builder::run();
+    }
+    let Cli { command } = Cli::parse();
+    let foreground = matches!(command, Command::Run(_) | Command::Thaw(_));
+    let code = match command {
+        Command::Run(run) => run.run(),
+        Command::Ps(ps) => ps.run(),
+        Command::Freeze(freeze) => freeze.run(),
+        Command::Thaw(thaw) => thaw.run(),
+        Command::Pause(steer) => steer.run(Deed::Pause),
+        Command::Resume(steer) => steer.run(Deed::Resume),
+        Command::Kill(steer) => steer.run(Deed::Kill),
+        Command::Inspect(inspect) => inspect.run(),
+        Command::Programs(programs) => programs.run(),
+        Command::Demo(demo) => demo.run(),
+        Command::Completions { shell } => {
+            completions(shell);
+            Ok(0)
+        }
+    };
+    match code {
+        Ok(code) => code.into(),
+        Err(error) => {
+            show::note(format_args!("{error:#}"));
+            ExitCode::from(if foreground { EXIT_NOT_STARTED } else { 1 })
+        }
+    }
+}
+
+fn completions(shell: Shell) {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "sterna", &mut script);
+    show::print(String::from_utf8_lossy(&script));
+}

@@ -7,28 +7,21 @@ use sterna_process::binding::{Attachment, Binding, By, OnMove};
 use sterna_process::description::FrameKind;
 use sterna_process::{Description, FrameDescription};
 use sterna_wasi::DescriptorKind;
-use wasmparser::{KnownCustom, Name, Parser, Payload};
+use wasmparser::{BinaryReader, Name, NameSectionReader};
 
 use crate::frames::Frame;
 use crate::guest::Guest;
 
-/// Names of functions, from the module's name section. A damaged section names what it can.
-pub(crate) fn function_names(module: &[u8]) -> HashMap<u32, String> {
+/// Names of functions, from the contents of a module's name section. A damaged section names what it can.
+pub(crate) fn function_names(section: &[u8]) -> HashMap<u32, String> {
     let mut names = HashMap::new();
-    for payload in Parser::new(0).parse_all(module) {
-        let Ok(Payload::CustomSection(section)) = payload else {
+    let section = NameSectionReader::new(BinaryReader::new(section, 0));
+    for subsection in section.into_iter().flatten() {
+        let Name::Function(functions) = subsection else {
             continue;
         };
-        let KnownCustom::Name(subsections) = section.as_known() else {
-            continue;
-        };
-        for subsection in subsections.into_iter().flatten() {
-            let Name::Function(functions) = subsection else {
-                continue;
-            };
-            for naming in functions.into_iter().flatten() {
-                names.insert(naming.index, naming.name.to_owned());
-            }
+        for naming in functions.into_iter().flatten() {
+            names.insert(naming.index, naming.name.to_owned());
         }
     }
     names

@@ -191,12 +191,12 @@ impl Guest {
         let metadata = &installed.metadata;
         let instance = self.machine.instance;
         let mut references = References::of(instance);
-        let dropped = |store: &mut Store<Host>, count: u32, name: fn(u32) -> String| {
+        let dropped = |store: &mut Store<Host>, segments: &[u32], name: fn(u32) -> String| {
             let is_dropped = |index: &u32| {
                 let global = instance.get_global(&mut *store, &name(*index));
                 global.is_some_and(|global| global.get(&mut *store).i32() == Some(1))
             };
-            (0..count).filter(is_dropped).collect()
+            segments.iter().copied().filter(is_dropped).collect()
         };
         let depth = instance.get_global(&mut self.store, names::DEPTH);
         let depth = depth
@@ -214,10 +214,10 @@ impl Guest {
             depth,
             globals: references.globals(&mut self.store, metadata)?,
             tables: references.tables(&mut self.store, metadata)?,
-            dropped_data: dropped(&mut self.store, metadata.data_segments, names::data_dropped),
+            dropped_data: dropped(&mut self.store, &metadata.dropped_data, names::data_dropped),
             dropped_elements: dropped(
                 &mut self.store,
-                metadata.element_segments,
+                &metadata.dropped_elements,
                 names::element_dropped,
             ),
             memories,

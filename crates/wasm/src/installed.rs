@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 use sterna_sys::memory::InitialImage;
+use wasmparser::{Parser, Payload};
 use wasmtime::Module;
 
 use crate::builder::{BuildError, Builder, MadeProgram};
@@ -37,7 +38,7 @@ pub enum InstallError {
     Compile(#[source] wasmtime::Error),
     /// The builder did not build it.
     #[error(transparent)]
-    Build(#[from] BuildError),
+    Build(BuildError),
     /// Its initial memory could not be set up.
     #[error("setting up the program's initial memory failed")]
     Image(#[from] sterna_sys::memory::BuildImageError),
@@ -50,6 +51,15 @@ pub enum InstallError {
     /// What is known of the program makes no sense.
     #[error("what the builder says of the program makes no sense")]
     Metadata,
+}
+
+impl From<BuildError> for InstallError {
+    fn from(error: BuildError) -> InstallError {
+        match error {
+            BuildError::Instrument(error) => InstallError::Instrument(error),
+            error => InstallError::Build(error),
+        }
+    }
 }
 
 /// What is known of a program besides its code; kept beside the compiled artifact.
@@ -72,11 +82,15 @@ pub(crate) struct Metadata {
     /// Most bytes that each memory can have by its type.
     pub(crate) memory_bytes_max: Vec<u64>,
     pub(crate) functions: u32,
-    pub(crate) data_segments: u32,
-    pub(crate) element_segments: u32,
+    /// Data segments that the program drops.
+    pub(crate) dropped_data: Vec<u32>,
+    /// Element segments that it drops.
+    pub(crate) dropped_elements: Vec<u32>,
     /// Memories that the module itself makes, in order.
     pub(crate) imported_memories: u32,
     pub(crate) has_start: bool,
+    /// Where in the module's bytes the contents of its section of names lie.
+    pub(crate) names: Option<(u64, u64)>,
 }
 
 /// A program ready to run.
@@ -234,11 +248,22 @@ impl Installed {
 
     /// Names of its functions, as far as the module has them.
     pub(crate) fn names(&self) -> &HashMap<u32, String> {
-        self.names.get_or_init(|| match self.bytes() {
-            Ok(bytes) => describe::function_names(&bytes),
-            Err(error) => {
-                tracing::warn!(%error, "back-traces have no function names");
-                HashMap::new()
+        self.names.get_or_init(|| {
+            let Some((start, end)) = self.metadata.names else {
+                return HashMap::new();
+            };
+            match &self.origin {
+                Origin::Memory(bytes) => {
+                    let section = bytes.get(start as usize..end as usize);
+                    describe::function_names(section.unwrap_or_default())
+                }
+                Origin::Shelf(shelf) => match shelf.module_part(start, end) {
+                    Ok(section) => describe::function_names(&section),
+                    Err(error) => {
+                        tracing::warn!(%error, "back-traces have no function names");
+                        HashMap::new()
+                    }
+                },
             }
         })
     }
@@ -275,6 +300,20 @@ impl Installed {
     }
 }
 
+/// Zeros between two pieces of an initial memory that are written along rather than left out, in bytes.
+const GAP_MAX: usize = 4096;
+
+/// Where the contents of the section of names lie.
+fn name_section(module: &[u8]) -> Option<(u64, u64)> {
+    Parser::new(0).parse_all(module).find_map(|payload| match payload {
+        Ok(Payload::CustomSection(section)) if section.name() == "name" => {
+            let start = section.data_offset() as u64;
+            Some((start, start + section.data().len() as u64))
+        }
+        _ => None,
+    })
+}
+
 /// The initial images of the memories; `part` reads from the original module.
 fn images(
     metadata: &Metadata,
@@ -290,11 +329,23 @@ fn images(
             continue;
         };
         let bytes = part(start, end)?;
-        let piece = |&(_, at, from, to): &(u32, u64, u64, u64)| {
-            let bytes = bytes.get((from - start) as usize..(to - start) as usize);
-            bytes.map(|bytes| (at, bytes)).ok_or(InstallError::Metadata)
-        };
-        let pieces = pieces().map(piece).collect::<Result<Vec<_>, _>>()?;
+        let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+        for &(_, at, from, to) in pieces() {
+            let piece = bytes.get((from - start) as usize..(to - start) as usize);
+            let piece = piece.ok_or(InstallError::Metadata)?;
+            // Compilers write thousands of small segments, one close behind the other.
+            match runs.last_mut() {
+                Some((first, run))
+                    if (*first + run.len() as u64..=*first + (run.len() + GAP_MAX) as u64)
+                        .contains(&at) =>
+                {
+                    run.resize((at - *first) as usize, 0);
+                    run.extend_from_slice(piece);
+                }
+                _ => runs.push((at, piece.to_vec())),
+            }
+        }
+        let pieces = runs.iter().map(|(at, run)| (*at, run.as_slice()));
         let size = metadata.memory_bytes.get(memory as usize);
         images.push(Initial {
             image: Arc::new(InitialImage::build(pieces)?),
@@ -327,10 +378,11 @@ impl Metadata {
             mutable_tables: module.mutable_tables.iter().copied().collect(),
             memory_bytes_max: module.memories.iter().map(memory_bytes_max).collect(),
             functions: module.function_count(),
-            data_segments: module.passive_data.len() as u32,
-            element_segments: module.passive_elements.len() as u32,
+            dropped_data: module.dropped_data.iter().copied().collect(),
+            dropped_elements: module.dropped_elements.iter().copied().collect(),
             imported_memories: module.imported_memories,
             has_start: module.start.is_some(),
+            names: name_section(&module.bytes),
         };
         (metadata, instrumented.points)
     }

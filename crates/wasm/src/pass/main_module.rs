@@ -209,8 +209,8 @@ impl<'m> Builder<'m> {
             memory: &memory,
             kept_table: &kept_table,
             kept_count: globals.kept_count,
-            data_dropped: &|data| globals.data_dropped + data,
-            element_dropped: &|element| globals.element_dropped + element,
+            data_dropped: &|data| globals.data_dropped(module, data),
+            element_dropped: &|element| globals.element_dropped(module, element),
             reference: &|function| wrappers.get(&function).copied().unwrap_or(function),
         };
         let helpers: Vec<(Helper, u32)> = self
@@ -282,16 +282,17 @@ impl<'m> Builder<'m> {
         if !elements.is_empty() {
             out.section(&elements);
         }
-        if !module.passive_data.is_empty() {
+        let has_data = module.data_segments > 0 && (module.uses_data || !segments.all_stripped());
+        if has_data {
             out.section(&wasm_encoder::DataCountSection {
-                count: module.passive_data.len() as u32,
+                count: module.data_segments,
             });
         }
         if !hints.is_empty() {
             out.section(&hints);
         }
         out.section(&code);
-        if !module.passive_data.is_empty() {
+        if has_data {
             out.section(&self.data(segments)?);
         }
         self.names(&mut out)?;
@@ -370,7 +371,7 @@ impl<'m> Builder<'m> {
             shared: false,
         };
         globals.global(counter, &ConstExpr::i32_const(cost::BUDGET));
-        let others = 1 + self.module.passive_data.len() + self.module.passive_elements.len();
+        let others = 1 + self.module.dropped_data.len() + self.module.dropped_elements.len();
         for _ in 0..others {
             globals.global(counter, &ConstExpr::i32_const(0));
         }
@@ -420,15 +421,12 @@ impl<'m> Builder<'m> {
         let globals = Globals::of(module);
         exports.export(names::DEPTH, ExportKind::Global, globals.depth);
         exports.export(names::KEPT_COUNT, ExportKind::Global, globals.kept_count);
-        for data in 0..module.passive_data.len() as u32 {
-            exports.export(
-                &names::data_dropped(data),
-                ExportKind::Global,
-                globals.data_dropped + data,
-            );
+        for &data in &module.dropped_data {
+            let index = globals.data_dropped(module, data);
+            exports.export(&names::data_dropped(data), ExportKind::Global, index);
         }
-        for element in 0..module.passive_elements.len() as u32 {
-            let index = globals.element_dropped + element;
+        for &element in &module.dropped_elements {
+            let index = globals.element_dropped(module, element);
             exports.export(&names::element_dropped(element), ExportKind::Global, index);
         }
         if let Some(start) = module.start {
@@ -560,21 +558,26 @@ impl Target for Builder<'_> {
 struct Globals {
     depth: u32,
     kept_count: u32,
-    data_dropped: u32,
-    element_dropped: u32,
 }
 
 impl Globals {
     fn of(module: &Module) -> Globals {
         let depth = module.globals.len() as u32;
-        let data_dropped = depth + 2;
-        let element_dropped = data_dropped + module.passive_data.len() as u32;
         Globals {
             depth,
             kept_count: depth + 1,
-            data_dropped,
-            element_dropped,
         }
+    }
+
+    /// Says whether data segment `data` has been dropped.
+    fn data_dropped(&self, module: &Module, data: u32) -> u32 {
+        self.kept_count + 1 + module.dropped_data.range(..data).count() as u32
+    }
+
+    /// Says whether element segment `element` has been dropped.
+    fn element_dropped(&self, module: &Module, element: u32) -> u32 {
+        let before = module.dropped_data.len() + module.dropped_elements.range(..element).count();
+        self.kept_count + 1 + before as u32
     }
 }
 

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use wasmparser::{
-    DataKind, ElementKind, ExternalKind, FuncToValidate, FuncType, FuncValidator,
-    FuncValidatorAllocations, GlobalType, MemoryType, Operator, Parser, Payload, TableType,
-    TypeRef, ValidPayload, Validator, ValidatorResources, WasmFeatures, WasmModuleResources,
+    ExternalKind, FuncToValidate, FuncType, FuncValidator, FuncValidatorAllocations, GlobalType,
+    MemoryType, Operator, Parser, Payload, TableType, TypeRef, ValidPayload, Validator,
+    ValidatorResources, WasmFeatures, WasmModuleResources,
 };
 
 use super::InstrumentError;
@@ -70,10 +70,14 @@ pub(crate) struct Module {
     pub(crate) imported_globals: u32,
     pub(crate) exports: Vec<Export>,
     pub(crate) start: Option<u32>,
-    /// Which element segments are passive: only these can be used by `table.init`.
-    pub(crate) passive_elements: Vec<bool>,
-    /// Which data segments are passive.
-    pub(crate) passive_data: Vec<bool>,
+    /// How many data segments there are.
+    pub(crate) data_segments: u32,
+    /// Whether code reads or drops any of them: else they are done with once memories are made.
+    pub(crate) uses_data: bool,
+    /// Data segments that code drops.
+    pub(crate) dropped_data: std::collections::BTreeSet<u32>,
+    /// Element segments that code drops.
+    pub(crate) dropped_elements: std::collections::BTreeSet<u32>,
     /// Tables that the program itself can change.
     pub(crate) mutable_tables: std::collections::BTreeSet<u32>,
     /// Functions named by an element segment, a global initialiser or `ref.func`.
@@ -133,8 +137,10 @@ impl Module {
             imported_globals: 0,
             exports: Vec::new(),
             start: None,
-            passive_elements: Vec::new(),
-            passive_data: Vec::new(),
+            data_segments: 0,
+            uses_data: false,
+            dropped_data: std::collections::BTreeSet::new(),
+            dropped_elements: std::collections::BTreeSet::new(),
             mutable_tables: std::collections::BTreeSet::new(),
             address_taken: Vec::new(),
             bodies: Vec::new(),
@@ -180,6 +186,14 @@ impl Module {
             operands_max = operands_max.max(types.operand_stack_height());
             match operator {
                 Operator::RefFunc { function_index } => self.address_taken.push(function_index),
+                Operator::MemoryInit { .. } => self.uses_data = true,
+                Operator::DataDrop { data_index } => {
+                    self.uses_data = true;
+                    self.dropped_data.insert(data_index);
+                }
+                Operator::ElemDrop { elem_index } => {
+                    self.dropped_elements.insert(elem_index);
+                }
                 Operator::TableSet { table }
                 | Operator::TableGrow { table }
                 | Operator::TableFill { table }
@@ -247,10 +261,7 @@ impl Module {
                 }
             }
             Payload::DataSection(section) => {
-                for data in section {
-                    self.passive_data
-                        .push(matches!(data?.kind, DataKind::Passive));
-                }
+                self.data_segments = section.count();
             }
             _ => {}
         }
@@ -285,8 +296,6 @@ impl Module {
     }
 
     fn element(&mut self, element: &wasmparser::Element<'_>) -> Result<(), InstrumentError> {
-        self.passive_elements
-            .push(matches!(element.kind, ElementKind::Passive));
         match &element.items {
             wasmparser::ElementItems::Functions(functions) => {
                 for function in functions.clone() {

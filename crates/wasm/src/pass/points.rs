@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use wasmparser::ValType;
 
-use super::plan::{Plan, PointKind};
+use super::plan::{Plan, Point, PointKind};
 use super::record::{self, Field};
 
 /// What a stopped frame says about where it is.
@@ -91,9 +91,11 @@ impl PointEntry {
 /// All points at which a program can be stopped, by function.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct PointTable {
-    /// Where each function's entries begin in `entries`, and the end.
+    /// Where each function's points begin in `places`, and the end.
     starts: Vec<u32>,
-    /// Encoded lists of [`PointEntry`], one a function.
+    /// Operator of each point, and where its entry begins in `entries`.
+    places: Vec<(u32, u32)>,
+    /// Encoded [`PointEntry`]s.
     #[serde(with = "serde_bytes_vec")]
     entries: Vec<u8>,
 }
@@ -115,37 +117,44 @@ mod serde_bytes_vec {
 }
 
 impl PointTable {
+    fn places_of(&self, function: u32) -> &[(u32, u32)] {
+        let bound = |at: usize| self.starts.get(at).map(|&start| start as usize);
+        let range = bound(function as usize).zip(bound(function as usize + 1));
+        range
+            .and_then(|(start, end)| self.places.get(start..end))
+            .unwrap_or_default()
+    }
+
+    fn entry(&self, place: (u32, u32)) -> Option<PointEntry> {
+        postcard::take_from_bytes(self.entries.get(place.1 as usize..)?)
+            .ok()
+            .map(|(entry, _)| entry)
+    }
+
     /// The points of `function`, in order; none for a function that cannot stop.
-    #[must_use]
-    pub fn of_function(&self, function: u32) -> Vec<PointEntry> {
-        let at = function as usize;
-        let (Some(&start), Some(&end)) = (self.starts.get(at), self.starts.get(at + 1)) else {
-            return Vec::new();
-        };
-        let Some(bytes) = self.entries.get(start as usize..end as usize) else {
-            return Vec::new();
-        };
-        if bytes.is_empty() {
-            Vec::new()
-        } else {
-            postcard::from_bytes(bytes).unwrap_or_default()
-        }
+    pub fn of_function(&self, function: u32) -> impl Iterator<Item = PointEntry> + '_ {
+        self.places_of(function)
+            .iter()
+            .filter_map(|&place| self.entry(place))
     }
 
     /// The point at operator `op` of `function`.
     #[must_use]
     pub fn at(&self, function: u32, op: u32) -> Option<PointEntry> {
-        let mut points = self.of_function(function);
-        let at = points.binary_search_by_key(&op, |p| p.op).ok()?;
-        Some(points.swap_remove(at))
+        let places = self.places_of(function);
+        let at = places.binary_search_by_key(&op, |place| place.0).ok()?;
+        self.entry(places[at])
     }
 
     /// The point whose operator lies at byte `offset` of the original module.
     #[must_use]
     pub fn at_offset(&self, function: u32, offset: u32) -> Option<PointEntry> {
-        let mut points = self.of_function(function);
-        let at = points.binary_search_by_key(&offset, |p| p.offset).ok()?;
-        Some(points.swap_remove(at))
+        let places = self.places_of(function);
+        let lies_before =
+            |&place: &(u32, u32)| self.entry(place).is_some_and(|p| p.offset < offset);
+        let at = places.partition_point(lies_before);
+        self.entry(*places.get(at)?)
+            .filter(|point| point.offset == offset)
     }
 }
 
@@ -155,45 +164,16 @@ pub(crate) struct PointTableBuilder(PointTable);
 impl PointTableBuilder {
     /// Adds a function without points.
     pub(crate) fn none(&mut self) {
-        self.0.starts.push(self.0.entries.len() as u32);
+        self.0.starts.push(self.0.places.len() as u32);
     }
 
     /// Adds the points of `plan`'s function.
     pub(crate) fn add(&mut self, plan: &Plan<'_>) {
         self.none();
-        let entries: Vec<PointEntry> = plan
-            .points
-            .iter()
-            .filter(|p| p.stops())
-            .map(|point| {
-                let mut entry = PointEntry {
-                    op: point.op as u32,
-                    offset: plan.ops[point.op].offset,
-                    stop: match point.kind {
-                        PointKind::Call => Stop::After,
-                        PointKind::Import => Stop::Import,
-                        PointKind::Loop { .. } | PointKind::TailCall | PointKind::Bulk => {
-                            Stop::Before
-                        }
-                    },
-                    locals: Vec::new(),
-                    stack: Vec::new(),
-                    arguments: point.arguments as u32,
-                    results: Vec::new(),
-                };
-                for (field, ty) in record::fields(point, &plan.locals) {
-                    let ty = ValueType::of(ty);
-                    match field {
-                        Field::Local(index) => entry.locals.push((index, ty)),
-                        Field::Stack(_) => entry.stack.push(ty),
-                        Field::Result(_) => entry.results.push(ty),
-                    }
-                }
-                entry
-            })
-            .collect();
-        if !entries.is_empty() {
-            let encoded = postcard::to_allocvec(&entries).expect("plain data can be encoded");
+        for point in plan.points.iter().filter(|p| p.stops()) {
+            let entry = entry(plan, point);
+            self.0.places.push((entry.op, self.0.entries.len() as u32));
+            let encoded = postcard::to_allocvec(&entry).expect("plain data can be encoded");
             self.0.entries.extend_from_slice(&encoded);
         }
     }
@@ -202,4 +182,29 @@ impl PointTableBuilder {
         self.none();
         self.0
     }
+}
+
+fn entry(plan: &Plan<'_>, point: &Point) -> PointEntry {
+    let mut entry = PointEntry {
+        op: point.op as u32,
+        offset: plan.ops[point.op].offset,
+        stop: match point.kind {
+            PointKind::Call => Stop::After,
+            PointKind::Import => Stop::Import,
+            PointKind::Loop { .. } | PointKind::TailCall | PointKind::Bulk => Stop::Before,
+        },
+        locals: Vec::new(),
+        stack: Vec::new(),
+        arguments: point.arguments as u32,
+        results: Vec::new(),
+    };
+    for (field, ty) in record::fields(point, &plan.locals) {
+        let ty = ValueType::of(ty);
+        match field {
+            Field::Local(index) => entry.locals.push((index, ty)),
+            Field::Stack(_) => entry.stack.push(ty),
+            Field::Result(_) => entry.results.push(ty),
+        }
+    }
+    entry
 }

@@ -84,6 +84,11 @@ impl Segments {
         Ok(segments)
     }
 
+    /// Whether no segment is left.
+    pub(crate) fn all_stripped(&self) -> bool {
+        self.strip.iter().all(|strip| *strip == Strip::Stripped)
+    }
+
     pub(crate) fn strip(&self, index: usize) -> Strip {
         self.strip[index]
     }

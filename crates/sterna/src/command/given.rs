@@ -1,0 +1,133 @@
+//! What a process is given on the command line, at its start and when it is thawed: [`Given`].
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use sterna_process::{Directory, Limits, ProcessId};
+
+use crate::host::Snapshots;
+use crate::kinds::BuildOptions;
+use crate::local::GivenDirectory;
+use crate::show;
+
+/// Options that `run` and `thaw` have in common.
+#[derive(Debug, Args)]
+pub(crate) struct Given {
+    /// Directory the program may use, and all below it. GUEST is the path by which the program knows it
+    /// (by default the same), `:ro` forbids writing. May be given several times.
+    #[arg(long = "dir", value_name = "HOST[::GUEST][:ro]", value_parser = parse_directory)]
+    directories: Vec<WantedDirectory>,
+    /// Most memory the program may have, e.g. 256M [default: 4G].
+    #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes)]
+    memory: Option<u64>,
+    /// Name under which `sterna ps` shows it [default: its file's name].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Write a snapshot this often, e.g. 30s; needs --to.
+    #[arg(long, value_name = "TIME", value_parser = show::parse_duration, requires = "to")]
+    snapshot_every: Option<Duration>,
+    /// Directory for snapshots: one file for the process, replaced each time.
+    #[arg(long, value_name = "DIR", requires = "snapshot_every")]
+    to: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) build: BuildOptions,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct WantedDirectory {
+    host: PathBuf,
+    guest: String,
+    read_only: bool,
+}
+
+impl Given {
+    /// The directories, opened, and how to open them again.
+    pub(crate) fn directories(&self) -> Result<Vec<(Directory, GivenDirectory)>> {
+        let opened = |wanted: &WantedDirectory| {
+            let host = fs::canonicalize(&wanted.host).with_context(|| {
+                let shown = wanted.host.display();
+                format!("could not find the directory {shown} (--dir)")
+            })?;
+            let given = GivenDirectory::new(&wanted.guest, &host, wanted.read_only);
+            Ok((open(&given)?, given))
+        };
+        self.directories.iter().map(opened).collect()
+    }
+
+    /// The limits: given here, or else `before`.
+    pub(crate) fn limits(&self, before: Option<Limits>) -> Limits {
+        let mut limits = before.unwrap_or_default();
+        if let Some(memory) = self.memory {
+            limits.memory_bytes_max = memory;
+        }
+        limits
+    }
+
+    pub(crate) fn snapshots(&self, name: &str, id: ProcessId) -> Result<Option<Snapshots>> {
+        match (self.snapshot_every, &self.to) {
+            (Some(every), Some(to)) => Ok(Some(Snapshots::new(every, to, name, id)?)),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Opens a directory that was given.
+pub(crate) fn open(given: &GivenDirectory) -> Result<Directory> {
+    let host = given.host();
+    let mut directory = Directory::open(&host, given.guest.clone())
+        .with_context(|| format!("could not open the directory {}", host.display()))?;
+    directory.read_only = given.read_only;
+    Ok(directory)
+}
+
+/// The name and the file of a program, as records have them.
+pub(crate) fn file_text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Fails on names that would be mistaken for something else.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    ensure!(!name.trim().is_empty(), "a process's name cannot be empty (--name)");
+    ensure!(name.len() <= 200, "a process's name has 200 bytes at most (--name)");
+    Ok(())
+}
+
+fn parse_directory(text: &str) -> Result<WantedDirectory, String> {
+    let (rest, read_only) = match text.strip_suffix(":ro") {
+        Some(rest) => (rest, true),
+        None => (text.strip_suffix(":rw").unwrap_or(text), false),
+    };
+    let (host, guest) = rest.rsplit_once("::").unwrap_or((rest, rest));
+    if host.is_empty() || guest.is_empty() {
+        return Err("write HOST::GUEST, for example .::/work or ./data::/data:ro".into());
+    }
+    Ok(WantedDirectory {
+        host: host.into(),
+        guest: guest.into(),
+        read_only,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_read() {
+        let parsed = |text| {
+            let WantedDirectory { host, guest, read_only } = parse_directory(text).unwrap();
+            (host.to_str().unwrap().to_owned(), guest, read_only)
+        };
+        let whole = |host: &str, guest: &str, ro| (host.to_owned(), guest.to_owned(), ro);
+        assert_eq!(parsed("a::/b"), whole("a", "/b", false));
+        assert_eq!(parsed("a::/b:ro"), whole("a", "/b", true));
+        assert_eq!(parsed("/x:ro"), whole("/x", "/x", true));
+        assert_eq!(parsed("a::b::/c:rw"), whole("a::b", "/c", false));
+        for text in ["", "::", "::/a", "a::", ":ro"] {
+            assert!(parse_directory(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! `sterna inspect`: what a frozen or running process is doing, without running or stopping it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::Serialize;
+use sterna_process::image::{PageStatistics, SectionSummary};
+use sterna_process::{
+    Description, ImageFile, ImageHeader, MemoryLayout, PAGE_SIZE, Plain, Provenance, ReadLimits,
+};
+
+use crate::client;
+use crate::key;
+use crate::local::Local;
+use crate::protocol::{Described, Reply, Request};
+use crate::rundir::{self, Record};
+use crate::show::{self, Align, Paint, Table};
+
+/// Shows a frozen or running process: its sections, memory, calls and bindings.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Inspect {
+    /// An image's file; or a process: the beginning of its id, its name, or the pid of its `sterna run`.
+    #[arg(value_name = "FILE|P")]
+    what: String,
+    /// Read all pages of an image and compare them with their checksums.
+    #[arg(long)]
+    check: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  sterna inspect lua.sterna
+  sterna inspect ./lua           a file, also if a process has that name
+  sterna inspect lua --json | jq '.description.frames[0]'
+
+Nothing of an image is run. Names that come from programs and images are shown with what a terminal would act on
+escaped.";
+
+#[derive(Serialize)]
+struct Frozen<'a> {
+    file: String,
+    file_bytes: u64,
+    provenance: Provenance,
+    header: &'a ImageHeader,
+    local: Option<Local>,
+    program_bytes: Option<u64>,
+    pages: PageStatistics,
+    pages_checked: bool,
+    sections: Vec<SectionSummary>,
+    description: &'a Description,
+}
+
+#[derive(Serialize)]
+struct Live {
+    record: Record,
+    #[serde(flatten)]
+    described: Described,
+}
+
+impl Inspect {
+    pub(crate) fn run(self) -> Result<u8> {
+        let path = Path::new(&self.what);
+        match path.is_file() || self.what.contains('/') {
+            true => self.file(path),
+            false => self.process(),
+        }
+    }
+
+    fn file(&self, path: &Path) -> Result<u8> {
+        let shown = path.display();
+        let what = || format!("could not inspect {shown}");
+        let key = key::own_or_none()?;
+        let file = ImageFile::open(path, &ReadLimits::default(), &key).with_context(what)?;
+        if self.check {
+            file.check_pages().with_context(what)?;
+        }
+        let frozen = Frozen {
+            file: path.to_string_lossy().into_owned(),
+            file_bytes: file.file_bytes(),
+            provenance: file.provenance(),
+            header: file.header(),
+            local: Local::take_from(&mut file.image().clone()).with_context(what)?,
+            program_bytes: file.program_bytes(),
+            pages: file.page_statistics(),
+            pages_checked: self.check,
+            sections: file.sections(),
+            description: &file.image().description,
+        };
+        match self.json {
+            true => show::json(&frozen)?,
+            false => show::print(frozen.text(Paint::stdout())),
+        }
+        Ok(0)
+    }
+
+    fn process(&self) -> Result<u8> {
+        let found = rundir::find(&self.what)
+            .with_context(|| format!("there is no file {} either", Plain(&self.what)))?;
+        let described = match client::ask(&found, &Request::Describe, &mut |_, _| {})? {
+            Reply::Described(described) => *described,
+            other => return Err(client::unexpected(&other)),
+        };
+        let live = Live {
+            record: found.record,
+            described,
+        };
+        match self.json {
+            true => show::json(&live)?,
+            false => show::print(live.text(Paint::stdout())),
+        }
+        Ok(0)
+    }
+}
+
+/// Lines under headings.
+struct Page {
+    text: String,
+    paint: Paint,
+}
+
+impl Page {
+    fn heading(&mut self, text: impl std::fmt::Display) {
+        let _ = writeln!(self.text, "{}", self.paint.bold(text));
+    }
+
+    fn line(&mut self, what: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.text, "  {what:<10} {value}");
+    }
+
+    fn layout(&mut self, layout: &MemoryLayout) {
+        self.heading("memory");
+        for region in layout.regions() {
+            let bytes = |pages: u64| show::bytes(pages.saturating_mul(PAGE_SIZE as u64));
+            let _ = writeln!(
+                self.text,
+                "  {:<10} {}, may grow to {}",
+                Plain(&region.name).to_string(),
+                bytes(region.pages),
+                bytes(region.pages_max)
+            );
+        }
+    }
+
+    fn description(&mut self, description: &Description) {
+        self.heading("frames, innermost first");
+        self.text.push_str(&description.back_trace().to_string());
+        self.heading("bindings");
+        for binding in &description.bindings {
+            let _ = writeln!(self.text, "  {binding}");
+        }
+        if !description.notes.is_empty() {
+            self.heading("notes");
+        }
+        for (name, value) in &description.notes {
+            self.line(&Plain(name).to_string(), Plain(value));
+        }
+    }
+}
+
+impl Frozen<'_> {
+    fn text(&self, paint: Paint) -> String {
+        let mut page = Page {
+            text: String::new(),
+            paint,
+        };
+        let header = self.header;
+        page.heading(format_args!("image {}", Plain(&self.file)));
+        page.line("size", show::bytes(self.file_bytes));
+        page.line(
+            "made by",
+            match self.provenance {
+                Provenance::Own => "you, and not changed since".to_owned(),
+                Provenance::Foreign { key } => {
+                    format!("someone else, or elsewhere (key {key}): anyone could have made it")
+                }
+            },
+        );
+        let name = self.local.as_ref().map_or("without a name", |local| &local.name);
+        let (id, epoch) = (header.process, header.epoch);
+        page.line("process", format_args!("{} ({}), epoch {epoch}", id.short(), Plain(name)));
+        let program = match self.program_bytes {
+            Some(bytes) => format!("in the file: {}", show::bytes(bytes)),
+            None => "not in the file".to_owned(),
+        };
+        page.line("program", format_args!("{} {}, {program}", header.kind, header.program.short()));
+        page.layout(&header.layout);
+        let PageStatistics { stored, zero } = self.pages;
+        let checked = if self.pages_checked { ", all checked" } else { "" };
+        page.line("pages", format_args!("{stored} with contents, {zero} of zeros{checked}"));
+        page.heading("sections");
+        let mut table = Table::new([
+            ("  SECTION", Align::Left),
+            ("VERSION", Align::Right),
+            ("BYTES", Align::Right),
+        ]);
+        for section in &self.sections {
+            table.row([
+                format!("  {}", section.tag),
+                section.version.to_string(),
+                section.bytes.to_string(),
+            ]);
+        }
+        page.text.push_str(&table.shown(paint).to_string());
+        page.description(self.description);
+        for directory in self.local.iter().flat_map(|local| &local.directories) {
+            let host = directory.host();
+            let host = host.to_string_lossy();
+            let only = if directory.read_only { ", read-only" } else { "" };
+            let value = format!("{} was {}{only}", Plain(&directory.guest), Plain(&host));
+            page.line("directory", value);
+        }
+        page.text
+    }
+}
+
+impl Live {
+    fn text(&self, paint: Paint) -> String {
+        let mut page = Page {
+            text: String::new(),
+            paint,
+        };
+        let Self { record, described } = self;
+        let stats = &described.status.stats;
+        page.heading(format_args!("process {} ({})", record.id.short(), Plain(&record.name)));
+        page.line("state", stats.state);
+        page.line("program", format_args!("{} {}", record.kind, record.program.short()));
+        page.line("from", Plain(&record.file));
+        page.line("pid", record.pid);
+        page.line("CPU time", show::time(stats.cpu_time));
+        page.line("memory", show::bytes(stats.memory_bytes));
+        page.line("at most", show::bytes(stats.memory_bytes_peak));
+        page.line("here for", show::age(record.hosted_for()));
+        if let Some(thaw) = &described.thaw {
+            page.line("thawed in", show::time_us(thaw.total_us));
+        }
+        page.layout(&described.layout);
+        page.description(&described.description);
+        page.text
+    }
+}

@@ -1,0 +1,152 @@
+//! `sterna ps`: the processes of this machine and user.
+
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use sterna_process::{Plain, ProcessId, ProgramId, Tag};
+
+use crate::client::{self, PATIENCE_IN_LISTS};
+use crate::protocol::{Reply, Request, Status};
+use crate::rundir::{self, Record, RunDirectory};
+use crate::show::{self, Align, Paint, Table};
+
+/// Lists the processes that run on this machine.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Ps {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  sterna ps
+  sterna ps --json | jq '.[].id'
+
+Other commands take a process by the beginning of its id, by its name, or by the pid of its `sterna run`.";
+
+/// Processes asked at once.
+const ASKED_AT_ONCE: usize = 16;
+
+#[derive(Serialize)]
+struct Row {
+    id: ProcessId,
+    name: String,
+    pid: u32,
+    kind: Tag,
+    program: ProgramId,
+    file: String,
+    /// `running`, `waiting`, `paused`, what is being done with it, `stopped` or `not responding`.
+    state: String,
+    cpu_ms: Option<u64>,
+    memory_bytes: Option<u64>,
+    memory_bytes_peak: Option<u64>,
+    /// When it was first started, in milliseconds since 1970.
+    started_ms: Option<u64>,
+    /// Since when it runs under this host.
+    hosted_ms: u64,
+    age_ms: u64,
+}
+
+impl Ps {
+    pub(crate) fn run(self) -> Result<u8> {
+        let (directory, live) = rundir::look()?;
+        let rows = rows(&directory, live);
+        if self.json {
+            show::json(&rows)?;
+        } else if rows.is_empty() {
+            show::note("nothing runs here; start something with `sterna run FILE.wasm`");
+        } else {
+            show::print(table(&rows).shown(Paint::stdout()));
+        }
+        Ok(0)
+    }
+}
+
+/// Asks all, some at a time, so that one that does not answer does not hold up the others.
+fn rows(directory: &RunDirectory, live: Vec<Record>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for some in live.chunks(ASKED_AT_ONCE) {
+        let asked: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = some
+                .iter()
+                .map(|record| scope.spawn(move || status(directory, record)))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().ok().flatten()).collect()
+        });
+        rows.extend(some.iter().zip(asked).filter_map(|(record, status)| row(record, status?)));
+    }
+    rows
+}
+
+/// What a process's host says: the status, or why there is none; `None` if the process has ended.
+fn status(directory: &RunDirectory, record: &Record) -> Option<Result<Status, &'static str>> {
+    let request = Request::Status;
+    match client::ask_within(directory, record, &request, PATIENCE_IN_LISTS, &mut |_, _| {}) {
+        Ok(Reply::Status(status)) => Some(Ok(status)),
+        Err(error) if client::has_ended(&error) => None,
+        _ if client::is_stopped(record.pid) => Some(Err("stopped")),
+        _ => Some(Err("not responding")),
+    }
+}
+
+fn row(record: &Record, status: Result<Status, &'static str>) -> Option<Row> {
+    let stats = status.as_ref().ok().map(|status| &status.stats);
+    if stats.is_some_and(|stats| stats.state == sterna_process::State::Ended) {
+        return None;
+    }
+    let ms = |time: Duration| time.as_millis().try_into().unwrap_or(u64::MAX);
+    let age = stats.map_or(record.hosted_for(), |stats| {
+        SystemTime::now().duration_since(stats.started).unwrap_or_default()
+    });
+    Some(Row {
+        id: record.id,
+        name: record.name.clone(),
+        pid: record.pid,
+        kind: record.kind.clone(),
+        program: record.program,
+        file: record.file.clone(),
+        state: match &status {
+            Ok(Status { doing: Some(doing), .. }) => doing.clone(),
+            Ok(status) => status.stats.state.to_string(),
+            Err(why) => (*why).to_owned(),
+        },
+        cpu_ms: stats.map(|stats| ms(stats.cpu_time)),
+        memory_bytes: stats.map(|stats| stats.memory_bytes),
+        memory_bytes_peak: stats.map(|stats| stats.memory_bytes_peak),
+        started_ms: stats.map(|stats| show::since_epoch_ms(stats.started)),
+        hosted_ms: record.hosted_ms,
+        age_ms: ms(age),
+    })
+}
+
+fn table(rows: &[Row]) -> Table<8> {
+    let mut table = Table::new([
+        ("ID", Align::Left),
+        ("NAME", Align::Left),
+        ("PROGRAM", Align::Left),
+        ("STATE", Align::Left),
+        ("CPU", Align::Right),
+        ("MEMORY", Align::Right),
+        ("AGE", Align::Right),
+        ("PID", Align::Right),
+    ]);
+    let unknown = || "-".to_owned();
+    for row in rows {
+        table.row([
+            row.id.short(),
+            Plain(&row.name).to_string(),
+            row.program.short(),
+            Plain(&row.state).to_string(),
+            row.cpu_ms.map_or_else(unknown, |ms| show::time(Duration::from_millis(ms))),
+            row.memory_bytes.map_or_else(unknown, show::bytes),
+            show::age(Duration::from_millis(row.age_ms)),
+            row.pid.to_string(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,145 @@
+//! `sterna run`: a program in the foreground.
+
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use sterna_process::{Environment, Identity, Resources, Stdio};
+
+use super::given::{self, Given};
+use crate::host::{self, Facts, Signals};
+use crate::key;
+use crate::kinds::{self, KindName, Ready};
+use crate::local::Local;
+use crate::rundir::{Record, Registered, RunDirectory};
+
+/// Runs a WebAssembly program in the foreground.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    given: Given,
+    /// Environment variable for the program; without `=VALUE` it is taken over. May be given several times.
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    variables: Vec<OsString>,
+    /// Function to call instead of the program's start; its arguments are ARGS, its results are printed.
+    #[arg(long, value_name = "FUNCTION")]
+    invoke: Option<String>,
+    /// Run a program that cannot be moved: it cannot be frozen, only killed.
+    #[arg(long, conflicts_with = "snapshot_every")]
+    immobile: bool,
+    /// For tests.
+    #[arg(long, hide = true, value_enum, default_value_t = KindName::Wasm)]
+    kind: KindName,
+    /// The program: a WebAssembly module, in the binary or the text format.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The program's arguments.
+    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  sterna run hello.wasm
+  sterna run --dir .::/work lua.wasm /work/script.lua 10
+  sterna run --dir data::/data:ro --env LANG=C --memory 256M tool.wasm -v /data
+  sterna run --invoke add library.wat 2 3
+  sterna run --snapshot-every 30s --to snapshots server.wasm
+
+Exit code:
+  that of the program; 134 if it trapped, 137 if it was killed by `sterna kill`,
+  75 if it was frozen by `sterna freeze`: it is not done, and goes on when it is thawed.
+  130, 143, 129 after Ctrl-C (SIGINT), SIGTERM, SIGHUP, which kill the program;
+  125 if it could not be started. A second signal ends everything at once.";
+
+impl Run {
+    pub(crate) fn run(self) -> Result<u8> {
+        if self.immobile {
+            return self.run_immobile();
+        }
+        let key = key::own()?;
+        let directory = RunDirectory::open()?;
+        let Ready { kind, program, name, bytes } =
+            kinds::from_file(&self.file, self.kind, &self.given.build)?;
+        let name = self.given.name.clone().unwrap_or(name);
+        given::check_name(&name)?;
+        let identity = Identity::new();
+        let snapshots = self.given.snapshots(&name, identity.process)?;
+        let (environment, local) = self.environment(name)?;
+
+        let record = Record::new(
+            identity.process,
+            &local.name,
+            kind.name(),
+            program.id(),
+            &local.file,
+        );
+        let Registered::Done(entry) = directory.register(record)? else {
+            bail!("a process of the same random name exists: try again");
+        };
+        let signals = Signals::catch()?;
+        let running = kind
+            .spawn(identity, &program, environment)
+            .with_context(|| format!("could not start {}", self.file.display()))?;
+        let facts = Facts {
+            id: identity.process,
+            local,
+            program: bytes,
+            key,
+            thaw: None,
+        };
+        host::host(entry, running, facts, signals, snapshots)
+    }
+
+    fn run_immobile(&self) -> Result<u8> {
+        bail!("programs that cannot be moved cannot be run yet")
+    }
+
+    /// All that the program gets.
+    fn environment(&self, name: String) -> Result<(Environment, Local)> {
+        let (directories, given): (Vec<_>, Vec<_>) = self.given.directories()?.into_iter().unzip();
+        let limits = self.given.limits(None);
+        let first = self.file.file_name().unwrap_or(self.file.as_os_str());
+        let local = Local {
+            name,
+            file: given::file_text(&self.file),
+            directories: given,
+            limits: limits.clone(),
+        };
+        let environment = Environment {
+            arguments: [first.to_owned()].into_iter().chain(self.arguments.clone()).collect(),
+            variables: self.variables.iter().map(variable).collect::<Result<_>>()?,
+            entry: self.invoke.clone(),
+            resources: Resources {
+                stdio: Stdio::inherited().context("could not take over the standard streams")?,
+                directories,
+                limits,
+            },
+        };
+        Ok((environment, local))
+    }
+}
+
+/// `NAME=VALUE`, or `NAME` with the value it has here.
+fn variable(text: &OsString) -> Result<(OsString, OsString)> {
+    let bytes = text.as_bytes();
+    let shown = text.to_string_lossy();
+    let at = bytes.iter().position(|&byte| byte == b'=');
+    let (name, value) = match at {
+        Some(0) => bail!("{shown:?} has no name before `=` (--env)"),
+        Some(at) => (
+            OsString::from_vec(bytes[..at].to_vec()),
+            OsString::from_vec(bytes[at + 1..].to_vec()),
+        ),
+        None => {
+            let value = env::var_os(text);
+            let missing = || format!("{shown:?} is not set here: write {shown}=VALUE (--env)");
+            (text.clone(), value.with_context(missing)?)
+        }
+    };
+    Ok((name, value))
+}

@@ -1,0 +1,256 @@
+//! `sterna thaw`: a frozen process goes on, here.
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::Args;
+use sterna_process::{
+    Directory, Image, ImageFile, Plain, ProcessId, Provenance, ReadLimits, Resources, Stdio,
+};
+
+use super::given::{self, Given};
+use crate::host::{self, Facts, Signals};
+use crate::key;
+use crate::kinds::{self, Ready};
+use crate::local::{GivenDirectory, Local};
+use crate::protocol::ThawReport;
+use crate::rundir::{Entry, Record, Registered, RunDirectory};
+use crate::show;
+
+/// Lets a frozen process go on, in the foreground.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Thaw {
+    #[command(flatten)]
+    given: Given,
+    /// Thaw an image that someone else made without asking.
+    #[arg(short, long)]
+    yes: bool,
+    /// Give the process a new id: it is a clone, and the original may go on elsewhere.
+    #[arg(long)]
+    new_id: bool,
+    /// Write what thawing took into a file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// The image, made by `sterna freeze`.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  sterna thaw lua.sterna
+  sterna thaw --dir /srv/data::/data lua.sterna < more-input
+
+The process takes up standard input, output and error and the exit code where it is thawed; exit codes are those of
+`sterna run`. Directories are opened again where they were if you made the image yourself on a machine where they
+are; otherwise give them with --dir.
+
+The file stays. Thawing it twice makes two processes, each of which does the rest of the work: the second gets a new
+id if the first still runs here. An image that someone else made is thawed only after it was shown and confirmed.";
+
+/// An image that is to be thawed, and what is known about it.
+struct Frozen {
+    file: ImageFile,
+    image: Image,
+    local: Local,
+    own: bool,
+}
+
+impl Thaw {
+    pub(crate) fn run(mut self) -> Result<u8> {
+        let begun = Instant::now();
+        let key = key::own()?;
+        let frozen = self.open(&key)?;
+        let open = begun.elapsed();
+        if !frozen.own && !self.yes {
+            confirm(&frozen)?;
+        }
+        let (directories, given) = self.directories(&frozen)?;
+        let directory = RunDirectory::open()?;
+
+        let step = Instant::now();
+        let name = frozen.local.name.clone();
+        let ready = kinds::from_image(&frozen.file, &name, &self.given.build)?;
+        let program = step.elapsed();
+
+        let step = Instant::now();
+        let Frozen { file, mut image, local, own } = frozen;
+        let shown = self.file.display().to_string();
+        let what = || format!("could not thaw {shown}");
+        let incoming = ready.kind.prepare(&ready.program, &image.header.layout).with_context(what)?;
+        file.install_into(&*incoming.memory()).with_context(what)?;
+        let pages = step.elapsed();
+
+        let step = Instant::now();
+        let local = Local {
+            name: self.given.name.take().unwrap_or(local.name),
+            directories: given,
+            limits: self.given.limits(own.then_some(local.limits)),
+            ..local
+        };
+        given::check_name(&local.name)?;
+        let entry = self.register(directory, &mut image, &ready, &local)?;
+        let id = image.header.process;
+        let snapshots = self.given.snapshots(&local.name, id)?;
+        let resources = Resources {
+            stdio: Stdio::inherited().context("could not take over the standard streams")?,
+            directories,
+            limits: local.limits.clone(),
+        };
+        let signals = Signals::catch()?;
+        let paused = incoming.finish(image, resources, None).with_context(what)?;
+        let running = paused.resume();
+        let us = |time: Duration| time.as_micros().try_into().unwrap_or(u64::MAX);
+        let statistics = file.page_statistics();
+        let report = ThawReport {
+            process: id,
+            name: local.name.clone(),
+            image_bytes: file.file_bytes(),
+            pages: statistics.stored + statistics.zero,
+            open_us: us(open),
+            program_us: us(program),
+            pages_us: us(pages),
+            restore_us: us(step.elapsed()),
+            total_us: us(begun.elapsed()),
+        };
+        self.tell(&report);
+        let facts = Facts {
+            id,
+            local,
+            program: ready.bytes,
+            key,
+            thaw: Some(report),
+        };
+        host::host(entry, running, facts, signals, snapshots)
+    }
+
+    fn open(&self, key: &sterna_process::ImageKey) -> Result<Frozen> {
+        let shown = self.file.display();
+        let file = ImageFile::open(&self.file, &ReadLimits::default(), key)
+            .with_context(|| format!("could not thaw {shown}"))?;
+        let mut image = file.image().clone();
+        let local = Local::take_from(&mut image).with_context(|| format!("could not thaw {shown}"))?;
+        let local = local.unwrap_or_else(|| Local {
+            name: image.header.process.short(),
+            file: image.header.program.short(),
+            directories: Vec::new(),
+            limits: sterna_process::Limits::default(),
+        });
+        let own = file.provenance() == Provenance::Own;
+        Ok(Frozen { file, image, local, own })
+    }
+
+    /// The directories given now, and those of before that were not given anew, opened where they were. All that
+    /// is missing is named at once.
+    fn directories(&self, frozen: &Frozen) -> Result<(Vec<Directory>, Vec<GivenDirectory>)> {
+        let mut opened = self.given.directories()?;
+        let mut missing = Vec::new();
+        for before in &frozen.local.directories {
+            if opened.iter().any(|(_, given)| given.guest == before.guest) {
+                continue;
+            }
+            let guest = Plain(&before.guest).to_string();
+            let host = before.host();
+            match frozen.own.then(|| given::open(before)) {
+                Some(Ok(directory)) => opened.push((directory, before.clone())),
+                Some(Err(error)) => missing.push(format!(
+                    "\n  --dir HOST::{guest}    (it was {}: {})",
+                    Plain(&host.to_string_lossy()),
+                    Plain(&error.root_cause().to_string())
+                )),
+                None => missing.push(format!(
+                    "\n  --dir HOST::{guest}    (it was {} where the image was made)",
+                    Plain(&host.to_string_lossy())
+                )),
+            }
+        }
+        ensure!(
+            missing.is_empty(),
+            "the process {} uses directories that have to be given:{}",
+            Plain(&frozen.local.name),
+            missing.concat()
+        );
+        Ok(opened.into_iter().unzip())
+    }
+
+    /// Enters the process into the run directory; under a new id if it is a clone.
+    fn register(
+        &self,
+        directory: RunDirectory,
+        image: &mut Image,
+        ready: &Ready,
+        local: &Local,
+    ) -> Result<Entry> {
+        let header = &mut image.header;
+        header.epoch = header.epoch.next().context("the image's epoch is not possible")?;
+        if self.new_id {
+            header.process = ProcessId::random();
+        }
+        let record = |id| {
+            Record::new(id, &local.name, ready.kind.name(), ready.program.id(), &local.file)
+        };
+        let other = match directory.register(record(header.process))? {
+            Registered::Done(entry) => return Ok(entry),
+            Registered::Taken(other) => other,
+        };
+        header.process = ProcessId::random();
+        show::note(format_args!(
+            "process {} runs already (pid {}): this one is a clone, {}",
+            other.id.short(),
+            other.pid,
+            header.process.short()
+        ));
+        match RunDirectory::open()?.register(record(header.process))? {
+            Registered::Done(entry) => Ok(entry),
+            Registered::Taken(_) => bail!("a process of the same random name exists: try again"),
+        }
+    }
+
+    /// Writes the report. The process runs already: that it cannot be written is only said.
+    fn tell(&self, report: &ThawReport) {
+        let Some(path) = &self.report else { return };
+        let written = show::json_text(report).and_then(|text| Ok(fs::write(path, text)?));
+        if let Err(error) = written {
+            let path = path.display();
+            show::note(format_args!("could not write the report {path}: {error:#}"));
+        }
+    }
+}
+
+/// Shows what someone else's image wants, and asks whether it may have it.
+fn confirm(frozen: &Frozen) -> Result<()> {
+    let key = match frozen.file.provenance() {
+        Provenance::Foreign { key } => key.to_string(),
+        Provenance::Own => String::new(),
+    };
+    let header = &frozen.image.header;
+    let mut text = format!(
+        "this image was made by someone else, or elsewhere (key {key}): anyone could have made it\n  \
+         process {} ({}), program {}\n",
+        header.process.short(),
+        Plain(&frozen.local.name),
+        header.program.short()
+    );
+    for binding in &frozen.image.description.bindings {
+        text.push_str(&format!("  uses {binding}\n"));
+    }
+    show::note(&text);
+    // Standard input is the program's.
+    let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty");
+    let Ok(mut terminal) = terminal else {
+        return Err(anyhow!(
+            "it is not thawed without a question, and there is no terminal to ask: pass --yes if you trust it"
+        ));
+    };
+    write!(terminal, "Thaw it? [y/N] ").context("could not ask")?;
+    let mut answer = String::new();
+    BufReader::new(terminal).read_line(&mut answer).context("could not read the answer")?;
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => bail!("it was not thawed"),
+    }
+}

@@ -1,0 +1,194 @@
+//! The wasm kind, with programs from the cache.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use sterna_process::{Plain, Program, ProgramId};
+use sterna_wasm::builder::{BuildLimits, Launch, OnProgress, Progress};
+use sterna_wasm::cache::{AddError, ProgramCache};
+use sterna_wasm::{Engine, EngineOptions, Installed, ProgramError, Programs, WasmKind};
+
+use super::{ProgramBytes, Ready, not_here, source};
+use crate::private;
+use crate::show::{self, Building};
+
+/// The hidden subcommand that makes this program a builder.
+pub(crate) const BUILDER: &str = "__builder";
+
+/// A program that ends sooner is not worth preparing for moves.
+const PREPARE_AFTER: Duration = Duration::from_secs(1);
+/// How much the preparation leaves to others.
+const PREPARE_NICE: i32 = 15;
+
+/// How programs are compiled.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Compiling")]
+pub(crate) struct BuildOptions {
+    /// Largest module, e.g. 512M.
+    #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes, hide_short_help = true)]
+    build_size: Option<u64>,
+    /// Most memory the compiler may use, e.g. 8G.
+    #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes, hide_short_help = true)]
+    build_memory: Option<u64>,
+    /// Most CPU time the compiler may use, e.g. 30m.
+    #[arg(long, value_name = "TIME", value_parser = show::parse_duration, hide_short_help = true)]
+    build_time: Option<Duration>,
+}
+
+impl BuildOptions {
+    fn limits(&self) -> BuildLimits {
+        let default = BuildLimits::default();
+        let ratio = default.artifact_bytes / default.module_bytes;
+        let module_bytes = self.build_size.unwrap_or(default.module_bytes);
+        let cpu_time = self.build_time.unwrap_or(default.cpu_time);
+        BuildLimits {
+            module_bytes,
+            artifact_bytes: module_bytes.saturating_mul(ratio).max(default.artifact_bytes),
+            memory_bytes: self.build_memory.unwrap_or(default.memory_bytes),
+            cpu_time,
+            time: default.time.max(cpu_time.saturating_mul(2)),
+            ..default
+        }
+    }
+}
+
+/// The program cache of the user, and its engine.
+pub(crate) fn cache(options: &BuildOptions) -> Result<(Engine, ProgramCache)> {
+    let engine = Engine::new(EngineOptions::default())?;
+    let directory = private::cache_directory()?;
+    let cache = ProgramCache::open(&directory, engine.clone(), options.limits()).context(
+        "could not use the program cache (name another one with STERNA_CACHE_DIR)",
+    )?;
+    Ok((engine, cache.launch(Launch::this_program(BUILDER))))
+}
+
+pub(super) fn from_file(path: &Path, options: &BuildOptions) -> Result<Ready> {
+    let (engine, cache) = cache(options)?;
+    let (id, installed) = install(&cache, path)?;
+    ready(engine, id, installed, source::name(path))
+}
+
+/// Puts the program in a file into the cache.
+pub(crate) fn install(cache: &ProgramCache, path: &Path) -> Result<(ProgramId, Arc<Installed>)> {
+    let name = source::name(path);
+    let (id, added) = building(&name, |progress| {
+        let what = || format!("could not read {}", path.display());
+        Ok(match source::binary_file(path)? {
+            // A file that was seen before is not read again.
+            Some(file) => {
+                let id = cache.identify(&file).with_context(what)?;
+                (id, cache.install(&file, Some(&name), progress))
+            }
+            None => {
+                let bytes: Arc<[u8]> = source::read_wasm(path)?.into();
+                let id = ProgramId::of(&bytes);
+                (id, cache.add(&bytes, Some(&name), progress))
+            }
+        })
+    })?;
+    let what = || format!("could not make {} ready", path.display());
+    Ok((id, kept(added).with_context(what)?))
+}
+
+pub(super) fn from_image(
+    program: ProgramId,
+    bytes: impl FnOnce() -> Result<Option<Vec<u8>>>,
+    name: &str,
+    options: &BuildOptions,
+) -> Result<Ready> {
+    let (engine, cache) = cache(options)?;
+    if let Some(installed) = cache.ready(&program) {
+        return ready(engine, program, installed, name.to_owned());
+    }
+    let added = match bytes()? {
+        Some(bytes) => building(name, |progress| {
+            Ok(cache.add(&bytes.into(), Some(name), progress).map(Some))
+        }),
+        None => building(name, |progress| Ok(cache.get(&program, progress))),
+    };
+    let Some(added) = added?.transpose() else {
+        return Err(not_here(program));
+    };
+    let installed = kept(added).context("could not make the image's program ready")?;
+    ready(engine, program, installed, name.to_owned())
+}
+
+/// A program that could not be kept runs all the same.
+fn kept(added: Result<Arc<Installed>, AddError>) -> Result<Arc<Installed>> {
+    match added {
+        Err(AddError::NotKept { program, source }) => {
+            let why = format!("{:#}", anyhow::Error::from(source));
+            show::note(format_args!(
+                "the compiled program is not kept for the next time: {}",
+                Plain(&why)
+            ));
+            Ok(program)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Does work that may build, and shows how it gets on.
+pub(crate) fn building<T>(
+    name: &str,
+    work: impl FnOnce(OnProgress<'_>) -> Result<T>,
+) -> Result<T> {
+    let mut shown = Building::new(&Plain(name).to_string());
+    work(&mut |progress| {
+        match progress {
+            Progress::Waiting => shown.stage("waiting for another sterna that compiles it", None),
+            Progress::Confined(_) => {}
+            Progress::Checking => shown.stage("checking", None),
+            Progress::Instrumenting => shown.stage("making it movable", None),
+            Progress::Compiling { done } => shown.stage("compiling", Some(done)),
+            _ => shown.stage("keeping", None),
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+fn ready(
+    engine: Engine,
+    id: ProgramId,
+    installed: Arc<Installed>,
+    name: String,
+) -> Result<Ready> {
+    let programs = Arc::new(One(id, Arc::clone(&installed)));
+    let kind = WasmKind::new(engine, programs)
+        .map_err(|error| anyhow!("could not set up the WebAssembly engine: {error:#}"))?;
+    Ok(Ready {
+        kind: Box::new(kind),
+        program: Program::installed(id),
+        name,
+        bytes: ProgramBytes::Installed(installed),
+    })
+}
+
+/// The one program that this process hosts: found already, also if it could not be kept.
+struct One(ProgramId, Arc<Installed>);
+
+impl Programs for One {
+    fn get(&self, program: &Program) -> Result<Arc<Installed>, ProgramError> {
+        match program.id() == self.0 {
+            true => Ok(Arc::clone(&self.1)),
+            false => Err(ProgramError::Unknown(program.id())),
+        }
+    }
+}
+
+/// Compiles in the background what the program will most likely need to go on after a move, so that the move need
+/// not wait for it. It is kept in the cache.
+pub(super) fn prepare_moves(installed: Arc<Installed>) {
+    let prepare = move || {
+        thread::sleep(PREPARE_AFTER);
+        // Of this thread only (nice(2)), and of the builders that it starts.
+        let _ = rustix::process::nice(PREPARE_NICE);
+        // What fails is compiled when it is needed, and fails with a message then.
+        let _ = installed.compile_loop_headers(&mut |_| ControlFlow::Continue(()));
+    };
+    let _ = thread::Builder::new().name("prepare".into()).spawn(prepare);
+}

@@ -1,0 +1,131 @@
+//! Sizes and times: as people write them, and as they read them.
+
+use std::time::{Duration, SystemTime};
+
+/// A size in binary units, with three digits that matter.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
+    while value >= 1023.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let decimals = usize::from(value < 10.0) + usize::from(value < 99.95);
+    format!("{value:.decimals$} {}", UNITS[unit])
+}
+
+/// A span of time, with three digits that matter.
+pub(crate) fn time(span: Duration) -> String {
+    let seconds = span.as_secs_f64();
+    let (value, unit) = match seconds {
+        s if s >= 99.95 => return age(span),
+        s if s >= 1.0 => (s, "s"),
+        s if s >= 1e-3 => (s * 1e3, "ms"),
+        s => (s * 1e6, "µs"),
+    };
+    let decimals = usize::from(value < 10.0) + usize::from(value < 99.95);
+    format!("{value:.decimals$} {unit}")
+}
+
+/// As [`time`], from whole microseconds.
+pub(crate) fn time_us(us: u64) -> String {
+    time(Duration::from_micros(us))
+}
+
+/// How old something is, with its two largest units.
+pub(crate) fn age(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m{:02}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h{minutes:02}m"),
+        (days, hours, _) => format!("{days}d{hours:02}h"),
+    }
+}
+
+/// A moment as records and JSON have it: milliseconds since 1970.
+pub(crate) fn since_epoch_ms(at: SystemTime) -> u64 {
+    let since = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    since.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// Reads a size: `512`, `64K`, `256M`, `1.5G`; K, M, G and T are powers of 1024.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is not a size: write 4096, 64K, 256M or 2G");
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.trim_end_matches(['b', 'i']);
+    let (number, shift) = match number.as_bytes().last() {
+        Some(b'k') => (&number[..number.len() - 1], 10),
+        Some(b'm') => (&number[..number.len() - 1], 20),
+        Some(b'g') => (&number[..number.len() - 1], 30),
+        Some(b't') => (&number[..number.len() - 1], 40),
+        _ => (number, 0),
+    };
+    if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err(wrong());
+    }
+    let bytes = number.parse::<f64>().map_err(|_| wrong())? * (1_u64 << shift) as f64;
+    if bytes < 2_f64.powi(63) {
+        Ok(bytes as u64)
+    } else {
+        Err(wrong())
+    }
+}
+
+/// Reads a span of time: `500ms`, `30s`, `5m`, `12h`, `30d`; a plain number is seconds.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time: write 500ms, 30s, 5m, 12h or 30d");
+    let text = text.trim();
+    let at = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let unit_s = match unit {
+        "ms" => 1e-3,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return Err(wrong()),
+    };
+    let seconds = number.parse::<f64>().map_err(|_| wrong())? * unit_s;
+    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let shown = [0, 1023, 1024, 100 << 10, 1023 << 10, 5 << 20, u64::MAX].map(bytes);
+        assert_eq!(
+            shown,
+            ["0 B", "1023 B", "1.00 KiB", "100 KiB", "1023 KiB", "5.00 MiB", "16.0 EiB"]
+        );
+        for (text, size) in [("17", 17), ("64K", 65_536), ("1.5g", 3 << 29), ("2MiB", 2 << 20)] {
+            assert_eq!(parse_bytes(text).unwrap(), size, "{text}");
+        }
+        for text in ["", "M", "-1", "1e3", "inf", "99999999T", "1 apple"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        let shown = [0.000_3, 0.0123, 4.5, 200.0].map(|s| time(Duration::from_secs_f64(s)));
+        assert_eq!(shown, ["300 µs", "12.3 ms", "4.50 s", "3m20s"]);
+        assert_eq!(age(Duration::from_secs(90_000)), "1d01h");
+        for (text, ms) in [("500ms", 500), ("30s", 30_000), ("2", 2000), ("1.5m", 90_000)] {
+            assert_eq!(parse_duration(text).unwrap(), Duration::from_millis(ms));
+        }
+        for text in ["", "s", "-1s", "1y", "NaN", "1e30d"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}
