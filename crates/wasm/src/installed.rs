@@ -320,36 +320,42 @@ fn images(
     part: impl Fn(u64, u64) -> Result<Vec<u8>, InstallError>,
 ) -> Result<Vec<Initial>, InstallError> {
     let mut images = Vec::new();
-    for memory in 0..metadata.memories {
+    // Every memory that the module makes has one, so that none gets another's of the same size.
+    for memory in metadata.imported_memories..metadata.memories {
+        let size = metadata.memory_bytes.get(memory as usize);
+        let size = *size.ok_or(InstallError::Metadata)? as usize;
         let pieces = || metadata.pieces.iter().filter(|piece| piece.0 == memory);
         let (Some(start), Some(end)) = (
             pieces().map(|piece| piece.2).min(),
             pieces().map(|piece| piece.3).max(),
         ) else {
+            images.push(Initial { image: None, size });
             continue;
         };
         let bytes = part(start, end)?;
         let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut highest = 0;
         for &(_, at, from, to) in pieces() {
             let piece = bytes.get((from - start) as usize..(to - start) as usize);
             let piece = piece.ok_or(InstallError::Metadata)?;
-            // Compilers write thousands of small segments, one close behind the other.
+            // Compilers write thousands of small segments, one close behind the other. What lies behind
+            // the highest is still free, so that the gap may be filled.
             match runs.last_mut() {
                 Some((first, run))
-                    if (*first + run.len() as u64..=*first + (run.len() + GAP_MAX) as u64)
-                        .contains(&at) =>
+                    if *first + run.len() as u64 == highest
+                        && (highest..=highest + GAP_MAX as u64).contains(&at) =>
                 {
                     run.resize((at - *first) as usize, 0);
                     run.extend_from_slice(piece);
                 }
                 _ => runs.push((at, piece.to_vec())),
             }
+            highest = highest.max(at + piece.len() as u64);
         }
         let pieces = runs.iter().map(|(at, run)| (*at, run.as_slice()));
-        let size = metadata.memory_bytes.get(memory as usize);
         images.push(Initial {
-            image: Arc::new(InitialImage::build(pieces)?),
-            size: *size.ok_or(InstallError::Metadata)? as usize,
+            image: Some(Arc::new(InitialImage::build(pieces)?)),
+            size,
         });
     }
     Ok(images)
