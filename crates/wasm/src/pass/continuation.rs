@@ -20,7 +20,7 @@ use super::encoding::encoded;
 use super::look::Look;
 use super::main_module::outlined_loops;
 use super::module::Module;
-use super::plan::Plan;
+use super::plan::{Plan, PointKind};
 use super::record::Field;
 use super::routines::{self, Helper};
 use super::signatures::encode_all;
@@ -113,7 +113,7 @@ impl ContinuationBuilder {
         let headers = plan
             .points
             .iter()
-            .filter(|p| matches!(p.kind, super::plan::PointKind::Loop { .. }));
+            .filter(|p| matches!(p.kind, PointKind::Loop { .. }));
         Ok(headers
             .map(|p| p.op)
             .filter(|op| !outlined.contains(op))
@@ -132,11 +132,20 @@ impl ContinuationBuilder {
         after: bool,
     ) -> Result<Entry, InstrumentError> {
         let no_point = InstrumentError::NoPoint { function, offset };
-        if function >= self.module.function_count() {
+        let defined = self.module.imported_functions..self.module.function_count();
+        if !defined.contains(&function) {
             return Err(no_point);
         }
         let plan = Plan::of(&self.module, &self.calls, function)?;
         let point = plan.point_at_offset(offset).ok_or(no_point)?;
+        let possible = match point.kind {
+            PointKind::Call => after,
+            PointKind::Import => true,
+            _ => !after,
+        };
+        if !possible {
+            return Err(InstrumentError::NoPoint { function, offset });
+        }
         Ok(if after {
             Entry::After(point.op)
         } else {
