@@ -305,13 +305,15 @@ const GAP_MAX: usize = 4096;
 
 /// Where the contents of the section of names lie.
 fn name_section(module: &[u8]) -> Option<(u64, u64)> {
-    Parser::new(0).parse_all(module).find_map(|payload| match payload {
-        Ok(Payload::CustomSection(section)) if section.name() == "name" => {
-            let start = section.data_offset() as u64;
-            Some((start, start + section.data().len() as u64))
-        }
-        _ => None,
-    })
+    Parser::new(0)
+        .parse_all(module)
+        .find_map(|payload| match payload {
+            Ok(Payload::CustomSection(section)) if section.name() == "name" => {
+                let start = section.data_offset() as u64;
+                Some((start, start + section.data().len() as u64))
+            }
+            _ => None,
+        })
 }
 
 /// The initial images of the memories; `part` reads from the original module.
