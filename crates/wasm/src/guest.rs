@@ -3,15 +3,16 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use sterna_process::PAGE_SIZE;
-use wasmtime::{Extern, ExternType, Func, Linker, Store, Val};
+use wasmtime::{Extern, Func, Linker, Store, Val};
 
 use crate::control::Control;
 use crate::engine::Engine;
+use crate::entry;
 use crate::frames::{Frame, Value};
-use crate::host::{Growth, Host};
+use crate::host::{self, Host, ImportError};
 use crate::installed::Installed;
 use crate::machine::{Ended, Machine, MachineError};
 use crate::memory::with_images;
@@ -23,15 +24,8 @@ use crate::stop::Stopper;
 /// Why a guest could not be made or restored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GuestError {
-    #[error("the program imports {module}.{name}, which is not part of WASI preview 1")]
-    Import { module: String, name: String },
-    #[error("the program imports {module}.{name} as {found}; WASI has it as {expected}")]
-    ImportType {
-        module: String,
-        name: String,
-        found: String,
-        expected: String,
-    },
+    #[error(transparent)]
+    Import(#[from] ImportError),
     #[error("the program has no function `{name}` to call")]
     NoFunction { name: String },
     #[error("the engine could not make an instance of the program")]
@@ -47,6 +41,7 @@ pub(crate) struct Guest {
     pub(crate) store: Store<Host>,
     pub(crate) machine: Machine,
     pub(crate) pages: Arc<GuestPages>,
+    pub(crate) stopper: Arc<Stopper>,
     pub(crate) stages: VecDeque<Stage>,
     begun: bool,
 }
@@ -71,16 +66,8 @@ impl Guest {
         let pages = installed.metadata.control_pages;
         let control =
             Arc::new(Control::new(engine.wasmtime(), pages).map_err(GuestError::Instantiate)?);
-        let stopper = Stopper::new(control.clone());
-        let host = Host {
-            wasi: None,
-            memory: None,
-            stopper: stopper.clone(),
-            limits: Growth::new(limits),
-            cancelled: false,
-            waiting: Arc::new(AtomicBool::new(false)),
-            killed: Arc::new(AtomicBool::new(false)),
-        };
+        let host = Host::new(limits);
+        let stopper = Stopper::new(control.clone(), host.signals.clone());
         let mut store = Store::new(engine.wasmtime(), host);
         store.limiter(|host| &mut host.limits);
         stopper.watch(&mut store);
@@ -106,6 +93,7 @@ impl Guest {
             store,
             machine,
             pages,
+            stopper,
             stages: VecDeque::new(),
             begun: false,
         })
@@ -129,8 +117,10 @@ impl Guest {
                 Ended::Returned(results) => results,
             };
             self.begun = false;
-            if let Some(Stage::Call { print: true, .. }) = self.stages.pop_front() {
-                self.print(&results);
+            if let Some(Stage::Call { print: true, .. }) = self.stages.pop_front()
+                && let Some(wasi) = &mut self.store.data_mut().wasi
+            {
+                wasi.print(entry::lines(&results).as_bytes());
             }
         }
         Ok(Stretch::Finished)
@@ -154,25 +144,6 @@ impl Guest {
             function,
             args.map_err(|_| misfit("an argument cannot be given"))?,
         ))
-    }
-
-    /// Writes results of a function called by name to standard output, one a line.
-    fn print(&mut self, results: &[Val]) {
-        let text: String = results
-            .iter()
-            .map(|value| match value {
-                Val::I32(value) => format!("{value}\n"),
-                Val::I64(value) => format!("{value}\n"),
-                Val::F32(bits) => format!("{}\n", f32::from_bits(*bits)),
-                Val::F64(bits) => format!("{}\n", f64::from_bits(*bits)),
-                Val::V128(value) => format!("{}\n", value.as_u128()),
-                Val::FuncRef(None) | Val::ExternRef(None) => "null\n".into(),
-                _ => "<reference>\n".into(),
-            })
-            .collect();
-        if let Some(wasi) = &mut self.store.data_mut().wasi {
-            wasi.print(text.as_bytes());
-        }
     }
 
     /// Its frames, innermost first, in portable terms.
@@ -293,12 +264,8 @@ impl Guest {
         })
     }
 
-    pub(crate) fn stopper(&self) -> Arc<Stopper> {
-        self.store.data().stopper.clone()
-    }
-
     pub(crate) fn is_killed(&self) -> bool {
-        self.store.data().killed.load(Ordering::Acquire)
+        self.store.data().signals.killed.load(Ordering::Acquire)
     }
 }
 
@@ -316,24 +283,7 @@ fn imports(
             imports.push(Extern::SharedMemory(control.memory().clone()));
             continue;
         }
-        let own = || (module.to_owned(), name.to_owned());
-        let found = linker.get(&mut *store, module, name).ok();
-        let Some(Extern::Func(function)) = found else {
-            let (module, name) = own();
-            return Err(GuestError::Import { module, name });
-        };
-        let expected = function.ty(&*store);
-        let fits = matches!(import.ty(), ExternType::Func(ty) if ty.matches(&expected));
-        if !fits {
-            let (module, name) = own();
-            let found = format!("{:?}", import.ty());
-            return Err(GuestError::ImportType {
-                module,
-                name,
-                found,
-                expected: expected.to_string(),
-            });
-        }
+        let function = host::find(store, linker, &import)?;
         imports.push(Extern::Func(function));
     }
     Ok(imports)

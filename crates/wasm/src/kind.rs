@@ -1,9 +1,6 @@
 //! The wasm kind behind the traits of [`sterna_process`].
 
 use std::ops::ControlFlow;
-use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,20 +10,23 @@ use sterna_process::{
     PageSource, PauseRefused, Paused, Pausing, PrepareError, Process, Program, ProgramId,
     Resources, RestoreError, Running, SpawnError, Tag,
 };
-use sterna_wasi::{Config, HostClocks, Rebind, Wasi, WasiState};
+use sterna_wasi::{Wasi, WasiState};
 use wasmtime::Linker;
 
 use crate::builder::BuildError;
 use crate::cache::{AddError, ProgramCache};
+use crate::cpu::{self, CpuMeter};
 use crate::describe;
 use crate::engine::Engine;
+use crate::entry;
+use crate::environment::{config, rebind};
 use crate::frames::{Frame, Value};
 use crate::guest::{Guest, GuestError};
 use crate::host::{self, Host};
 use crate::installed::{InstallError, Installed};
 use crate::pass::InstrumentError;
-use crate::portable::{FRAMES, STATE, Stage, State, VERSION, WASI};
-use crate::seat::{Asked, CpuMeter, Seat};
+use crate::portable::{FRAMES, STATE, State, VERSION, WASI};
+use crate::seat::{Asked, Seat};
 use crate::wait;
 
 /// Name of the kind.
@@ -114,7 +114,7 @@ impl WasmKind {
     /// # Errors
     /// If the engine refuses WASI's functions.
     pub fn new(engine: Engine, programs: Arc<dyn Programs>) -> Result<WasmKind, wasmtime::Error> {
-        let linker = host::linker(&engine)?;
+        let linker = host::linker(engine.wasmtime())?;
         Ok(WasmKind {
             engine,
             linker,
@@ -158,7 +158,12 @@ impl Kind for WasmKind {
         let limits = environment.resources.limits.clone();
         check_memory(&installed, &limits)?;
         let mut guest = self.guest(&installed, &limits).map_err(guest_spawn_error)?;
-        guest.stages = stages(&installed, &environment)?.into();
+        guest.stages = entry::stages(
+            &installed.module,
+            installed.metadata.has_start,
+            &environment,
+        )?
+        .into();
         let cpu = Arc::new(CpuMeter::default());
         let wasi =
             Wasi::new(config(environment, &cpu)).map_err(|error| SpawnError::Environment {
@@ -166,7 +171,7 @@ impl Kind for WasmKind {
             })?;
         guest.store.data_mut().wasi = Some(wasi);
         let seat = Seat::new(identity, program.id(), SystemTime::now(), cpu, &guest);
-        limit_cpu(&seat, &limits);
+        cpu::limit(&seat, &seat.cpu, &limits);
         warm_soon(installed);
         seat.start(guest);
         Ok(running(seat))
@@ -439,7 +444,7 @@ impl Incoming for Arriving {
         let started = SystemTime::UNIX_EPOCH + Duration::from_nanos(state.started_ns);
         let seat = Seat::new(identity, self.program, started, cpu, &self.guest);
         seat.hold();
-        limit_cpu(&seat, &limits);
+        cpu::limit(&seat, &seat.cpu, &limits);
         Ok(Box::new(Standing {
             seat,
             guest: Held::Here(Box::new(self.guest)),
@@ -448,7 +453,7 @@ impl Incoming for Arriving {
 }
 
 /// Runs a future that has nothing to wait for: instances are made and restored by the caller's thread.
-fn now<F: Future>(future: F) -> F::Output {
+pub(crate) fn now<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     loop {
@@ -471,28 +476,6 @@ fn warm_soon(installed: Arc<Installed>) {
     });
 }
 
-/// Kills a process that has used up its CPU time.
-fn limit_cpu(seat: &Arc<Seat>, limits: &Limits) {
-    let Some(max) = limits.cpu_time_max else {
-        return;
-    };
-    let seat = Arc::downgrade(seat);
-    wait::reactor().spawn(async move {
-        while let Some(seat) = seat.upgrade() {
-            if seat.exit().is_some() {
-                return;
-            }
-            let left = max.saturating_sub(seat.cpu.read());
-            if left.is_zero() {
-                seat.end_for(format!("used up its {max:?} of CPU time"));
-                return;
-            }
-            drop(seat);
-            tokio::time::sleep(left.max(Duration::from_millis(1))).await;
-        }
-    });
-}
-
 fn check_memory(installed: &Installed, limits: &Limits) -> Result<(), SpawnError> {
     let needed = installed.metadata.memory_bytes.iter().sum();
     let limit = limits.memory_bytes_max;
@@ -504,150 +487,6 @@ fn check_memory(installed: &Installed, limits: &Limits) -> Result<(), SpawnError
         });
     }
     Ok(())
-}
-
-/// The calls that make up a run of the program.
-fn stages(installed: &Installed, environment: &Environment) -> Result<Vec<Stage>, SpawnError> {
-    let mut stages = Vec::new();
-    if installed.metadata.has_start {
-        stages.push(Stage::Start);
-    }
-    let function = |name: &str| match installed.module.get_export(name) {
-        Some(wasmtime::ExternType::Func(ty)) => Some(ty),
-        _ => None,
-    };
-    let call = |name: &str| Stage::Call {
-        export: name.to_owned(),
-        args: Vec::new(),
-        print: false,
-    };
-    let Some(entry) = environment.entry.as_deref() else {
-        let command = function("_start").ok_or_else(|| SpawnError::Environment {
-            reason: "the program has no `_start`: it is a library; name the function to call"
-                .into(),
-        })?;
-        return if command.params().len() == 0 {
-            stages.push(call("_start"));
-            Ok(stages)
-        } else {
-            Err(SpawnError::Environment {
-                reason: "the program's `_start` takes arguments".into(),
-            })
-        };
-    };
-    if function("_initialize").is_some() && entry != "_initialize" {
-        stages.push(call("_initialize"));
-    }
-    let unknown = || SpawnError::Environment {
-        reason: format!(
-            "the program has no function `{}` to call",
-            sterna_process::Plain(entry)
-        ),
-    };
-    let ty = function(entry)
-        .filter(|_| !entry.starts_with("sterna:"))
-        .ok_or_else(unknown)?;
-    let given = environment.arguments.get(1..).unwrap_or_default();
-    if ty.params().len() != given.len() {
-        let reason = format!(
-            "`{entry}` takes {} arguments, {} were given",
-            ty.params().len(),
-            given.len()
-        );
-        return Err(SpawnError::Environment { reason });
-    }
-    let args = ty
-        .params()
-        .zip(given)
-        .map(|(ty, text)| argument(&ty, &text.to_string_lossy()));
-    let args = args.collect::<Result<Vec<_>, _>>()?;
-    stages.push(Stage::Call {
-        export: entry.to_owned(),
-        args,
-        print: true,
-    });
-    Ok(stages)
-}
-
-fn argument(ty: &wasmtime::ValType, text: &str) -> Result<Value, SpawnError> {
-    let value = match ty {
-        wasmtime::ValType::I32 => text
-            .parse()
-            .ok()
-            .or_else(|| text.parse::<u32>().ok().map(|v| v as i32))
-            .map(Value::I32),
-        wasmtime::ValType::I64 => text
-            .parse()
-            .ok()
-            .or_else(|| text.parse::<u64>().ok().map(|v| v as i64))
-            .map(Value::I64),
-        wasmtime::ValType::F32 => text.parse().ok().map(|v: f32| Value::F32(v.to_bits())),
-        wasmtime::ValType::F64 => text.parse().ok().map(|v: f64| Value::F64(v.to_bits())),
-        _ => None,
-    };
-    value.ok_or_else(|| SpawnError::Environment {
-        reason: format!(
-            "`{}` is not an argument of type {ty}",
-            sterna_process::Plain(text)
-        ),
-    })
-}
-
-fn stdio(resources: sterna_process::Stdio) -> [sterna_wasi::Stdio; 3] {
-    [resources.input, resources.output, resources.error]
-        .map(|stream| stream.map_or(sterna_wasi::Stdio::Null, sterna_wasi::Stdio::Inherit))
-}
-
-fn directories(directories: Vec<sterna_process::Directory>) -> Vec<sterna_wasi::Directory> {
-    let directory = |directory: sterna_process::Directory| {
-        let link = format!("/proc/self/fd/{}", directory.handle.as_raw_fd());
-        // Shown to people, and a hint to who thaws the process; nothing is opened by it.
-        let host =
-            std::fs::read_link(link).unwrap_or_else(|_| PathBuf::from(&directory.guest_path));
-        sterna_wasi::Directory::from_fd(
-            directory.handle,
-            host,
-            directory.guest_path,
-            directory.read_only,
-        )
-    };
-    directories.into_iter().map(directory).collect()
-}
-
-fn wasi_limits(limits: &Limits) -> sterna_wasi::Limits {
-    sterna_wasi::Limits {
-        descriptors: limits.descriptors_max,
-        output_bytes: limits.output_bytes_max,
-    }
-}
-
-fn config(environment: Environment, cpu: &Arc<CpuMeter>) -> Config {
-    let cpu = cpu.clone();
-    let mut config = Config::new(Box::new(HostClocks::new(move || cpu.read())));
-    config.arguments = environment
-        .arguments
-        .into_iter()
-        .map(OsStringExt::into_vec)
-        .collect();
-    let variable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        [name.into_vec(), value.into_vec()].join(&b'=')
-    };
-    config.environment = environment.variables.into_iter().map(variable).collect();
-    config.stdio = stdio(environment.resources.stdio);
-    config.directories = directories(environment.resources.directories);
-    config.limits = wasi_limits(&environment.resources.limits);
-    config
-}
-
-fn rebind(resources: Resources, cpu: &Arc<CpuMeter>, before_ns: u64) -> Rebind {
-    let cpu = cpu.clone();
-    let before = Duration::from_nanos(before_ns);
-    let here = move || cpu.read().saturating_sub(before);
-    let mut rebind = Rebind::new(Box::new(HostClocks::new(here)));
-    rebind.stdio = stdio(resources.stdio);
-    rebind.directories = directories(resources.directories);
-    rebind.limits = wasi_limits(&resources.limits);
-    rebind
 }
 
 fn spawn_error(program: ProgramId, error: ProgramError) -> SpawnError {
@@ -677,7 +516,7 @@ fn spawn_error(program: ProgramId, error: ProgramError) -> SpawnError {
 
 fn guest_spawn_error(error: GuestError) -> SpawnError {
     match error {
-        GuestError::Import { .. } | GuestError::ImportType { .. } => SpawnError::Environment {
+        GuestError::Import(_) => SpawnError::Environment {
             reason: describe::chain(&error),
         },
         error => SpawnError::Failed {

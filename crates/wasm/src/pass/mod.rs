@@ -6,6 +6,7 @@
 //!   same for the whole program, to be kept beside it
 //! - `record` how a stopped function's values lie in memory
 //! - `emit` writes a body, for `main_module` (with `helpers`, `segments`) and `continuation`
+//! - `killable` the lesser pass, for programs that do not move
 //! - `cost` the call depth, `names` what the main module exports
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub(crate) mod continuation;
 pub(crate) mod cost;
 pub(crate) mod emit;
 mod helpers;
+pub(crate) mod killable;
 mod liveness;
 mod main_module;
 pub(crate) mod module;
@@ -154,6 +156,19 @@ pub enum InstrumentError {
     /// The module could not be written again.
     #[error("the module could not be rewritten: {0}")]
     Rewrite(String),
+}
+
+/// Fails if `bytes` are a component, with what to do instead.
+fn check_core(bytes: &[u8]) -> Result<(), InstrumentError> {
+    if !wasmparser::Parser::is_component(bytes) {
+        return Ok(());
+    }
+    Err(InstrumentError::Invalid {
+        offset: 0,
+        reason: "it is a component, and only core modules that use WASI preview 1 are run: build it for \
+                 wasm32-wasip1"
+            .into(),
+    })
 }
 
 impl From<wasmparser::Error> for InstrumentError {

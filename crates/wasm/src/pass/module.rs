@@ -108,6 +108,7 @@ impl Module {
     /// [`InstrumentError::Refused`] names a feature that runs but cannot be moved, and where;
     /// [`InstrumentError::Invalid`] is a module that no engine takes.
     pub(crate) fn parse(bytes: Arc<[u8]>) -> Result<Module, InstrumentError> {
+        super::check_core(&bytes)?;
         match Self::parse_with(bytes.clone(), MOBILE) {
             Err(InstrumentError::Invalid { offset, reason }) => {
                 match Validator::new_with_features(RUNNABLE).validate_all(&bytes) {

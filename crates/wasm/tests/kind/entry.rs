@@ -1,0 +1,1 @@
+//! What of a program is called, with which arguments, and what is refused.
