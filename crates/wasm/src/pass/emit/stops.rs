@@ -43,8 +43,10 @@ impl<'a> Emitter<'_, 'a> {
                     self.poll(index);
                     self.leave();
                 } else {
-                    self.keep(self.plan.ops[index].produced);
+                    // Only then: the first result may be kept where the first argument is, which a call
+                    // that was cancelled needs again.
                     self.poll(index);
+                    self.keep(self.plan.ops[index].produced);
                 }
                 Ok(())
             }
