@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use sterna_process::image::{Image, ImageHeader, Section, Sections};
 use sterna_process::{
     CaptureError, Control, Environment, Identity, Incoming, Kind, Limits, Memory, MemoryLayout,
-    PAGE_SIZE, PageSource, PauseRefused, Paused, Pausing, PrepareError, Process, Program,
+    PAGE_SIZE, PageSource, PauseRefused, Paused, Pausing, Plain, PrepareError, Process, Program,
     ProgramId, Resources, RestoreError, Running, SpawnError, Tag,
 };
 use sterna_wasi::{Wasi, WasiState};
@@ -307,10 +307,7 @@ impl Paused for Standing {
             .as_ref()
             .map(Wasi::capture)
             .transpose();
-        let wasi = wasi.map_err(|error| CaptureError::Uncapturable {
-            what: describe::chain(&error),
-            remedy: "let the program close it first".into(),
-        })?;
+        let wasi = wasi.map_err(|error| uncapturable(&error))?;
         let frames = guest.frames().map_err(failed)?;
         let state = guest.state(
             nanoseconds_since_epoch(seat.started),
@@ -344,6 +341,17 @@ impl Paused for Standing {
     }
 
     fn discard(self: Box<Self>) {}
+}
+
+/// What the process has open that cannot be put into an image, and why.
+fn uncapturable(error: &sterna_wasi::CaptureError) -> CaptureError {
+    let open =
+        |one: &sterna_wasi::Unmovable| format!("descriptor {} ({})", one.number, Plain(&one.label));
+    let why = error.0.first().map_or("", |first| first.why);
+    CaptureError::Uncapturable {
+        what: error.0.iter().map(open).collect::<Vec<_>>().join(", "),
+        remedy: format!("it {why}"),
+    }
 }
 
 impl Drop for Standing {
