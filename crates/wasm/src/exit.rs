@@ -18,7 +18,7 @@ pub(crate) fn exit_of(guest: &mut Guest, error: MachineError) -> Exit {
     };
     // Its own counter ends it before the engine would.
     let unreachable = error.downcast_ref() == Some(&Trap::UnreachableCodeReached);
-    let what = (unreachable && guest.is_out_of_depth()).then(|| Trap::StackOverflow);
+    let what = (unreachable && guest.is_out_of_depth()).then_some(Trap::StackOverflow);
     let killed = guest.is_killed();
     let back_trace = || describe::trap_back_trace(guest, &error);
     exit_for(&error, what, killed, back_trace)

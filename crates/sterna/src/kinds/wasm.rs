@@ -54,7 +54,6 @@ impl BuildOptions {
             memory_bytes: self.build_memory.unwrap_or(default.memory_bytes),
             cpu_time,
             time: default.time.max(cpu_time.saturating_mul(2)),
-            ..default
         }
     }
 }

@@ -249,14 +249,12 @@ impl<'a> Plan<'a> {
     fn settle_polls(&mut self, held: &[Vec<u32>]) {
         let polled = polls::needed(self);
         let outlined: Vec<usize> = outlined_loops(self).collect();
-        for index in 0..self.points.len() {
-            let point = &mut self.points[index];
+        for (point, held) in self.points.iter_mut().zip(held) {
             if let PointKind::Loop { polled: here } = &mut point.kind {
                 *here = polled[point.op];
             }
-            let point = &self.points[index];
             if point.stops() || outlined.binary_search(&point.op).is_ok() {
-                for &value in &held[index] {
+                for &value in held {
                     self.values[value as usize].kept = true;
                 }
             }

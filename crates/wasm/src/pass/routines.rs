@@ -350,7 +350,7 @@ impl Portions {
         ];
         let portion = constant(self.length, u64::from(self.portion));
         put(function, &left);
-        put(function, &[portion.clone()]);
+        put(function, std::slice::from_ref(&portion));
         put(function, &left);
         put(
             function,

@@ -190,7 +190,8 @@ fn frames_that_do_not_fit() {
         change(&mut frames);
         with(&FRAMES, &frames)
     };
-    let changes: [&dyn Fn(&mut Vec<Frame<Value>>); 19] = [
+    type Change<'c> = &'c dyn Fn(&mut Vec<Frame<Value>>);
+    let changes: [Change<'_>; 19] = [
         &|f| f[0].function = 0,
         &|f| f[0].function = 3,
         &|f| f[0].function = u32::MAX,
