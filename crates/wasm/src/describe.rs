@@ -85,15 +85,15 @@ fn binding(descriptor: &sterna_wasi::DescriptorDescription) -> Binding {
 /// Where a guest trapped: the frames of the engine, then those that waited for them.
 pub(crate) fn trap_back_trace(guest: &Guest, error: &wasmtime::Error) -> String {
     let mut trace = engine_back_trace(error);
-    let mut depth = trace.lines().count();
+    let known = trace.lines().count();
     let names = guest.machine.installed.names();
-    for function in guest.machine.frames.iter().map(|frame| frame.function) {
+    let functions = guest.machine.frames.iter().map(|frame| frame.function);
+    for (depth, function) in (known..).zip(functions) {
         let name = names
             .get(&function)
             .cloned()
             .unwrap_or_else(|| format!("function {function}"));
         let _ = writeln!(trace, "{depth:>4}: {}", sterna_process::Plain(&name));
-        depth += 1;
     }
     trace
 }

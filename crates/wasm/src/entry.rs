@@ -51,7 +51,7 @@ pub(crate) fn stages(
         ),
     };
     let ty = function(entry)
-        .filter(|_| !entry.starts_with(names::RESERVED))
+        .filter(|_| !entry.starts_with(names::EXPORT_PREFIX))
         .ok_or_else(unknown)?;
     let given = environment.arguments.get(1..).unwrap_or_default();
     if ty.params().len() != given.len() {

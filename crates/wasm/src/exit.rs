@@ -18,10 +18,18 @@ pub(crate) fn exit_of(guest: &mut Guest, error: MachineError) -> Exit {
     };
     // Its own counter ends it before the engine would.
     let unreachable = error.downcast_ref() == Some(&Trap::UnreachableCodeReached);
-    let what = (unreachable && guest.is_out_of_depth()).then(|| Trap::StackOverflow);
+    let what = (unreachable && guest.is_out_of_depth()).then_some(Trap::StackOverflow);
     let killed = guest.is_killed();
     let back_trace = || describe::trap_back_trace(guest, &error);
     exit_for(&error, what, killed, back_trace)
+}
+
+/// How a process ended whose task panicked: that is this program's fault, and only this process's end.
+pub(crate) fn exit_of_panic() -> Exit {
+    Exit::Trapped {
+        what: "an error of Sterna itself, which its log tells more about".into(),
+        back_trace: String::new(),
+    }
 }
 
 /// How a process ended whose guest's call failed with `error`, which means `trap` if that is given.

@@ -134,7 +134,7 @@ impl Guest {
         };
         let (name, args) = match stage {
             Stage::Start => (names::START.to_owned(), Vec::new()),
-            Stage::Call { export, .. } if export.starts_with(names::RESERVED) => {
+            Stage::Call { export, .. } if export.starts_with(names::EXPORT_PREFIX) => {
                 return Err(misfit("the function to call is not the program's"));
             }
             Stage::Call { export, args, .. } => (export, args),

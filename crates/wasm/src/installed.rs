@@ -3,16 +3,16 @@
 //!
 //! It comes out of the [cache](crate::cache) (its [`Shelf`] then has what is needed rarely: the original module, the
 //! points, continuations compiled earlier), or is built on the spot and has everything in memory.
-//! `continuations` finds, loads and compiles these.
+//! `continuations` finds, loads and compiles these; `images` makes what its memories start from.
 
 mod continuations;
+pub(crate) mod images;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
-use sterna_sys::memory::InitialImage;
 use wasmparser::{Parser, Payload};
 use wasmtime::Module;
 
@@ -42,9 +42,6 @@ pub enum InstallError {
     /// Its initial memory could not be set up.
     #[error("setting up the program's initial memory failed")]
     Image(#[from] sterna_sys::memory::BuildImageError),
-    /// Its initial memory could not be read.
-    #[error("reading the program's initial memory failed")]
-    ReadImage(#[source] std::io::Error),
     /// The original module could not be read.
     #[error(transparent)]
     Module(#[from] ReadModuleError),
@@ -65,8 +62,8 @@ impl From<BuildError> for InstallError {
 /// What is known of a program besides its code; kept beside the compiled artifact.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Metadata {
-    /// Memory, place in it, and range in the module's bytes, of what it starts with.
-    pub(crate) pieces: Vec<(u32, u64, u64, u64)>,
+    /// What the memories start from.
+    pub(crate) images: Vec<images::Layout>,
     pub(crate) memories: u32,
     /// Initial size of each memory, in bytes.
     pub(crate) memory_bytes: Vec<u64>,
@@ -154,14 +151,12 @@ impl Installed {
         let instrumented = program.instrument()?;
         let module =
             Module::new(engine.wasmtime(), &instrumented.wasm).map_err(InstallError::Compile)?;
-        let (metadata, points) = Metadata::of(&program, instrumented);
-        let images = images(&metadata, |start, end| {
-            let part = bytes.get(start as usize..end as usize);
-            part.map(ToOwned::to_owned).ok_or(InstallError::Metadata)
-        })?;
+        let known = Known::of(&program, instrumented);
+        let metadata = known.metadata;
+        let images = images::build(&metadata, &known.data)?;
         let origin = Origin::Memory(bytes);
         let installed = Installed::new(engine.clone(), options, module, metadata, images, origin);
-        Ok(installed.with_points(points))
+        Ok(installed.with_points(known.points))
     }
 
     /// What a builder has just made, in memory.
@@ -175,10 +170,7 @@ impl Installed {
         let metadata: Metadata =
             postcard::from_bytes(&made.metadata).map_err(|_| InstallError::Metadata)?;
         let points = postcard::from_bytes(&made.points).map_err(|_| InstallError::Metadata)?;
-        let images = images(&metadata, |start, end| {
-            let part = bytes.get(start as usize..end as usize);
-            part.map(ToOwned::to_owned).ok_or(InstallError::Metadata)
-        })?;
+        let images = images::build(&metadata, &made.data)?;
         let (options, origin) = (builder.options().clone(), Origin::Memory(bytes));
         let mut installed = Installed::new(engine, options, module, metadata, images, origin);
         installed.compiler = Some(builder.clone());
@@ -190,18 +182,14 @@ impl Installed {
         shelf: Shelf,
         module: Module,
         metadata: Metadata,
-    ) -> Result<Installed, InstallError> {
-        let images = images(&metadata, |start, end| {
-            shelf
-                .module_part(start, end)
-                .map_err(InstallError::ReadImage)
-        })?;
+        images: Vec<Initial>,
+    ) -> Installed {
         let builder = shelf.builder().clone();
         let (engine, options) = (builder.engine().clone(), builder.options().clone());
         let origin = Origin::Shelf(Arc::new(shelf));
         let mut installed = Installed::new(engine, options, module, metadata, images, origin);
         installed.compiler = Some(builder);
-        Ok(installed)
+        installed
     }
 
     fn new(
@@ -300,9 +288,6 @@ impl Installed {
     }
 }
 
-/// Zeros between two pieces of an initial memory that are written along rather than left out, in bytes.
-const GAP_MAX: usize = 4096;
-
 /// Where the contents of the section of names lie.
 fn name_section(module: &[u8]) -> Option<(u64, u64)> {
     Parser::new(0)
@@ -316,56 +301,20 @@ fn name_section(module: &[u8]) -> Option<(u64, u64)> {
         })
 }
 
-/// The initial images of the memories; `part` reads from the original module.
-fn images(
-    metadata: &Metadata,
-    part: impl Fn(u64, u64) -> Result<Vec<u8>, InstallError>,
-) -> Result<Vec<Initial>, InstallError> {
-    let mut images = Vec::new();
-    for memory in 0..metadata.memories {
-        let pieces = || metadata.pieces.iter().filter(|piece| piece.0 == memory);
-        let (Some(start), Some(end)) = (
-            pieces().map(|piece| piece.2).min(),
-            pieces().map(|piece| piece.3).max(),
-        ) else {
-            continue;
-        };
-        let bytes = part(start, end)?;
-        let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
-        for &(_, at, from, to) in pieces() {
-            let piece = bytes.get((from - start) as usize..(to - start) as usize);
-            let piece = piece.ok_or(InstallError::Metadata)?;
-            // Compilers write thousands of small segments, one close behind the other.
-            match runs.last_mut() {
-                Some((first, run))
-                    if (*first + run.len() as u64..=*first + (run.len() + GAP_MAX) as u64)
-                        .contains(&at) =>
-                {
-                    run.resize((at - *first) as usize, 0);
-                    run.extend_from_slice(piece);
-                }
-                _ => runs.push((at, piece.to_vec())),
-            }
-        }
-        let pieces = runs.iter().map(|(at, run)| (*at, run.as_slice()));
-        let size = metadata.memory_bytes.get(memory as usize);
-        images.push(Initial {
-            image: Arc::new(InitialImage::build(pieces)?),
-            size: *size.ok_or(InstallError::Metadata)? as usize,
-        });
-    }
-    Ok(images)
+/// What is known of a program when it has been instrumented.
+pub(crate) struct Known {
+    pub(crate) metadata: Metadata,
+    pub(crate) points: PointTable,
+    /// The bytes of the initial images, see [`images::Layout`].
+    pub(crate) data: Vec<u8>,
 }
 
-impl Metadata {
-    pub(crate) fn of(
-        program: &pass::Program,
-        instrumented: pass::Instrumented,
-    ) -> (Metadata, PointTable) {
+impl Known {
+    pub(crate) fn of(program: &pass::Program, instrumented: pass::Instrumented) -> Known {
         let module = program.module();
-        let piece = |p: &pass::Piece| (p.memory, p.at, p.bytes.start as u64, p.bytes.end as u64);
+        let (images, data) = images::lay_out(&module.bytes, &instrumented.segments);
         let metadata = Metadata {
-            pieces: instrumented.segments.iter().map(piece).collect(),
+            images,
             memories: module.memories.len() as u32,
             memory_bytes: module
                 .memories
@@ -386,7 +335,11 @@ impl Metadata {
             has_start: module.start.is_some(),
             names: name_section(&module.bytes),
         };
-        (metadata, instrumented.points)
+        Known {
+            metadata,
+            points: instrumented.points,
+            data,
+        }
     }
 }
 

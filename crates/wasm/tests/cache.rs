@@ -160,9 +160,9 @@ fn files_are_recognised_without_reading_them() {
         cache.identify(&file).unwrap()
     );
     // Changed in place, it is another program.
-    (&file).write_all(b"\0asm\x01\0\0\0\0\x01x").unwrap();
-    file.set_len(11).unwrap();
-    let empty = ProgramId::of(b"\0asm\x01\0\0\0\0\x01x");
+    (&file).write_all(b"\0asm\x01\0\0\0\0\x02\x01x").unwrap();
+    file.set_len(12).unwrap();
+    let empty = ProgramId::of(b"\0asm\x01\0\0\0\0\x02\x01x");
     assert_eq!(cache.identify(&file).unwrap(), empty);
     cache.install(&file, None, &mut silent).unwrap();
     assert!(
@@ -365,12 +365,12 @@ fn hostile_modules_meet_the_limits() {
     );
     assert!(error.to_string().contains("--build-time"));
     let poor = limited(BuildLimits {
-        memory_bytes: 16 << 20,
+        memory_bytes: 48 << 20,
         ..default
     });
     let error = build_error(add(&poor, &busy).0);
     assert!(
-        matches!(error, BuildError::Memory { limit: 0x100_0000 }),
+        matches!(error, BuildError::Memory { limit: 0x300_0000 }),
         "{error}"
     );
     assert!(error.to_string().contains("--build-memory"));

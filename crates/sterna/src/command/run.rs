@@ -38,7 +38,11 @@ pub(crate) struct Run {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The program's arguments.
-    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "ARGS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     arguments: Vec<OsString>,
 }
 
@@ -63,8 +67,12 @@ impl Run {
         }
         let key = key::own()?;
         let directory = RunDirectory::open()?;
-        let Ready { kind, program, name, bytes } =
-            kinds::from_file(&self.file, self.kind, &self.given.build)?;
+        let Ready {
+            kind,
+            program,
+            name,
+            bytes,
+        } = kinds::from_file(&self.file, self.kind, &self.given.build)?;
         let name = self.given.name.clone().unwrap_or(name);
         given::check_name(&name)?;
         let identity = Identity::new();
@@ -111,7 +119,10 @@ impl Run {
             limits: limits.clone(),
         };
         let environment = Environment {
-            arguments: [first.to_owned()].into_iter().chain(self.arguments.clone()).collect(),
+            arguments: [first.to_owned()]
+                .into_iter()
+                .chain(self.arguments.clone())
+                .collect(),
             variables: self.variables.iter().map(variable).collect::<Result<_>>()?,
             entry: self.invoke.clone(),
             resources: Resources {

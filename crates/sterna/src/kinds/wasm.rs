@@ -47,7 +47,9 @@ impl BuildOptions {
         let cpu_time = self.build_time.unwrap_or(default.cpu_time);
         BuildLimits {
             module_bytes,
-            artifact_bytes: module_bytes.saturating_mul(ratio).max(default.artifact_bytes),
+            artifact_bytes: module_bytes
+                .saturating_mul(ratio)
+                .max(default.artifact_bytes),
             memory_bytes: self.build_memory.unwrap_or(default.memory_bytes),
             cpu_time,
             time: default.time.max(cpu_time.saturating_mul(2)),
@@ -60,9 +62,8 @@ impl BuildOptions {
 pub(crate) fn cache(options: &BuildOptions) -> Result<(Engine, ProgramCache)> {
     let engine = Engine::new(EngineOptions::default())?;
     let directory = private::cache_directory()?;
-    let cache = ProgramCache::open(&directory, engine.clone(), options.limits()).context(
-        "could not use the program cache (name another one with STERNA_CACHE_DIR)",
-    )?;
+    let cache = ProgramCache::open(&directory, engine.clone(), options.limits())
+        .context("could not use the program cache (name another one with STERNA_CACHE_DIR)")?;
     Ok((engine, cache.launch(Launch::this_program(BUILDER))))
 }
 
@@ -133,10 +134,7 @@ fn kept(added: Result<Arc<Installed>, AddError>) -> Result<Arc<Installed>> {
 }
 
 /// Does work that may build, and shows how it gets on.
-pub(crate) fn building<T>(
-    name: &str,
-    work: impl FnOnce(OnProgress<'_>) -> Result<T>,
-) -> Result<T> {
+pub(crate) fn building<T>(name: &str, work: impl FnOnce(OnProgress<'_>) -> Result<T>) -> Result<T> {
     let mut shown = Building::new(&Plain(name).to_string());
     work(&mut |progress| {
         match progress {
@@ -151,12 +149,7 @@ pub(crate) fn building<T>(
     })
 }
 
-fn ready(
-    engine: Engine,
-    id: ProgramId,
-    installed: Arc<Installed>,
-    name: String,
-) -> Result<Ready> {
+fn ready(engine: Engine, id: ProgramId, installed: Arc<Installed>, name: String) -> Result<Ready> {
     let programs = Arc::new(One(id, Arc::clone(&installed)));
     let kind = WasmKind::new(engine, programs)
         .map_err(|error| anyhow!("could not set up the WebAssembly engine: {error:#}"))?;

@@ -18,7 +18,7 @@ pub(super) mod descriptor {
 }
 
 /// Most parts that a task makes.
-pub(super) const PARTS_MAX: usize = 3;
+pub(super) const PARTS_MAX: usize = 4;
 /// Longest message, in bytes.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Longest text in a message, in bytes.
@@ -31,6 +31,7 @@ pub(super) struct Job {
     pub(super) engine: EngineOptions,
     /// [`crate::cache::Compatibility`] of the engine that will run the result.
     pub(super) compatibility: String,
+    pub(super) memory_bytes: u64,
     pub(super) address_space_bytes: u64,
     pub(super) cpu_seconds: u64,
     pub(super) output_bytes: u64,

@@ -125,11 +125,13 @@ impl Builder {
             let job = self.job(Task::Program(self.options.clone()), false);
             let parts = self.in_process(&Build { job, input: bytes }, on_progress)?;
             if let Some(parts) = parts {
-                let [artifact, metadata, points] = parts.try_into().map_err(|_| nonsense())?;
+                let [artifact, metadata, points, data] =
+                    parts.try_into().map_err(|_| nonsense())?;
                 return Ok(MadeProgram {
                     artifact: Artifact::handed_over(artifact),
                     metadata,
                     points,
+                    data,
                 });
             }
         }
@@ -154,8 +156,7 @@ impl Builder {
         in_background: bool,
         on_progress: OnProgress<'_>,
     ) -> Result<Artifact, BuildError> {
-        let here = !in_background && wasm.len() as u64 <= self.limits.here_bytes;
-        if let (Launch::Process { .. }, false) = (&self.launch, here) {
+        if let Launch::Process { .. } = self.launch {
             let job = self.job(Task::Module, in_background);
             if let Some(parts) = self.in_process(&Build { job, input: wasm }, on_progress)? {
                 let [artifact] = parts.try_into().map_err(|_| nonsense())?;
@@ -171,6 +172,7 @@ impl Builder {
             task,
             engine: self.engine.options(),
             compatibility: self.compatibility.id.clone(),
+            memory_bytes: self.limits.memory_bytes,
             address_space_bytes: self.limits.memory_bytes
                 + PROGRAM_ADDRESS_SPACE
                 + threads * THREAD_ADDRESS_SPACE,

@@ -81,6 +81,12 @@ fn work(mut channels: Channels) -> std::io::Result<()> {
         // Refused only to who already steps back further.
         let _ = rustix::process::nice(BACKGROUND_NICE);
     }
+    let memory = rustix::process::Rlimit {
+        current: Some(job.memory_bytes),
+        maximum: Some(job.memory_bytes),
+    };
+    // The address space is limited too, but that counts what is only reserved and must leave room for it.
+    let memory = rustix::process::setrlimit(rustix::process::Resource::Data, memory);
     let confined = Confinement::new()
         .limits(Limits {
             address_space_bytes: Some(job.address_space_bytes),
@@ -89,9 +95,11 @@ fn work(mut channels: Channels) -> std::io::Result<()> {
             file_bytes: Some(job.output_bytes),
         })
         .apply();
-    channels
-        .report
-        .say(&Message::Confined(confined.to_string()))?;
+    let mut confined = confined.to_string();
+    if let Err(error) = memory {
+        confined = format!("{confined}; no limit of memory: {error}");
+    }
+    channels.report.say(&Message::Confined(confined))?;
     let mut bytes = Vec::new();
     let length = channels.input.seek(std::io::SeekFrom::End(0))?;
     channels.input.rewind()?;
@@ -124,7 +132,12 @@ fn make(job: &Job, bytes: Vec<u8>, report: &mut Report) -> Result<Vec<Vec<u8>>, 
                 // Who does not listen any more has ended, and so will this process.
                 let _ = report.say(&Message::Stage(stage));
             })?;
-            Ok(vec![made.artifact.into_bytes(), made.metadata, made.points])
+            Ok(vec![
+                made.artifact.into_bytes(),
+                made.metadata,
+                made.points,
+                made.data,
+            ])
         }
         Task::Module => Ok(vec![task::module(&engine, &bytes)?.into_bytes()]),
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::job::{Failure, Stage};
 use crate::engine::Engine;
-use crate::installed::Metadata;
+use crate::installed::Known;
 use crate::pass;
 
 /// Native code that a builder made: the bytes that `precompile_module` returned.
@@ -30,10 +30,12 @@ impl Artifact {
 #[derive(Debug)]
 pub(crate) struct MadeProgram {
     pub(crate) artifact: Artifact,
-    /// A [`Metadata`].
+    /// A [`Metadata`](crate::installed::Metadata).
     pub(crate) metadata: Vec<u8>,
     /// A [`pass::PointTable`].
     pub(crate) points: Vec<u8>,
+    /// The bytes of the initial images.
+    pub(crate) data: Vec<u8>,
 }
 
 /// Instruments and compiles a program.
@@ -49,13 +51,14 @@ pub(super) fn program(
     let instrumented = program.instrument()?;
     report(Stage::Compiling(instrumented.wasm.len() as u64));
     let artifact = module(engine, &instrumented.wasm)?;
-    let (metadata, points) = Metadata::of(&program, instrumented);
+    let known = Known::of(&program, instrumented);
     let encode =
         |bytes: postcard::Result<Vec<u8>>| bytes.map_err(|e| Failure::Output(e.to_string()));
     Ok(MadeProgram {
         artifact,
-        metadata: encode(postcard::to_stdvec(&metadata))?,
-        points: encode(postcard::to_stdvec(&points))?,
+        metadata: encode(postcard::to_stdvec(&known.metadata))?,
+        points: encode(postcard::to_stdvec(&known.points))?,
+        data: known.data,
     })
 }
 

@@ -79,6 +79,19 @@ impl Folder {
         metadata.modified().ok()
     }
 
+    /// Removes the folder if it holds nothing but its lock. The caller has it.
+    pub(super) fn remove_if_empty(&self) {
+        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        if entries
+            .map(|entry| entry.file_name())
+            .all(|name| name == LOCK)
+        {
+            // Whoever waits for it meanwhile finds it gone and makes another.
+            let _ = std::fs::remove_file(self.0.join(LOCK));
+            let _ = std::fs::remove_dir(&self.0);
+        }
+    }
+
     /// Removes what lies in a folder of artifacts, and what others left unfinished. The caller holds the lock.
     pub(super) fn clear(&self, made: &Path) {
         let left = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();

@@ -74,6 +74,8 @@ impl ProgramCache {
     /// The folder cannot be read.
     pub fn list(&self) -> io::Result<Vec<Entry>> {
         let mut entries: Vec<Entry> = self.ids()?.iter().map(|id| self.entry(id)).collect();
+        // What is being built has nothing to show yet.
+        entries.retain(|entry| entry.bytes() > 0);
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.last_used));
         Ok(entries)
     }

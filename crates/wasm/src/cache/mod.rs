@@ -48,6 +48,7 @@ use crate::builder::{BuildError, BuildLimits, Builder, Launch, MadeProgram, OnPr
 use crate::engine::Engine;
 use crate::installed::{InstallError, Installed};
 use folder::{About, Folder, Lock};
+use shelf::OnShelf;
 
 /// Version of the cache's layout.
 const LAYOUT_VERSION: u32 = 1;
@@ -183,7 +184,11 @@ impl ProgramCache {
         if let Some(program) = self.ready(&id) {
             return Ok(program);
         }
-        let made = self.builder.program(bytes, on_progress)?;
+        let made = self.builder.program(bytes, on_progress);
+        if made.is_err() && lock.is_ok() {
+            folder.remove_if_empty();
+        }
+        let made = made?;
         let kept = lock.and_then(|lock| {
             let _ = on_progress(Progress::Keeping);
             Shelf::keep(&folder, &self.builder, bytes, &made)?;
@@ -275,9 +280,13 @@ impl ProgramCache {
 
     /// Loads what is in the cache, and shares it with others in this process who load it at the same time.
     fn load(&self, id: &ProgramId) -> io::Result<Arc<Installed>> {
-        let on_shelf = Shelf::open(self.folder(id), *id, &self.builder)?;
-        let program = Installed::from_shelf(on_shelf.shelf, on_shelf.module, on_shelf.metadata);
-        let program = Arc::new(program.map_err(io::Error::other)?);
+        let OnShelf {
+            shelf,
+            module,
+            metadata,
+            images,
+        } = Shelf::open(self.folder(id), *id, &self.builder)?;
+        let program = Arc::new(Installed::from_shelf(shelf, module, metadata, images));
         self.folder(id).touch();
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = loaded.get(id).and_then(Weak::upgrade) {

@@ -7,6 +7,7 @@
 //!                 main.meta          Main: checksums, Metadata
 //!                 main.cwasm         native code
 //!                 points             PointTable
+//!                 images             pages with data of the initial memories
 //!                 continuations      Vec<Kept>: the modules of continuations and what is in each
 //!                 cont-HASH.cwasm    native code
 //!                 verified           see `verified`
@@ -31,18 +32,23 @@ use super::folder::{Folder, Lock};
 use super::native;
 use super::verified::Verified;
 use crate::builder::{Artifact, Builder, MadeProgram};
-use crate::installed::{CompiledContinuations, Key, Metadata};
+use crate::installed::{CompiledContinuations, Key, Metadata, images};
+use crate::memory::Initial;
 use crate::pass::{Param, PointTable};
 
 pub(super) const META: &str = "main.meta";
 const ARTIFACT: &str = "main.cwasm";
 const POINTS: &str = "points";
+const IMAGES: &str = "images";
 const CONTINUATIONS: &str = "continuations";
 pub(super) const CONTINUATION_PREFIX: &str = "cont-";
 /// Native code of continuations that is kept of one program, in bytes.
 pub(crate) const CONTINUATION_BYTES_MAX: u64 = 512 << 20;
 /// Modules of continuations that are kept of one program.
 const CONTINUATION_MODULES_MAX: usize = 2048;
+
+/// Initial data from which on it is put in place while the native code is loaded, in bytes: then a thread is worth it.
+const PARALLEL_BYTES_MIN: u64 = 1 << 20;
 
 /// Contents of `main.meta`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,6 +57,7 @@ pub(super) struct Main {
     module: Sum,
     artifact: Sum,
     points: Sum,
+    images: Sum,
     metadata: Metadata,
 }
 
@@ -94,6 +101,7 @@ pub(super) struct OnShelf {
     pub(super) shelf: Shelf,
     pub(super) module: Module,
     pub(super) metadata: Metadata,
+    pub(super) images: Vec<Initial>,
 }
 
 impl Shelf {
@@ -114,8 +122,24 @@ impl Shelf {
         let artifact = open(&made, ARTIFACT, &main.artifact)?;
         let points = open(&made, POINTS, &main.points)?.0;
         let module = open(folder.path(), super::folder::MODULE, &main.module)?.0;
+        let data = open(&made, IMAGES, &main.images)?;
         verified.remember(&made);
-        let compiled = native::load(builder.engine(), artifact)
+        let mapped = native::map(&data).map_err(about(IMAGES))?;
+        let (metadata, data) = (&main.metadata, mapped.bytes());
+        let images = || images::build(&metadata, data);
+        let load = || native::load(builder.engine(), artifact);
+        let (images, compiled) = if main.images.bytes < PARALLEL_BYTES_MIN {
+            (images(), load())
+        } else {
+            std::thread::scope(|scope| {
+                let images = scope.spawn(images);
+                let compiled = load();
+                let panicked = |panic| std::panic::resume_unwind(panic);
+                (images.join().unwrap_or_else(panicked), compiled)
+            })
+        };
+        let images = images.map_err(io::Error::other)?;
+        let compiled = compiled
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{error:#}")))?;
         let shelf = Shelf {
             made,
@@ -132,6 +156,7 @@ impl Shelf {
             shelf,
             module: compiled,
             metadata: main.metadata,
+            images,
         })
     }
 
@@ -158,6 +183,7 @@ impl Shelf {
         write(folder.path(), super::folder::MODULE, module)?;
         write(&shelf, ARTIFACT, made.artifact.bytes())?;
         write(&shelf, POINTS, &made.points)?;
+        write(&shelf, IMAGES, &made.data)?;
         let invalid = |source: io::Error| KeepError {
             path: shelf.join(META),
             source,
@@ -168,6 +194,7 @@ impl Shelf {
             module: Sum::of(module),
             artifact: Sum::of(made.artifact.bytes()),
             points: Sum::of(&made.points),
+            images: Sum::of(&made.data),
             metadata: metadata.map_err(invalid)?,
         };
         // Last: it makes the others valid.

@@ -652,8 +652,10 @@ impl<'a> Emitter<'_, 'a> {
         let point = plan
             .point_at(index)
             .expect("every live loop header is a point");
-        for (height, &ty) in point.stack.iter().enumerate().rev() {
-            let local = self.field(Field::Stack(height as u32), ty);
+        // The operands below its parameters are kept already, and may belong to frames outside.
+        let frame = plan.frame_opened_at(index);
+        for (at, &ty) in frame.params.iter().enumerate().rev() {
+            let local = self.field(Field::Stack(frame.height + at as u32), ty);
             self.put(&Instruction::LocalSet(local));
         }
         self.go_to_header(point);

@@ -6,6 +6,9 @@ use wasmparser::ValType;
 use super::emit::{Helper, Kept, Look, constant, encoded};
 use super::module::Module;
 
+/// By how many elements a table of kept references grows.
+pub(crate) const KEPT_PORTION: u32 = 64;
+
 /// Indices in the main module that helpers need.
 pub(crate) struct Places<'m> {
     pub(crate) module: &'m Module,
@@ -163,7 +166,7 @@ fn keep(table: u32, count: u32) -> Function {
     code.global_get(count).table_size(table).i32_ge_u();
     code.if_(BlockType::Empty)
         .local_get(0)
-        .i32_const(64)
+        .i32_const(KEPT_PORTION as i32)
         .table_grow(table)
         .drop()
         .end();

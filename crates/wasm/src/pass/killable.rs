@@ -52,7 +52,7 @@ pub(crate) fn killable(bytes: &[u8]) -> Result<Killable, InstrumentError> {
         .map_err(|error| InstrumentError::Rewrite(error.to_string()))?;
     let bytes_of = |memory: &MemoryType| {
         let page = memory.page_size_log2.unwrap_or(16);
-        memory.initial.checked_mul(1 << page).unwrap_or(u64::MAX)
+        memory.initial.saturating_mul(1 << page)
     };
     Ok(Killable {
         wasm: module.finish(),

@@ -17,7 +17,7 @@ mod calls;
 pub(crate) mod continuation;
 pub(crate) mod cost;
 pub(crate) mod emit;
-mod helpers;
+pub(crate) mod helpers;
 pub(crate) mod killable;
 mod liveness;
 mod main_module;

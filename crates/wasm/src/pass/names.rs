@@ -4,8 +4,8 @@ use super::emit::{Entry, Helper, Kept};
 
 /// Module name of the one import that the pass adds.
 pub(crate) const IMPORT_MODULE: &str = "sterna";
-/// What the names of all exports that the pass adds begin with.
-pub(crate) const RESERVED: &str = "sterna:";
+/// How the names of all exports begin that the pass adds.
+pub(crate) const EXPORT_PREFIX: &str = "sterna:";
 /// Name of the memory with the word and the records.
 pub(crate) const CONTROL: &str = "control";
 /// Name of the global that counts down the remaining call depth.

@@ -9,6 +9,7 @@ use wasmparser::{Operator, ValType};
 use super::InstrumentError;
 use super::calls::CallGraph;
 use super::liveness;
+use super::main_module::outlined_loops;
 use super::module::Module;
 use super::polls;
 use super::read;
@@ -252,15 +253,17 @@ impl<'a> Plan<'a> {
     }
 
     /// Decides which loops are polled, then marks the values that lie on the operand stack (`held`,
-    /// by point) wherever the function can stop.
+    /// by point) wherever the function can stop, or goes on in a function of its own.
     fn settle_polls(&mut self, held: &[Vec<u32>]) {
         let polled = polls::needed(self);
+        let outlined: Vec<usize> = outlined_loops(self).collect();
         for index in 0..self.points.len() {
             let point = &mut self.points[index];
             if let PointKind::Loop { polled: here } = &mut point.kind {
                 *here = polled[point.op];
             }
-            if self.points[index].stops() {
+            let point = &self.points[index];
+            if point.stops() || outlined.binary_search(&point.op).is_ok() {
                 for &value in &held[index] {
                     self.values[value as usize].kept = true;
                 }
