@@ -12,7 +12,7 @@ use wasmtime::{
     ResourceLimiter, Store, Val,
 };
 
-use crate::pass::helpers::KEPT_PORTION;
+use crate::pass::routines::KEPT_PORTION;
 use crate::stop::Signals;
 use crate::wait::wait;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use sterna_process::image::{Image, ImageHeader, Section, Sections};
 use sterna_process::{
     CaptureError, Control, Environment, Identity, Incoming, Kind, Limits, Memory, MemoryLayout,
-    PAGE_SIZE, PageSource, PauseRefused, Paused, Pausing, PrepareError, Process, Program,
+    PAGE_SIZE, PageSource, PauseRefused, Paused, Pausing, Plain, PrepareError, Process, Program,
     ProgramId, Resources, RestoreError, Running, SpawnError, Tag,
 };
 use sterna_wasi::{Wasi, WasiState};
@@ -307,10 +307,7 @@ impl Paused for Standing {
             .as_ref()
             .map(Wasi::capture)
             .transpose();
-        let wasi = wasi.map_err(|error| CaptureError::Uncapturable {
-            what: describe::chain(&error),
-            remedy: "let the program close it first".into(),
-        })?;
+        let wasi = wasi.map_err(|error| uncapturable(&error))?;
         let frames = guest.frames().map_err(failed)?;
         let state = guest.state(
             nanoseconds_since_epoch(seat.started),
@@ -346,6 +343,17 @@ impl Paused for Standing {
     fn discard(self: Box<Self>) {}
 }
 
+/// What the process has open that cannot be put into an image, and why.
+fn uncapturable(error: &sterna_wasi::CaptureError) -> CaptureError {
+    let open =
+        |one: &sterna_wasi::Unmovable| format!("descriptor {} ({})", one.number, Plain(&one.label));
+    let why = error.0.first().map_or("", |first| first.why);
+    CaptureError::Uncapturable {
+        what: error.0.iter().map(open).collect::<Vec<_>>().join(", "),
+        remedy: format!("it {why}"),
+    }
+}
+
 impl Drop for Standing {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.guest, Held::Gone) {
@@ -376,24 +384,7 @@ impl Incoming for Arriving {
         resources: Resources,
         rest: Option<Box<dyn PageSource>>,
     ) -> Result<Box<dyn Paused>, RestoreError> {
-        let header = &image.header;
-        if header.kind != KIND {
-            return Err(RestoreError::WrongKind {
-                found: header.kind.clone(),
-                expected: KIND,
-            });
-        }
-        if header.program != self.program {
-            return Err(RestoreError::WrongProgram {
-                found: header.program,
-                expected: self.program,
-            });
-        }
-        if rest.is_some() {
-            return Err(RestoreError::Inconsistent {
-                reason: "its pages were to come after it, which this kind cannot do yet".into(),
-            });
-        }
+        self.check(&image.header, rest.is_some())?;
         let sections = &mut image.sections;
         let frames: Vec<Frame<Value>> = sections.require(&FRAMES, VERSION..=VERSION)?.decode()?;
         let state: State = sections.require(&STATE, VERSION..=VERSION)?.decode()?;
@@ -430,6 +421,28 @@ impl Incoming for Arriving {
             seat,
             guest: Held::Here(Box::new(self.guest)),
         }))
+    }
+}
+
+impl Arriving {
+    /// Whether an image can become this process.
+    fn check(&self, header: &ImageHeader, pages_later: bool) -> Result<(), RestoreError> {
+        if header.kind != KIND {
+            let found = header.kind.clone();
+            return Err(RestoreError::WrongKind {
+                found,
+                expected: KIND,
+            });
+        }
+        if header.program != self.program {
+            let (found, expected) = (header.program, self.program);
+            return Err(RestoreError::WrongProgram { found, expected });
+        }
+        if pages_later {
+            let reason = "its pages were to come after it, which this kind cannot do yet".into();
+            return Err(RestoreError::Inconsistent { reason });
+        }
+        Ok(())
     }
 }
 

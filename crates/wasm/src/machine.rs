@@ -13,7 +13,7 @@ use wasmtime::{AsContextMut, Extern, Func, Instance, Store, Val, ValType};
 use crate::control::Control;
 use crate::frames::{self, Frame, KeptReferences, ReadFramesError};
 use crate::installed::{CompiledContinuations, InstallError, Installed, Place};
-use crate::pass::{Param, ValueType, emit::Kept, names};
+use crate::pass::{Param, ValueType, names, routines::Kept};
 
 /// How a call, or a piece of it, ended.
 #[derive(Debug)]

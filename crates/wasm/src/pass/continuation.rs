@@ -15,12 +15,16 @@ use wasmparser::ValType;
 
 use super::calls::CallGraph;
 use super::cost::Charges;
-use super::emit::{self, Entry, Helper, Look, Target};
-use super::main_module::{encode_all, outlined_loops};
+use super::emit::{self, Entry, Target};
+use super::encoding::encoded;
+use super::look::Look;
+use super::main_module::outlined_loops;
 use super::module::Module;
 use super::plan::{Plan, PointKind};
 use super::record::Field;
-use super::{InstrumentError, Options, helpers, names};
+use super::routines::{self, Helper};
+use super::signatures::encode_all;
+use super::{InstrumentError, Options, names};
 
 /// Parameters that a function may have (the limit of the engines, JavaScript API specification).
 const PARAMS_MAX: usize = 1_000;
@@ -407,7 +411,7 @@ impl<'b> Writer<'b> {
             }
             Other::Global(index) => {
                 let ty = &module.globals[index as usize];
-                let val_type = emit::encoded(ty.content_type);
+                let val_type = encoded(ty.content_type);
                 let ty = GlobalType {
                     val_type,
                     mutable: ty.mutable,
@@ -458,7 +462,7 @@ impl Target for Writer<'_> {
     }
 
     fn helper(&mut self, helper: Helper) -> u32 {
-        let (params, results) = helpers::signature(&self.builder.module, helper);
+        let (params, results) = routines::signature(&self.builder.module, helper);
         let ty = self.signature(&params, &results);
         self.import_function(names::helper(helper), ty)
     }

@@ -43,8 +43,8 @@ impl Random {
 pub(crate) struct Shared {
     /// Calls of the host so far, from which it makes up its results.
     pub(crate) host_calls: u64,
-    /// What the host was called with, in a hash.
-    pub(crate) log: blake3::Hasher,
+    /// What the host was called with, in a line each.
+    pub(crate) log: String,
     /// Whether the host call at hand was cancelled, and so is to be issued again.
     pub(crate) cancelled: bool,
     /// In a stoppable guest: its word, and what decides whether to cancel a call.
@@ -55,7 +55,7 @@ impl Shared {
     pub(crate) fn new() -> Shared {
         Shared {
             host_calls: 0,
-            log: blake3::Hasher::new(),
+            log: String::new(),
             cancelled: false,
             canceller: None,
         }
@@ -243,6 +243,9 @@ fn call_stopping(
             Ok(Ended::Returned(results)) => break Ok(results),
             Ok(Ended::Stopped) => {
                 stopped += 1;
+                if std::env::var_os("STERNA_TRACE").is_some() {
+                    eprintln!("stop {stopped}: {:?}", machine.frames);
+                }
                 arm(machine, stopped, &mut stops);
                 ended = now(machine.go_on(store, cancelled));
             }

@@ -11,6 +11,7 @@ use wasmtime::{
 use super::now;
 use super::rig::{self, Guest, NoGuest, Random, Shared};
 use crate::Engine;
+use crate::pass::{Options, Program};
 
 /// Modules of the default run.
 const MODULES: u64 = 300;
@@ -97,7 +98,7 @@ fn host_function(store: &mut Store<Shared>, at: usize, ty: &wasmtime::FuncType) 
             return Ok(());
         }
         shared.host_calls += 1;
-        shared.log.update(format!("{at}: {text}\n").as_bytes());
+        shared.log += &format!("{at}: {text}\n");
         let seed = shared.host_calls * 31 + at as u64;
         for (number, (result, ty)) in results.iter_mut().zip(&types).enumerate() {
             *result = value(&mut caller, seed + number as u64, ty);
@@ -122,7 +123,7 @@ fn value(mut store: impl wasmtime::AsContextMut, seed: u64, ty: &ValType) -> Val
         ValType::V128 => Val::V128((u128::from(bits) << 64 | u128::from(!bits)).into()),
         ValType::Ref(ty) if ty.heap_type().is_extern() && bits % 2 == 0 => {
             let external = ExternRef::new(&mut store, bits as u32);
-            Val::ExternRef(external.ok())
+            Val::ExternRef(Some(external.expect("room for a reference")))
         }
         ValType::Ref(ty) if ty.heap_type().is_extern() => Val::ExternRef(None),
         ValType::Ref(_) => Val::FuncRef(None),
@@ -140,6 +141,7 @@ pub(crate) enum Compared {
 }
 
 /// Runs all exports both ways. Panics with what is different.
+// long because: one comparison, step by step
 pub(crate) fn compare(engine: &Engine, bytes: &[u8], seed: u64, stops: &mut u64) -> Compared {
     let mut random = Random::new(seed);
     let mut stores = [0, 1].map(|_| Store::new(engine.wasmtime(), Shared::new()));
@@ -180,6 +182,13 @@ pub(crate) fn compare(engine: &Engine, bytes: &[u8], seed: u64, stops: &mut u64)
         .exports()
         .map(|export| export.name().to_owned())
         .collect();
+    // A host function that is exported again has no caller that would issue a cancelled call again.
+    let program = Program::parse(bytes.into(), Options::default()).expect("it was parsed before");
+    let module = program.module();
+    let of_host = |name: &String| {
+        let mut exports = module.exports.iter();
+        exports.any(|export| &export.name == name && export.index < module.imported_functions)
+    };
     for name in &names {
         let Some(function) = plain.instance().get_func(&mut *plain_store, name) else {
             continue;
@@ -200,7 +209,7 @@ pub(crate) fn compare(engine: &Engine, bytes: &[u8], seed: u64, stops: &mut u64)
         let function = stoppable.instance().get_func(&mut *store, name);
         let function = function.expect("all exports are kept");
         let stoppable_args = args(store);
-        let stopping = Some((&mut random, &mut *stops));
+        let stopping = (!of_host(name)).then_some((&mut random, &mut *stops));
         let stopped = stoppable.call(store, function, &stoppable_args, stopping);
         let stopped = match stopped {
             Ok(values) => Ok(rig::show(&*store, &values)),
@@ -217,8 +226,8 @@ pub(crate) fn compare(engine: &Engine, bytes: &[u8], seed: u64, stops: &mut u64)
             "seed {seed}, after export {name:?}"
         );
         assert_eq!(
-            plain_store.data().log.finalize(),
-            store.data().log.finalize(),
+            plain_store.data().log,
+            store.data().log,
             "seed {seed}, export {name:?}: what the host was called with"
         );
     }

@@ -27,6 +27,7 @@ fn threads() -> BTreeMap<String, usize> {
 }
 
 #[test]
+// long because: one story, told in order
 fn three_hundred_leave_nothing_behind() {
     if std::env::var_os(ALONE).is_none() {
         let this = std::env::current_exe().unwrap();
