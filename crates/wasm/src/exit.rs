@@ -24,6 +24,14 @@ pub(crate) fn exit_of(guest: &mut Guest, error: MachineError) -> Exit {
     exit_for(&error, what, killed, back_trace)
 }
 
+/// How a process ended whose task panicked: that is this program's fault, and only this process's end.
+pub(crate) fn exit_of_panic() -> Exit {
+    Exit::Trapped {
+        what: "an error of Sterna itself, which its log tells more about".into(),
+        back_trace: String::new(),
+    }
+}
+
 /// How a process ended whose guest's call failed with `error`, which means `trap` if that is given.
 pub(crate) fn exit_for(
     error: &wasmtime::Error,

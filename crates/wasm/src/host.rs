@@ -12,6 +12,7 @@ use wasmtime::{
     ResourceLimiter, Store, Val,
 };
 
+use crate::pass::routines::KEPT_PORTION;
 use crate::stop::Signals;
 use crate::wait::wait;
 
@@ -33,11 +34,12 @@ pub(crate) struct Host {
 impl Host {
     /// Of a guest that has been given nothing yet.
     pub(crate) fn new(limits: &sterna_process::Limits) -> Host {
+        let signals = Arc::<Signals>::default();
         Host {
             wasi: None,
             memory: None,
-            signals: Arc::default(),
-            limits: Growth::new(limits),
+            limits: Growth::new(limits, signals.clone()),
+            signals,
             cancelled: false,
         }
     }
@@ -61,11 +63,13 @@ pub(crate) struct Growth {
     /// Bytes of all memories, for whoever watches.
     pub(crate) memory_bytes: Arc<AtomicU64>,
     table_elements: u64,
+    signals: Arc<Signals>,
 }
 
 impl Growth {
-    pub(crate) fn new(limits: &sterna_process::Limits) -> Growth {
+    pub(crate) fn new(limits: &sterna_process::Limits, signals: Arc<Signals>) -> Growth {
         Growth {
+            signals,
             memory_bytes_max: limits.memory_bytes_max,
             table_elements_max: limits.table_elements_max,
             memory_bytes: Arc::default(),
@@ -78,7 +82,7 @@ impl Growth {
         *self = Growth {
             memory_bytes: self.memory_bytes.clone(),
             table_elements: self.table_elements,
-            ..Growth::new(limits)
+            ..Growth::new(limits, self.signals.clone())
         };
     }
 }
@@ -115,6 +119,11 @@ impl ResourceLimiter for Growth {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        let more = desired.saturating_sub(current);
+        if more <= KEPT_PORTION as usize && self.signals.unwinding.load(Ordering::Acquire) {
+            // Not the program grows it, but what keeps its references while it is stopped.
+            return Ok(true);
+        }
         let possible = maximum.is_none_or(|maximum| desired <= maximum);
         Ok(possible
             && grant(

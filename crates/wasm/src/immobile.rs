@@ -21,7 +21,7 @@ use wasmtime::{
 
 use crate::cpu::{self, CpuMeter, Limited};
 use crate::engine::{self, EngineError, EngineOptions};
-use crate::exit::exit_for;
+use crate::exit::{exit_for, exit_of_panic};
 use crate::host::{self, Host, ImportError, KilledInCall};
 use crate::kind::KIND;
 use crate::pass::InstrumentError;
@@ -254,6 +254,7 @@ impl Seat {
         instance: Instance,
         stages: VecDeque<Stage>,
     ) {
+        let _contained = Contained(&self);
         let ran = if self.signals.killed.load(Ordering::Acquire) {
             Err(KilledInCall.into())
         } else {
@@ -269,6 +270,10 @@ impl Seat {
         };
         // The last descriptors are closed before anybody hears of the end.
         drop(store);
+        self.finish(exit);
+    }
+
+    fn finish(&self, exit: Exit) {
         let mut end = self.end();
         let exit = match end.broke.take() {
             Some(what) if exit == Exit::Killed => Exit::Trapped {
@@ -277,8 +282,19 @@ impl Seat {
             },
             _ => exit,
         };
-        end.exit = Some(exit);
+        end.exit.get_or_insert(exit);
         self.ended.notify_all();
+    }
+}
+
+/// Ends the process if its task panics.
+struct Contained<'s>(&'s Seat);
+
+impl Drop for Contained<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.finish(exit_of_panic());
+        }
     }
 }
 

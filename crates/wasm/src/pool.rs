@@ -6,8 +6,9 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -44,8 +45,9 @@ const WOKEN: u8 = 3;
 pub(crate) struct Pool {
     queue: Mutex<Queue>,
     ready: Condvar,
-    /// Threads that stand still with a stopped guest: they do not count.
-    parked: AtomicUsize,
+    /// Threads that stand still with a stopped guest: they do not count. Below zero for a moment if one
+    /// is let go before it has been counted.
+    parked: AtomicIsize,
 }
 
 #[derive(Default)]
@@ -94,7 +96,8 @@ impl Pool {
         let mut queue = self.queue();
         queue.tasks.push_back(task);
         let enough = queue.idle >= queue.tasks.len();
-        if enough || queue.threads >= THREADS_MAX + self.parked.load(Ordering::Relaxed) {
+        let parked = usize::try_from(self.parked.load(Ordering::Relaxed)).unwrap_or(0);
+        if enough || queue.threads >= THREADS_MAX + parked {
             self.ready.notify_one();
             return;
         }
@@ -142,11 +145,13 @@ impl Task {
         self.state.store(RUNNING, Ordering::Release);
         let waker = Waker::from(self.clone());
         self.shift.begin();
-        let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+        let mut context = Context::from_waker(&waker);
+        // A panic ends the task, not the thread: it has been reported by now.
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));
         self.shift.end();
         match polled {
-            Poll::Ready(()) => *work = None,
-            Poll::Pending => {
+            Ok(Poll::Ready(())) | Err(_) => *work = None,
+            Ok(Poll::Pending) => {
                 drop(work);
                 let idle = self.state.compare_exchange(
                     RUNNING,
@@ -176,5 +181,37 @@ impl Wake for Task {
         if before == Ok(IDLING) {
             self.pool.push(self.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    struct Unmetered;
+
+    impl Shift for Unmetered {
+        fn begin(&self) {}
+
+        fn end(&self) {}
+    }
+
+    #[test]
+    fn a_panic_ends_its_task_and_no_other() {
+        let pool: &'static Pool = Box::leak(Box::default());
+        let (done, all_done) = mpsc::channel();
+        for number in 0..10 {
+            let done = done.clone();
+            pool.start(Arc::new(Unmetered), async move {
+                assert!(number % 2 == 0, "as it should");
+                done.send(number).unwrap();
+            });
+        }
+        drop(done);
+        let mut numbers: Vec<i32> = all_done.iter().collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [0, 2, 4, 6, 8]);
     }
 }

@@ -14,7 +14,7 @@ use sterna_sys::gate::Verdict;
 
 use crate::cpu::{CpuMeter, Limited};
 use crate::describe;
-use crate::exit::exit_of;
+use crate::exit::{exit_of, exit_of_panic};
 use crate::guest::{Guest, Stretch};
 use crate::pages::GuestPages;
 use crate::pool::Pool;
@@ -121,6 +121,7 @@ impl Seat {
     }
 
     async fn work(self: Arc<Self>, mut guest: Guest) {
+        let _contained = Contained(&self);
         loop {
             if let Some(wasi) = &mut guest.store.data_mut().wasi {
                 wasi.start_clock();
@@ -249,6 +250,17 @@ impl Seat {
             self.stopper.release(Verdict::Unwind);
         } else {
             self.end(Exit::Departed);
+        }
+    }
+}
+
+/// Ends the process if its task panics.
+struct Contained<'s>(&'s Seat);
+
+impl Drop for Contained<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end(exit_of_panic());
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Stopper {
 }
 
 /// What a guest's host calls, who stops it and who watches it tell each other.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Signals {
     /// Where the guest stands still.
     pub(crate) gate: Gate,
@@ -37,6 +37,8 @@ pub(crate) struct Signals {
     pub(crate) waiting: AtomicBool,
     /// Whether it is to end.
     pub(crate) killed: AtomicBool,
+    /// Whether its word is set: what it does now is saving its frames.
+    pub(crate) unwinding: AtomicBool,
 }
 
 /// What came of asking a guest to stop.
@@ -134,6 +136,7 @@ impl Stopper {
     }
 
     fn set(&self, word: u32) {
+        self.signals.unwinding.store(word != 0, Ordering::Release);
         // Only a lack of kernel memory for splitting a mapping could refuse, and this joins two.
         self.control
             .page()

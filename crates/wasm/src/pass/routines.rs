@@ -7,6 +7,9 @@ use super::encoding::{constant, encoded};
 use super::look::Look;
 use super::module::Module;
 
+/// By how many elements a table of kept references grows.
+pub(crate) const KEPT_PORTION: u32 = 64;
+
 /// A function of the main module that others call for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Helper {
@@ -205,7 +208,7 @@ fn keep(table: u32, count: u32) -> Function {
     code.global_get(count).table_size(table).i32_ge_u();
     code.if_(BlockType::Empty)
         .local_get(0)
-        .i32_const(64)
+        .i32_const(KEPT_PORTION as i32)
         .table_grow(table)
         .drop()
         .end();

@@ -41,6 +41,8 @@ enum Stage {
     },
 }
 
+type Frames = Vec<Frame<Value>>;
+
 const PROGRAM: &str = r#"(module
     (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
     (memory (export "memory") 1 10)
@@ -90,7 +92,7 @@ fn state() -> State {
     section(&genuine().image, &STATE)
 }
 
-fn frames() -> Vec<Frame<Value>> {
+fn frames() -> Frames {
     section(&genuine().image, &FRAMES)
 }
 
@@ -185,13 +187,12 @@ fn sections_missing_left_over_and_of_other_versions() {
 
 #[test]
 fn frames_that_do_not_fit() {
-    let forged = |change: &dyn Fn(&mut Vec<Frame<Value>>)| {
+    let forged = |change: &dyn Fn(&mut Frames)| {
         let mut frames = frames();
         change(&mut frames);
         with(&FRAMES, &frames)
     };
-    type Change<'c> = &'c dyn Fn(&mut Vec<Frame<Value>>);
-    let changes: [Change<'_>; 19] = [
+    let changes: [&dyn Fn(&mut Frames); 19] = [
         &|f| f[0].function = 0,
         &|f| f[0].function = 3,
         &|f| f[0].function = u32::MAX,

@@ -109,3 +109,21 @@ fn descriptors() {
     assert_eq!(exit, Exit::Code(1), "{printed}");
     assert!(printed.contains("files: "), "{printed}");
 }
+
+#[test]
+fn what_is_kept_of_a_stopped_process_is_not_counted() {
+    let wat = r#"(module
+        (table $t 3 funcref) (elem (i32.const 0) func $f)
+        (func $f)
+        (func (export "_start") (local $kept funcref)
+            (local.set $kept (table.get $t (i32.const 0)))
+            (loop (table.set $t (i32.const 1) (local.get $kept)) (br 0))))"#;
+    let job = Job::wat(wat).limits(|limits| limits.table_elements_max = 3);
+    let mut running = job.start();
+    for _ in 0..3 {
+        until(|| running.control.stats().cpu_time > Duration::ZERO);
+        running = job.hop(running).unwrap();
+    }
+    running.control.kill();
+    assert_eq!(ended(&running.control), Exit::Killed);
+}
