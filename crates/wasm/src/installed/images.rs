@@ -62,7 +62,10 @@ pub(crate) fn build(metadata: &Metadata, bytes: &[u8]) -> Result<Vec<Initial>, I
     for memory in metadata.imported_memories..metadata.memories {
         let size = metadata.memory_bytes.get(memory as usize);
         let size = *size.ok_or(InstallError::Metadata)? as usize;
-        let layout = metadata.images.iter().find(|layout| layout.memory == memory);
+        let layout = metadata
+            .images
+            .iter()
+            .find(|layout| layout.memory == memory);
         let Some(layout) = layout else {
             images.push(Initial { image: None, size });
             continue;

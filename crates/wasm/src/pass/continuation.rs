@@ -22,9 +22,6 @@ use super::plan::Plan;
 use super::record::Field;
 use super::{InstrumentError, Options, helpers, names};
 
-/// Parameters that a function may have (the limit of the engines, JavaScript API specification).
-const PARAMS_MAX: usize = 1_000;
-
 /// What a continuation takes, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Param {
@@ -105,7 +102,7 @@ impl ContinuationBuilder {
     /// As [`ContinuationBuilder::build`].
     pub fn loop_headers(&self, function: u32) -> Result<Vec<Entry>, InstrumentError> {
         let plan = Plan::of(&self.module, &self.calls, function)?;
-        let outlined: BTreeSet<usize> = outlined_loops(&plan).collect();
+        let outlined: BTreeSet<usize> = outlined_loops(&plan).into_iter().collect();
         let headers = plan
             .points
             .iter()
@@ -237,12 +234,6 @@ impl<'b> Writer<'b> {
                     .insert((function, op), (params, plan.results.to_vec()));
             }
             let emitted = emit::emit(plan, entry, self)?;
-            if emitted.params.len() > PARAMS_MAX {
-                return Err(InstrumentError::TooLarge {
-                    what: "number of values that one function keeps at once",
-                    limit: PARAMS_MAX as u64,
-                });
-            }
             let ty = self.signature(&emitted.params, &emitted.results);
             self.bodies.push((ty, emitted.function, emitted.unlikely));
         }
