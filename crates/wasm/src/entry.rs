@@ -5,6 +5,7 @@ use sterna_process::{Environment, SpawnError};
 use wasmtime::{ExternType, Module, Val, ValType};
 
 use crate::frames::Value;
+use crate::pass::names;
 use crate::portable::Stage;
 
 /// The calls that make up a run of the program.
@@ -50,7 +51,7 @@ pub(crate) fn stages(
         ),
     };
     let ty = function(entry)
-        .filter(|_| !entry.starts_with("sterna:"))
+        .filter(|_| !entry.starts_with(names::EXPORT_PREFIX))
         .ok_or_else(unknown)?;
     let given = environment.arguments.get(1..).unwrap_or_default();
     if ty.params().len() != given.len() {

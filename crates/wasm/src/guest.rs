@@ -32,6 +32,8 @@ pub(crate) enum GuestError {
     Instantiate(#[source] wasmtime::Error),
     #[error(transparent)]
     Portable(#[from] PortableError),
+    #[error("its {what} are not those of the program")]
+    Incomplete { what: &'static str },
     #[error("memory {index} cannot have {pages} pages")]
     Memory { index: u32, pages: u64 },
 }
@@ -117,10 +119,9 @@ impl Guest {
                 Ended::Returned(results) => results,
             };
             self.begun = false;
-            if let Some(Stage::Call { print: true, .. }) = self.stages.pop_front()
-                && let Some(wasi) = &mut self.store.data_mut().wasi
-            {
-                wasi.print(entry::lines(&results).as_bytes());
+            if let Some(Stage::Call { print: true, .. }) = self.stages.pop_front() {
+                let printed = host::print(&mut self.store, &entry::lines(&results)).await;
+                printed.map_err(|killed| MachineError::Guest(killed.into()))?;
             }
         }
         Ok(Stretch::Finished)
@@ -133,6 +134,9 @@ impl Guest {
         };
         let (name, args) = match stage {
             Stage::Start => (names::START.to_owned(), Vec::new()),
+            Stage::Call { export, .. } if export.starts_with(names::EXPORT_PREFIX) => {
+                return Err(misfit("the function to call is not the program's"));
+            }
             Stage::Call { export, args, .. } => (export, args),
         };
         let function = self.machine.instance.get_func(&mut self.store, &name);
@@ -140,10 +144,38 @@ impl Guest {
         let references = References::of(self.machine.instance);
         let local = |value: &Value| references.local(&mut self.store, value);
         let args = args.iter().map(local).collect::<Result<Vec<_>, _>>();
-        Ok((
-            function,
-            args.map_err(|_| misfit("an argument cannot be given"))?,
-        ))
+        let args = args.map_err(|_| misfit("an argument cannot be given"))?;
+        let ty = function.ty(&self.store);
+        let matches = |(arg, ty): (&Val, _)| arg.matches_ty(&self.store, &ty).unwrap_or(false);
+        if ty.params().len() != args.len() || !args.iter().zip(ty.params()).all(matches) {
+            return Err(misfit("the function to call takes other arguments"));
+        }
+        Ok((function, args))
+    }
+
+    /// Makes ready what it needs to go on, and checks that it can: its state came from elsewhere.
+    pub(crate) async fn check(&mut self) -> Result<(), MachineError> {
+        let misfit = |reason| MachineError::Misfit {
+            function: 0,
+            reason,
+        };
+        if self.begun == self.machine.frames.is_empty() {
+            return Err(misfit(
+                "whether a call has begun and what is left of it do not agree",
+            ));
+        }
+        let stages: Vec<_> = self.stages.iter().cloned().collect();
+        let callees = stages.into_iter().map(|stage| self.callee(stage));
+        let callees = callees.collect::<Result<Vec<_>, _>>()?;
+        if !self.begun {
+            return Ok(());
+        }
+        let (callee, _) = callees.first().ok_or(misfit("nothing has been called"))?;
+        let frames = self.machine.frames.iter();
+        let keys = frames.map(|frame| self.machine.installed.entry(frame));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        self.machine.installed.prepare(&keys)?;
+        self.machine.check(&mut self.store, callee).await
     }
 
     /// Its frames, innermost first, in portable terms.
@@ -203,6 +235,7 @@ impl Guest {
         state: &State,
         frames: &[Frame<Value>],
     ) -> Result<(), GuestError> {
+        self.check_complete(state)?;
         let instance = self.machine.instance;
         for (index, &pages) in (0u32..).zip(&state.memories) {
             let wrong = || GuestError::Memory { index, pages };
@@ -248,6 +281,37 @@ impl Guest {
         self.stages = state.stages.iter().cloned().collect();
         self.begun = state.begun;
         Ok(())
+    }
+
+    /// All that a program of this shape has must be in its state, and nothing else.
+    fn check_complete(&self, state: &State) -> Result<(), GuestError> {
+        let metadata = &self.machine.installed.metadata;
+        let mutable = (0u32..).zip(&metadata.mutable_globals);
+        let mutable = mutable
+            .filter(|(_, mutable)| **mutable)
+            .map(|(index, _)| index);
+        let whole = [
+            (
+                "memories",
+                state.memories.len() == metadata.memories as usize,
+            ),
+            (
+                "globals",
+                state.globals.iter().map(|global| global.0).eq(mutable),
+            ),
+            ("tables", {
+                let tables = state.tables.iter().map(|table| &table.0);
+                tables.eq(&metadata.mutable_tables)
+            }),
+            (
+                "call depth",
+                (i32::MIN..=metadata.depth).contains(&state.depth),
+            ),
+        ];
+        match whole.into_iter().find(|(_, whole)| !whole) {
+            Some((what, _)) => Err(GuestError::Incomplete { what }),
+            None => Ok(()),
+        }
     }
 
     /// Whether the guest ran out of call depth, if it trapped.

@@ -58,7 +58,6 @@ pub(crate) struct KilledInCall;
 pub(crate) struct Growth {
     pub(crate) memory_bytes_max: u64,
     pub(crate) table_elements_max: u64,
-    pub(crate) instances_max: usize,
     /// Bytes of all memories, for whoever watches.
     pub(crate) memory_bytes: Arc<AtomicU64>,
     table_elements: u64,
@@ -69,7 +68,6 @@ impl Growth {
         Growth {
             memory_bytes_max: limits.memory_bytes_max,
             table_elements_max: limits.table_elements_max,
-            instances_max: limits.instances_max as usize,
             memory_bytes: Arc::default(),
             table_elements: 0,
         }
@@ -128,7 +126,8 @@ impl ResourceLimiter for Growth {
     }
 
     fn instances(&self) -> usize {
-        self.instances_max
+        // Its own is the only one it can have. Those that it goes on with are ours.
+        usize::MAX
     }
 
     fn memories(&self) -> usize {
@@ -279,6 +278,29 @@ fn issue(
         .as_mut()
         .ok_or_else(|| wasmtime::format_err!("the program has no WASI world"))?;
     Ok(wasi.call(function, arguments, bytes))
+}
+
+/// Writes `text` to the guest's standard output, and waits for room like a call of its own.
+pub(crate) async fn print(store: &mut Store<Host>, text: &str) -> Result<(), KilledInCall> {
+    let mut rest = text.as_bytes();
+    loop {
+        let host = store.data_mut();
+        let Some(wasi) = &mut host.wasi else {
+            return Ok(());
+        };
+        let Err((written, pending)) = wasi.print(rest) else {
+            return Ok(());
+        };
+        rest = &rest[written..];
+        let now = wasi.now();
+        let signals = host.signals.clone();
+        signals.waiting.store(true, Ordering::Relaxed);
+        wait(&pending, now, &signals.interrupt).await;
+        signals.waiting.store(false, Ordering::Relaxed);
+        if signals.killed.load(Ordering::Acquire) {
+            return Err(KilledInCall);
+        }
+    }
 }
 
 async fn answer_waiting(

@@ -304,8 +304,8 @@ async fn run(
         function
             .call_async(&mut *store, &args, &mut results)
             .await?;
-        if print && let Some(wasi) = &mut store.data_mut().wasi {
-            wasi.print(entry::lines(&results).as_bytes());
+        if print {
+            host::print(store, &entry::lines(&results)).await?;
         }
     }
     Ok(())

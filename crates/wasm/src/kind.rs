@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use sterna_process::image::{Image, ImageHeader, Section, Sections};
 use sterna_process::{
     CaptureError, Control, Environment, Identity, Incoming, Kind, Limits, Memory, MemoryLayout,
-    PageSource, PauseRefused, Paused, Pausing, PrepareError, Process, Program, ProgramId,
-    Resources, RestoreError, Running, SpawnError, Tag,
+    PAGE_SIZE, PageSource, PauseRefused, Paused, Pausing, Plain, PrepareError, Process, Program,
+    ProgramId, Resources, RestoreError, Running, SpawnError, Tag,
 };
 use sterna_wasi::{Wasi, WasiState};
 use wasmtime::Linker;
@@ -24,6 +24,7 @@ use crate::frames::{Frame, Value};
 use crate::guest::{Guest, GuestError};
 use crate::host::{self, Host};
 use crate::installed::{InstallError, Installed};
+use crate::machine::MachineError;
 use crate::pass::InstrumentError;
 use crate::portable::{FRAMES, STATE, State, VERSION, WASI};
 use crate::seat::{Asked, Seat};
@@ -32,6 +33,8 @@ use crate::wait;
 /// Name of the kind.
 pub const KIND: Tag = Tag::new("wasm");
 
+/// Bytes in a page of WebAssembly's own.
+const WASM_PAGE: u64 = 1 << 16;
 /// What a program's first stop will need is read after it has run for so long.
 const WARM_AFTER: Duration = Duration::from_millis(30);
 
@@ -304,10 +307,7 @@ impl Paused for Standing {
             .as_ref()
             .map(Wasi::capture)
             .transpose();
-        let wasi = wasi.map_err(|error| CaptureError::Uncapturable {
-            what: describe::chain(&error),
-            remedy: "let the program close it first".into(),
-        })?;
+        let wasi = wasi.map_err(|error| uncapturable(&error))?;
         let frames = guest.frames().map_err(failed)?;
         let state = guest.state(
             nanoseconds_since_epoch(seat.started),
@@ -343,6 +343,17 @@ impl Paused for Standing {
     fn discard(self: Box<Self>) {}
 }
 
+/// What the process has open that cannot be put into an image, and why.
+fn uncapturable(error: &sterna_wasi::CaptureError) -> CaptureError {
+    let open =
+        |one: &sterna_wasi::Unmovable| format!("descriptor {} ({})", one.number, Plain(&one.label));
+    let why = error.0.first().map_or("", |first| first.why);
+    CaptureError::Uncapturable {
+        what: error.0.iter().map(open).collect::<Vec<_>>().join(", "),
+        remedy: format!("it {why}"),
+    }
+}
+
 impl Drop for Standing {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.guest, Held::Gone) {
@@ -373,70 +384,31 @@ impl Incoming for Arriving {
         resources: Resources,
         rest: Option<Box<dyn PageSource>>,
     ) -> Result<Box<dyn Paused>, RestoreError> {
-        let header = &image.header;
-        if header.kind != KIND {
-            return Err(RestoreError::WrongKind {
-                found: header.kind.clone(),
-                expected: KIND,
-            });
-        }
-        if header.program != self.program {
-            return Err(RestoreError::WrongProgram {
-                found: header.program,
-                expected: self.program,
-            });
-        }
-        if rest.is_some() {
-            return Err(RestoreError::Inconsistent {
-                reason: "its pages were to come after it, which this kind cannot do yet".into(),
-            });
-        }
+        self.check(&image.header, rest.is_some())?;
         let sections = &mut image.sections;
         let frames: Vec<Frame<Value>> = sections.require(&FRAMES, VERSION..=VERSION)?.decode()?;
         let state: State = sections.require(&STATE, VERSION..=VERSION)?.decode()?;
         let wasi: Option<WasiState> = sections.require(&WASI, VERSION..=VERSION)?.decode()?;
         std::mem::take(sections).finish()?;
         let limits = resources.limits.clone();
-        let used = image.header.layout.bytes();
-        if used > limits.memory_bytes_max {
-            let limit = limits.memory_bytes_max;
-            return Err(RestoreError::OverLimit {
-                what: "bytes of memory",
-                used,
-                limit,
-            });
-        }
+        check_sizes(&image.header.layout, &state, &limits)?;
+        let wasi = wasi.ok_or_else(|| RestoreError::Inconsistent {
+            reason: "it has no WASI world".into(),
+        })?;
         let cpu = Arc::new(CpuMeter::starting_at(Duration::from_nanos(state.cpu_ns)));
-        if let Some(wasi) = wasi {
-            let bound = Wasi::restore(wasi, rebind(resources, &cpu, state.cpu_ns));
-            let mut wasi = bound.map_err(|error| RestoreError::Binding {
-                what: "something outside of itself".into(),
-                reason: describe::chain(&error),
-            })?;
-            wasi.stop_clock();
-            self.guest.store.data_mut().wasi = Some(wasi);
-        }
+        let bound = Wasi::restore(wasi, rebind(resources, &cpu, state.cpu_ns));
+        let mut wasi = bound.map_err(|error| RestoreError::Binding {
+            what: "something outside of itself".into(),
+            reason: describe::chain(&error),
+        })?;
+        wasi.stop_clock();
+        self.guest.store.data_mut().wasi = Some(wasi);
         let inconsistent = |error: GuestError| RestoreError::Inconsistent {
             reason: describe::chain(&error),
         };
         now(self.guest.restore(&state, &frames)).map_err(inconsistent)?;
         self.guest.store.data_mut().limits.tighten(&limits);
-        let keys = self.guest.machine.frames.iter();
-        let keys = keys
-            .map(|frame| self.guest.machine.installed.entry(frame))
-            .collect::<Result<Vec<_>, _>>();
-        let misfit = |error: InstallError| RestoreError::Inconsistent {
-            reason: describe::chain(&error),
-        };
-        let keys = keys.map_err(misfit)?;
-        self.guest
-            .machine
-            .installed
-            .prepare(&keys)
-            .map_err(|error| RestoreError::Failed {
-                doing: "compile what the process needs to go on",
-                source: error.into(),
-            })?;
+        now(self.guest.check()).map_err(check_error)?;
         let identity = Identity {
             process: image.header.process,
             epoch: image.header.epoch,
@@ -449,6 +421,75 @@ impl Incoming for Arriving {
             seat,
             guest: Held::Here(Box::new(self.guest)),
         }))
+    }
+}
+
+impl Arriving {
+    /// Whether an image can become this process.
+    fn check(&self, header: &ImageHeader, pages_later: bool) -> Result<(), RestoreError> {
+        if header.kind != KIND {
+            let found = header.kind.clone();
+            return Err(RestoreError::WrongKind {
+                found,
+                expected: KIND,
+            });
+        }
+        if header.program != self.program {
+            let (found, expected) = (header.program, self.program);
+            return Err(RestoreError::WrongProgram { found, expected });
+        }
+        if pages_later {
+            let reason = "its pages were to come after it, which this kind cannot do yet".into();
+            return Err(RestoreError::Inconsistent { reason });
+        }
+        Ok(())
+    }
+}
+
+/// Fails unless the image agrees with itself on how large the process is, and it may be that large.
+fn check_sizes(layout: &MemoryLayout, state: &State, limits: &Limits) -> Result<(), RestoreError> {
+    let pages_each = WASM_PAGE / PAGE_SIZE as u64;
+    let pages = state
+        .memories
+        .iter()
+        .map(|pages| pages.checked_mul(pages_each));
+    let agree = layout
+        .regions()
+        .iter()
+        .map(|region| Some(region.pages))
+        .eq(pages);
+    if !agree {
+        return Err(RestoreError::Inconsistent {
+            reason: "it says two things about the length of its memories".into(),
+        });
+    }
+    let elements = state.tables.iter().map(|(_, values)| values.len() as u64);
+    for (what, used, limit) in [
+        ("bytes of memory", layout.bytes(), limits.memory_bytes_max),
+        (
+            "elements of tables",
+            elements.sum(),
+            limits.table_elements_max,
+        ),
+    ] {
+        if used > limit {
+            return Err(RestoreError::OverLimit { what, used, limit });
+        }
+    }
+    Ok(())
+}
+
+fn check_error(error: MachineError) -> RestoreError {
+    match error {
+        MachineError::Prepare(InstallError::Instrument(_)) | MachineError::Misfit { .. } => {
+            RestoreError::Inconsistent {
+                reason: describe::chain(&error),
+            }
+        }
+        error => RestoreError::Failed {
+            doing: "make ready what the process needs to go on",
+            source: error.into(),
+        },
     }
 }
 

@@ -266,7 +266,7 @@ impl Limited for Seat {
 
 impl Controls for Seat {
     fn kill(&self) {
-        self.signals.killed.store(true, Ordering::Release);
+        self.signals.killed.store(true, Ordering::SeqCst);
         let taken = {
             let standing = self.standing();
             standing.taken || standing.left.is_some()
@@ -321,6 +321,21 @@ impl Controls for Seat {
     fn describe(&self, within: Duration) -> Result<Description, DescribeError> {
         let until = Instant::now() + within;
         let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut standing = self.standing();
+            if standing.exit.is_some() {
+                return Err(DescribeError::Ended);
+            }
+            if standing.paused || standing.taken {
+                return Err(DescribeError::Failed {
+                    doing: "look at the process",
+                    source: "it is paused: whoever paused it can capture it, or let it go on"
+                        .into(),
+                });
+            }
+            // Of an earlier look that came too late.
+            standing.described = None;
+        }
         match self.stopper.stop(within) {
             Stopping::Parked => {}
             Stopping::Ended => return Err(DescribeError::Ended),

@@ -9,7 +9,7 @@
 use std::ffi::c_int;
 use std::ffi::c_void;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
 use sterna_sys::gate::{self, Arrival, Gate, RequestError, Verdict};
@@ -90,7 +90,12 @@ impl Stopper {
         let stopping = match arrival {
             Arrival::Closed => Stopping::Ended,
             Arrival::TimedOut if self.signals.gate.withdraw() => Stopping::TimedOut,
-            Arrival::Stopped | Arrival::TimedOut => Stopping::Parked,
+            Arrival::Stopped => Stopping::Parked,
+            // Too late to take the request back: it has just come to one or the other.
+            Arrival::TimedOut => match self.signals.gate.wait_stopped(Duration::ZERO) {
+                Arrival::Closed => Stopping::Ended,
+                _ => Stopping::Parked,
+            },
         };
         if stopping == Stopping::Parked {
             Pool::global().park(true);
@@ -110,12 +115,25 @@ impl Stopper {
 
     /// Makes a guest that was not asked to park unwind at its next poll, or leave its host call.
     pub(crate) fn hurry(&self) {
+        fence(Ordering::SeqCst);
         self.open(1);
         self.signals.interrupt.notify_one();
     }
 
-    /// Sets the word, accessible.
+    /// Sets the word, accessible. Of a guest that is to end it stays set, whoever clears it: a kill may
+    /// come at any moment.
     pub(crate) fn open(&self, word: u32) {
+        self.set(word);
+        if word == 0 {
+            // A kill first says so, then sets the word: one of us sees the other.
+            fence(Ordering::SeqCst);
+            if self.signals.killed.load(Ordering::SeqCst) {
+                self.set(1);
+            }
+        }
+    }
+
+    fn set(&self, word: u32) {
         // Only a lack of kernel memory for splitting a mapping could refuse, and this joins two.
         self.control
             .page()

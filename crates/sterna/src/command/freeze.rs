@@ -74,7 +74,7 @@ fn text(report: &FreezeReport) -> String {
     let file = report.file.to_string_lossy();
     let file = Plain(&file).to_string();
     let (what, then) = match report.kept {
-        true => ("a snapshot of", "; it runs on"),
+        true => ("a snapshot of ", "; it runs on"),
         false => ("", ""),
     };
     let id = report.process.short();

@@ -62,9 +62,6 @@ Exit code:
 
 impl Run {
     pub(crate) fn run(self) -> Result<u8> {
-        if self.immobile {
-            return self.run_immobile();
-        }
         let key = key::own()?;
         let directory = RunDirectory::open()?;
         let Ready {
@@ -72,7 +69,11 @@ impl Run {
             program,
             name,
             bytes,
-        } = kinds::from_file(&self.file, self.kind, &self.given.build)?;
+        } = if self.immobile {
+            kinds::immobile(&self.file)?
+        } else {
+            kinds::from_file(&self.file, self.kind, &self.given.build)?
+        };
         let name = self.given.name.clone().unwrap_or(name);
         given::check_name(&name)?;
         let identity = Identity::new();
@@ -101,10 +102,6 @@ impl Run {
             thaw: None,
         };
         host::host(entry, running, facts, signals, snapshots)
-    }
-
-    fn run_immobile(&self) -> Result<u8> {
-        bail!("programs that cannot be moved cannot be run yet")
     }
 
     /// All that the program gets.

@@ -10,7 +10,9 @@ use anyhow::{Context, Result, anyhow};
 use sterna_process::{Plain, Program, ProgramId};
 use sterna_wasm::builder::{BuildLimits, Launch, OnProgress, Progress};
 use sterna_wasm::cache::{AddError, ProgramCache};
-use sterna_wasm::{Engine, EngineOptions, Installed, ProgramError, Programs, WasmKind};
+use sterna_wasm::{
+    Engine, EngineOptions, ImmobileWasm, Installed, ProgramError, Programs, WasmKind,
+};
 
 use super::{ProgramBytes, Ready, not_here, source};
 use crate::private;
@@ -26,7 +28,6 @@ const PREPARE_NICE: i32 = 15;
 
 /// How programs are compiled.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Compiling")]
 pub(crate) struct BuildOptions {
     /// Largest module, e.g. 512M.
     #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes, hide_short_help = true)]
@@ -71,6 +72,17 @@ pub(super) fn from_file(path: &Path, options: &BuildOptions) -> Result<Ready> {
     let (engine, cache) = cache(options)?;
     let (id, installed) = install(&cache, path)?;
     ready(engine, id, installed, source::name(path))
+}
+
+/// A program that is run where it is, as it is.
+pub(super) fn immobile(path: &Path) -> Result<Ready> {
+    let bytes: Arc<[u8]> = source::read_wasm(path)?.into();
+    Ok(Ready {
+        kind: Box::new(ImmobileWasm::new(EngineOptions::default())?),
+        program: Program::from_bytes(Arc::clone(&bytes)),
+        name: source::name(path),
+        bytes: ProgramBytes::Held(bytes),
+    })
 }
 
 /// Puts the program in a file into the cache.

@@ -18,8 +18,8 @@ use wasmparser::{
     FunctionBody, MemoryType, Operator, Parser, Payload, TypeRef, ValType, Validator, WasmFeatures,
 };
 
-use super::emit::encoded;
-use super::helpers::{Portions, shorter};
+use super::encoding::encoded;
+use super::routines::{Portions, shorter};
 use super::{InstrumentError, names};
 use crate::pass::module::RUNNABLE;
 

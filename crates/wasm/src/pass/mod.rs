@@ -5,7 +5,8 @@
 //! - `plan` what is known of one function (`read`, `polls`, `liveness` fill it in), `points` the
 //!   same for the whole program, to be kept beside it
 //! - `record` how a stopped function's values lie in memory
-//! - `emit` writes a body, for `main_module` (with `helpers`, `segments`) and `continuation`
+//! - `emit` writes a body, for `main_module` (with `routines`, `segments`) and `continuation`; `look`
+//!   is how a guest looks at the word, `signatures` and `encoding` are what all writers share
 //! - `killable` the lesser pass, for programs that do not move
 //! - `cost` the call depth, `names` what the main module exports
 
@@ -17,10 +18,11 @@ mod calls;
 pub(crate) mod continuation;
 pub(crate) mod cost;
 pub(crate) mod emit;
-mod helpers;
+mod encoding;
 pub(crate) mod killable;
 pub(crate) mod limits;
 mod liveness;
+mod look;
 mod main_module;
 pub(crate) mod module;
 pub(crate) mod names;
@@ -29,7 +31,9 @@ pub(crate) mod points;
 mod polls;
 mod read;
 pub(crate) mod record;
+pub(crate) mod routines;
 mod segments;
+mod signatures;
 
 pub use continuation::{ContinuationBuilder, Continuations, Param};
 pub use emit::Entry;

@@ -1,6 +1,7 @@
 //! Under which names the main module exports what continuations and the host need of it.
 
-use super::emit::{Entry, Helper, Kept};
+use super::emit::Entry;
+use super::routines::{Helper, Kept};
 
 /// Module name of the one import that the pass adds.
 pub(crate) const IMPORT_MODULE: &str = "sterna";

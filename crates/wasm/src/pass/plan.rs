@@ -179,43 +179,35 @@ impl<'a> Plan<'a> {
             kept: false,
         };
         let mut values: Vec<Value> = ty.params().iter().enumerate().map(value).collect();
-        let mut ops: Vec<Op<'a>> = (0..ty.params().len() as u32)
-            .map(|local_index| Op {
-                operator: Operator::LocalGet { local_index },
-                offset: local_index,
-                live: true,
-                frame: 0,
-                produced: Values {
-                    first: local_index,
-                    count: 1,
-                },
-            })
-            .collect();
+        let op = |operator, offset, produced| Op {
+            operator,
+            offset,
+            live: true,
+            frame: 0,
+            produced,
+        };
+        let push = |local_index| {
+            let produced = Values {
+                first: local_index,
+                count: 1,
+            };
+            op(Operator::LocalGet { local_index }, local_index, produced)
+        };
+        let mut ops: Vec<Op<'a>> = (0..ty.params().len() as u32).map(push).collect();
         let call = ops.len();
         let results = Values {
             first: values.len() as u32,
             count: ty.results().len() as u32,
         };
         values.extend(ty.results().iter().enumerate().map(value));
-        let tail = [
-            (
-                Operator::Call {
-                    function_index: function,
-                },
-                results,
-            ),
-            (Operator::End, Values::default()),
-        ];
-        for (operator, produced) in tail {
-            let offset = ops.len() as u32;
-            ops.push(Op {
-                operator,
-                offset,
-                live: true,
-                frame: 0,
-                produced,
-            });
-        }
+        ops.push(op(
+            Operator::Call {
+                function_index: function,
+            },
+            call as u32,
+            results,
+        ));
+        ops.push(op(Operator::End, call as u32 + 1, Values::default()));
         let point = Point {
             op: call,
             kind: PointKind::Import,

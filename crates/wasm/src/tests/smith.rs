@@ -142,6 +142,7 @@ pub(crate) enum Compared {
 }
 
 /// Runs all exports both ways. Panics with what is different.
+// long because: one comparison, step by step
 pub(crate) fn compare(engine: &Engine, bytes: &[u8], seed: u64, stops: &mut u64) -> Compared {
     let mut random = Random::new(seed);
     let mut stores = [0, 1].map(|_| Store::new(engine.wasmtime(), Shared::new()));

@@ -1,5 +1,7 @@
 //! The WebAssembly specification's own tests, with every module run plainly and stopped at points
 //! that a seed chooses: both must do what the test asserts, and exactly the same.
+//!
+//! Long because: it speaks the whole format of the specification's tests.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -213,6 +215,7 @@ impl Script<'_> {
         }
     }
 
+    // long because: one arm a directive of the format
     fn directive(&mut self, directive: WastDirective<'_>, at: &str) {
         match directive {
             WastDirective::Module(mut module) => {

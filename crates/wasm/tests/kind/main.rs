@@ -10,6 +10,11 @@
 //! - `many` lots of processes, and what they leave behind
 
 mod entry;
+mod forged;
 mod immobile;
-#[expect(dead_code, reason = "more themes use it")]
+mod kill;
+mod limits;
+mod many;
+mod moves;
+mod pause;
 mod rig;

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -179,11 +179,10 @@ impl Job {
 
     /// What has been printed so far.
     pub(crate) fn printed(&self) -> String {
-        let mut output = self.output.try_clone().unwrap();
-        let mut text = String::new();
-        output.rewind().unwrap();
-        output.read_to_string(&mut text).unwrap();
-        text
+        // Without touching the offset, at which the program writes on.
+        let mut text = vec![0; self.output.metadata().unwrap().len() as usize];
+        self.output.read_exact_at(&mut text, 0).unwrap();
+        String::from_utf8(text).unwrap()
     }
 
     /// A new process from what is captured.
@@ -250,7 +249,8 @@ pub(crate) fn ended(control: &Control) -> Exit {
     control.wait(LONG).expect("it ends")
 }
 
-/// Waits until a process is as wanted.
+/// Waits until it is as wanted.
+#[track_caller]
 pub(crate) fn until(mut reached: impl FnMut() -> bool) {
     let deadline = Instant::now() + LONG;
     while !reached() {
@@ -259,6 +259,7 @@ pub(crate) fn until(mut reached: impl FnMut() -> bool) {
     }
 }
 
+#[track_caller]
 pub(crate) fn until_state(control: &Control, state: State) {
     until(|| control.stats().state == state);
 }

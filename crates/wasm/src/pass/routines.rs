@@ -1,10 +1,52 @@
-//! Bodies of the main module's helper functions.
+//! Functions that the pass adds to the main module for others to call.
 
 use wasm_encoder::{BlockType, Function, Instruction};
 use wasmparser::ValType;
 
-use super::emit::{Helper, Kept, Look, constant, encoded};
+use super::encoding::{constant, encoded};
+use super::look::Look;
 use super::module::Module;
+
+/// A function of the main module that others call for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Helper {
+    /// Fills a memory in portions: `(at, value, bytes) -> bytes done`.
+    Fill {
+        memory: u32,
+    },
+    /// Copies in portions: `(to, from, bytes) -> bytes done`.
+    Copy {
+        to: u32,
+        from: u32,
+    },
+    /// Keeps a reference outside the record: `(reference) -> index`.
+    Keep(Kept),
+    MemoryInit {
+        data: u32,
+        memory: u32,
+    },
+    DataDrop {
+        data: u32,
+    },
+    TableInit {
+        element: u32,
+        table: u32,
+    },
+    ElementDrop {
+        element: u32,
+    },
+    /// A reference to a function of the main module, as the main module makes it.
+    Reference {
+        function: u32,
+    },
+}
+
+/// Which references are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Kept {
+    Functions,
+    Externals,
+}
 
 /// Indices in the main module that helpers need.
 pub(crate) struct Places<'m> {
