@@ -26,9 +26,6 @@ use super::routines::{self, Helper};
 use super::signatures::encode_all;
 use super::{InstrumentError, Options, names};
 
-/// Parameters that a function may have (the limit of the engines, JavaScript API specification).
-const PARAMS_MAX: usize = 1_000;
-
 /// What a continuation takes, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Param {
@@ -109,7 +106,7 @@ impl ContinuationBuilder {
     /// As [`ContinuationBuilder::build`].
     pub fn loop_headers(&self, function: u32) -> Result<Vec<Entry>, InstrumentError> {
         let plan = Plan::of(&self.module, &self.calls, function)?;
-        let outlined: BTreeSet<usize> = outlined_loops(&plan).collect();
+        let outlined: BTreeSet<usize> = outlined_loops(&plan).into_iter().collect();
         let headers = plan
             .points
             .iter()
@@ -250,12 +247,6 @@ impl<'b> Writer<'b> {
                     .insert((function, op), (params, plan.results.to_vec()));
             }
             let emitted = emit::emit(plan, entry, self)?;
-            if emitted.params.len() > PARAMS_MAX {
-                return Err(InstrumentError::TooLarge {
-                    what: "number of values that one function keeps at once",
-                    limit: PARAMS_MAX as u64,
-                });
-            }
             let ty = self.signature(&emitted.params, &emitted.results);
             self.bodies.push((ty, emitted.function, emitted.unlikely));
         }

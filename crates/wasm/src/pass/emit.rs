@@ -28,12 +28,12 @@ use wasm_encoder::reencode::Reencode;
 use wasm_encoder::{BlockType, Encode, Instruction};
 use wasmparser::{Operator, ValType};
 
-use super::InstrumentError;
 use super::encoding::encoded;
 use super::look::Look;
 use super::plan::{FrameKind, Plan, Point, Values};
 use super::record::{self, Field};
 use super::routines::Helper;
+use super::{InstrumentError, limits};
 use locals::{Key, Locals};
 
 /// Where a function is entered.
@@ -372,8 +372,7 @@ impl<'a> Emitter<'_, 'a> {
     }
 
     fn begin(&mut self, index: usize) {
-        let at = self.plan.frames[1..].binary_search_by_key(&index, |frame| frame.start);
-        let frame = 1 + at.expect("a live opener has a frame") as u32;
+        let frame = self.plan.frame_index_opened_at(index);
         self.open.push(Open {
             frame,
             label: self.depth,
@@ -552,6 +551,10 @@ impl<'a> Emitter<'_, 'a> {
         let exit = self.block_type(&[], &results);
         Instruction::Block(exit).encode(&mut before);
         Instruction::End.encode(&mut after);
+        let locals = self.locals.params.len() + self.locals.declared.len();
+        limits::check("number of a function's locals", locals, limits::LOCALS)?;
+        let body = before.len() + self.body.len() + after.len();
+        limits::check("function, in bytes,", body, limits::BODY)?;
         let locals = self.locals.declared.iter().map(|&ty| encoded(ty));
         let mut function = wasm_encoder::Function::new_with_locals_types(locals);
         let start = function.byte_len() + before.len();

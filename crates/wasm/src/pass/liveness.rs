@@ -3,11 +3,8 @@
 
 use wasmparser::Operator;
 
-use super::InstrumentError;
 use super::plan::{FrameKind, Plan};
-
-/// Words of bit set that one function's analysis may take (64 locals a word, a set per block).
-const WORDS_MAX: usize = 1 << 27;
+use super::{InstrumentError, limits};
 
 /// A basic block: operators `start..end`, all live, with one way in.
 struct Block {
@@ -18,18 +15,18 @@ struct Block {
 
 /// Fills in [`super::plan::Point::locals`].
 pub(crate) fn fill(plan: &mut Plan<'_>) -> Result<(), InstrumentError> {
-    if plan.points.is_empty() || plan.locals.is_empty() {
+    if plan.points.is_empty() {
         return Ok(());
     }
     let blocks = blocks(plan);
     let words = plan.locals.len().div_ceil(64);
-    if words.saturating_mul(blocks.len()) > WORDS_MAX {
-        return Err(InstrumentError::TooLarge {
-            what: "product of locals and blocks in one function",
-            limit: (WORDS_MAX * 64) as u64,
-        });
-    }
-    let live_in = solve(plan, &blocks, words);
+    limits::check(
+        "product of locals and blocks in one function, in words,",
+        words.saturating_mul(blocks.len()),
+        limits::LIVENESS_WORDS,
+    )?;
+    let live_in = solve(plan, &blocks, words)?;
+    let mut saved = 0;
     let mut live = vec![0u64; words];
     let mut point = plan.points.len();
     for block in blocks.iter().rev() {
@@ -39,7 +36,21 @@ pub(crate) fn fill(plan: &mut Plan<'_>) -> Result<(), InstrumentError> {
             // Blocks are visited last to first, and so are the points.
             if point > 0 && plan.points[point - 1].op == index {
                 point -= 1;
-                plan.points[point].locals = members(&live);
+                let point = &mut plan.points[point];
+                let count: usize = live.iter().map(|word| word.count_ones() as usize).sum();
+                let values = point.stack.len() + count + point.results.len();
+                limits::check(
+                    "number of values that a function keeps",
+                    values,
+                    limits::PARAMS,
+                )?;
+                saved += values;
+                limits::check(
+                    "number of values saved in one function",
+                    saved,
+                    limits::SAVED,
+                )?;
+                point.locals = members(&live);
             }
         }
     }
@@ -82,13 +93,22 @@ fn members(live: &[u64]) -> Vec<u32> {
 }
 
 /// What is live at the start of each block, `words` words a block.
-fn solve(plan: &Plan<'_>, blocks: &[Block], words: usize) -> Vec<u64> {
+fn solve(plan: &Plan<'_>, blocks: &[Block], words: usize) -> Result<Vec<u64>, InstrumentError> {
+    let branches: usize = blocks.iter().map(|block| block.next.len()).sum();
+    let round = plan.ops.len() + (branches + blocks.len()) * words;
+    let mut steps = 0;
     let mut live_in = vec![0u64; words * blocks.len()];
     let mut live = vec![0u64; words];
     // Branches go backwards only to loop headers, so a few rounds from last to first do.
     let mut changed = true;
     while changed {
         changed = false;
+        steps += round;
+        limits::check(
+            "work to find a function's live locals",
+            steps,
+            limits::LIVENESS_STEPS,
+        )?;
         for (at, block) in blocks.iter().enumerate().rev() {
             leave(block, &live_in, words, &mut live);
             for index in (block.start..block.end).rev() {
@@ -101,7 +121,7 @@ fn solve(plan: &Plan<'_>, blocks: &[Block], words: usize) -> Vec<u64> {
             }
         }
     }
-    live_in
+    Ok(live_in)
 }
 
 fn blocks(plan: &Plan<'_>) -> Vec<Block> {
@@ -141,17 +161,32 @@ fn blocks(plan: &Plan<'_>) -> Vec<Block> {
         }
         block_of[index] = blocks.len() as u32 - 1;
     }
-    for block in &mut blocks {
-        block.next = successors(plan, block.end - 1, &block_of);
+    // The frames around each operator, outermost first.
+    let mut path = vec![0];
+    let mut block = 0;
+    for (index, op) in plan.ops.iter().enumerate().filter(|(_, op)| op.live) {
+        if blocks[block].end == index + 1 {
+            blocks[block].next = successors(plan, index, &path, &block_of);
+            block += 1;
+        }
+        match op.operator {
+            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
+                path.push(plan.frame_index_opened_at(index));
+            }
+            Operator::End => {
+                path.pop();
+            }
+            _ => {}
+        }
     }
     blocks
 }
 
-/// The blocks to which control can go after operator `last`.
-fn successors(plan: &Plan<'_>, last: usize, block_of: &[u32]) -> Vec<u32> {
+/// The blocks to which control can go after operator `last`, which lies in the frames of `path`.
+fn successors(plan: &Plan<'_>, last: usize, path: &[u32], block_of: &[u32]) -> Vec<u32> {
     let op = &plan.ops[last];
     let target = |depth: u32| {
-        let frame = &plan.frames[plan.branch_target(last, depth) as usize];
+        let frame = &plan.frames[path[path.len() - 1 - depth as usize] as usize];
         let to = if frame.kind == FrameKind::Loop {
             frame.start
         } else {

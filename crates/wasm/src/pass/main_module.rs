@@ -25,10 +25,13 @@ use super::points::PointTableBuilder;
 use super::routines::{self, Helper, Kept, Places};
 use super::segments::{Segments, Strip};
 use super::signatures::Types;
-use super::{InstrumentError, Instrumented, Options, names};
+use super::{InstrumentError, Instrumented, Options, limits, names};
 
 /// A loop outside of all others, of at least so many operators, becomes a function of its own.
 pub(crate) const OUTLINE_OPERATORS: usize = 1_500;
+
+/// How often code may be there at the most because loops became functions.
+const OUTLINE_COPIES: usize = 8;
 
 /// Instruments `module`.
 pub(crate) fn build(module: &Module, options: &Options) -> Result<Instrumented, InstrumentError> {
@@ -102,11 +105,9 @@ impl<'m> Builder<'m> {
             hints: options.branch_hints,
             look: Look::of(options),
         };
-        for &function in module
-            .address_taken
-            .iter()
-            .filter(|&&f| f < module.imported_functions)
-        {
+        // The start function is called by the host, and may be cancelled like any other.
+        let called_by_reference = module.address_taken.iter().copied().chain(module.start);
+        for function in called_by_reference.filter(|&f| f < module.imported_functions) {
             let index = builder.add(Added::Wrapper(function));
             builder.wrappers.insert(function, index);
         }
@@ -123,7 +124,7 @@ impl<'m> Builder<'m> {
 
     /// Writes `plan`'s function and the loops of it that become functions.
     fn function(&mut self, plan: &Plan<'_>) -> Result<(), InstrumentError> {
-        let outlined: Vec<usize> = outlined_loops(plan).collect();
+        let outlined: Vec<usize> = outlined_loops(plan);
         for &op in &outlined {
             self.add(Added::Outlined(plan.function, op));
         }
@@ -160,6 +161,8 @@ impl<'m> Builder<'m> {
         let kept_table = |kept| kept_tables[&kept];
         let globals = Globals::of(module);
         let wrappers = self.wrappers.clone();
+        let data_dropped = globals.data_dropped(module);
+        let element_dropped = globals.element_dropped(module);
         let places = Places {
             module,
             control: module.imported_memories,
@@ -167,19 +170,16 @@ impl<'m> Builder<'m> {
             memory: &memory,
             kept_table: &kept_table,
             kept_count: globals.kept_count,
-            data_dropped: &|data| globals.data_dropped(module, data),
-            element_dropped: &|element| globals.element_dropped(module, element),
+            data_dropped: &|data| data_dropped[&data],
+            element_dropped: &|element| element_dropped[&element],
             reference: &|function| wrappers.get(&function).copied().unwrap_or(function),
         };
-        let helpers: Vec<(Helper, u32)> = self
-            .index_of
-            .iter()
-            .filter_map(|(added, &index)| match added {
-                Added::Helper(helper) => Some((*helper, index)),
-                _ => None,
-            })
-            .collect();
-        for (helper, index) in helpers {
+        let added = (module.function_count()..).zip(&self.added);
+        let helpers = added.filter_map(|(index, added)| match added {
+            Added::Helper(helper) => Some((index, *helper)),
+            _ => None,
+        });
+        for (index, helper) in helpers {
             let (params, results) = routines::signature(module, helper);
             let ty = self.types.signature(&params, &results);
             let function = routines::body(helper, &places);
@@ -212,6 +212,7 @@ impl<'m> Builder<'m> {
     ) -> Result<Vec<u8>, InstrumentError> {
         self.helpers();
         let module = self.module;
+        self.check_limits()?;
         let mut functions = FunctionSection::new();
         let mut code = CodeSection::new();
         let mut hints = BranchHints::new();
@@ -255,6 +256,31 @@ impl<'m> Builder<'m> {
         }
         self.names(&mut out)?;
         Ok(out.finish())
+    }
+
+    /// What was added must not bring the module over a limit of the engines.
+    fn check_limits(&self) -> Result<(), InstrumentError> {
+        let module = self.module;
+        let functions = module.functions.len() + self.added.len();
+        let globals = Globals::count(module);
+        let tables = module.tables.len() + self.kept_tables().len();
+        let memories = module.memories.len() + 1;
+        let exports = module.exports.len() + functions + tables + memories + globals + 1;
+        limits::check("number of functions", functions, limits::FUNCTIONS)?;
+        limits::check(
+            "number of types",
+            self.types.section.len() as usize,
+            limits::TYPES,
+        )?;
+        limits::check(
+            "number of imports",
+            module.imports.len() + 1,
+            limits::IMPORTS,
+        )?;
+        limits::check("number of globals", globals, limits::GLOBALS)?;
+        limits::check("number of tables", tables, limits::TABLES)?;
+        limits::check("number of memories", memories, limits::MEMORIES)?;
+        limits::check("number of exports", exports, limits::EXPORTS)
     }
 
     fn imports(&mut self, control_pages: u32) -> Result<ImportSection, InstrumentError> {
@@ -352,7 +378,7 @@ impl<'m> Builder<'m> {
         for function in 0..module.function_count() {
             exports.export(&names::function(function), ExportKind::Func, function);
         }
-        for (&added, &index) in &self.index_of {
+        for (index, &added) in (module.function_count()..).zip(&self.added) {
             let name = match added {
                 Added::Wrapper(function) => names::wrapper(function),
                 Added::Helper(helper) => names::helper(helper),
@@ -379,15 +405,20 @@ impl<'m> Builder<'m> {
         let globals = Globals::of(module);
         exports.export(names::DEPTH, ExportKind::Global, globals.depth);
         exports.export(names::KEPT_COUNT, ExportKind::Global, globals.kept_count);
-        for &data in &module.dropped_data {
-            let index = globals.data_dropped(module, data);
-            exports.export(&names::data_dropped(data), ExportKind::Global, index);
+        let (data, elements) = (
+            globals.data_dropped(module),
+            globals.element_dropped(module),
+        );
+        for segment in &module.dropped_data {
+            let name = names::data_dropped(*segment);
+            exports.export(&name, ExportKind::Global, data[segment]);
         }
-        for &element in &module.dropped_elements {
-            let index = globals.element_dropped(module, element);
-            exports.export(&names::element_dropped(element), ExportKind::Global, index);
+        for segment in &module.dropped_elements {
+            let name = names::element_dropped(*segment);
+            exports.export(&name, ExportKind::Global, elements[segment]);
         }
         if let Some(start) = module.start {
+            let start = self.wrappers.get(&start).copied().unwrap_or(start);
             exports.export(names::START, ExportKind::Func, start);
         }
         exports
@@ -527,15 +558,23 @@ impl Globals {
         }
     }
 
-    /// Says whether data segment `data` has been dropped.
-    fn data_dropped(&self, module: &Module, data: u32) -> u32 {
-        self.kept_count + 1 + module.dropped_data.range(..data).count() as u32
+    /// How many there are, those of the module included.
+    fn count(module: &Module) -> usize {
+        let dropped = module.dropped_data.len() + module.dropped_elements.len();
+        module.globals.len() + 2 + dropped
     }
 
-    /// Says whether element segment `element` has been dropped.
-    fn element_dropped(&self, module: &Module, element: u32) -> u32 {
-        let before = module.dropped_data.len() + module.dropped_elements.range(..element).count();
-        self.kept_count + 1 + before as u32
+    /// Those that say whether a data segment has been dropped, by its index.
+    fn data_dropped(&self, module: &Module) -> HashMap<u32, u32> {
+        let segments = module.dropped_data.iter().copied();
+        segments.zip(self.kept_count + 1..).collect()
+    }
+
+    /// Those that say whether an element segment has been dropped, by its index.
+    fn element_dropped(&self, module: &Module) -> HashMap<u32, u32> {
+        let segments = module.dropped_elements.iter().copied();
+        let first = self.kept_count + 1 + module.dropped_data.len() as u32;
+        segments.zip(first..).collect()
     }
 }
 
@@ -544,22 +583,24 @@ fn new_memory(module: &Module, index: u32) -> u32 {
     index + u32::from(index >= module.imported_memories)
 }
 
-/// The operators of `plan`'s loops that become functions of the main module.
-pub(crate) fn outlined_loops<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = usize> + 'p {
-    let outermost = |frame: u32| {
-        let mut at = frame;
-        while at != 0 {
-            if plan.frames[at as usize].kind == FrameKind::Loop {
-                return false;
+/// The operators of `plan`'s loops that become functions of the main module, ascending.
+pub(crate) fn outlined_loops(plan: &Plan<'_>) -> Vec<usize> {
+    let mut outlined = Vec::new();
+    // Such a function goes on to the end of its original, so it may be a copy of all that follows.
+    let mut copied = 0;
+    let mut in_loop = vec![false; plan.frames.len()];
+    for (index, frame) in plan.frames.iter().enumerate() {
+        let is_loop = frame.kind == FrameKind::Loop;
+        // Frames lie in the order of their openers: the parent's turn was before.
+        let outermost = !in_loop[frame.parent as usize];
+        in_loop[index] = is_loop || !outermost;
+        if is_loop && outermost && frame.end - frame.start >= OUTLINE_OPERATORS {
+            copied += plan.ops.len() - frame.start;
+            if copied > plan.ops.len().saturating_mul(OUTLINE_COPIES) {
+                break;
             }
-            at = plan.frames[at as usize].parent;
+            outlined.push(frame.start);
         }
-        true
-    };
-    plan.frames
-        .iter()
-        .filter(move |f| {
-            f.kind == FrameKind::Loop && f.end - f.start >= OUTLINE_OPERATORS && outermost(f.parent)
-        })
-        .map(|f| f.start)
+    }
+    outlined
 }

@@ -20,6 +20,7 @@ pub(crate) mod cost;
 pub(crate) mod emit;
 mod encoding;
 pub(crate) mod killable;
+pub(crate) mod limits;
 mod liveness;
 mod look;
 mod main_module;
@@ -42,7 +43,7 @@ pub use segments::Piece;
 pub(crate) use module::Module;
 
 /// Version of the pass: compiled artifacts of another version are not used.
-pub const PASS_VERSION: u32 = 1;
+pub const PASS_VERSION: u32 = 2;
 
 /// What the pass may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -6,13 +6,13 @@
 
 use wasmparser::{Operator, ValType};
 
-use super::InstrumentError;
 use super::calls::CallGraph;
 use super::liveness;
 use super::main_module::outlined_loops;
 use super::module::Module;
 use super::polls;
 use super::read;
+use super::{InstrumentError, limits};
 
 /// One operator of the original body.
 #[derive(Debug)]
@@ -133,6 +133,7 @@ impl<'a> Plan<'a> {
                 let (mut plan, held) = read::read(module, calls, function, &body)?;
                 plan.settle_polls(&held);
                 liveness::fill(&mut plan)?;
+                plan.check_loops()?;
                 Ok(plan)
             }
             None => Ok(Self::wrapper(module, function)),
@@ -158,18 +159,14 @@ impl<'a> Plan<'a> {
 
     /// The frame that the live `block`, `loop` or `if` at `op` opens.
     pub(crate) fn frame_opened_at(&self, op: usize) -> &Frame {
-        // Frames lie in the order of their openers, after the function's own.
-        let at = self.frames[1..].binary_search_by_key(&op, |frame| frame.start);
-        &self.frames[1 + at.expect("a live opener has a frame")]
+        &self.frames[self.frame_index_opened_at(op) as usize]
     }
 
-    /// The frame that a branch of `depth` in operator `op` goes to.
-    pub(crate) fn branch_target(&self, op: usize, depth: u32) -> u32 {
-        let mut frame = self.ops[op].frame;
-        for _ in 0..depth {
-            frame = self.frames[frame as usize].parent;
-        }
-        frame
+    /// The number of that frame.
+    pub(crate) fn frame_index_opened_at(&self, op: usize) -> u32 {
+        // Frames lie in the order of their openers, after the function's own.
+        let at = self.frames[1..].binary_search_by_key(&op, |frame| frame.start);
+        1 + at.expect("a live opener has a frame") as u32
     }
 
     /// `local.get 0 … local.get n-1, call import, end`: what a reference to an import points to, so
@@ -244,11 +241,27 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Whoever goes on inside of loops goes on with the whole of each of them.
+    fn check_loops(&self) -> Result<(), InstrumentError> {
+        let mut around = vec![0usize; self.frames.len()];
+        for (index, frame) in self.frames.iter().enumerate() {
+            let outside = around[frame.parent as usize];
+            let own = match frame.kind {
+                FrameKind::Loop => self.ops.len() - frame.start,
+                _ => 0,
+            };
+            around[index] = outside + own;
+            let what = "number of operators in a function's loops";
+            limits::check(what, around[index], limits::LOOP_OPERATORS)?;
+        }
+        Ok(())
+    }
+
     /// Decides which loops are polled, then marks the values that lie on the operand stack (`held`,
     /// by point) wherever the function can stop, or goes on in a function of its own.
     fn settle_polls(&mut self, held: &[Vec<u32>]) {
         let polled = polls::needed(self);
-        let outlined: Vec<usize> = outlined_loops(self).collect();
+        let outlined = outlined_loops(self);
         for (point, held) in self.points.iter_mut().zip(held) {
             if let PointKind::Loop { polled: here } = &mut point.kind {
                 *here = polled[point.op];

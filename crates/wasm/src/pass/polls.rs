@@ -7,7 +7,8 @@
 
 use wasmparser::Operator;
 
-use super::plan::{FrameKind, Plan, PointKind};
+use super::limits;
+use super::plan::{FrameKind, Op, Plan, PointKind};
 
 /// By operator: whether the loop that starts there needs a poll.
 pub(crate) fn needed(plan: &Plan<'_>) -> Vec<bool> {
@@ -15,13 +16,16 @@ pub(crate) fn needed(plan: &Plan<'_>) -> Vec<bool> {
     // for the loops that the round before found, so after as many rounds as loops are nested,
     // innermost first, the answer stands still.
     let mut polled = vec![false; plan.ops.len()];
-    loop {
+    for _ in 0..limits::POLL_ROUNDS {
         let next = round(plan, &polled);
         if next == polled {
             return polled;
         }
         polled = next;
     }
+    // Nobody nests loops so deep. In between the answers are of no use.
+    let is_loop = |op: &Op<'_>| op.live && matches!(op.operator, Operator::Loop { .. });
+    plan.ops.iter().map(is_loop).collect()
 }
 
 struct Open {

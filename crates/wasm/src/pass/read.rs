@@ -6,10 +6,10 @@ use wasmparser::{
     AbstractHeapType, FuncValidator, FunctionBody, HeapType, Operator, ValType, ValidatorResources,
 };
 
-use super::InstrumentError;
 use super::calls::CallGraph;
 use super::module::Module;
 use super::plan::{Frame, FrameKind, Op, Plan, Point, PointKind, Value, Values};
+use super::{InstrumentError, limits};
 
 /// The plan so far, and for each of its points the values on the operand stack there.
 pub(crate) type PlanAndStacks<'a> = (Plan<'a>, Vec<Vec<u32>>);
@@ -62,9 +62,11 @@ pub(crate) fn read<'a>(
             opened_live: true,
             then_live: false,
         }],
+        innermost: 0,
         stack: Vec::new(),
         live: true,
         held: Vec::new(),
+        saved: 0,
     };
     let mut operators = body.get_operators_reader()?;
     while !operators.eof() {
@@ -92,9 +94,13 @@ struct Reader<'a, 'm> {
     types: FuncValidator<ValidatorResources>,
     plan: Plan<'a>,
     open: Vec<Open>,
+    /// The frame of the last of `open` that has one.
+    innermost: u32,
     stack: Vec<u32>,
     live: bool,
     held: Vec<Vec<u32>>,
+    /// How many values all points save and all frames take and give.
+    saved: usize,
 }
 
 impl<'a> Reader<'a, '_> {
@@ -102,12 +108,6 @@ impl<'a> Reader<'a, '_> {
         let arity = operator.operator_arity(&self.types);
         self.types.op(offset, &operator)?;
         let index = self.plan.ops.len();
-        let innermost = self
-            .open
-            .iter()
-            .rev()
-            .find_map(|open| open.frame)
-            .unwrap_or(0);
         self.plan.ops.push(Op {
             operator: operator.clone(),
             offset: u32::try_from(offset).map_err(|_| InstrumentError::TooLarge {
@@ -115,7 +115,7 @@ impl<'a> Reader<'a, '_> {
                 limit: u64::from(u32::MAX),
             })?,
             live: self.live,
-            frame: innermost,
+            frame: self.innermost,
             produced: Values::default(),
         });
         match operator {
@@ -133,7 +133,16 @@ impl<'a> Reader<'a, '_> {
                 self.plain(index, plain, pops as usize, pushes as usize);
             }
         }
-        Ok(())
+        limits::check(
+            "number of values saved in one function",
+            self.saved,
+            limits::SAVED,
+        )?;
+        limits::check(
+            "number of values in one function",
+            self.plan.values.len(),
+            limits::VALUES,
+        )
     }
 
     fn plain(&mut self, index: usize, operator: &Operator<'_>, pops: usize, pushes: usize) {
@@ -184,6 +193,7 @@ impl<'a> Reader<'a, '_> {
         };
         let stack = self.stack[..held].to_vec();
         let after_call = matches!(kind, PointKind::Call | PointKind::Import);
+        self.saved += held + results;
         self.plan.points.push(Point {
             op: index,
             kind,
@@ -264,11 +274,15 @@ impl<'a> Reader<'a, '_> {
         let height = self.stack.len() - params.len();
         let parent = self.plan.ops[index].frame;
         let frame = self.plan.frames.len() as u32;
-        let mut inside = self.stack[height..].to_vec();
+        let inside = match kind {
+            FrameKind::If => self.stack[height..].to_vec(),
+            _ => Vec::new(),
+        };
+        self.saved += params.len() + results.len();
+        self.innermost = frame;
         if kind == FrameKind::Loop {
             self.stack.truncate(height);
             self.produce_types(index, &params);
-            inside.clear();
             self.point(index, PointKind::Loop { polled: true }, 0, 0);
         }
         self.plan.frames.push(Frame {
@@ -307,6 +321,7 @@ impl<'a> Reader<'a, '_> {
         let Some(at) = open.frame else { return };
         let frame = &mut self.plan.frames[at as usize];
         frame.end = index;
+        self.innermost = frame.parent;
         let one_armed = frame.kind == FrameKind::If && frame.otherwise.is_none();
         let by_label = open.targeted && frame.kind != FrameKind::Loop;
         self.live = self.live || by_label || open.then_live || one_armed;

@@ -201,14 +201,18 @@ fn put(function: &mut Function, code: &[Instruction<'_>]) {
     }
 }
 
-/// Appends the reference to a table, which grows as needed; gives its index.
+/// Puts the reference into a table, which grows as needed; gives its index. All tables share a count.
 fn keep(table: u32, count: u32) -> Function {
     let mut function = Function::new([]);
     let mut code = function.instructions();
     code.global_get(count).table_size(table).i32_ge_u();
     code.if_(BlockType::Empty)
         .local_get(0)
+        .global_get(count)
+        .table_size(table)
+        .i32_sub()
         .i32_const(KEPT_PORTION as i32)
+        .i32_add()
         .table_grow(table)
         .drop()
         .end();

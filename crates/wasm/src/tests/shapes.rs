@@ -248,3 +248,16 @@ fn recursion_as_deep_as_allowed() {
     assert_eq!(deepest(None), deepest(Some(1)));
     assert_eq!(deepest(None), deepest(Some(2)));
 }
+
+#[test]
+fn many_references_at_once() {
+    let (push, pop) = ("(ref.func $g)".repeat(100), "(drop)".repeat(100));
+    check(&format!(
+        "(module (import \"host\" \"g\" (func $g (param i32) (result i32)))
+          (elem declare func $g)
+          (func (export \"f\") (param externref i32) (result externref)
+            {push} (local.get 0)
+            (drop (call $g (local.get 1))) (drop (call $g (local.get 1)))
+            (local.set 0) {pop} (local.get 0)))"
+    ));
+}

@@ -24,6 +24,7 @@ pub(crate) fn config(random: &mut Random) -> wasm_smith::Config {
         allow_start_export: true,
         bulk_memory_enabled: true,
         custom_page_sizes_enabled: false,
+        disallow_traps: some(2),
         exceptions_enabled: false,
         export_everything: true,
         gc_enabled: false,
