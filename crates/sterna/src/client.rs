@@ -49,7 +49,11 @@ pub(crate) fn ask_within(
             Some(Reply::Progress { done, total }) => progress(done, total),
             Some(Reply::Failed { message }) => bail!("{message}"),
             Some(reply) => return Ok(reply),
-            None => return Err(explained(io::Error::from(ErrorKind::ConnectionReset).into())),
+            None => {
+                return Err(explained(
+                    io::Error::from(ErrorKind::ConnectionReset).into(),
+                ));
+            }
         }
     }
 }
@@ -92,7 +96,10 @@ fn explain(error: anyhow::Error, record: &Record, patience: Duration) -> anyhow:
             record.pid
         ),
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-            anyhow!("its host (pid {}) did not answer for {patience:?}", record.pid)
+            anyhow!(
+                "its host (pid {}) did not answer for {patience:?}",
+                record.pid
+            )
         }
         _ => error,
     }
@@ -101,6 +108,9 @@ fn explain(error: anyhow::Error, record: &Record, patience: Duration) -> anyhow:
 /// Whether the kernel has stopped a process on a signal: proc_pid_stat(5).
 pub(crate) fn is_stopped(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
     matches!(state, Some('T' | 't'))
 }

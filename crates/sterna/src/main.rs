@@ -61,7 +61,9 @@ enum Command {
     Programs(command::programs::Programs),
     Demo(command::demo::Demo),
     /// Prints what a shell needs to complete sterna's commands and options.
-    #[command(after_help = "Example:\n  sterna completions bash > ~/.local/share/bash-completion/completions/sterna")]
+    #[command(
+        after_help = "Example:\n  sterna completions bash > ~/.local/share/bash-completion/completions/sterna"
+    )]
     Completions {
         /// The shell.
         shell: Shell,
@@ -73,9 +75,19 @@ const EXIT_NOT_STARTED: u8 = 125;
 
 fn main() -> ExitCode {
     // First of all, while there is one thread: a builder confines itself.
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == kinds::BUILDER) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == kinds::BUILDER)
+    {
         return sterna_wasm::builder::run();
     }
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .init();
     let Cli { command } = Cli::parse();
     let foreground = matches!(command, Command::Run(_) | Command::Thaw(_));
     let code = match command {

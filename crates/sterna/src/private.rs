@@ -57,7 +57,7 @@ pub(crate) fn ensure_directory(path: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             let what = format!("could not make the private directory {}", path.display());
-            return Err(error).context(what);
+            Err(error).context(what)
         }
         _ => check_directory(path),
     }

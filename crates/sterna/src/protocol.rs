@@ -143,7 +143,10 @@ struct Envelope<T> {
 
 /// Sends a message.
 pub(crate) fn send(stream: &mut UnixStream, body: &impl Serialize) -> Result<()> {
-    let envelope = Envelope { version: VERSION, body };
+    let envelope = Envelope {
+        version: VERSION,
+        body,
+    };
     let json = serde_json::to_vec(&envelope).context("could not write a message")?;
     let length = u32::try_from(json.len())
         .ok()
@@ -162,7 +165,10 @@ pub(crate) fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<Op
         got => stream.read_exact(&mut length[got..])?,
     }
     let length = u32::from_le_bytes(length);
-    ensure!(length <= MESSAGE_BYTES_MAX, "a message of {length} bytes is too long");
+    ensure!(
+        length <= MESSAGE_BYTES_MAX,
+        "a message of {length} bytes is too long"
+    );
     let mut json = Vec::new();
     // Memory is taken as bytes come, not as they are announced.
     let got = stream.take(length.into()).read_to_end(&mut json)?;

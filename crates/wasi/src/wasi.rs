@@ -6,7 +6,7 @@ use crate::config::{Config, ConfigError, Limits, Stdio};
 use crate::function::Function;
 use crate::memory::Memory;
 use crate::poll::PendingPoll;
-use crate::step::{Halt, Outcome, Step};
+use crate::step::{Halt, Outcome, Step, Wait};
 use crate::streams::{HostFile, Stream};
 use crate::table::{Entry, Resource, Root, Table};
 use serde::{Deserialize, Serialize};
@@ -144,37 +144,31 @@ impl Wasi {
         }
     }
 
-    /// Writes to the process's standard output, as the process would, waiting for room if need be.
-    /// What its limit does not allow, or nobody takes, is lost.
-    pub fn print(&mut self, text: &[u8]) {
+    /// Writes to the process's standard output, as the process would. What its limit does not allow, or
+    /// nobody takes, is lost.
+    ///
+    /// # Errors
+    /// There is no room: how many bytes have been written, and what to wait for before the others.
+    pub fn print(&mut self, text: &[u8]) -> Result<(), (usize, Wait)> {
         let mut rest = text;
         while !rest.is_empty() {
             let Ok(entry) = self.table.get_mut(1) else {
-                return;
+                return Ok(());
             };
             let Resource::Stdio { stream, .. } = &mut entry.resource else {
-                return;
+                return Ok(());
             };
-            match stream.write(&[io::IoSlice::new(
-                &rest[..rest.len().min(stream.write_max())],
-            )]) {
+            let piece = &rest[..rest.len().min(stream.write_max())];
+            match stream.write(&[io::IoSlice::new(piece)]) {
                 Ok(written) => {
                     self.output.charge(written as u64);
                     rest = &rest[written..];
                 }
-                Err(Halt::Errno(_)) => return,
-                Err(Halt::Wait(wait)) => {
-                    for (descriptor, _) in &wait.descriptors {
-                        let mut poll = [rustix::event::PollFd::new(
-                            descriptor,
-                            rustix::event::PollFlags::OUT,
-                        )];
-                        // An interruption only means to try again.
-                        let _ = rustix::event::poll(&mut poll, None);
-                    }
-                }
+                Err(Halt::Errno(_)) => return Ok(()),
+                Err(Halt::Wait(wait)) => return Err((text.len() - rest.len(), wait)),
             }
         }
+        Ok(())
     }
 
     /// The process's own clock: what deadlines of [`Wait`](crate::Wait) are on.

@@ -84,17 +84,8 @@ fn binding(descriptor: &sterna_wasi::DescriptorDescription) -> Binding {
 
 /// Where a guest trapped: the frames of the engine, then those that waited for them.
 pub(crate) fn trap_back_trace(guest: &Guest, error: &wasmtime::Error) -> String {
-    let mut trace = String::new();
-    let mut depth = 0;
-    if let Some(frames) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
-        for frame in frames.frames() {
-            let name = frame
-                .func_name()
-                .map_or_else(|| format!("function {}", frame.func_index()), str::to_owned);
-            let _ = writeln!(trace, "{depth:>4}: {}", sterna_process::Plain(&name));
-            depth += 1;
-        }
-    }
+    let mut trace = engine_back_trace(error);
+    let mut depth = trace.lines().count();
     let names = guest.machine.installed.names();
     for function in guest.machine.frames.iter().map(|frame| frame.function) {
         let name = names
@@ -103,6 +94,20 @@ pub(crate) fn trap_back_trace(guest: &Guest, error: &wasmtime::Error) -> String 
             .unwrap_or_else(|| format!("function {function}"));
         let _ = writeln!(trace, "{depth:>4}: {}", sterna_process::Plain(&name));
         depth += 1;
+    }
+    trace
+}
+
+/// The frames that the engine had when it failed, one a line.
+pub(crate) fn engine_back_trace(error: &wasmtime::Error) -> String {
+    let mut trace = String::new();
+    if let Some(frames) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
+        for (depth, frame) in frames.frames().iter().enumerate() {
+            let name = frame
+                .func_name()
+                .map_or_else(|| format!("function {}", frame.func_index()), str::to_owned);
+            let _ = writeln!(trace, "{depth:>4}: {}", sterna_process::Plain(&name));
+        }
     }
     trace
 }

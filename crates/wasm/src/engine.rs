@@ -29,7 +29,7 @@ pub struct EngineOptions {
 /// Why the engine could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("the WebAssembly engine cannot run on this machine")]
-pub struct EngineError(#[source] wasmtime::Error);
+pub struct EngineError(#[source] pub(crate) wasmtime::Error);
 
 /// The engine for guests that can be moved. Cheap to clone.
 #[derive(Clone)]
@@ -64,22 +64,11 @@ impl Engine {
         options: EngineOptions,
         adjust: impl FnOnce(&mut Config),
     ) -> Result<Engine, EngineError> {
-        let mut config = Config::new();
+        let mut config = common(options);
         config
-            .wasm_threads(true)
             .shared_memory(true)
-            .wasm_multi_memory(true)
-            .wasm_memory64(true)
-            .wasm_tail_call(true)
-            .wasm_relaxed_simd(true)
-            .relaxed_simd_deterministic(true)
-            .wasm_branch_hinting(true)
-            .cranelift_opt_level(OptLevel::Speed)
-            .cranelift_nan_canonicalization(options.canonicalize_nans)
             // A safepoint is found by the address of its code: a function has one piece of it.
             .compiler_inlining(Inlining::No)
-            .async_stack_size(STACK)
-            .max_wasm_stack(WASM_STACK)
             .memory_reservation(MEMORY_RESERVATION)
             .memory_guard_size(MEMORY_GUARD)
             .memory_may_move(false)
@@ -100,4 +89,34 @@ impl Engine {
     pub fn options(&self) -> EngineOptions {
         self.options
     }
+}
+
+/// The engine for guests that stay: it stops them at epochs.
+pub(crate) fn immobile(options: EngineOptions) -> Result<wasmtime::Engine, EngineError> {
+    let mut config = common(options);
+    config
+        .epoch_interruption(true)
+        .wasm_function_references(true)
+        .wasm_gc(true)
+        .wasm_exceptions(true)
+        .wasm_wide_arithmetic(true);
+    wasmtime::Engine::new(&config).map_err(EngineError)
+}
+
+/// What guests are the same in, whether they can move or not.
+fn common(options: EngineOptions) -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_threads(true)
+        .wasm_multi_memory(true)
+        .wasm_memory64(true)
+        .wasm_tail_call(true)
+        .wasm_relaxed_simd(true)
+        .relaxed_simd_deterministic(true)
+        .wasm_branch_hinting(true)
+        .cranelift_opt_level(OptLevel::Speed)
+        .cranelift_nan_canonicalization(options.canonicalize_nans)
+        .async_stack_size(STACK)
+        .max_wasm_stack(WASM_STACK);
+    config
 }

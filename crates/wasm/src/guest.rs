@@ -3,15 +3,16 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use sterna_process::PAGE_SIZE;
-use wasmtime::{Extern, ExternType, Func, Linker, Store, Val};
+use wasmtime::{Extern, Func, Linker, Store, Val};
 
 use crate::control::Control;
 use crate::engine::Engine;
+use crate::entry;
 use crate::frames::{Frame, Value};
-use crate::host::{Growth, Host};
+use crate::host::{self, Host, ImportError};
 use crate::installed::Installed;
 use crate::machine::{Ended, Machine, MachineError};
 use crate::memory::with_images;
@@ -23,21 +24,16 @@ use crate::stop::Stopper;
 /// Why a guest could not be made or restored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GuestError {
-    #[error("the program imports {module}.{name}, which is not part of WASI preview 1")]
-    Import { module: String, name: String },
-    #[error("the program imports {module}.{name} as {found}; WASI has it as {expected}")]
-    ImportType {
-        module: String,
-        name: String,
-        found: String,
-        expected: String,
-    },
+    #[error(transparent)]
+    Import(#[from] ImportError),
     #[error("the program has no function `{name}` to call")]
     NoFunction { name: String },
     #[error("the engine could not make an instance of the program")]
     Instantiate(#[source] wasmtime::Error),
     #[error(transparent)]
     Portable(#[from] PortableError),
+    #[error("its {what} are not those of the program")]
+    Incomplete { what: &'static str },
     #[error("memory {index} cannot have {pages} pages")]
     Memory { index: u32, pages: u64 },
 }
@@ -47,6 +43,7 @@ pub(crate) struct Guest {
     pub(crate) store: Store<Host>,
     pub(crate) machine: Machine,
     pub(crate) pages: Arc<GuestPages>,
+    pub(crate) stopper: Arc<Stopper>,
     pub(crate) stages: VecDeque<Stage>,
     begun: bool,
 }
@@ -71,16 +68,8 @@ impl Guest {
         let pages = installed.metadata.control_pages;
         let control =
             Arc::new(Control::new(engine.wasmtime(), pages).map_err(GuestError::Instantiate)?);
-        let stopper = Stopper::new(control.clone());
-        let host = Host {
-            wasi: None,
-            memory: None,
-            stopper: stopper.clone(),
-            limits: Growth::new(limits),
-            cancelled: false,
-            waiting: Arc::new(AtomicBool::new(false)),
-            killed: Arc::new(AtomicBool::new(false)),
-        };
+        let host = Host::new(limits);
+        let stopper = Stopper::new(control.clone(), host.signals.clone());
         let mut store = Store::new(engine.wasmtime(), host);
         store.limiter(|host| &mut host.limits);
         stopper.watch(&mut store);
@@ -106,6 +95,7 @@ impl Guest {
             store,
             machine,
             pages,
+            stopper,
             stages: VecDeque::new(),
             begun: false,
         })
@@ -130,7 +120,8 @@ impl Guest {
             };
             self.begun = false;
             if let Some(Stage::Call { print: true, .. }) = self.stages.pop_front() {
-                self.print(&results);
+                let printed = host::print(&mut self.store, &entry::lines(&results)).await;
+                printed.map_err(|killed| MachineError::Guest(killed.into()))?;
             }
         }
         Ok(Stretch::Finished)
@@ -143,6 +134,9 @@ impl Guest {
         };
         let (name, args) = match stage {
             Stage::Start => (names::START.to_owned(), Vec::new()),
+            Stage::Call { export, .. } if export.starts_with(names::EXPORT_PREFIX) => {
+                return Err(misfit("the function to call is not the program's"));
+            }
             Stage::Call { export, args, .. } => (export, args),
         };
         let function = self.machine.instance.get_func(&mut self.store, &name);
@@ -150,29 +144,38 @@ impl Guest {
         let references = References::of(self.machine.instance);
         let local = |value: &Value| references.local(&mut self.store, value);
         let args = args.iter().map(local).collect::<Result<Vec<_>, _>>();
-        Ok((
-            function,
-            args.map_err(|_| misfit("an argument cannot be given"))?,
-        ))
+        let args = args.map_err(|_| misfit("an argument cannot be given"))?;
+        let ty = function.ty(&self.store);
+        let matches = |(arg, ty): (&Val, _)| arg.matches_ty(&self.store, &ty).unwrap_or(false);
+        if ty.params().len() != args.len() || !args.iter().zip(ty.params()).all(matches) {
+            return Err(misfit("the function to call takes other arguments"));
+        }
+        Ok((function, args))
     }
 
-    /// Writes results of a function called by name to standard output, one a line.
-    fn print(&mut self, results: &[Val]) {
-        let text: String = results
-            .iter()
-            .map(|value| match value {
-                Val::I32(value) => format!("{value}\n"),
-                Val::I64(value) => format!("{value}\n"),
-                Val::F32(bits) => format!("{}\n", f32::from_bits(*bits)),
-                Val::F64(bits) => format!("{}\n", f64::from_bits(*bits)),
-                Val::V128(value) => format!("{}\n", value.as_u128()),
-                Val::FuncRef(None) | Val::ExternRef(None) => "null\n".into(),
-                _ => "<reference>\n".into(),
-            })
-            .collect();
-        if let Some(wasi) = &mut self.store.data_mut().wasi {
-            wasi.print(text.as_bytes());
+    /// Makes ready what it needs to go on, and checks that it can: its state came from elsewhere.
+    pub(crate) async fn check(&mut self) -> Result<(), MachineError> {
+        let misfit = |reason| MachineError::Misfit {
+            function: 0,
+            reason,
+        };
+        if self.begun == self.machine.frames.is_empty() {
+            return Err(misfit(
+                "whether a call has begun and what is left of it do not agree",
+            ));
         }
+        let stages: Vec<_> = self.stages.iter().cloned().collect();
+        let callees = stages.into_iter().map(|stage| self.callee(stage));
+        let callees = callees.collect::<Result<Vec<_>, _>>()?;
+        if !self.begun {
+            return Ok(());
+        }
+        let (callee, _) = callees.first().ok_or(misfit("nothing has been called"))?;
+        let frames = self.machine.frames.iter();
+        let keys = frames.map(|frame| self.machine.installed.entry(frame));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        self.machine.installed.prepare(&keys)?;
+        self.machine.check(&mut self.store, callee).await
     }
 
     /// Its frames, innermost first, in portable terms.
@@ -232,6 +235,7 @@ impl Guest {
         state: &State,
         frames: &[Frame<Value>],
     ) -> Result<(), GuestError> {
+        self.check_complete(state)?;
         let instance = self.machine.instance;
         for (index, &pages) in (0u32..).zip(&state.memories) {
             let wrong = || GuestError::Memory { index, pages };
@@ -279,6 +283,37 @@ impl Guest {
         Ok(())
     }
 
+    /// All that a program of this shape has must be in its state, and nothing else.
+    fn check_complete(&self, state: &State) -> Result<(), GuestError> {
+        let metadata = &self.machine.installed.metadata;
+        let mutable = (0u32..).zip(&metadata.mutable_globals);
+        let mutable = mutable
+            .filter(|(_, mutable)| **mutable)
+            .map(|(index, _)| index);
+        let whole = [
+            (
+                "memories",
+                state.memories.len() == metadata.memories as usize,
+            ),
+            (
+                "globals",
+                state.globals.iter().map(|global| global.0).eq(mutable),
+            ),
+            ("tables", {
+                let tables = state.tables.iter().map(|table| &table.0);
+                tables.eq(&metadata.mutable_tables)
+            }),
+            (
+                "call depth",
+                (i32::MIN..=metadata.depth).contains(&state.depth),
+            ),
+        ];
+        match whole.into_iter().find(|(_, whole)| !whole) {
+            Some((what, _)) => Err(GuestError::Incomplete { what }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the guest ran out of call depth, if it trapped.
     pub(crate) fn is_out_of_depth(&mut self) -> bool {
         let depth = self
@@ -293,12 +328,8 @@ impl Guest {
         })
     }
 
-    pub(crate) fn stopper(&self) -> Arc<Stopper> {
-        self.store.data().stopper.clone()
-    }
-
     pub(crate) fn is_killed(&self) -> bool {
-        self.store.data().killed.load(Ordering::Acquire)
+        self.store.data().signals.killed.load(Ordering::Acquire)
     }
 }
 
@@ -316,24 +347,7 @@ fn imports(
             imports.push(Extern::SharedMemory(control.memory().clone()));
             continue;
         }
-        let own = || (module.to_owned(), name.to_owned());
-        let found = linker.get(&mut *store, module, name).ok();
-        let Some(Extern::Func(function)) = found else {
-            let (module, name) = own();
-            return Err(GuestError::Import { module, name });
-        };
-        let expected = function.ty(&*store);
-        let fits = matches!(import.ty(), ExternType::Func(ty) if ty.matches(&expected));
-        if !fits {
-            let (module, name) = own();
-            let found = format!("{:?}", import.ty());
-            return Err(GuestError::ImportType {
-                module,
-                name,
-                found,
-                expected: expected.to_string(),
-            });
-        }
+        let function = host::find(store, linker, &import)?;
         imports.push(Extern::Func(function));
     }
     Ok(imports)

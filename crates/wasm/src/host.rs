@@ -2,14 +2,17 @@
 //! calls are answered.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use sterna_process::Plain;
 use sterna_sys::gate::Verdict;
 use sterna_wasi::{Function, Step, ValType, Wasi};
-use wasmtime::{Caller, FuncType, Linker, Memory, ResourceLimiter, Val};
+use wasmtime::{
+    Caller, Engine, Extern, ExternType, Func, FuncType, ImportType, Linker, Memory,
+    ResourceLimiter, Store, Val,
+};
 
-use crate::engine::Engine;
-use crate::stop::Stopper;
+use crate::stop::Signals;
 use crate::wait::wait;
 
 /// Most arguments of any WASI function.
@@ -21,13 +24,23 @@ pub(crate) struct Host {
     pub(crate) wasi: Option<Wasi>,
     /// The memory that WASI's pointers point into.
     pub(crate) memory: Option<Memory>,
-    pub(crate) stopper: Arc<Stopper>,
+    pub(crate) signals: Arc<Signals>,
     pub(crate) limits: Growth,
     /// Whether the host call that ended last was cancelled, without effect.
     pub(crate) cancelled: bool,
-    /// Whether the guest waits in a host call; for those who look.
-    pub(crate) waiting: Arc<AtomicBool>,
-    pub(crate) killed: Arc<AtomicBool>,
+}
+
+impl Host {
+    /// Of a guest that has been given nothing yet.
+    pub(crate) fn new(limits: &sterna_process::Limits) -> Host {
+        Host {
+            wasi: None,
+            memory: None,
+            signals: Arc::default(),
+            limits: Growth::new(limits),
+            cancelled: false,
+        }
+    }
 }
 
 /// The guest called `proc_exit`.
@@ -41,12 +54,12 @@ pub(crate) struct ProcessExit(pub(crate) u32);
 pub(crate) struct KilledInCall;
 
 /// How far memories and tables may grow.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Growth {
     pub(crate) memory_bytes_max: u64,
     pub(crate) table_elements_max: u64,
-    pub(crate) instances_max: usize,
-    memory_bytes: u64,
+    /// Bytes of all memories, for whoever watches.
+    pub(crate) memory_bytes: Arc<AtomicU64>,
     table_elements: u64,
 }
 
@@ -55,8 +68,7 @@ impl Growth {
         Growth {
             memory_bytes_max: limits.memory_bytes_max,
             table_elements_max: limits.table_elements_max,
-            instances_max: limits.instances_max as usize,
-            memory_bytes: 0,
+            memory_bytes: Arc::default(),
             table_elements: 0,
         }
     }
@@ -64,7 +76,7 @@ impl Growth {
     /// Sets other limits; what is used stays counted.
     pub(crate) fn tighten(&mut self, limits: &sterna_process::Limits) {
         *self = Growth {
-            memory_bytes: self.memory_bytes,
+            memory_bytes: self.memory_bytes.clone(),
             table_elements: self.table_elements,
             ..Growth::new(limits)
         };
@@ -91,13 +103,10 @@ impl ResourceLimiter for Growth {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let possible = maximum.is_none_or(|maximum| desired <= maximum);
-        Ok(possible
-            && grant(
-                &mut self.memory_bytes,
-                current,
-                desired,
-                self.memory_bytes_max,
-            ))
+        let mut sum = self.memory_bytes.load(Ordering::Relaxed);
+        let granted = possible && grant(&mut sum, current, desired, self.memory_bytes_max);
+        self.memory_bytes.store(sum, Ordering::Relaxed);
+        Ok(granted)
     }
 
     fn table_growing(
@@ -117,7 +126,8 @@ impl ResourceLimiter for Growth {
     }
 
     fn instances(&self) -> usize {
-        self.instances_max
+        // Its own is the only one it can have. Those that it goes on with are ours.
+        usize::MAX
     }
 
     fn memories(&self) -> usize {
@@ -129,9 +139,67 @@ impl ResourceLimiter for Growth {
     }
 }
 
+/// Why an import cannot be filled.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImportError {
+    #[error(
+        "the program imports {}.{}, which is not part of WASI preview 1",
+        Plain(module),
+        Plain(name)
+    )]
+    Unknown { module: String, name: String },
+    #[error("the program imports {module}.{name} as {found}; WASI has it as {expected}")]
+    Type {
+        module: String,
+        name: String,
+        found: String,
+        expected: String,
+    },
+    #[error(
+        "the program starts threads (it imports wasi.thread-spawn), which is not supported: build it \
+         for one thread, for example for wasm32-wasip1"
+    )]
+    Threads,
+}
+
+/// What fills `import`, which is of WASI.
+pub(crate) fn find(
+    store: &mut Store<Host>,
+    linker: &Linker<Host>,
+    import: &ImportType<'_>,
+) -> Result<Func, ImportError> {
+    let (module, name) = (import.module(), import.name());
+    if (module, name) == ("wasi", "thread-spawn") {
+        return Err(ImportError::Threads);
+    }
+    let found = linker.get(&mut *store, module, name).ok();
+    let Some(function) = found.and_then(Extern::into_func) else {
+        return Err(ImportError::Unknown {
+            module: module.to_owned(),
+            name: name.to_owned(),
+        });
+    };
+    let expected = function.ty(&*store);
+    match import.ty() {
+        ExternType::Func(ty) if ty.matches(&expected) => Ok(function),
+        other => Err(ImportError::Type {
+            module: module.to_owned(),
+            name: name.to_owned(),
+            found: match other {
+                ExternType::Func(ty) => ty.to_string(),
+                ExternType::Memory(_) => "a memory".into(),
+                ExternType::Table(_) => "a table".into(),
+                ExternType::Global(_) => "a global".into(),
+                ExternType::Tag(_) => "a tag".into(),
+            },
+            expected: expected.to_string(),
+        }),
+    }
+}
+
 /// A linker with all of WASI preview 1.
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
-    let mut linker = Linker::new(engine.wasmtime());
+    let mut linker = Linker::new(engine);
     for &function in Function::ALL {
         for module in [sterna_wasi::MODULE, sterna_wasi::MODULE_UNSTABLE] {
             if Function::by_name(module, function.name()) != Some(function) {
@@ -139,7 +207,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
             }
             let (params, results) = function.signature();
             let ty = FuncType::new(
-                engine.wasmtime(),
+                engine,
                 params.iter().map(value_type),
                 results.iter().map(value_type),
             );
@@ -212,6 +280,29 @@ fn issue(
     Ok(wasi.call(function, arguments, bytes))
 }
 
+/// Writes `text` to the guest's standard output, and waits for room like a call of its own.
+pub(crate) async fn print(store: &mut Store<Host>, text: &str) -> Result<(), KilledInCall> {
+    let mut rest = text.as_bytes();
+    loop {
+        let host = store.data_mut();
+        let Some(wasi) = &mut host.wasi else {
+            return Ok(());
+        };
+        let Err((written, pending)) = wasi.print(rest) else {
+            return Ok(());
+        };
+        rest = &rest[written..];
+        let now = wasi.now();
+        let signals = host.signals.clone();
+        signals.waiting.store(true, Ordering::Relaxed);
+        wait(&pending, now, &signals.interrupt).await;
+        signals.waiting.store(false, Ordering::Relaxed);
+        if signals.killed.load(Ordering::Acquire) {
+            return Err(KilledInCall);
+        }
+    }
+}
+
 async fn answer_waiting(
     mut caller: Caller<'_, Host>,
     function: Function,
@@ -229,19 +320,19 @@ async fn answer_waiting(
         };
         let host = caller.data_mut();
         let now = host.wasi.as_ref().map_or_else(Default::default, Wasi::now);
-        let stopper = host.stopper.clone();
-        if !stopper.gate.is_requested() {
-            host.waiting.store(true, Ordering::Relaxed);
-            wait(&pending, now, &stopper.interrupt).await;
-            caller.data_mut().waiting.store(false, Ordering::Relaxed);
+        let signals = host.signals.clone();
+        if !signals.gate.is_requested() {
+            signals.waiting.store(true, Ordering::Relaxed);
+            wait(&pending, now, &signals.interrupt).await;
+            signals.waiting.store(false, Ordering::Relaxed);
         }
-        if caller.data().killed.load(Ordering::Acquire) {
+        if signals.killed.load(Ordering::Acquire) {
             return Err(KilledInCall.into());
         }
-        if stopper.gate.is_requested() {
-            caller.data_mut().waiting.store(true, Ordering::Relaxed);
-            let verdict = stopper.gate.arrive(None);
-            caller.data_mut().waiting.store(false, Ordering::Relaxed);
+        if signals.gate.is_requested() {
+            signals.waiting.store(true, Ordering::Relaxed);
+            let verdict = signals.gate.arrive(None);
+            signals.waiting.store(false, Ordering::Relaxed);
             if verdict == Verdict::Unwind {
                 caller.data_mut().cancelled = true;
                 give(results, sterna_wasi::Errno::SUCCESS);

@@ -153,7 +153,7 @@ impl Installed {
             Module::new(engine.wasmtime(), &instrumented.wasm).map_err(InstallError::Compile)?;
         let known = Known::of(&program, instrumented);
         let metadata = known.metadata;
-        let images = images::build(&metadata.images, &known.data, &metadata.memory_bytes)?;
+        let images = images::build(&metadata, &known.data)?;
         let origin = Origin::Memory(bytes);
         let installed = Installed::new(engine.clone(), options, module, metadata, images, origin);
         Ok(installed.with_points(known.points))
@@ -170,7 +170,7 @@ impl Installed {
         let metadata: Metadata =
             postcard::from_bytes(&made.metadata).map_err(|_| InstallError::Metadata)?;
         let points = postcard::from_bytes(&made.points).map_err(|_| InstallError::Metadata)?;
-        let images = images::build(&metadata.images, &made.data, &metadata.memory_bytes)?;
+        let images = images::build(&metadata, &made.data)?;
         let (options, origin) = (builder.options().clone(), Origin::Memory(bytes));
         let mut installed = Installed::new(engine, options, module, metadata, images, origin);
         installed.compiler = Some(builder.clone());

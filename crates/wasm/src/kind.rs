@@ -1,37 +1,40 @@
 //! The wasm kind behind the traits of [`sterna_process`].
 
 use std::ops::ControlFlow;
-use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sterna_process::image::{Image, ImageHeader, Section, Sections};
 use sterna_process::{
     CaptureError, Control, Environment, Identity, Incoming, Kind, Limits, Memory, MemoryLayout,
-    PageSource, PauseRefused, Paused, Pausing, PrepareError, Process, Program, ProgramId,
-    Resources, RestoreError, Running, SpawnError, Tag,
+    PAGE_SIZE, PageSource, PauseRefused, Paused, Pausing, Plain, PrepareError, Process, Program,
+    ProgramId, Resources, RestoreError, Running, SpawnError, Tag,
 };
-use sterna_wasi::{Config, HostClocks, Rebind, Wasi, WasiState};
+use sterna_wasi::{Wasi, WasiState};
 use wasmtime::Linker;
 
 use crate::builder::BuildError;
 use crate::cache::{AddError, ProgramCache};
+use crate::cpu::{self, CpuMeter};
 use crate::describe;
 use crate::engine::Engine;
+use crate::entry;
+use crate::environment::{config, rebind};
 use crate::frames::{Frame, Value};
 use crate::guest::{Guest, GuestError};
 use crate::host::{self, Host};
 use crate::installed::{InstallError, Installed};
+use crate::machine::MachineError;
 use crate::pass::InstrumentError;
-use crate::portable::{FRAMES, STATE, Stage, State, VERSION, WASI};
-use crate::seat::{Asked, CpuMeter, Seat};
+use crate::portable::{FRAMES, STATE, State, VERSION, WASI};
+use crate::seat::{Asked, Seat};
 use crate::wait;
 
 /// Name of the kind.
 pub const KIND: Tag = Tag::new("wasm");
 
+/// Bytes in a page of WebAssembly's own.
+const WASM_PAGE: u64 = 1 << 16;
 /// What a program's first stop will need is read after it has run for so long.
 const WARM_AFTER: Duration = Duration::from_millis(30);
 
@@ -114,7 +117,7 @@ impl WasmKind {
     /// # Errors
     /// If the engine refuses WASI's functions.
     pub fn new(engine: Engine, programs: Arc<dyn Programs>) -> Result<WasmKind, wasmtime::Error> {
-        let linker = host::linker(&engine)?;
+        let linker = host::linker(engine.wasmtime())?;
         Ok(WasmKind {
             engine,
             linker,
@@ -158,7 +161,12 @@ impl Kind for WasmKind {
         let limits = environment.resources.limits.clone();
         check_memory(&installed, &limits)?;
         let mut guest = self.guest(&installed, &limits).map_err(guest_spawn_error)?;
-        guest.stages = stages(&installed, &environment)?.into();
+        guest.stages = entry::stages(
+            &installed.module,
+            installed.metadata.has_start,
+            &environment,
+        )?
+        .into();
         let cpu = Arc::new(CpuMeter::default());
         let wasi =
             Wasi::new(config(environment, &cpu)).map_err(|error| SpawnError::Environment {
@@ -166,7 +174,7 @@ impl Kind for WasmKind {
             })?;
         guest.store.data_mut().wasi = Some(wasi);
         let seat = Seat::new(identity, program.id(), SystemTime::now(), cpu, &guest);
-        limit_cpu(&seat, &limits);
+        cpu::limit(&seat, &seat.cpu, &limits);
         warm_soon(installed);
         seat.start(guest);
         Ok(running(seat))
@@ -299,10 +307,7 @@ impl Paused for Standing {
             .as_ref()
             .map(Wasi::capture)
             .transpose();
-        let wasi = wasi.map_err(|error| CaptureError::Uncapturable {
-            what: describe::chain(&error),
-            remedy: "let the program close it first".into(),
-        })?;
+        let wasi = wasi.map_err(|error| uncapturable(&error))?;
         let frames = guest.frames().map_err(failed)?;
         let state = guest.state(
             nanoseconds_since_epoch(seat.started),
@@ -338,6 +343,17 @@ impl Paused for Standing {
     fn discard(self: Box<Self>) {}
 }
 
+/// What the process has open that cannot be put into an image, and why.
+fn uncapturable(error: &sterna_wasi::CaptureError) -> CaptureError {
+    let open =
+        |one: &sterna_wasi::Unmovable| format!("descriptor {} ({})", one.number, Plain(&one.label));
+    let why = error.0.first().map_or("", |first| first.why);
+    CaptureError::Uncapturable {
+        what: error.0.iter().map(open).collect::<Vec<_>>().join(", "),
+        remedy: format!("it {why}"),
+    }
+}
+
 impl Drop for Standing {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.guest, Held::Gone) {
@@ -368,70 +384,31 @@ impl Incoming for Arriving {
         resources: Resources,
         rest: Option<Box<dyn PageSource>>,
     ) -> Result<Box<dyn Paused>, RestoreError> {
-        let header = &image.header;
-        if header.kind != KIND {
-            return Err(RestoreError::WrongKind {
-                found: header.kind.clone(),
-                expected: KIND,
-            });
-        }
-        if header.program != self.program {
-            return Err(RestoreError::WrongProgram {
-                found: header.program,
-                expected: self.program,
-            });
-        }
-        if rest.is_some() {
-            return Err(RestoreError::Inconsistent {
-                reason: "its pages were to come after it, which this kind cannot do yet".into(),
-            });
-        }
+        self.check(&image.header, rest.is_some())?;
         let sections = &mut image.sections;
         let frames: Vec<Frame<Value>> = sections.require(&FRAMES, VERSION..=VERSION)?.decode()?;
         let state: State = sections.require(&STATE, VERSION..=VERSION)?.decode()?;
         let wasi: Option<WasiState> = sections.require(&WASI, VERSION..=VERSION)?.decode()?;
         std::mem::take(sections).finish()?;
         let limits = resources.limits.clone();
-        let used = image.header.layout.bytes();
-        if used > limits.memory_bytes_max {
-            let limit = limits.memory_bytes_max;
-            return Err(RestoreError::OverLimit {
-                what: "bytes of memory",
-                used,
-                limit,
-            });
-        }
+        check_sizes(&image.header.layout, &state, &limits)?;
+        let wasi = wasi.ok_or_else(|| RestoreError::Inconsistent {
+            reason: "it has no WASI world".into(),
+        })?;
         let cpu = Arc::new(CpuMeter::starting_at(Duration::from_nanos(state.cpu_ns)));
-        if let Some(wasi) = wasi {
-            let bound = Wasi::restore(wasi, rebind(resources, &cpu, state.cpu_ns));
-            let mut wasi = bound.map_err(|error| RestoreError::Binding {
-                what: "something outside of itself".into(),
-                reason: describe::chain(&error),
-            })?;
-            wasi.stop_clock();
-            self.guest.store.data_mut().wasi = Some(wasi);
-        }
+        let bound = Wasi::restore(wasi, rebind(resources, &cpu, state.cpu_ns));
+        let mut wasi = bound.map_err(|error| RestoreError::Binding {
+            what: "something outside of itself".into(),
+            reason: describe::chain(&error),
+        })?;
+        wasi.stop_clock();
+        self.guest.store.data_mut().wasi = Some(wasi);
         let inconsistent = |error: GuestError| RestoreError::Inconsistent {
             reason: describe::chain(&error),
         };
         now(self.guest.restore(&state, &frames)).map_err(inconsistent)?;
         self.guest.store.data_mut().limits.tighten(&limits);
-        let keys = self.guest.machine.frames.iter();
-        let keys = keys
-            .map(|frame| self.guest.machine.installed.entry(frame))
-            .collect::<Result<Vec<_>, _>>();
-        let misfit = |error: InstallError| RestoreError::Inconsistent {
-            reason: describe::chain(&error),
-        };
-        let keys = keys.map_err(misfit)?;
-        self.guest
-            .machine
-            .installed
-            .prepare(&keys)
-            .map_err(|error| RestoreError::Failed {
-                doing: "compile what the process needs to go on",
-                source: error.into(),
-            })?;
+        now(self.guest.check()).map_err(check_error)?;
         let identity = Identity {
             process: image.header.process,
             epoch: image.header.epoch,
@@ -439,7 +416,7 @@ impl Incoming for Arriving {
         let started = SystemTime::UNIX_EPOCH + Duration::from_nanos(state.started_ns);
         let seat = Seat::new(identity, self.program, started, cpu, &self.guest);
         seat.hold();
-        limit_cpu(&seat, &limits);
+        cpu::limit(&seat, &seat.cpu, &limits);
         Ok(Box::new(Standing {
             seat,
             guest: Held::Here(Box::new(self.guest)),
@@ -447,8 +424,77 @@ impl Incoming for Arriving {
     }
 }
 
+impl Arriving {
+    /// Whether an image can become this process.
+    fn check(&self, header: &ImageHeader, pages_later: bool) -> Result<(), RestoreError> {
+        if header.kind != KIND {
+            let found = header.kind.clone();
+            return Err(RestoreError::WrongKind {
+                found,
+                expected: KIND,
+            });
+        }
+        if header.program != self.program {
+            let (found, expected) = (header.program, self.program);
+            return Err(RestoreError::WrongProgram { found, expected });
+        }
+        if pages_later {
+            let reason = "its pages were to come after it, which this kind cannot do yet".into();
+            return Err(RestoreError::Inconsistent { reason });
+        }
+        Ok(())
+    }
+}
+
+/// Fails unless the image agrees with itself on how large the process is, and it may be that large.
+fn check_sizes(layout: &MemoryLayout, state: &State, limits: &Limits) -> Result<(), RestoreError> {
+    let pages_each = WASM_PAGE / PAGE_SIZE as u64;
+    let pages = state
+        .memories
+        .iter()
+        .map(|pages| pages.checked_mul(pages_each));
+    let agree = layout
+        .regions()
+        .iter()
+        .map(|region| Some(region.pages))
+        .eq(pages);
+    if !agree {
+        return Err(RestoreError::Inconsistent {
+            reason: "it says two things about the length of its memories".into(),
+        });
+    }
+    let elements = state.tables.iter().map(|(_, values)| values.len() as u64);
+    for (what, used, limit) in [
+        ("bytes of memory", layout.bytes(), limits.memory_bytes_max),
+        (
+            "elements of tables",
+            elements.sum(),
+            limits.table_elements_max,
+        ),
+    ] {
+        if used > limit {
+            return Err(RestoreError::OverLimit { what, used, limit });
+        }
+    }
+    Ok(())
+}
+
+fn check_error(error: MachineError) -> RestoreError {
+    match error {
+        MachineError::Prepare(InstallError::Instrument(_)) | MachineError::Misfit { .. } => {
+            RestoreError::Inconsistent {
+                reason: describe::chain(&error),
+            }
+        }
+        error => RestoreError::Failed {
+            doing: "make ready what the process needs to go on",
+            source: error.into(),
+        },
+    }
+}
+
 /// Runs a future that has nothing to wait for: instances are made and restored by the caller's thread.
-fn now<F: Future>(future: F) -> F::Output {
+pub(crate) fn now<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     loop {
@@ -471,28 +517,6 @@ fn warm_soon(installed: Arc<Installed>) {
     });
 }
 
-/// Kills a process that has used up its CPU time.
-fn limit_cpu(seat: &Arc<Seat>, limits: &Limits) {
-    let Some(max) = limits.cpu_time_max else {
-        return;
-    };
-    let seat = Arc::downgrade(seat);
-    wait::reactor().spawn(async move {
-        while let Some(seat) = seat.upgrade() {
-            if seat.exit().is_some() {
-                return;
-            }
-            let left = max.saturating_sub(seat.cpu.read());
-            if left.is_zero() {
-                seat.end_for(format!("used up its {max:?} of CPU time"));
-                return;
-            }
-            drop(seat);
-            tokio::time::sleep(left.max(Duration::from_millis(1))).await;
-        }
-    });
-}
-
 fn check_memory(installed: &Installed, limits: &Limits) -> Result<(), SpawnError> {
     let needed = installed.metadata.memory_bytes.iter().sum();
     let limit = limits.memory_bytes_max;
@@ -504,150 +528,6 @@ fn check_memory(installed: &Installed, limits: &Limits) -> Result<(), SpawnError
         });
     }
     Ok(())
-}
-
-/// The calls that make up a run of the program.
-fn stages(installed: &Installed, environment: &Environment) -> Result<Vec<Stage>, SpawnError> {
-    let mut stages = Vec::new();
-    if installed.metadata.has_start {
-        stages.push(Stage::Start);
-    }
-    let function = |name: &str| match installed.module.get_export(name) {
-        Some(wasmtime::ExternType::Func(ty)) => Some(ty),
-        _ => None,
-    };
-    let call = |name: &str| Stage::Call {
-        export: name.to_owned(),
-        args: Vec::new(),
-        print: false,
-    };
-    let Some(entry) = environment.entry.as_deref() else {
-        let command = function("_start").ok_or_else(|| SpawnError::Environment {
-            reason: "the program has no `_start`: it is a library; name the function to call"
-                .into(),
-        })?;
-        return if command.params().len() == 0 {
-            stages.push(call("_start"));
-            Ok(stages)
-        } else {
-            Err(SpawnError::Environment {
-                reason: "the program's `_start` takes arguments".into(),
-            })
-        };
-    };
-    if function("_initialize").is_some() && entry != "_initialize" {
-        stages.push(call("_initialize"));
-    }
-    let unknown = || SpawnError::Environment {
-        reason: format!(
-            "the program has no function `{}` to call",
-            sterna_process::Plain(entry)
-        ),
-    };
-    let ty = function(entry)
-        .filter(|_| !entry.starts_with("sterna:"))
-        .ok_or_else(unknown)?;
-    let given = environment.arguments.get(1..).unwrap_or_default();
-    if ty.params().len() != given.len() {
-        let reason = format!(
-            "`{entry}` takes {} arguments, {} were given",
-            ty.params().len(),
-            given.len()
-        );
-        return Err(SpawnError::Environment { reason });
-    }
-    let args = ty
-        .params()
-        .zip(given)
-        .map(|(ty, text)| argument(&ty, &text.to_string_lossy()));
-    let args = args.collect::<Result<Vec<_>, _>>()?;
-    stages.push(Stage::Call {
-        export: entry.to_owned(),
-        args,
-        print: true,
-    });
-    Ok(stages)
-}
-
-fn argument(ty: &wasmtime::ValType, text: &str) -> Result<Value, SpawnError> {
-    let value = match ty {
-        wasmtime::ValType::I32 => text
-            .parse()
-            .ok()
-            .or_else(|| text.parse::<u32>().ok().map(|v| v as i32))
-            .map(Value::I32),
-        wasmtime::ValType::I64 => text
-            .parse()
-            .ok()
-            .or_else(|| text.parse::<u64>().ok().map(|v| v as i64))
-            .map(Value::I64),
-        wasmtime::ValType::F32 => text.parse().ok().map(|v: f32| Value::F32(v.to_bits())),
-        wasmtime::ValType::F64 => text.parse().ok().map(|v: f64| Value::F64(v.to_bits())),
-        _ => None,
-    };
-    value.ok_or_else(|| SpawnError::Environment {
-        reason: format!(
-            "`{}` is not an argument of type {ty}",
-            sterna_process::Plain(text)
-        ),
-    })
-}
-
-fn stdio(resources: sterna_process::Stdio) -> [sterna_wasi::Stdio; 3] {
-    [resources.input, resources.output, resources.error]
-        .map(|stream| stream.map_or(sterna_wasi::Stdio::Null, sterna_wasi::Stdio::Inherit))
-}
-
-fn directories(directories: Vec<sterna_process::Directory>) -> Vec<sterna_wasi::Directory> {
-    let directory = |directory: sterna_process::Directory| {
-        let link = format!("/proc/self/fd/{}", directory.handle.as_raw_fd());
-        // Shown to people, and a hint to who thaws the process; nothing is opened by it.
-        let host =
-            std::fs::read_link(link).unwrap_or_else(|_| PathBuf::from(&directory.guest_path));
-        sterna_wasi::Directory::from_fd(
-            directory.handle,
-            host,
-            directory.guest_path,
-            directory.read_only,
-        )
-    };
-    directories.into_iter().map(directory).collect()
-}
-
-fn wasi_limits(limits: &Limits) -> sterna_wasi::Limits {
-    sterna_wasi::Limits {
-        descriptors: limits.descriptors_max,
-        output_bytes: limits.output_bytes_max,
-    }
-}
-
-fn config(environment: Environment, cpu: &Arc<CpuMeter>) -> Config {
-    let cpu = cpu.clone();
-    let mut config = Config::new(Box::new(HostClocks::new(move || cpu.read())));
-    config.arguments = environment
-        .arguments
-        .into_iter()
-        .map(OsStringExt::into_vec)
-        .collect();
-    let variable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        [name.into_vec(), value.into_vec()].join(&b'=')
-    };
-    config.environment = environment.variables.into_iter().map(variable).collect();
-    config.stdio = stdio(environment.resources.stdio);
-    config.directories = directories(environment.resources.directories);
-    config.limits = wasi_limits(&environment.resources.limits);
-    config
-}
-
-fn rebind(resources: Resources, cpu: &Arc<CpuMeter>, before_ns: u64) -> Rebind {
-    let cpu = cpu.clone();
-    let before = Duration::from_nanos(before_ns);
-    let here = move || cpu.read().saturating_sub(before);
-    let mut rebind = Rebind::new(Box::new(HostClocks::new(here)));
-    rebind.stdio = stdio(resources.stdio);
-    rebind.directories = directories(resources.directories);
-    rebind.limits = wasi_limits(&resources.limits);
-    rebind
 }
 
 fn spawn_error(program: ProgramId, error: ProgramError) -> SpawnError {
@@ -677,7 +557,7 @@ fn spawn_error(program: ProgramId, error: ProgramError) -> SpawnError {
 
 fn guest_spawn_error(error: GuestError) -> SpawnError {
     match error {
-        GuestError::Import { .. } | GuestError::ImportType { .. } => SpawnError::Environment {
+        GuestError::Import(_) => SpawnError::Environment {
             reason: describe::chain(&error),
         },
         error => SpawnError::Failed {

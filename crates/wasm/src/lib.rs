@@ -3,11 +3,16 @@
 pub mod builder;
 pub mod cache;
 mod control;
+mod cpu;
 mod describe;
 mod engine;
+mod entry;
+mod environment;
+mod exit;
 mod frames;
 mod guest;
 mod host;
+mod immobile;
 mod installed;
 mod kind;
 mod machine;
@@ -22,6 +27,7 @@ mod wait;
 
 pub use engine::{Engine, EngineError, EngineOptions};
 pub use frames::{Frame, ReadFramesError, Value};
+pub use immobile::ImmobileWasm;
 pub use installed::{InstallError, Installed, LoopHeaders};
 pub use kind::{KIND, ProgramError, Programs, Uncached, WasmKind};
 

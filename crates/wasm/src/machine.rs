@@ -8,12 +8,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use wasmtime::{AsContextMut, Extern, Func, Instance, Store, Val};
+use wasmtime::{AsContextMut, Extern, Func, Instance, Store, Val, ValType};
 
 use crate::control::Control;
 use crate::frames::{self, Frame, KeptReferences, ReadFramesError};
 use crate::installed::{CompiledContinuations, InstallError, Installed, Place};
-use crate::pass::{Param, ValueType, emit::Kept, names};
+use crate::pass::{Param, ValueType, names, routines::Kept};
 
 /// How a call, or a piece of it, ended.
 #[derive(Debug)]
@@ -149,12 +149,72 @@ impl Machine {
         Ok(None)
     }
 
+    /// Checks that the frames, which came from elsewhere, can go on one after the other and end in the results of
+    /// `callee`. Their continuations are ready.
+    pub(crate) async fn check<T: Send + 'static>(
+        &mut self,
+        store: &mut Store<T>,
+        callee: &Func,
+    ) -> Result<(), MachineError> {
+        let mut inner: Option<Vec<ValType>> = None;
+        for at in 0..self.frames.len() {
+            let frame = self.frames[at].clone();
+            let misfit = |reason| MachineError::Misfit {
+                function: frame.function,
+                reason,
+            };
+            let innermost = inner.is_none();
+            if !innermost && !frame.after {
+                return Err(misfit("it does not wait for the frame before it"));
+            }
+            let (function, params) = self.continuation_of(store, &frame).await?;
+            let ty = function.ty(&*store);
+            for (param, wanted) in params.iter().zip(ty.params()) {
+                match (param, &inner) {
+                    (Param::Result(index), Some(results)) => {
+                        let result = results.get(*index as usize);
+                        if !result.is_some_and(|result| result.matches(&wanted)) {
+                            return Err(misfit("it waits for other results"));
+                        }
+                    }
+                    _ => drop(argument(store, &frame, *param, &wanted)?),
+                }
+            }
+            inner = Some(ty.results().collect());
+        }
+        let wanted: Vec<ValType> = callee.ty(&*store).results().collect();
+        let given = inner.unwrap_or_default();
+        let fits = given.len() == wanted.len()
+            && given
+                .iter()
+                .zip(&wanted)
+                .all(|(given, wanted)| given.matches(wanted));
+        let function = self.frames.back().map_or(0, |frame| frame.function);
+        let reason = "it does not return what was called for";
+        fits.then_some(())
+            .ok_or(MachineError::Misfit { function, reason })
+    }
+
     /// The function that continues `frame`, and its arguments.
     async fn continuation<T: Send + 'static>(
         &mut self,
         store: &mut Store<T>,
         frame: &Frame<Val>,
     ) -> Result<(Func, Vec<Val>), MachineError> {
+        let (function, params) = self.continuation_of(store, frame).await?;
+        let ty = function.ty(&*store);
+        let args = params.iter().zip(ty.params());
+        let args = args.map(|(param, ty)| argument(store, frame, *param, &ty));
+        let args = args.collect::<Result<_, _>>()?;
+        Ok((function, args))
+    }
+
+    /// The function that continues `frame`, and what it takes.
+    async fn continuation_of<T: Send + 'static>(
+        &mut self,
+        store: &mut Store<T>,
+        frame: &Frame<Val>,
+    ) -> Result<(Func, Arc<[Param]>), MachineError> {
         let misfit = |reason| MachineError::Misfit {
             function: frame.function,
             reason,
@@ -175,38 +235,7 @@ impl Machine {
         let function = instance
             .get_func(&mut *store, &name)
             .ok_or(misfit("its continuation is missing"))?;
-        let types: Vec<_> = function.ty(&*store).params().collect();
-        let mut args = Vec::with_capacity(params.len());
-        for (param, ty) in params.iter().zip(types) {
-            let value = match *param {
-                Param::Local(index) => frame
-                    .locals
-                    .iter()
-                    .find(|(at, _)| *at == index)
-                    .map(|(_, v)| *v),
-                Param::Stack(height) => frame.stack.get(height as usize).copied(),
-                Param::Result(index) => frame
-                    .results
-                    .as_ref()
-                    .and_then(|r| r.get(index as usize))
-                    .copied(),
-            };
-            // A local that another version of the pass found dead is dead.
-            let value = match (value, param) {
-                (None, Param::Local(_)) => {
-                    Val::default_for_ty(&ty).ok_or(misfit("a local is missing"))?
-                }
-                (value, _) => value.ok_or(misfit("an operand is missing"))?,
-            };
-            if !value
-                .matches_ty(&*store, &ty)
-                .map_err(MachineError::Guest)?
-            {
-                return Err(misfit("a value has another type"));
-            }
-            args.push(value);
-        }
-        Ok((function, args))
+        Ok((function, params))
     }
 
     async fn continuation_instance<T: Send + 'static>(
@@ -234,6 +263,36 @@ impl Machine {
         let instance = instance.map_err(MachineError::Guest)?;
         self.instances.insert(key, instance);
         Ok(instance)
+    }
+}
+
+/// What `frame` has for a parameter of its continuation.
+fn argument<T: 'static>(
+    store: &Store<T>,
+    frame: &Frame<Val>,
+    param: Param,
+    ty: &ValType,
+) -> Result<Val, MachineError> {
+    let misfit = |reason| MachineError::Misfit {
+        function: frame.function,
+        reason,
+    };
+    let results = || frame.results.as_ref();
+    let value = match param {
+        Param::Local(local) => {
+            let mut locals = frame.locals.iter();
+            let found = locals.find(|(at, _)| *at == local).map(|(_, value)| *value);
+            // A local that another version of the pass found dead is dead.
+            found.or_else(|| Val::default_for_ty(ty))
+        }
+        Param::Stack(height) => frame.stack.get(height as usize).copied(),
+        Param::Result(index) => results().and_then(|r| r.get(index as usize)).copied(),
+    };
+    let value = value.ok_or(misfit("a value is missing"))?;
+    match value.matches_ty(store, ty) {
+        Ok(true) => Ok(value),
+        Ok(false) => Err(misfit("a value has another type")),
+        Err(error) => Err(MachineError::Guest(error)),
     }
 }
 

@@ -23,7 +23,8 @@ const WIDE_RESERVATION: usize = 64 << 30;
 /// What one memory starts from.
 #[derive(Debug, Clone)]
 pub(crate) struct Initial {
-    pub(crate) image: Arc<InitialImage>,
+    /// Zeros, without one.
+    pub(crate) image: Option<Arc<InitialImage>>,
     /// The memory's initial size, in bytes.
     pub(crate) size: usize,
 }
@@ -38,7 +39,7 @@ thread_local! {
     static PLACING: RefCell<Placing> = RefCell::default();
 }
 
-/// Runs `instantiate`, whose memories that do not start as zeros start from `images`, in their order.
+/// Runs `instantiate`, whose own memories start from `images`, one each in their order.
 /// Also returns what all its memories lie in.
 pub(crate) fn with_images<R>(
     images: impl IntoIterator<Item = Initial>,
@@ -71,7 +72,7 @@ unsafe impl MemoryCreator for GuestMemoryCreator {
             .max(minimum);
         PLACING.with_borrow_mut(|placing| {
             let next = placing.images.pop_front_if(|next| next.size == minimum);
-            let image = next.map(|next| next.image);
+            let image = next.and_then(|next| next.image);
             let memory =
                 Reservation::new(capacity, guard, minimum, image).map_err(|e| e.to_string())?;
             let memory = Arc::new(memory);

@@ -3,23 +3,22 @@
 //! While the guest runs, the task has it. To be captured it is stopped ([`crate::stop`]), unwinds, and is
 //! left here; from then on whoever takes it has it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use sterna_process::{
     Controls, DescribeError, Description, Exit, Identity, ProgramId, State, Stats,
 };
-use sterna_sys::clock::ThreadClock;
 use sterna_sys::gate::Verdict;
 
+use crate::cpu::{CpuMeter, Limited};
 use crate::describe;
+use crate::exit::exit_of;
 use crate::guest::{Guest, Stretch};
-use crate::host::{KilledInCall, ProcessExit};
-use crate::machine::MachineError;
 use crate::pages::GuestPages;
-use crate::pool::{Pool, Shift};
-use crate::stop::{Stopper, Stopping};
+use crate::pool::Pool;
+use crate::stop::{Signals, Stopper, Stopping};
 
 pub(crate) struct Seat {
     pub(crate) identity: Identity,
@@ -28,8 +27,7 @@ pub(crate) struct Seat {
     pub(crate) pages: Arc<GuestPages>,
     pub(crate) stopper: Arc<Stopper>,
     pub(crate) cpu: Arc<CpuMeter>,
-    waiting: Arc<AtomicBool>,
-    killed: Arc<AtomicBool>,
+    signals: Arc<Signals>,
     memory_peak: AtomicU64,
     standing: Mutex<Standing>,
     changed: Condvar,
@@ -66,54 +64,6 @@ pub(crate) enum Asked {
     Busy,
 }
 
-/// CPU time of one guest.
-#[derive(Default)]
-pub(crate) struct CpuMeter {
-    used: Mutex<(Duration, Option<(ThreadClock, Duration)>)>,
-}
-
-impl CpuMeter {
-    pub(crate) fn starting_at(used: Duration) -> CpuMeter {
-        CpuMeter {
-            used: Mutex::new((used, None)),
-        }
-    }
-
-    pub(crate) fn read(&self) -> Duration {
-        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = used
-            .1
-            .and_then(|(clock, since)| clock.read()?.checked_sub(since));
-        used.0 + current.unwrap_or_default()
-    }
-
-    fn begin(&self) {
-        let clock = ThreadClock::of_this_thread();
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.1 = clock.read().map(|since| (clock, since));
-    }
-
-    fn end(&self) {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((clock, since)) = used.1.take() {
-            used.0 += clock
-                .read()
-                .and_then(|now| now.checked_sub(since))
-                .unwrap_or_default();
-        }
-    }
-}
-
-impl Shift for CpuMeter {
-    fn begin(&self) {
-        CpuMeter::begin(self);
-    }
-
-    fn end(&self) {
-        CpuMeter::end(self);
-    }
-}
-
 impl Seat {
     pub(crate) fn new(
         identity: Identity,
@@ -128,10 +78,9 @@ impl Seat {
             program,
             started,
             pages: guest.pages.clone(),
-            stopper: guest.stopper(),
+            stopper: guest.stopper.clone(),
             cpu,
-            waiting: host.waiting.clone(),
-            killed: host.killed.clone(),
+            signals: host.signals.clone(),
             memory_peak: AtomicU64::new(0),
             standing: Mutex::default(),
             changed: Condvar::new(),
@@ -163,7 +112,7 @@ impl Seat {
             return;
         }
         drop(standing);
-        if self.killed.load(Ordering::Acquire) {
+        if self.signals.killed.load(Ordering::Acquire) {
             self.end(Exit::Killed);
             return;
         }
@@ -214,14 +163,8 @@ impl Seat {
         }
     }
 
-    /// Ends the process because it broke a limit.
-    pub(crate) fn end_for(&self, what: String) {
-        self.standing().broke = Some(what);
-        self.kill();
-    }
-
     fn end(&self, exit: Exit) {
-        self.stopper.gate.close();
+        self.signals.gate.close();
         let mut standing = self.standing();
         let exit = match standing.broke.take() {
             _ if standing.departed => Exit::Departed,
@@ -239,7 +182,7 @@ impl Seat {
     pub(crate) fn park(&self, within: Duration) -> Asked {
         let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         match self.stopper.stop(within) {
-            Stopping::Parked if self.killed.load(Ordering::Acquire) => {
+            Stopping::Parked if self.signals.killed.load(Ordering::Acquire) => {
                 self.stopper.release(Verdict::Unwind);
                 Asked::Exited(self.wait_for_exit())
             }
@@ -271,7 +214,7 @@ impl Seat {
     /// Lets a parked guest go on.
     pub(crate) fn unpark(&self) {
         self.standing().paused = false;
-        let killed = self.killed.load(Ordering::Acquire);
+        let killed = self.signals.killed.load(Ordering::Acquire);
         self.stopper.release(if killed {
             Verdict::Unwind
         } else {
@@ -310,9 +253,20 @@ impl Seat {
     }
 }
 
+impl Limited for Seat {
+    fn has_ended(&self) -> bool {
+        self.standing().exit.is_some()
+    }
+
+    fn end_for(&self, what: String) {
+        self.standing().broke = Some(what);
+        self.kill();
+    }
+}
+
 impl Controls for Seat {
     fn kill(&self) {
-        self.killed.store(true, Ordering::Release);
+        self.signals.killed.store(true, Ordering::SeqCst);
         let taken = {
             let standing = self.standing();
             standing.taken || standing.left.is_some()
@@ -333,7 +287,7 @@ impl Controls for Seat {
             State::Ended
         } else if standing.paused || standing.taken {
             State::Paused
-        } else if self.waiting.load(Ordering::Relaxed) {
+        } else if self.signals.waiting.load(Ordering::Relaxed) {
             State::Waiting
         } else {
             State::Running
@@ -367,6 +321,21 @@ impl Controls for Seat {
     fn describe(&self, within: Duration) -> Result<Description, DescribeError> {
         let until = Instant::now() + within;
         let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut standing = self.standing();
+            if standing.exit.is_some() {
+                return Err(DescribeError::Ended);
+            }
+            if standing.paused || standing.taken {
+                return Err(DescribeError::Failed {
+                    doing: "look at the process",
+                    source: "it is paused: whoever paused it can capture it, or let it go on"
+                        .into(),
+                });
+            }
+            // Of an earlier look that came too late.
+            standing.described = None;
+        }
         match self.stopper.stop(within) {
             Stopping::Parked => {}
             Stopping::Ended => return Err(DescribeError::Ended),
@@ -387,36 +356,5 @@ impl Controls for Seat {
             None if standing.exit.is_some() => Err(DescribeError::Ended),
             None => Err(DescribeError::TimedOut { within }),
         }
-    }
-}
-
-/// How a process ended whose guest failed.
-fn exit_of(guest: &mut Guest, error: MachineError) -> Exit {
-    let MachineError::Guest(error) = error else {
-        return Exit::Trapped {
-            what: describe::chain(&error),
-            back_trace: String::new(),
-        };
-    };
-    if guest.is_killed() || error.is::<KilledInCall>() {
-        return Exit::Killed;
-    }
-    if let Some(ProcessExit(code)) = error.downcast_ref() {
-        return Exit::Code(*code);
-    }
-    let out_of_depth = guest.is_out_of_depth();
-    let what = match error.downcast_ref::<wasmtime::Trap>() {
-        Some(wasmtime::Trap::UnreachableCodeReached) if out_of_depth => {
-            "call stack exhausted".into()
-        }
-        Some(trap) => trap
-            .to_string()
-            .trim_start_matches("wasm trap: ")
-            .to_owned(),
-        None => format!("{error:#}"),
-    };
-    Exit::Trapped {
-        what,
-        back_trace: describe::trap_back_trace(guest, &error),
     }
 }

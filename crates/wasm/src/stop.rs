@@ -9,6 +9,7 @@
 use std::ffi::c_int;
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
 use sterna_sys::gate::{self, Arrival, Gate, RequestError, Verdict};
@@ -21,9 +22,21 @@ use crate::pool::Pool;
 
 /// Where a guest stops.
 pub(crate) struct Stopper {
-    pub(crate) control: Arc<Control>,
+    control: Arc<Control>,
+    signals: Arc<Signals>,
+}
+
+/// What a guest's host calls, who stops it and who watches it tell each other.
+#[derive(Default)]
+pub(crate) struct Signals {
+    /// Where the guest stands still.
     pub(crate) gate: Gate,
+    /// Gets it out of a wait.
     pub(crate) interrupt: Notify,
+    /// Whether it waits in a host call.
+    pub(crate) waiting: AtomicBool,
+    /// Whether it is to end.
+    pub(crate) killed: AtomicBool,
 }
 
 /// What came of asking a guest to stop.
@@ -37,12 +50,8 @@ pub(crate) enum Stopping {
 }
 
 impl Stopper {
-    pub(crate) fn new(control: Arc<Control>) -> Arc<Stopper> {
-        Arc::new(Stopper {
-            control,
-            gate: Gate::new(),
-            interrupt: Notify::new(),
-        })
+    pub(crate) fn new(control: Arc<Control>, signals: Arc<Signals>) -> Arc<Stopper> {
+        Arc::new(Stopper { control, signals })
     }
 
     /// Handles faults of `store`'s guest on its poll page.
@@ -57,7 +66,7 @@ impl Stopper {
             // SAFETY: as above.
             let registers = unsafe { gate::registers(context) };
             // The verdict is in the word by now: the load that faulted is done again and sees it.
-            stopper.gate.arrive(Some(registers));
+            stopper.signals.gate.arrive(Some(registers));
             true
         };
         // SAFETY: the handler only reads atomics and waits on a futex.
@@ -66,22 +75,27 @@ impl Stopper {
 
     /// Brings the guest to a stop, at most within `within`.
     pub(crate) fn stop(&self, within: Duration) -> Stopping {
-        match self.gate.request() {
+        match self.signals.gate.request() {
             Ok(()) => {}
             Err(RequestError::Closed) => return Stopping::Ended,
             Err(_) => return Stopping::Busy,
         }
         let protected = self.control.page().protect();
-        self.interrupt.notify_one();
+        self.signals.interrupt.notify_one();
         let arrival = if protected.is_ok() {
-            self.gate.wait_stopped(within)
+            self.signals.gate.wait_stopped(within)
         } else {
             Arrival::TimedOut
         };
         let stopping = match arrival {
             Arrival::Closed => Stopping::Ended,
-            Arrival::TimedOut if self.gate.withdraw() => Stopping::TimedOut,
-            Arrival::Stopped | Arrival::TimedOut => Stopping::Parked,
+            Arrival::TimedOut if self.signals.gate.withdraw() => Stopping::TimedOut,
+            Arrival::Stopped => Stopping::Parked,
+            // Too late to take the request back: it has just come to one or the other.
+            Arrival::TimedOut => match self.signals.gate.wait_stopped(Duration::ZERO) {
+                Arrival::Closed => Stopping::Ended,
+                _ => Stopping::Parked,
+            },
         };
         if stopping == Stopping::Parked {
             Pool::global().park(true);
@@ -94,19 +108,32 @@ impl Stopper {
     /// Lets a parked guest go on, or unwind.
     pub(crate) fn release(&self, verdict: Verdict) {
         self.open(u32::from(verdict == Verdict::Unwind));
-        if self.gate.release(verdict).is_ok() {
+        if self.signals.gate.release(verdict).is_ok() {
             Pool::global().park(false);
         }
     }
 
     /// Makes a guest that was not asked to park unwind at its next poll, or leave its host call.
     pub(crate) fn hurry(&self) {
+        fence(Ordering::SeqCst);
         self.open(1);
-        self.interrupt.notify_one();
+        self.signals.interrupt.notify_one();
     }
 
-    /// Sets the word, accessible.
+    /// Sets the word, accessible. Of a guest that is to end it stays set, whoever clears it: a kill may
+    /// come at any moment.
     pub(crate) fn open(&self, word: u32) {
+        self.set(word);
+        if word == 0 {
+            // A kill first says so, then sets the word: one of us sees the other.
+            fence(Ordering::SeqCst);
+            if self.signals.killed.load(Ordering::SeqCst) {
+                self.set(1);
+            }
+        }
+    }
+
+    fn set(&self, word: u32) {
         // Only a lack of kernel memory for splitting a mapping could refuse, and this joins two.
         self.control
             .page()

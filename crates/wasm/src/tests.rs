@@ -1,6 +1,10 @@
 //! The machine stopped at every point of small programs.
 
+mod hostile;
+mod programs;
 mod rig;
+mod shapes;
+mod smith;
 mod spec;
 
 use std::sync::Arc;

@@ -422,6 +422,7 @@ fn hostile_shapes_are_built_or_refused() {
     }
 }
 
+// long because: one story, told in order
 #[test]
 fn listed_found_removed_pruned() {
     let (_folder, cache) = cache();

@@ -74,7 +74,7 @@ fn text(report: &FreezeReport) -> String {
     let file = report.file.to_string_lossy();
     let file = Plain(&file).to_string();
     let (what, then) = match report.kept {
-        true => ("a snapshot of", "; it runs on"),
+        true => ("a snapshot of ", "; it runs on"),
         false => ("", ""),
     };
     let id = report.process.short();
@@ -89,10 +89,16 @@ fn text(report: &FreezeReport) -> String {
         true => "without its program".to_owned(),
         false => format!("with its program of {}", show::bytes(report.program_bytes)),
     };
-    line("image", format!("{}, {program}", show::bytes(report.image_bytes)));
+    line(
+        "image",
+        format!("{}, {program}", show::bytes(report.image_bytes)),
+    );
     line(
         "pages",
-        format!("{} with contents, {} of zeros", report.pages_stored, report.pages_zero),
+        format!(
+            "{} with contents, {} of zeros",
+            report.pages_stored, report.pages_zero
+        ),
     );
     line("frames", report.frames.to_string());
     line("pause", show::time_us(report.pause_us));

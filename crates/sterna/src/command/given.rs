@@ -90,8 +90,14 @@ pub(crate) fn file_text(path: &Path) -> String {
 
 /// Fails on names that would be mistaken for something else.
 pub(crate) fn check_name(name: &str) -> Result<()> {
-    ensure!(!name.trim().is_empty(), "a process's name cannot be empty (--name)");
-    ensure!(name.len() <= 200, "a process's name has 200 bytes at most (--name)");
+    ensure!(
+        !name.trim().is_empty(),
+        "a process's name cannot be empty (--name)"
+    );
+    ensure!(
+        name.len() <= 200,
+        "a process's name has 200 bytes at most (--name)"
+    );
     Ok(())
 }
 
@@ -118,7 +124,11 @@ mod tests {
     #[test]
     fn directories_are_read() {
         let parsed = |text| {
-            let WantedDirectory { host, guest, read_only } = parse_directory(text).unwrap();
+            let WantedDirectory {
+                host,
+                guest,
+                read_only,
+            } = parse_directory(text).unwrap();
             (host.to_str().unwrap().to_owned(), guest, read_only)
         };
         let whole = |host: &str, guest: &str, ro| (host.to_owned(), guest.to_owned(), ro);

@@ -169,30 +169,18 @@ impl Frozen<'_> {
             text: String::new(),
             paint,
         };
-        let header = self.header;
-        page.heading(format_args!("image {}", Plain(&self.file)));
-        page.line("size", show::bytes(self.file_bytes));
-        page.line(
-            "made by",
-            match self.provenance {
-                Provenance::Own => "you, and not changed since".to_owned(),
-                Provenance::Foreign { key } => {
-                    format!("someone else, or elsewhere (key {key}): anyone could have made it")
-                }
-            },
-        );
-        let name = self.local.as_ref().map_or("without a name", |local| &local.name);
-        let (id, epoch) = (header.process, header.epoch);
-        page.line("process", format_args!("{} ({}), epoch {epoch}", id.short(), Plain(name)));
-        let program = match self.program_bytes {
-            Some(bytes) => format!("in the file: {}", show::bytes(bytes)),
-            None => "not in the file".to_owned(),
-        };
-        page.line("program", format_args!("{} {}, {program}", header.kind, header.program.short()));
-        page.layout(&header.layout);
+        self.origin(&mut page);
+        page.layout(&self.header.layout);
         let PageStatistics { stored, zero } = self.pages;
-        let checked = if self.pages_checked { ", all checked" } else { "" };
-        page.line("pages", format_args!("{stored} with contents, {zero} of zeros{checked}"));
+        let checked = if self.pages_checked {
+            ", all checked"
+        } else {
+            ""
+        };
+        page.line(
+            "pages",
+            format_args!("{stored} with contents, {zero} of zeros{checked}"),
+        );
         page.heading("sections");
         let mut table = Table::new([
             ("  SECTION", Align::Left),
@@ -211,11 +199,48 @@ impl Frozen<'_> {
         for directory in self.local.iter().flat_map(|local| &local.directories) {
             let host = directory.host();
             let host = host.to_string_lossy();
-            let only = if directory.read_only { ", read-only" } else { "" };
+            let only = if directory.read_only {
+                ", read-only"
+            } else {
+                ""
+            };
             let value = format!("{} was {}{only}", Plain(&directory.guest), Plain(&host));
             page.line("directory", value);
         }
         page.text
+    }
+
+    /// Whose it is, and of what.
+    fn origin(&self, page: &mut Page) {
+        let header = self.header;
+        page.heading(format_args!("image {}", Plain(&self.file)));
+        page.line("size", show::bytes(self.file_bytes));
+        page.line(
+            "made by",
+            match self.provenance {
+                Provenance::Own => "you, and not changed since".to_owned(),
+                Provenance::Foreign { key } => {
+                    format!("someone else, or elsewhere (key {key}): anyone could have made it")
+                }
+            },
+        );
+        let name = self
+            .local
+            .as_ref()
+            .map_or("without a name", |local| &local.name);
+        let (id, epoch) = (header.process, header.epoch);
+        page.line(
+            "process",
+            format_args!("{} ({}), epoch {epoch}", id.short(), Plain(name)),
+        );
+        let program = match self.program_bytes {
+            Some(bytes) => format!("in the file: {}", show::bytes(bytes)),
+            None => "not in the file".to_owned(),
+        };
+        page.line(
+            "program",
+            format_args!("{} {}, {program}", header.kind, header.program.short()),
+        );
     }
 }
 
@@ -227,9 +252,16 @@ impl Live {
         };
         let Self { record, described } = self;
         let stats = &described.status.stats;
-        page.heading(format_args!("process {} ({})", record.id.short(), Plain(&record.name)));
+        page.heading(format_args!(
+            "process {} ({})",
+            record.id.short(),
+            Plain(&record.name)
+        ));
         page.line("state", stats.state);
-        page.line("program", format_args!("{} {}", record.kind, record.program.short()));
+        page.line(
+            "program",
+            format_args!("{} {}", record.kind, record.program.short()),
+        );
         page.line("from", Plain(&record.file));
         page.line("pid", record.pid);
         page.line("CPU time", show::time(stats.cpu_time));

@@ -113,9 +113,19 @@ impl Programs {
     pub(crate) fn run(self) -> Result<u8> {
         match self.action {
             Action::Ls { json } => list(json)?,
-            Action::Add { moves, build, json, files } => add(&files, moves, &build, json)?,
+            Action::Add {
+                moves,
+                build,
+                json,
+                files,
+            } => add(&files, moves, &build, json)?,
             Action::Rm { json, programs } => remove(&programs, json)?,
-            Action::Prune { unused, max_bytes, dry_run, json } => {
+            Action::Prune {
+                unused,
+                max_bytes,
+                dry_run,
+                json,
+            } => {
                 let what = Prune {
                     unused_for: unused,
                     total_bytes_max: max_bytes,
@@ -133,12 +143,16 @@ fn cache() -> Result<ProgramCache> {
 }
 
 fn list(json: bool) -> Result<()> {
-    let entries = cache()?.list().context("could not list the program cache")?;
+    let entries = cache()?
+        .list()
+        .context("could not list the program cache")?;
     if json {
         return show::json(&entries.into_iter().map(row).collect::<Vec<_>>());
     }
     if entries.is_empty() {
-        show::note("no programs are in the cache; they come when they are first run, or by `sterna programs add`");
+        show::note(
+            "no programs are in the cache; they come when they are first run, or by `sterna programs add`",
+        );
         return Ok(());
     }
     let mut table = Table::new([
@@ -151,7 +165,9 @@ fn list(json: bool) -> Result<()> {
         ("STATE", Align::Left),
     ]);
     for entry in entries {
-        let used = entry.last_used.and_then(|used| SystemTime::now().duration_since(used).ok());
+        let used = entry
+            .last_used
+            .and_then(|used| SystemTime::now().duration_since(used).ok());
         table.row([
             entry.id.short(),
             Plain(entry.name.as_deref().unwrap_or("-")).to_string(),
@@ -159,7 +175,12 @@ fn list(json: bool) -> Result<()> {
             show::bytes(entry.artifact_bytes),
             show::bytes(entry.continuation_bytes),
             used.map_or_else(|| "-".into(), |used| format!("{} ago", show::age(used))),
-            if entry.usable { "ready" } else { "of another version" }.to_owned(),
+            if entry.usable {
+                "ready"
+            } else {
+                "of another version"
+            }
+            .to_owned(),
         ]);
     }
     show::print(table.shown(Paint::stdout()));
@@ -204,7 +225,10 @@ fn add(files: &[PathBuf], moves: bool, build: &BuildOptions, json: bool) -> Resu
 fn remove(names: &[String], json: bool) -> Result<()> {
     let cache = cache()?;
     // All are found before the first is removed.
-    let ids = names.iter().map(|name| cache.find(name)).collect::<Result<Vec<_>, _>>()?;
+    let ids = names
+        .iter()
+        .map(|name| cache.find(name))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut removed = Removed {
         programs: Vec::new(),
         bytes: 0,
@@ -234,7 +258,9 @@ fn prune(what: &Prune, dry_run: bool, json: bool) -> Result<()> {
             dry_run: true,
         }
     } else {
-        let pruned = cache.prune(what).context("could not prune the program cache")?;
+        let pruned = cache
+            .prune(what)
+            .context("could not prune the program cache")?;
         Removed {
             programs: pruned.programs,
             bytes: pruned.bytes,
@@ -248,8 +274,11 @@ fn prune(what: &Prune, dry_run: bool, json: bool) -> Result<()> {
 /// The programs that [`ProgramCache::prune`] would remove, of entries of which the last used is the first.
 fn would_go<'a>(entries: &'a [Entry], what: &Prune) -> Vec<&'a Entry> {
     let unused = |entry: &&Entry| {
-        let used = entry.last_used.and_then(|used| SystemTime::now().duration_since(used).ok());
-        what.unused_for.is_some_and(|limit| used.is_none_or(|used| used >= limit))
+        let used = entry
+            .last_used
+            .and_then(|used| SystemTime::now().duration_since(used).ok());
+        what.unused_for
+            .is_some_and(|limit| used.is_none_or(|used| used >= limit))
     };
     let (mut gone, mut kept): (Vec<_>, Vec<_>) = entries.iter().partition(unused);
     let mut total: u64 = kept.iter().map(|entry| entry.bytes()).sum();
@@ -273,11 +302,18 @@ fn tell(removed: &Removed, json: bool) -> Result<()> {
         1 => "1 program".to_owned(),
         count => format!("{count} programs"),
     };
-    let would = if removed.dry_run { "would be removed" } else { "removed" };
+    let would = if removed.dry_run {
+        "would be removed"
+    } else {
+        "removed"
+    };
     let busy = match removed.busy {
         0 => String::new(),
         busy => format!("; {busy} being compiled were left alone"),
     };
-    show::note(format_args!("{count}, {} {would}{busy}", show::bytes(removed.bytes)));
+    show::note(format_args!(
+        "{count}, {} {would}{busy}",
+        show::bytes(removed.bytes)
+    ));
     Ok(())
 }

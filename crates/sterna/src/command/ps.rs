@@ -76,9 +76,16 @@ fn rows(directory: &RunDirectory, live: Vec<Record>) -> Vec<Row> {
                 .iter()
                 .map(|record| scope.spawn(move || status(directory, record)))
                 .collect();
-            threads.into_iter().map(|thread| thread.join().ok().flatten()).collect()
+            threads
+                .into_iter()
+                .map(|thread| thread.join().ok().flatten())
+                .collect()
         });
-        rows.extend(some.iter().zip(asked).filter_map(|(record, status)| row(record, status?)));
+        rows.extend(
+            some.iter()
+                .zip(asked)
+                .filter_map(|(record, status)| row(record, status?)),
+        );
     }
     rows
 }
@@ -86,7 +93,13 @@ fn rows(directory: &RunDirectory, live: Vec<Record>) -> Vec<Row> {
 /// What a process's host says: the status, or why there is none; `None` if the process has ended.
 fn status(directory: &RunDirectory, record: &Record) -> Option<Result<Status, &'static str>> {
     let request = Request::Status;
-    match client::ask_within(directory, record, &request, PATIENCE_IN_LISTS, &mut |_, _| {}) {
+    match client::ask_within(
+        directory,
+        record,
+        &request,
+        PATIENCE_IN_LISTS,
+        &mut |_, _| {},
+    ) {
         Ok(Reply::Status(status)) => Some(Ok(status)),
         Err(error) if client::has_ended(&error) => None,
         _ if client::is_stopped(record.pid) => Some(Err("stopped")),
@@ -101,7 +114,9 @@ fn row(record: &Record, status: Result<Status, &'static str>) -> Option<Row> {
     }
     let ms = |time: Duration| time.as_millis().try_into().unwrap_or(u64::MAX);
     let age = stats.map_or(record.hosted_for(), |stats| {
-        SystemTime::now().duration_since(stats.started).unwrap_or_default()
+        SystemTime::now()
+            .duration_since(stats.started)
+            .unwrap_or_default()
     });
     Some(Row {
         id: record.id,
@@ -111,7 +126,9 @@ fn row(record: &Record, status: Result<Status, &'static str>) -> Option<Row> {
         program: record.program,
         file: record.file.clone(),
         state: match &status {
-            Ok(Status { doing: Some(doing), .. }) => doing.clone(),
+            Ok(Status {
+                doing: Some(doing), ..
+            }) => doing.clone(),
             Ok(status) => status.stats.state.to_string(),
             Err(why) => (*why).to_owned(),
         },
@@ -142,7 +159,8 @@ fn table(rows: &[Row]) -> Table<8> {
             Plain(&row.name).to_string(),
             row.program.short(),
             Plain(&row.state).to_string(),
-            row.cpu_ms.map_or_else(unknown, |ms| show::time(Duration::from_millis(ms))),
+            row.cpu_ms
+                .map_or_else(unknown, |ms| show::time(Duration::from_millis(ms))),
             row.memory_bytes.map_or_else(unknown, show::bytes),
             show::age(Duration::from_millis(row.age_ms)),
             row.pid.to_string(),

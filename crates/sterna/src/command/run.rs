@@ -38,7 +38,11 @@ pub(crate) struct Run {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The program's arguments.
-    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "ARGS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     arguments: Vec<OsString>,
 }
 
@@ -58,13 +62,18 @@ Exit code:
 
 impl Run {
     pub(crate) fn run(self) -> Result<u8> {
-        if self.immobile {
-            return self.run_immobile();
-        }
         let key = key::own()?;
         let directory = RunDirectory::open()?;
-        let Ready { kind, program, name, bytes } =
-            kinds::from_file(&self.file, self.kind, &self.given.build)?;
+        let Ready {
+            kind,
+            program,
+            name,
+            bytes,
+        } = if self.immobile {
+            kinds::immobile(&self.file)?
+        } else {
+            kinds::from_file(&self.file, self.kind, &self.given.build)?
+        };
         let name = self.given.name.clone().unwrap_or(name);
         given::check_name(&name)?;
         let identity = Identity::new();
@@ -95,10 +104,6 @@ impl Run {
         host::host(entry, running, facts, signals, snapshots)
     }
 
-    fn run_immobile(&self) -> Result<u8> {
-        bail!("programs that cannot be moved cannot be run yet")
-    }
-
     /// All that the program gets.
     fn environment(&self, name: String) -> Result<(Environment, Local)> {
         let (directories, given): (Vec<_>, Vec<_>) = self.given.directories()?.into_iter().unzip();
@@ -111,7 +116,10 @@ impl Run {
             limits: limits.clone(),
         };
         let environment = Environment {
-            arguments: [first.to_owned()].into_iter().chain(self.arguments.clone()).collect(),
+            arguments: [first.to_owned()]
+                .into_iter()
+                .chain(self.arguments.clone())
+                .collect(),
             variables: self.variables.iter().map(variable).collect::<Result<_>>()?,
             entry: self.invoke.clone(),
             resources: Resources {

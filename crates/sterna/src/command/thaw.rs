@@ -78,10 +78,18 @@ impl Thaw {
         let program = step.elapsed();
 
         let step = Instant::now();
-        let Frozen { file, mut image, local, own } = frozen;
+        let Frozen {
+            file,
+            mut image,
+            local,
+            own,
+        } = frozen;
         let shown = self.file.display().to_string();
         let what = || format!("could not thaw {shown}");
-        let incoming = ready.kind.prepare(&ready.program, &image.header.layout).with_context(what)?;
+        let incoming = ready
+            .kind
+            .prepare(&ready.program, &image.header.layout)
+            .with_context(what)?;
         file.install_into(&*incoming.memory()).with_context(what)?;
         let pages = step.elapsed();
 
@@ -104,19 +112,12 @@ impl Thaw {
         let signals = Signals::catch()?;
         let paused = incoming.finish(image, resources, None).with_context(what)?;
         let running = paused.resume();
-        let us = |time: Duration| time.as_micros().try_into().unwrap_or(u64::MAX);
-        let statistics = file.page_statistics();
-        let report = ThawReport {
-            process: id,
-            name: local.name.clone(),
-            image_bytes: file.file_bytes(),
-            pages: statistics.stored + statistics.zero,
-            open_us: us(open),
-            program_us: us(program),
-            pages_us: us(pages),
-            restore_us: us(step.elapsed()),
-            total_us: us(begun.elapsed()),
-        };
+        let report = report(
+            &file,
+            (id, &local.name),
+            (open, program, pages, step),
+            begun,
+        );
         self.tell(&report);
         let facts = Facts {
             id,
@@ -133,7 +134,8 @@ impl Thaw {
         let file = ImageFile::open(&self.file, &ReadLimits::default(), key)
             .with_context(|| format!("could not thaw {shown}"))?;
         let mut image = file.image().clone();
-        let local = Local::take_from(&mut image).with_context(|| format!("could not thaw {shown}"))?;
+        let local =
+            Local::take_from(&mut image).with_context(|| format!("could not thaw {shown}"))?;
         let local = local.unwrap_or_else(|| Local {
             name: image.header.process.short(),
             file: image.header.program.short(),
@@ -141,7 +143,12 @@ impl Thaw {
             limits: sterna_process::Limits::default(),
         });
         let own = file.provenance() == Provenance::Own;
-        Ok(Frozen { file, image, local, own })
+        Ok(Frozen {
+            file,
+            image,
+            local,
+            own,
+        })
     }
 
     /// The directories given now, and those of before that were not given anew, opened where they were. All that
@@ -186,12 +193,21 @@ impl Thaw {
         local: &Local,
     ) -> Result<Entry> {
         let header = &mut image.header;
-        header.epoch = header.epoch.next().context("the image's epoch is not possible")?;
+        header.epoch = header
+            .epoch
+            .next()
+            .context("the image's epoch is not possible")?;
         if self.new_id {
             header.process = ProcessId::random();
         }
         let record = |id| {
-            Record::new(id, &local.name, ready.kind.name(), ready.program.id(), &local.file)
+            Record::new(
+                id,
+                &local.name,
+                ready.kind.name(),
+                ready.program.id(),
+                &local.file,
+            )
         };
         let other = match directory.register(record(header.process))? {
             Registered::Done(entry) => return Ok(entry),
@@ -218,6 +234,28 @@ impl Thaw {
             let path = path.display();
             show::note(format_args!("could not write the report {path}: {error:#}"));
         }
+    }
+}
+
+/// What the steps took; the last one is over now.
+fn report(
+    file: &ImageFile,
+    (process, name): (ProcessId, &str),
+    (open, program, pages, restore): (Duration, Duration, Duration, Instant),
+    begun: Instant,
+) -> ThawReport {
+    let us = |time: Duration| time.as_micros().try_into().unwrap_or(u64::MAX);
+    let statistics = file.page_statistics();
+    ThawReport {
+        process,
+        name: name.to_owned(),
+        image_bytes: file.file_bytes(),
+        pages: statistics.stored + statistics.zero,
+        open_us: us(open),
+        program_us: us(program),
+        pages_us: us(pages),
+        restore_us: us(restore.elapsed()),
+        total_us: us(begun.elapsed()),
     }
 }
 
@@ -248,7 +286,9 @@ fn confirm(frozen: &Frozen) -> Result<()> {
     };
     write!(terminal, "Thaw it? [y/N] ").context("could not ask")?;
     let mut answer = String::new();
-    BufReader::new(terminal).read_line(&mut answer).context("could not read the answer")?;
+    BufReader::new(terminal)
+        .read_line(&mut answer)
+        .context("could not read the answer")?;
     match answer.trim().to_lowercase().as_str() {
         "y" | "yes" => Ok(()),
         _ => bail!("it was not thawed"),

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use sterna_process::image::Written;
 use sterna_process::{
-    ChangedPages, Exit, Image, ImageWriter, MemoryError, PAGE_SIZE, PageProvider,
-    PageRun, PageRuns, PageSet, Paused, Pausing,
+    ChangedPages, Exit, Image, ImageWriter, MemoryError, PAGE_SIZE, PageProvider, PageRun,
+    PageRuns, PageSet, Paused, Pausing,
 };
 
 use super::seat::{End, Held, PAUSE_WITHIN, Seat};
@@ -144,7 +144,9 @@ impl Seat {
         let begun = Instant::now();
         let memory = paused.memory();
         let runs = memory.changed()?;
-        let bytes = runs.iter().fold(0, |sum: u64, run| sum.saturating_add(run.bytes()));
+        let bytes = runs
+            .iter()
+            .fold(0, |sum: u64, run| sum.saturating_add(run.bytes()));
         if bytes > COPY_BYTES_MAX {
             return Ok((image, None));
         }
@@ -168,7 +170,10 @@ impl Sheet<'_> {
         if let Some(program) = self.program {
             writer = writer.with_program(program);
         }
-        let total = pages.runs().iter().fold(0, |sum: u64, run| sum.saturating_add(run.bytes()));
+        let total = pages
+            .runs()
+            .iter()
+            .fold(0, |sum: u64, run| sum.saturating_add(run.bytes()));
         let mut pages = Counted {
             pages,
             progress,
@@ -225,7 +230,10 @@ fn write_device(
     pages: &mut dyn PageProvider,
 ) -> Result<Written> {
     let what = || format!("could not write the image {}", path.display());
-    let file = OpenOptions::new().write(true).open(path).with_context(what)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .with_context(what)?;
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, &file);
     let written = writer.write_to(&mut out, pages);
     let flushed = out.flush();

@@ -208,8 +208,17 @@ impl Seat {
     }
 
     pub(super) fn describe(&self) -> Result<Described> {
+        let description = match &mut *locked(&self.held) {
+            // It does not come to any point while it stands still; it is at one.
+            Held::Paused(paused) => Some(paused.capture()?.description),
+            _ => None,
+        };
+        let description = match description {
+            Some(description) => description,
+            None => self.control.describe(DESCRIBE_WITHIN)?,
+        };
         Ok(Described {
-            description: self.control.describe(DESCRIBE_WITHIN)?,
+            description,
             status: self.status(),
             layout: self.memory.layout(),
             thaw: self.facts.thaw.clone(),

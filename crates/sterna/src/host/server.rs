@@ -46,13 +46,18 @@ impl Server {
     pub(super) fn drain(&self, within: Duration) {
         let connections = self.busy.connections();
         let some = |connections: &mut usize| *connections > 0;
-        let _ = self.busy.fewer.wait_timeout_while(connections, within, some);
+        let _ = self
+            .busy
+            .fewer
+            .wait_timeout_while(connections, within, some);
     }
 }
 
 impl Busy {
     fn connections(&self) -> MutexGuard<'_, usize> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a request in, if there are not too many.
@@ -92,10 +97,12 @@ fn accept(listener: &UnixListener, seat: &Arc<Seat>, busy: &Arc<Busy>) {
         };
         let seat = Arc::clone(seat);
         // Without a thread the connection is closed, and the other end sees that.
-        let _ = thread::Builder::new().name("request".into()).spawn(move || {
-            let _entered = entered;
-            serve(&mut stream, &seat);
-        });
+        let _ = thread::Builder::new()
+            .name("request".into())
+            .spawn(move || {
+                let _entered = entered;
+                serve(&mut stream, &seat);
+            });
     }
 }
 

@@ -1,6 +1,6 @@
 //! A file of the process every so often: [`Snapshots`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -30,13 +30,19 @@ pub(super) struct Taking {
 
 impl Snapshots {
     /// Snapshots of a process into a directory: one file, replaced each time.
-    pub(crate) fn new(every: Duration, to: &PathBuf, name: &str, id: ProcessId) -> Result<Self> {
-        ensure!(!every.is_zero(), "snapshots cannot be taken every 0 seconds");
+    pub(crate) fn new(every: Duration, to: &Path, name: &str, id: ProcessId) -> Result<Self> {
+        ensure!(
+            !every.is_zero(),
+            "snapshots cannot be taken every 0 seconds"
+        );
         let shown = to.display();
         let directory = to
             .canonicalize()
             .with_context(|| format!("could not find the directory {shown} for snapshots"))?;
-        ensure!(directory.is_dir(), "{shown} is not a directory: snapshots need one");
+        ensure!(
+            directory.is_dir(),
+            "{shown} is not a directory: snapshots need one"
+        );
         // The name is a user's, or comes from an image: only what is harmless in a path is taken over.
         let safe = |letter: &char| letter.is_ascii_alphanumeric() || "-_".contains(*letter);
         let name: String = name.chars().filter(safe).take(NAME_LETTERS_MAX).collect();
@@ -74,7 +80,10 @@ impl Snapshots {
                 return;
             }
             let error = format!("{error:#}");
-            show::note(format_args!("no snapshot was taken this time: {}", Plain(&error)));
+            show::note(format_args!(
+                "no snapshot was taken this time: {}",
+                Plain(&error)
+            ));
         }
     }
 }

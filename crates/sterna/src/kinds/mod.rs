@@ -69,6 +69,11 @@ pub(crate) fn from_file(path: &Path, kind: KindName, options: &BuildOptions) -> 
     }
 }
 
+/// Makes a WebAssembly file ready to be run without being movable.
+pub(crate) fn immobile(path: &Path) -> Result<Ready> {
+    wasm::immobile(path)
+}
+
 /// Makes the program of an image ready: from the image, or from the cache if the image is thin.
 pub(crate) fn from_image(image: &ImageFile, name: &str, options: &BuildOptions) -> Result<Ready> {
     let header = image.header();

@@ -124,9 +124,15 @@ fn looks_like_text(text: &str) -> bool {
     let mut rest = text.trim_start();
     loop {
         if let Some(comment) = rest.strip_prefix(";;") {
-            rest = comment.split_once('\n').map_or("", |(_, rest)| rest).trim_start();
+            rest = comment
+                .split_once('\n')
+                .map_or("", |(_, rest)| rest)
+                .trim_start();
         } else if let Some(comment) = rest.strip_prefix("(;") {
-            rest = comment.split_once(";)").map_or("", |(_, rest)| rest).trim_start();
+            rest = comment
+                .split_once(";)")
+                .map_or("", |(_, rest)| rest)
+                .trim_start();
         } else {
             return rest.starts_with('(');
         }

@@ -10,7 +10,9 @@ use anyhow::{Context, Result, anyhow};
 use sterna_process::{Plain, Program, ProgramId};
 use sterna_wasm::builder::{BuildLimits, Launch, OnProgress, Progress};
 use sterna_wasm::cache::{AddError, ProgramCache};
-use sterna_wasm::{Engine, EngineOptions, Installed, ProgramError, Programs, WasmKind};
+use sterna_wasm::{
+    Engine, EngineOptions, ImmobileWasm, Installed, ProgramError, Programs, WasmKind,
+};
 
 use super::{ProgramBytes, Ready, not_here, source};
 use crate::private;
@@ -26,7 +28,6 @@ const PREPARE_NICE: i32 = 15;
 
 /// How programs are compiled.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Compiling")]
 pub(crate) struct BuildOptions {
     /// Largest module, e.g. 512M.
     #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes, hide_short_help = true)]
@@ -47,7 +48,9 @@ impl BuildOptions {
         let cpu_time = self.build_time.unwrap_or(default.cpu_time);
         BuildLimits {
             module_bytes,
-            artifact_bytes: module_bytes.saturating_mul(ratio).max(default.artifact_bytes),
+            artifact_bytes: module_bytes
+                .saturating_mul(ratio)
+                .max(default.artifact_bytes),
             memory_bytes: self.build_memory.unwrap_or(default.memory_bytes),
             cpu_time,
             time: default.time.max(cpu_time.saturating_mul(2)),
@@ -60,9 +63,8 @@ impl BuildOptions {
 pub(crate) fn cache(options: &BuildOptions) -> Result<(Engine, ProgramCache)> {
     let engine = Engine::new(EngineOptions::default())?;
     let directory = private::cache_directory()?;
-    let cache = ProgramCache::open(&directory, engine.clone(), options.limits()).context(
-        "could not use the program cache (name another one with STERNA_CACHE_DIR)",
-    )?;
+    let cache = ProgramCache::open(&directory, engine.clone(), options.limits())
+        .context("could not use the program cache (name another one with STERNA_CACHE_DIR)")?;
     Ok((engine, cache.launch(Launch::this_program(BUILDER))))
 }
 
@@ -70,6 +72,17 @@ pub(super) fn from_file(path: &Path, options: &BuildOptions) -> Result<Ready> {
     let (engine, cache) = cache(options)?;
     let (id, installed) = install(&cache, path)?;
     ready(engine, id, installed, source::name(path))
+}
+
+/// A program that is run where it is, as it is.
+pub(super) fn immobile(path: &Path) -> Result<Ready> {
+    let bytes: Arc<[u8]> = source::read_wasm(path)?.into();
+    Ok(Ready {
+        kind: Box::new(ImmobileWasm::new(EngineOptions::default())?),
+        program: Program::from_bytes(Arc::clone(&bytes)),
+        name: source::name(path),
+        bytes: ProgramBytes::Held(bytes),
+    })
 }
 
 /// Puts the program in a file into the cache.
@@ -133,10 +146,7 @@ fn kept(added: Result<Arc<Installed>, AddError>) -> Result<Arc<Installed>> {
 }
 
 /// Does work that may build, and shows how it gets on.
-pub(crate) fn building<T>(
-    name: &str,
-    work: impl FnOnce(OnProgress<'_>) -> Result<T>,
-) -> Result<T> {
+pub(crate) fn building<T>(name: &str, work: impl FnOnce(OnProgress<'_>) -> Result<T>) -> Result<T> {
     let mut shown = Building::new(&Plain(name).to_string());
     work(&mut |progress| {
         match progress {
@@ -151,12 +161,7 @@ pub(crate) fn building<T>(
     })
 }
 
-fn ready(
-    engine: Engine,
-    id: ProgramId,
-    installed: Arc<Installed>,
-    name: String,
-) -> Result<Ready> {
+fn ready(engine: Engine, id: ProgramId, installed: Arc<Installed>, name: String) -> Result<Ready> {
     let programs = Arc::new(One(id, Arc::clone(&installed)));
     let kind = WasmKind::new(engine, programs)
         .map_err(|error| anyhow!("could not set up the WebAssembly engine: {error:#}"))?;

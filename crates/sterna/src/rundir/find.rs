@@ -51,9 +51,19 @@ fn choose(wanted: &str, live: &[Record]) -> Choice {
 fn ambiguous(wanted: &str, records: &[Record]) -> anyhow::Error {
     let list: String = records
         .iter()
-        .map(|record| format!("\n  {}  {} (pid {})", record.id.short(), Plain(&record.name), record.pid))
+        .map(|record| {
+            format!(
+                "\n  {}  {} (pid {})",
+                record.id.short(),
+                Plain(&record.name),
+                record.pid
+            )
+        })
         .collect();
-    anyhow!("{} can mean several processes; name one by its id:{list}", Plain(wanted))
+    anyhow!(
+        "{} can mean several processes; name one by its id:{list}",
+        Plain(wanted)
+    )
 }
 
 fn unknown(wanted: &str, directory: &RunDirectory, live: &[Record]) -> anyhow::Error {
@@ -74,7 +84,10 @@ fn unknown(wanted: &str, directory: &RunDirectory, live: &[Record]) -> anyhow::E
     match (live.len(), nearest.len()) {
         (0, _) => anyhow!("no process {wanted}: none runs here; start one with `sterna run`"),
         (_, 0) => anyhow!("no process {wanted}: see `sterna ps`"),
-        _ => anyhow!("no process {wanted}: did you mean {}?", nearest.join(" or ")),
+        _ => anyhow!(
+            "no process {wanted}: did you mean {}?",
+            nearest.join(" or ")
+        ),
     }
 }
 
@@ -84,7 +97,9 @@ fn nearest(wanted: &str, live: &[Record]) -> Vec<String> {
     let mut alike: Vec<(f64, String)> = live
         .iter()
         .map(|record| {
-            let by_name = strsim::jaro_winkler(&wanted, &record.name.to_lowercase());
+            let name = record.name.to_lowercase();
+            let by_name = strsim::jaro_winkler(&wanted, &name)
+                .max(strsim::normalized_damerau_levenshtein(&wanted, &name));
             let short = record.id.short();
             let by_id = strsim::normalized_damerau_levenshtein(&wanted, &short);
             match by_name >= by_id {
@@ -116,12 +131,20 @@ mod tests {
 
     #[test]
     fn processes_are_chosen_by_name_then_by_beginning_of_the_id() {
-        let live = [record(0, "lua", 700), record(1, "00", 701), record(255, "lua", 702)];
+        let live = [
+            record(0, "lua", 700),
+            record(1, "00", 701),
+            record(255, "lua", 702),
+        ];
         let one = |wanted: &str| match choose(wanted, &live) {
             Choice::One(record) => Some(record.pid),
             _ => None,
         };
-        assert_eq!(one("00"), Some(701), "a whole name comes before a beginning");
+        assert_eq!(
+            one("00"),
+            Some(701),
+            "a whole name comes before a beginning"
+        );
         assert_eq!(one("702"), Some(702));
         assert_eq!(one("ZZ"), None);
         assert_eq!(one("z"), Some(702));

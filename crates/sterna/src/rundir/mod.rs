@@ -98,7 +98,9 @@ impl RunDirectory {
                     "it is of version {found}, this is a program for version {VERSION}: \
                      use the version of sterna that made it"
                 ),
-                Err(_) => bail!("its file `version` is damaged: remove the directory if nothing runs"),
+                Err(_) => {
+                    bail!("its file `version` is damaged: remove the directory if nothing runs")
+                }
             },
         }
     }
@@ -236,7 +238,10 @@ impl RunDirectory {
 
     /// The socket's path by way of the open directory, see `handle`.
     fn socket_path(&self, id: ProcessId) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/{id}.sock", self.handle.as_raw_fd()))
+        PathBuf::from(format!(
+            "/proc/self/fd/{}/{id}.sock",
+            self.handle.as_raw_fd()
+        ))
     }
 }
 
@@ -302,6 +307,9 @@ fn write_whole(path: &Path, contents: &[u8]) -> io::Result<()> {
 pub(crate) fn look() -> Result<(RunDirectory, Vec<Record>)> {
     let directory = RunDirectory::open()?;
     let live = directory.list()?;
-    ensure!(live.len() <= ENTRIES_MAX, "too many entries in the run directory");
+    ensure!(
+        live.len() <= ENTRIES_MAX,
+        "too many entries in the run directory"
+    );
     Ok((directory, live))
 }

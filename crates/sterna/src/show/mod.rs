@@ -11,9 +11,7 @@ mod units;
 pub(crate) use paint::Paint;
 pub(crate) use progress::{Bar, Building};
 pub(crate) use table::{Align, Table};
-pub(crate) use units::{
-    age, bytes, parse_bytes, parse_duration, since_epoch_ms, time, time_us,
-};
+pub(crate) use units::{age, bytes, parse_bytes, parse_duration, since_epoch_ms, time, time_us};
 
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write as _};

@@ -47,7 +47,9 @@ impl Building {
         }
         self.bar.set_message(format!("{}: {doing}", self.name));
         match done {
-            Some(done) => self.bar.set_position((done.clamp(0.0, 1.0) * PARTS as f32) as u64),
+            Some(done) => self
+                .bar
+                .set_position((done.clamp(0.0, 1.0) * PARTS as f32) as u64),
             None => self.bar.tick(),
         }
     }
@@ -66,7 +68,9 @@ impl Bar {
     /// A bar that shows when it is first [set](Bar::set).
     pub(crate) fn new(doing: &str) -> Self {
         let bar = ProgressBar::hidden();
-        bar.set_style(style("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}"));
+        bar.set_style(style(
+            "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}",
+        ));
         bar.set_message(doing.to_owned());
         Self(bar)
     }

@@ -106,9 +106,16 @@ mod tests {
         let shown = [0, 1023, 1024, 100 << 10, 1023 << 10, 5 << 20, u64::MAX].map(bytes);
         assert_eq!(
             shown,
-            ["0 B", "1023 B", "1.00 KiB", "100 KiB", "1023 KiB", "5.00 MiB", "16.0 EiB"]
+            [
+                "0 B", "1023 B", "1.00 KiB", "100 KiB", "1023 KiB", "5.00 MiB", "16.0 EiB"
+            ]
         );
-        for (text, size) in [("17", 17), ("64K", 65_536), ("1.5g", 3 << 29), ("2MiB", 2 << 20)] {
+        for (text, size) in [
+            ("17", 17),
+            ("64K", 65_536),
+            ("1.5g", 3 << 29),
+            ("2MiB", 2 << 20),
+        ] {
             assert_eq!(parse_bytes(text).unwrap(), size, "{text}");
         }
         for text in ["", "M", "-1", "1e3", "inf", "99999999T", "1 apple"] {
@@ -121,7 +128,12 @@ mod tests {
         let shown = [0.000_3, 0.0123, 4.5, 200.0].map(|s| time(Duration::from_secs_f64(s)));
         assert_eq!(shown, ["300 µs", "12.3 ms", "4.50 s", "3m20s"]);
         assert_eq!(age(Duration::from_secs(90_000)), "1d01h");
-        for (text, ms) in [("500ms", 500), ("30s", 30_000), ("2", 2000), ("1.5m", 90_000)] {
+        for (text, ms) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("2", 2000),
+            ("1.5m", 90_000),
+        ] {
             assert_eq!(parse_duration(text).unwrap(), Duration::from_millis(ms));
         }
         for text in ["", "s", "-1s", "1y", "NaN", "1e30d"] {

@@ -126,7 +126,7 @@ impl Shelf {
         verified.remember(&made);
         let mapped = native::map(&data).map_err(about(IMAGES))?;
         let (metadata, data) = (&main.metadata, mapped.bytes());
-        let images = || images::build(&metadata.images, data, &metadata.memory_bytes);
+        let images = || images::build(&metadata, data);
         let load = || native::load(builder.engine(), artifact);
         let (images, compiled) = if main.images.bytes < PARALLEL_BYTES_MIN {
             (images(), load())

@@ -10,7 +10,7 @@ use super::{InstallError, Installed, Origin};
 use crate::builder::{Artifact, BuildError, OnProgress, Progress};
 use crate::cache::{CONTINUATION_BYTES_MAX, Continuation, ReadModuleError, take_artifact};
 use crate::frames::Frame;
-use crate::pass::{self, ContinuationBuilder, Continuations, Entry, Param, names};
+use crate::pass::{self, ContinuationBuilder, Continuations, Entry, Param, Stop, names};
 
 /// Loop headers that are put into one module when they are compiled in advance. Fewer: more files to map when a program
 /// goes on; more: more imports to look up for each.
@@ -52,8 +52,18 @@ impl Installed {
     pub(crate) fn entry<V>(&self, frame: &Frame<V>) -> Result<Key, InstallError> {
         let point = self.points()?.at_offset(frame.function, frame.offset);
         match point {
-            Some(point) if frame.after => Ok((frame.function, Entry::After(point.op as usize))),
-            Some(point) => Ok((frame.function, Entry::At(point.op as usize))),
+            Some(point) => {
+                let op = point.op as usize;
+                let entry = match (point.stop, frame.after) {
+                    (Stop::After | Stop::Import, true) => Entry::After(op),
+                    (Stop::Before | Stop::Import, false) => Entry::At(op),
+                    _ => {
+                        let (function, offset) = (frame.function, frame.offset);
+                        return Err(pass::InstrumentError::NoPoint { function, offset }.into());
+                    }
+                };
+                Ok((frame.function, entry))
+            }
             None => {
                 let builder = self.continuation_builder()?;
                 let entry = builder.entry_at(frame.function, frame.offset, frame.after)?;

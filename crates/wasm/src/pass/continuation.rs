@@ -15,12 +15,16 @@ use wasmparser::ValType;
 
 use super::calls::CallGraph;
 use super::cost::Charges;
-use super::emit::{self, Entry, Helper, Look, Target};
-use super::main_module::{encode_all, outlined_loops};
+use super::emit::{self, Entry, Target};
+use super::encoding::encoded;
+use super::look::Look;
+use super::main_module::outlined_loops;
 use super::module::Module;
-use super::plan::Plan;
+use super::plan::{Plan, PointKind};
 use super::record::Field;
-use super::{InstrumentError, Options, helpers, names};
+use super::routines::{self, Helper};
+use super::signatures::encode_all;
+use super::{InstrumentError, Options, names};
 
 /// Parameters that a function may have (the limit of the engines, JavaScript API specification).
 const PARAMS_MAX: usize = 1_000;
@@ -109,7 +113,7 @@ impl ContinuationBuilder {
         let headers = plan
             .points
             .iter()
-            .filter(|p| matches!(p.kind, super::plan::PointKind::Loop { .. }));
+            .filter(|p| matches!(p.kind, PointKind::Loop { .. }));
         Ok(headers
             .map(|p| p.op)
             .filter(|op| !outlined.contains(op))
@@ -128,11 +132,20 @@ impl ContinuationBuilder {
         after: bool,
     ) -> Result<Entry, InstrumentError> {
         let no_point = InstrumentError::NoPoint { function, offset };
-        if function >= self.module.function_count() {
+        let defined = self.module.imported_functions..self.module.function_count();
+        if !defined.contains(&function) {
             return Err(no_point);
         }
         let plan = Plan::of(&self.module, &self.calls, function)?;
         let point = plan.point_at_offset(offset).ok_or(no_point)?;
+        let possible = match point.kind {
+            PointKind::Call => after,
+            PointKind::Import => true,
+            _ => !after,
+        };
+        if !possible {
+            return Err(InstrumentError::NoPoint { function, offset });
+        }
         Ok(if after {
             Entry::After(point.op)
         } else {
@@ -398,7 +411,7 @@ impl<'b> Writer<'b> {
             }
             Other::Global(index) => {
                 let ty = &module.globals[index as usize];
-                let val_type = emit::encoded(ty.content_type);
+                let val_type = encoded(ty.content_type);
                 let ty = GlobalType {
                     val_type,
                     mutable: ty.mutable,
@@ -449,7 +462,7 @@ impl Target for Writer<'_> {
     }
 
     fn helper(&mut self, helper: Helper) -> u32 {
-        let (params, results) = helpers::signature(&self.builder.module, helper);
+        let (params, results) = routines::signature(&self.builder.module, helper);
         let ty = self.signature(&params, &results);
         self.import_function(names::helper(helper), ty)
     }

@@ -20,67 +20,21 @@
 //! point is not copied: going round it again is a tail call of the loop's own continuation, the one
 //! for the point at its header.
 
-use std::collections::HashMap;
+mod entry;
+mod locals;
+mod stops;
 
 use wasm_encoder::reencode::Reencode;
-use wasm_encoder::{BlockType, Encode, Instruction, MemArg};
+use wasm_encoder::{BlockType, Encode, Instruction};
 use wasmparser::{Operator, ValType};
 
 use super::InstrumentError;
-use super::plan::{FrameKind, Plan, Point, PointKind, Values};
+use super::encoding::encoded;
+use super::look::Look;
+use super::plan::{FrameKind, Plan, Point, Values};
 use super::record::{self, Field};
-
-/// How a guest learns from the word that it is to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// The word is not zero.
-    Flag,
-    /// The word, counted down by this look unless it was zero before, is zero.
-    Countdown,
-}
-
-impl Look {
-    pub(crate) fn of(options: &super::Options) -> Look {
-        if options.countdown {
-            Look::Countdown
-        } else {
-            Look::Flag
-        }
-    }
-
-    /// Bytes that a bulk operation may touch between two looks: about a millisecond.
-    pub(crate) fn portion(self) -> u32 {
-        match self {
-            Look::Flag => 4 << 20,
-            Look::Countdown => 5,
-        }
-    }
-
-    /// Puts on the stack whether to stop: not zero if so. `control` is the memory with the word.
-    pub(crate) fn encode(self, control: u32, out: &mut Vec<u8>) {
-        let word = at(record::WORD, control);
-        let load = [Instruction::I32Const(0), Instruction::I32Load(word)];
-        let put = |code: &[Instruction<'_>], out: &mut Vec<u8>| {
-            code.iter().for_each(|instruction| instruction.encode(out));
-        };
-        if self == Look::Countdown {
-            put(&[Instruction::I32Const(0)], out);
-            put(&load, out);
-            put(&load, out);
-            let counted = [
-                Instruction::I32Const(0),
-                Instruction::I32Ne,
-                Instruction::I32Sub,
-                Instruction::I32Store(word),
-            ];
-            put(&counted, out);
-        }
-        put(&load, out);
-        if self == Look::Countdown {
-            put(&[Instruction::I32Eqz], out);
-        }
-    }
-}
+use super::routines::Helper;
+use locals::{Key, Locals};
 
 /// Where a function is entered.
 #[derive(
@@ -93,47 +47,6 @@ pub enum Entry {
     At(usize),
     /// After the call at the point, with its results.
     After(usize),
-}
-
-/// A function of the main module that others call for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Helper {
-    /// Fills a memory in portions: `(at, value, bytes) -> bytes done`.
-    Fill {
-        memory: u32,
-    },
-    /// Copies in portions: `(to, from, bytes) -> bytes done`.
-    Copy {
-        to: u32,
-        from: u32,
-    },
-    /// Keeps a reference outside the record: `(reference) -> index`.
-    Keep(Kept),
-    MemoryInit {
-        data: u32,
-        memory: u32,
-    },
-    DataDrop {
-        data: u32,
-    },
-    TableInit {
-        element: u32,
-        table: u32,
-    },
-    ElementDrop {
-        element: u32,
-    },
-    /// A reference to a function of the main module, as the main module makes it.
-    Reference {
-        function: u32,
-    },
-}
-
-/// Which references are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Kept {
-    Functions,
-    Externals,
 }
 
 /// The module that is being written: gives indices in it for what the original module names.
@@ -231,51 +144,6 @@ struct Open {
     then_live: bool,
 }
 
-/// Local variables of the emitted function.
-struct Locals {
-    index: HashMap<Key, u32>,
-    params: Vec<ValType>,
-    declared: Vec<ValType>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Key {
-    Field(Field, ValType),
-    /// End of the record being written.
-    End,
-    /// What a helper returned.
-    Done(ValType),
-}
-
-impl Locals {
-    fn new(plan: &Plan<'_>, entry: Entry) -> Locals {
-        let params = parameters(plan, entry);
-        let index = params
-            .iter()
-            .enumerate()
-            .map(|(at, &(field, ty))| (Key::Field(field, ty), at as u32));
-        let mut locals = Locals {
-            index: index.collect(),
-            params: params.iter().map(|&(_, ty)| ty).collect(),
-            declared: Vec::new(),
-        };
-        if entry == Entry::Start {
-            for (at, &ty) in plan.locals.iter().enumerate() {
-                locals.get(Key::Field(Field::Local(at as u32), ty), ty);
-            }
-        }
-        locals
-    }
-
-    fn get(&mut self, key: Key, ty: ValType) -> u32 {
-        let next = self.params.len() + self.declared.len();
-        *self.index.entry(key).or_insert_with(|| {
-            self.declared.push(ty);
-            next as u32
-        })
-    }
-}
-
 struct Emitter<'p, 'a> {
     plan: &'p Plan<'a>,
     entry: Entry,
@@ -299,77 +167,6 @@ impl<'a> Emitter<'_, 'a> {
 
     fn field(&mut self, field: Field, ty: ValType) -> u32 {
         self.locals.get(Key::Field(field, ty), ty)
-    }
-
-    /// Opens the frames around the entry point; returns the first operator to write.
-    fn enter(&mut self) -> Result<usize, InstrumentError> {
-        let (op, after) = match self.entry {
-            Entry::Start => {
-                if let Some(charge) = self.target.charge(self.plan.function) {
-                    self.charge(charge);
-                }
-                return Ok(0);
-            }
-            Entry::At(op) => (op, false),
-            Entry::After(op) => (op, true),
-        };
-        let mut frames = Vec::new();
-        let mut frame = self.plan.ops[op].frame;
-        while frame != 0 {
-            frames.push(frame);
-            frame = self.plan.frames[frame as usize].parent;
-        }
-        let point = self
-            .plan
-            .point_at(op)
-            .expect("continuations are asked for at points");
-        let below = point.stack.len() - if after { point.arguments } else { 0 };
-        let mut pushed = 0;
-        for &frame in frames.iter().rev() {
-            let height = self.plan.frames[frame as usize].height as usize;
-            self.push_operands(point, pushed, height);
-            pushed = height;
-            self.open_around(frame);
-        }
-        self.push_operands(point, pushed, below);
-        if !after {
-            return Ok(op);
-        }
-        for (index, &ty) in point.results.iter().enumerate() {
-            let local = self.field(Field::Result(index as u32), ty);
-            self.put(&Instruction::LocalGet(local));
-        }
-        if matches!(self.plan.ops[op].operator, Operator::ReturnCall { .. }) {
-            self.leave();
-        } else {
-            self.keep(self.plan.ops[op].produced);
-        }
-        Ok(op + 1)
-    }
-
-    fn push_operands(&mut self, point: &Point, from: usize, to: usize) {
-        for height in from..to {
-            let local = self.field(Field::Stack(height as u32), point.stack[height]);
-            self.put(&Instruction::LocalGet(local));
-        }
-    }
-
-    /// Opens a frame that lies around the entry point. A loop becomes two blocks: `$past`, which the
-    /// rest of its body falls out of, and `$again`, which branches to its header go to.
-    fn open_around(&mut self, frame: u32) {
-        let plan = self.plan;
-        let of = &plan.frames[frame as usize];
-        self.begin_block(&[], &of.results);
-        if of.kind == FrameKind::Loop {
-            self.begin_block(&[], &of.params);
-        }
-        self.open.push(Open {
-            frame,
-            label: self.depth - 1,
-            entered: true,
-            targeted: false,
-            then_live: false,
-        });
     }
 
     fn begin_block(&mut self, params: &[ValType], results: &[ValType]) {
@@ -525,60 +322,6 @@ impl<'a> Emitter<'_, 'a> {
         self.put(&Instruction::Call(function));
     }
 
-    fn stoppable(
-        &mut self,
-        index: usize,
-        operator: &Operator<'a>,
-        point: &Point,
-    ) -> Result<(), InstrumentError> {
-        match point.kind {
-            PointKind::Loop { .. } => unreachable!("a loop header is written by begin_loop"),
-            PointKind::TailCall => {
-                self.poll(index);
-                self.plain(operator)
-            }
-            PointKind::Bulk => self.bulk(index, operator, point),
-            PointKind::Call | PointKind::Import => {
-                match operator {
-                    Operator::ReturnCall { function_index } => {
-                        self.reencode(&Operator::Call {
-                            function_index: *function_index,
-                        })?;
-                    }
-                    _ => self.reencode(operator)?,
-                }
-                let results: Vec<u32> = (0u32..)
-                    .zip(&point.results)
-                    .map(|(at, &ty)| self.field(Field::Result(at), ty))
-                    .collect();
-                self.spill(&results);
-                if matches!(operator, Operator::ReturnCall { .. }) {
-                    self.poll(index);
-                    self.leave();
-                } else {
-                    self.keep(self.plan.ops[index].produced);
-                    self.poll(index);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Loads the word and leaves for the cold code of the point at `op` if it is set.
-    fn poll(&mut self, op: usize) {
-        let control = self.target.control();
-        self.target.look().encode(control, &mut self.body);
-        self.branch_to_cold(op, 0);
-    }
-
-    /// `nested`: labels opened since, that `depth` does not count.
-    fn branch_to_cold(&mut self, op: usize, nested: u32) {
-        let label = self.depth + nested + self.cold.len() as u32;
-        self.cold.push(op);
-        self.branches.push(self.body.len());
-        self.put(&Instruction::BrIf(label));
-    }
-
     /// Copies the top operands into `locals`, bottom first, and leaves them where they are.
     fn spill(&mut self, locals: &[u32]) {
         if let [only] = locals {
@@ -652,8 +395,10 @@ impl<'a> Emitter<'_, 'a> {
         let point = plan
             .point_at(index)
             .expect("every live loop header is a point");
-        for (height, &ty) in point.stack.iter().enumerate().rev() {
-            let local = self.field(Field::Stack(height as u32), ty);
+        // The operands below its parameters are kept already, and may belong to frames outside.
+        let frame = plan.frame_opened_at(index);
+        for (at, &ty) in frame.params.iter().enumerate().rev() {
+            let local = self.field(Field::Stack(frame.height + at as u32), ty);
             self.put(&Instruction::LocalSet(local));
         }
         self.go_to_header(point);
@@ -755,105 +500,6 @@ impl<'a> Emitter<'_, 'a> {
         self.live = falls_out;
     }
 
-    /// A fill or copy: as it is if it is short, else in portions with a look at the word between.
-    fn bulk(
-        &mut self,
-        index: usize,
-        operator: &Operator<'a>,
-        point: &Point,
-    ) -> Result<(), InstrumentError> {
-        let first = point.stack.len() - 3;
-        let types = [
-            point.stack[first],
-            point.stack[first + 1],
-            point.stack[first + 2],
-        ];
-        let mut operands = [0; 3];
-        for (at, local) in operands.iter_mut().enumerate() {
-            *local = self.field(Field::Stack((first + at) as u32), types[at]);
-        }
-        let (helper, moved) = match *operator {
-            Operator::MemoryFill { mem } => (Helper::Fill { memory: mem }, &operands[..1]),
-            Operator::MemoryCopy { dst_mem, src_mem } => (
-                Helper::Copy {
-                    to: dst_mem,
-                    from: src_mem,
-                },
-                &operands[..2],
-            ),
-            _ => unreachable!("only fills and copies are done in portions"),
-        };
-        let length = operands[2];
-        operands.iter().for_each(|_| self.put(&Instruction::Drop));
-        self.put(&Instruction::LocalGet(length));
-        self.put(&constant(types[2], u64::from(self.target.look().portion())));
-        self.put(&if types[2] == ValType::I64 {
-            Instruction::I64GtU
-        } else {
-            Instruction::I32GtU
-        });
-        self.put(&Instruction::If(BlockType::Empty));
-        operands
-            .iter()
-            .for_each(|&local| self.put(&Instruction::LocalGet(local)));
-        self.call_helper(helper);
-        let done = self.locals.get(Key::Done(types[2]), types[2]);
-        self.put(&Instruction::LocalSet(done));
-        self.advance(&operands, &types, moved, done);
-        self.put(&Instruction::LocalGet(length));
-        if types[2] == ValType::I64 {
-            self.put(&Instruction::I64Eqz);
-            self.put(&Instruction::I32Eqz);
-        }
-        self.branch_to_cold(index, 1);
-        self.put(&Instruction::Else);
-        operands
-            .iter()
-            .for_each(|&local| self.put(&Instruction::LocalGet(local)));
-        self.reencode(operator)?;
-        self.put(&Instruction::End);
-        Ok(())
-    }
-
-    /// Takes `done` bytes off the front, or off the back where a copy moves upwards (its helper
-    /// begins at the back then, as overlapping areas need it).
-    fn advance(&mut self, operands: &[u32; 3], types: &[ValType; 3], moved: &[u32], done: u32) {
-        if moved.len() == 2 {
-            for (&local, &ty) in moved.iter().zip(types) {
-                self.put(&Instruction::LocalGet(local));
-                if ty != ValType::I64 {
-                    self.put(&Instruction::I64ExtendI32U);
-                }
-            }
-            self.put(&Instruction::I64LeU);
-            self.put(&Instruction::If(BlockType::Empty));
-        }
-        for (&local, &ty) in moved.iter().zip(types) {
-            self.put(&Instruction::LocalGet(local));
-            self.put(&Instruction::LocalGet(done));
-            if ty == ValType::I64 && types[2] != ValType::I64 {
-                self.put(&Instruction::I64ExtendI32U);
-            }
-            self.put(&if ty == ValType::I64 {
-                Instruction::I64Add
-            } else {
-                Instruction::I32Add
-            });
-            self.put(&Instruction::LocalSet(local));
-        }
-        if moved.len() == 2 {
-            self.put(&Instruction::End);
-        }
-        self.put(&Instruction::LocalGet(operands[2]));
-        self.put(&Instruction::LocalGet(done));
-        self.put(&if types[2] == ValType::I64 {
-            Instruction::I64Sub
-        } else {
-            Instruction::I32Sub
-        });
-        self.put(&Instruction::LocalSet(operands[2]));
-    }
-
     /// Takes the function's share of the call depth, or traps if there is not enough left.
     fn charge(&mut self, charge: u32) {
         let depth = self.target.depth();
@@ -921,97 +567,5 @@ impl<'a> Emitter<'_, 'a> {
             function,
             unlikely,
         })
-    }
-
-    /// Writes the record of the point at `op`.
-    fn save(&mut self, op: usize, out: &mut Vec<u8>) {
-        let plan = self.plan;
-        let point = plan.point_at(op).expect("cold code is written for points");
-        let control = self.target.control();
-        let end = self.locals.get(Key::End, ValType::I32);
-        let head = u64::from(plan.function) << 32 | op as u64;
-        Instruction::I32Const(0).encode(out);
-        Instruction::I32Load(at(record::END, control)).encode(out);
-        Instruction::LocalTee(end).encode(out);
-        Instruction::I64Const(head as i64).encode(out);
-        Instruction::I64Store(at(0, control)).encode(out);
-        let mut offset = u64::from(record::HEAD);
-        for (field, ty) in record::fields(point, &plan.locals) {
-            let local = self.locals.get(Key::Field(field, ty), ty);
-            Instruction::LocalGet(end).encode(out);
-            Instruction::LocalGet(local).encode(out);
-            let to = at(offset, control);
-            match ty {
-                ValType::I32 => Instruction::I32Store(to).encode(out),
-                ValType::I64 => Instruction::I64Store(to).encode(out),
-                ValType::F32 => Instruction::F32Store(to).encode(out),
-                ValType::F64 => Instruction::F64Store(to).encode(out),
-                ValType::V128 => Instruction::V128Store(to).encode(out),
-                ValType::Ref(ty) => {
-                    let kept = if ty.is_func_ref() {
-                        Kept::Functions
-                    } else {
-                        Kept::Externals
-                    };
-                    Instruction::Call(self.target.helper(Helper::Keep(kept))).encode(out);
-                    Instruction::I32Store(to).encode(out);
-                }
-            }
-            offset += u64::from(record::width(ty));
-        }
-        Instruction::LocalGet(end).encode(out);
-        Instruction::I32Const(offset as i32).encode(out);
-        Instruction::I32Add.encode(out);
-        Instruction::LocalSet(end).encode(out);
-    }
-
-    /// After the record: its end, and results that nobody reads.
-    fn unwound(&mut self, out: &mut Vec<u8>) {
-        let control = self.target.control();
-        let end = self.locals.get(Key::End, ValType::I32);
-        Instruction::I32Const(0).encode(out);
-        Instruction::LocalGet(end).encode(out);
-        Instruction::I32Store(at(record::END, control)).encode(out);
-        for &ty in &self.plan.results {
-            constant(ty, 0).encode(out);
-        }
-    }
-}
-
-/// `value` as a constant of type `ty`; a null for references.
-pub(crate) fn constant(ty: ValType, value: u64) -> Instruction<'static> {
-    match ty {
-        ValType::I32 => Instruction::I32Const(value as i32),
-        ValType::I64 => Instruction::I64Const(value as i64),
-        ValType::F32 => Instruction::F32Const(wasm_encoder::Ieee32::new(value as u32)),
-        ValType::F64 => Instruction::F64Const(wasm_encoder::Ieee64::new(value)),
-        ValType::V128 => Instruction::V128Const(i128::from(value)),
-        ValType::Ref(ty) => Instruction::RefNull(if ty.is_func_ref() {
-            wasm_encoder::HeapType::FUNC
-        } else {
-            wasm_encoder::HeapType::EXTERN
-        }),
-    }
-}
-
-/// An unaligned access of control memory at a constant offset.
-pub(crate) fn at(offset: u64, memory: u32) -> MemArg {
-    MemArg {
-        offset,
-        align: 0,
-        memory_index: memory,
-    }
-}
-
-/// The encoder's form of a type; mobile modules have numbers, vectors, funcref and externref only.
-pub(crate) fn encoded(ty: ValType) -> wasm_encoder::ValType {
-    match ty {
-        ValType::I32 => wasm_encoder::ValType::I32,
-        ValType::I64 => wasm_encoder::ValType::I64,
-        ValType::F32 => wasm_encoder::ValType::F32,
-        ValType::F64 => wasm_encoder::ValType::F64,
-        ValType::V128 => wasm_encoder::ValType::V128,
-        ValType::Ref(ty) if ty.is_func_ref() => wasm_encoder::ValType::FUNCREF,
-        ValType::Ref(_) => wasm_encoder::ValType::EXTERNREF,
     }
 }

@@ -12,18 +12,19 @@ use wasm_encoder::{
     BranchHint, BranchHints, CodeSection, ConstExpr, DataSection, ElementSection, EntityType,
     ExportKind, ExportSection, Function, FunctionSection, GlobalSection, GlobalType, ImportSection,
     MemorySection, MemoryType, RawSection, RefType, SectionId, TableSection, TableType,
-    TypeSection,
 };
 use wasmparser::{ExternalKind, Parser, Payload, ValType};
 
 use super::calls::CallGraph;
 use super::cost::{self, Charges};
-use super::emit::{self, Emitted, Entry, Helper, Kept, Look, Target, encoded};
-use super::helpers::{self, Places};
+use super::emit::{self, Emitted, Entry, Target};
+use super::look::Look;
 use super::module::Module;
 use super::plan::{FrameKind, Plan};
 use super::points::PointTableBuilder;
+use super::routines::{self, Helper, Kept, Places};
 use super::segments::{Segments, Strip};
+use super::signatures::Types;
 use super::{InstrumentError, Instrumented, Options, names};
 
 /// A loop outside of all others, of at least so many operators, becomes a function of its own.
@@ -82,49 +83,6 @@ struct Body {
     ty: u32,
     function: Function,
     unlikely: Vec<u32>,
-}
-
-/// The type section: the original types, then those that the pass needs.
-struct Types {
-    known: HashMap<(Vec<ValType>, Vec<ValType>), u32>,
-    section: TypeSection,
-}
-
-impl Types {
-    fn of(module: &Module) -> Types {
-        let mut types = Types {
-            known: HashMap::new(),
-            section: TypeSection::new(),
-        };
-        for (index, ty) in (0u32..).zip(&module.types) {
-            types
-                .section
-                .ty()
-                .function(encode_all(ty.params()), encode_all(ty.results()));
-            types
-                .known
-                .entry((ty.params().to_vec(), ty.results().to_vec()))
-                .or_insert(index);
-        }
-        types
-    }
-
-    fn signature(&mut self, params: &[ValType], results: &[ValType]) -> u32 {
-        let next = self.section.len();
-        *self
-            .known
-            .entry((params.to_vec(), results.to_vec()))
-            .or_insert_with(|| {
-                self.section
-                    .ty()
-                    .function(encode_all(params), encode_all(results));
-                next
-            })
-    }
-}
-
-pub(crate) fn encode_all(types: &[ValType]) -> Vec<wasm_encoder::ValType> {
-    types.iter().copied().map(encoded).collect()
 }
 
 impl<'m> Builder<'m> {
@@ -222,9 +180,9 @@ impl<'m> Builder<'m> {
             })
             .collect();
         for (helper, index) in helpers {
-            let (params, results) = helpers::signature(module, helper);
+            let (params, results) = routines::signature(module, helper);
             let ty = self.types.signature(&params, &results);
-            let function = helpers::body(helper, &places);
+            let function = routines::body(helper, &places);
             self.bodies.insert(
                 index,
                 Body {

@@ -5,7 +5,9 @@
 //! - `plan` what is known of one function (`read`, `polls`, `liveness` fill it in), `points` the
 //!   same for the whole program, to be kept beside it
 //! - `record` how a stopped function's values lie in memory
-//! - `emit` writes a body, for `main_module` (with `helpers`, `segments`) and `continuation`
+//! - `emit` writes a body, for `main_module` (with `routines`, `segments`) and `continuation`; `look`
+//!   is how a guest looks at the word, `signatures` and `encoding` are what all writers share
+//! - `killable` the lesser pass, for programs that do not move
 //! - `cost` the call depth, `names` what the main module exports
 
 use std::sync::Arc;
@@ -16,8 +18,10 @@ mod calls;
 pub(crate) mod continuation;
 pub(crate) mod cost;
 pub(crate) mod emit;
-mod helpers;
+mod encoding;
+pub(crate) mod killable;
 mod liveness;
+mod look;
 mod main_module;
 pub(crate) mod module;
 pub(crate) mod names;
@@ -26,7 +30,9 @@ pub(crate) mod points;
 mod polls;
 mod read;
 pub(crate) mod record;
+pub(crate) mod routines;
 mod segments;
+mod signatures;
 
 pub use continuation::{ContinuationBuilder, Continuations, Param};
 pub use emit::Entry;
@@ -154,6 +160,19 @@ pub enum InstrumentError {
     /// The module could not be written again.
     #[error("the module could not be rewritten: {0}")]
     Rewrite(String),
+}
+
+/// Fails if `bytes` are a component, with what to do instead.
+fn check_core(bytes: &[u8]) -> Result<(), InstrumentError> {
+    if !wasmparser::Parser::is_component(bytes) {
+        return Ok(());
+    }
+    Err(InstrumentError::Invalid {
+        offset: 0,
+        reason: "it is a component, and only core modules that use WASI preview 1 are run: build it for \
+                 wasm32-wasip1"
+            .into(),
+    })
 }
 
 impl From<wasmparser::Error> for InstrumentError {

@@ -10,7 +10,7 @@ use wasmparser::{
     ValidatorResources, WasmFeatures, WasmModuleResources,
 };
 
-use super::InstrumentError;
+use super::{InstrumentError, names};
 
 /// What a module that can be moved may use.
 const MOBILE: WasmFeatures = WasmFeatures::empty()
@@ -108,6 +108,7 @@ impl Module {
     /// [`InstrumentError::Refused`] names a feature that runs but cannot be moved, and where;
     /// [`InstrumentError::Invalid`] is a module that no engine takes.
     pub(crate) fn parse(bytes: Arc<[u8]>) -> Result<Module, InstrumentError> {
+        super::check_core(&bytes)?;
         match Self::parse_with(bytes.clone(), MOBILE) {
             Err(InstrumentError::Invalid { offset, reason }) => {
                 match Validator::new_with_features(RUNNABLE).validate_all(&bytes) {
@@ -218,8 +219,9 @@ impl Module {
                 }
             }
             Payload::ImportSection(section) => {
-                for import in section.into_imports() {
-                    self.import(import?);
+                for import in section.into_imports_with_offsets() {
+                    let (offset, import) = import?;
+                    self.import(import, offset)?;
                 }
             }
             Payload::FunctionSection(section) => {
@@ -245,8 +247,11 @@ impl Module {
                 }
             }
             Payload::ExportSection(section) => {
-                for export in section {
-                    let export = export?;
+                for export in section.into_iter_with_offsets() {
+                    let (offset, export) = export?;
+                    if export.name.starts_with(names::EXPORT_PREFIX) {
+                        return Err(reserved(export.name, offset));
+                    }
                     self.exports.push(Export {
                         name: export.name.to_owned(),
                         kind: export.kind,
@@ -268,9 +273,22 @@ impl Module {
         Ok(())
     }
 
-    fn import(&mut self, import: wasmparser::Import<'_>) {
+    fn import(
+        &mut self,
+        import: wasmparser::Import<'_>,
+        offset: usize,
+    ) -> Result<(), InstrumentError> {
+        if import.module == names::IMPORT_MODULE {
+            return Err(reserved(import.module, offset));
+        }
         match import.ty {
-            TypeRef::Func(ty) | TypeRef::FuncExact(ty) => {
+            TypeRef::FuncExact(_) => {
+                return Err(InstrumentError::Refused {
+                    feature: "an import of an exact function type".into(),
+                    offset: offset as u64,
+                });
+            }
+            TypeRef::Func(ty) => {
                 self.functions.push(ty);
                 self.imported_functions += 1;
             }
@@ -293,6 +311,7 @@ impl Module {
             name: import.name.to_owned(),
             ty: import.ty,
         });
+        Ok(())
     }
 
     fn element(&mut self, element: &wasmparser::Element<'_>) -> Result<(), InstrumentError> {
@@ -370,6 +389,14 @@ impl Module {
                 (ty.params().into(), ty.results().into())
             }
         }
+    }
+}
+
+/// Names that the pass adds must not be there already.
+fn reserved(name: &str, offset: usize) -> InstrumentError {
+    InstrumentError::Refused {
+        feature: format!("the name {name:?} is Sterna's own"),
+        offset: offset as u64,
     }
 }
 

@@ -1,9 +1,12 @@
 //! Under which names the main module exports what continuations and the host need of it.
 
-use super::emit::{Entry, Helper, Kept};
+use super::emit::Entry;
+use super::routines::{Helper, Kept};
 
 /// Module name of the one import that the pass adds.
 pub(crate) const IMPORT_MODULE: &str = "sterna";
+/// How the names of all exports begin that the pass adds.
+pub(crate) const EXPORT_PREFIX: &str = "sterna:";
 /// Name of the memory with the word and the records.
 pub(crate) const CONTROL: &str = "control";
 /// Name of the global that counts down the remaining call depth.

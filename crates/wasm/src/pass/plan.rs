@@ -9,6 +9,7 @@ use wasmparser::{Operator, ValType};
 use super::InstrumentError;
 use super::calls::CallGraph;
 use super::liveness;
+use super::main_module::outlined_loops;
 use super::module::Module;
 use super::polls;
 use super::read;
@@ -181,43 +182,35 @@ impl<'a> Plan<'a> {
             kept: false,
         };
         let mut values: Vec<Value> = ty.params().iter().enumerate().map(value).collect();
-        let mut ops: Vec<Op<'a>> = (0..ty.params().len() as u32)
-            .map(|local_index| Op {
-                operator: Operator::LocalGet { local_index },
-                offset: local_index,
-                live: true,
-                frame: 0,
-                produced: Values {
-                    first: local_index,
-                    count: 1,
-                },
-            })
-            .collect();
+        let op = |operator, offset, produced| Op {
+            operator,
+            offset,
+            live: true,
+            frame: 0,
+            produced,
+        };
+        let push = |local_index| {
+            let produced = Values {
+                first: local_index,
+                count: 1,
+            };
+            op(Operator::LocalGet { local_index }, local_index, produced)
+        };
+        let mut ops: Vec<Op<'a>> = (0..ty.params().len() as u32).map(push).collect();
         let call = ops.len();
         let results = Values {
             first: values.len() as u32,
             count: ty.results().len() as u32,
         };
         values.extend(ty.results().iter().enumerate().map(value));
-        let tail = [
-            (
-                Operator::Call {
-                    function_index: function,
-                },
-                results,
-            ),
-            (Operator::End, Values::default()),
-        ];
-        for (operator, produced) in tail {
-            let offset = ops.len() as u32;
-            ops.push(Op {
-                operator,
-                offset,
-                live: true,
-                frame: 0,
-                produced,
-            });
-        }
+        ops.push(op(
+            Operator::Call {
+                function_index: function,
+            },
+            call as u32,
+            results,
+        ));
+        ops.push(op(Operator::End, call as u32 + 1, Values::default()));
         let point = Point {
             op: call,
             kind: PointKind::Import,
@@ -252,15 +245,17 @@ impl<'a> Plan<'a> {
     }
 
     /// Decides which loops are polled, then marks the values that lie on the operand stack (`held`,
-    /// by point) wherever the function can stop.
+    /// by point) wherever the function can stop, or goes on in a function of its own.
     fn settle_polls(&mut self, held: &[Vec<u32>]) {
         let polled = polls::needed(self);
+        let outlined: Vec<usize> = outlined_loops(self).collect();
         for index in 0..self.points.len() {
             let point = &mut self.points[index];
             if let PointKind::Loop { polled: here } = &mut point.kind {
                 *here = polled[point.op];
             }
-            if self.points[index].stops() {
+            let point = &self.points[index];
+            if point.stops() || outlined.binary_search(&point.op).is_ok() {
                 for &value in &held[index] {
                     self.values[value as usize].kept = true;
                 }

@@ -2,7 +2,9 @@
 //! frame, and notes every point. Code that control cannot reach is marked and otherwise ignored,
 //! since its operand stack has no definite types.
 
-use wasmparser::{FuncValidator, FunctionBody, Operator, ValType, ValidatorResources};
+use wasmparser::{
+    AbstractHeapType, FuncValidator, FunctionBody, HeapType, Operator, ValType, ValidatorResources,
+};
 
 use super::InstrumentError;
 use super::calls::CallGraph;
@@ -213,7 +215,7 @@ impl<'a> Reader<'a, '_> {
         let operand = |depth| self.types.get_operand_type(depth).flatten();
         (0..count)
             .rev()
-            .map(|depth| operand(depth).expect("live code has definite types"))
+            .map(|depth| declarable(operand(depth).expect("live code has definite types")))
             .collect()
     }
 
@@ -314,6 +316,21 @@ impl<'a> Reader<'a, '_> {
             self.stack.truncate(height);
             self.produce_types(index, &results);
         }
+    }
+}
+
+/// The type of a local that can hold a value of type `ty`: the type checker knows more exactly to what
+/// a reference points (`ref.func`) than a mobile module can say.
+fn declarable(ty: ValType) -> ValType {
+    let ValType::Ref(reference) = ty else {
+        return ty;
+    };
+    match reference.heap_type() {
+        HeapType::Abstract {
+            ty: AbstractHeapType::Extern | AbstractHeapType::NoExtern,
+            ..
+        } => ValType::EXTERNREF,
+        _ => ValType::FUNCREF,
     }
 }
 

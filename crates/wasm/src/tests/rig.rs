@@ -43,6 +43,8 @@ impl Random {
 pub(crate) struct Shared {
     /// Calls of the host so far, from which it makes up its results.
     pub(crate) host_calls: u64,
+    /// What the host was called with, in a line each.
+    pub(crate) log: String,
     /// Whether the host call at hand was cancelled, and so is to be issued again.
     pub(crate) cancelled: bool,
     /// In a stoppable guest: its word, and what decides whether to cancel a call.
@@ -53,6 +55,7 @@ impl Shared {
     pub(crate) fn new() -> Shared {
         Shared {
             host_calls: 0,
+            log: String::new(),
             cancelled: false,
             canceller: None,
         }
@@ -71,6 +74,10 @@ impl Shared {
         true
     }
 }
+
+/// Finds what an import is to be, by its place among the imports and its name and type.
+pub(crate) type Find<'f> =
+    dyn FnMut(&mut Store<Shared>, usize, &wasmtime::ImportType<'_>) -> Option<Extern> + 'f;
 
 /// Engines set up alike for both ways. Compiles fast rather than well.
 pub(crate) fn engine() -> Engine {
@@ -101,7 +108,7 @@ impl Guest {
     pub(crate) fn plain(
         store: &mut Store<Shared>,
         bytes: &[u8],
-        find: &mut dyn FnMut(&mut Store<Shared>, &str, &str) -> Option<Extern>,
+        find: &mut Find<'_>,
     ) -> Result<Guest, NoGuest> {
         let module = wasmtime::Module::new(store.engine(), bytes).map_err(NoGuest::Start)?;
         let imports = imports(store, &module, None, find).map_err(NoGuest::Start)?;
@@ -113,7 +120,7 @@ impl Guest {
         engine: &Engine,
         store: &mut Store<Shared>,
         bytes: &[u8],
-        find: &mut dyn FnMut(&mut Store<Shared>, &str, &str) -> Option<Extern>,
+        find: &mut Find<'_>,
     ) -> Result<Guest, NoGuest> {
         let options = |strip_data| Options {
             strip_data,
@@ -236,6 +243,9 @@ fn call_stopping(
             Ok(Ended::Returned(results)) => break Ok(results),
             Ok(Ended::Stopped) => {
                 stopped += 1;
+                if std::env::var_os("STERNA_TRACE").is_some() {
+                    eprintln!("stop {stopped}: {:?}", machine.frames);
+                }
                 arm(machine, stopped, &mut stops);
                 ended = now(machine.go_on(store, cancelled));
             }
@@ -270,24 +280,18 @@ fn imports(
     store: &mut Store<Shared>,
     module: &wasmtime::Module,
     control: Option<&Arc<Control>>,
-    find: &mut dyn FnMut(&mut Store<Shared>, &str, &str) -> Option<Extern>,
+    find: &mut Find<'_>,
 ) -> Result<Vec<Extern>, wasmtime::Error> {
-    let wanted: Vec<(String, String)> = module
-        .imports()
-        .map(|import| (import.module().to_owned(), import.name().to_owned()))
-        .collect();
-    let last = wanted.len().wrapping_sub(1);
-    let mut found = Vec::with_capacity(wanted.len());
-    for (at, (module, name)) in wanted.iter().enumerate() {
-        match control {
-            Some(control) if at == last => {
-                found.push(Extern::SharedMemory(control.memory().clone()));
-            }
-            _ => found.push(
-                find(store, module, name)
-                    .ok_or_else(|| wasmtime::format_err!("unknown import {module} {name}"))?,
-            ),
-        }
+    let last = module.imports().len().wrapping_sub(1);
+    let mut found = Vec::with_capacity(module.imports().len());
+    for (at, import) in module.imports().enumerate() {
+        let one = match control {
+            Some(control) if at == last => Some(Extern::SharedMemory(control.memory().clone())),
+            _ => find(store, at, &import),
+        };
+        found.push(one.ok_or_else(|| {
+            wasmtime::format_err!("unknown import {} {}", import.module(), import.name())
+        })?);
     }
     Ok(found)
 }
@@ -310,11 +314,11 @@ pub(crate) fn print_instrumented(bytes: &[u8]) -> String {
 }
 
 /// Values as text, bit for bit. References to functions are told apart from null only.
-pub(crate) fn show(store: &Store<Shared>, values: &[Val]) -> Vec<String> {
+pub(crate) fn show(store: &impl wasmtime::AsContext, values: &[Val]) -> Vec<String> {
     values.iter().map(|value| show_one(store, value)).collect()
 }
 
-fn show_one(store: &Store<Shared>, value: &Val) -> String {
+fn show_one(store: &impl wasmtime::AsContext, value: &Val) -> String {
     match value {
         Val::I32(value) => format!("i32 {value:#x}"),
         Val::I64(value) => format!("i64 {value:#x}"),
@@ -332,11 +336,11 @@ fn show_one(store: &Store<Shared>, value: &Val) -> String {
 }
 
 pub(crate) fn external_number(
-    store: &Store<Shared>,
+    store: &impl wasmtime::AsContext,
     external: &wasmtime::Rooted<ExternRef>,
 ) -> Option<u32> {
     external
-        .data(store)
+        .data(store.as_context())
         .ok()
         .flatten()?
         .downcast_ref::<u32>()
@@ -358,13 +362,13 @@ pub(crate) fn outside(
             }
             Some(Extern::Global(global)) => {
                 let value = global.get(&mut *store);
-                show_one(store, &value)
+                show_one(&*store, &value)
             }
             Some(Extern::Table(table)) => {
                 let mut text = String::new();
                 for at in 0..table.size(&*store) {
                     let value = table.get(&mut *store, at).expect("inside").into();
-                    text += &show_one(store, &value);
+                    text += &show_one(&*store, &value);
                     text += ", ";
                 }
                 text

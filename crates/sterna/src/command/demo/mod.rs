@@ -41,7 +41,7 @@ Examples:
 It needs neither root nor the net, takes some seconds, and leaves nothing behind, also after Ctrl-C.";
 
 /// Names of frames that are shown for a hop.
-const FRAMES_SHOWN: usize = 4;
+const FRAMES_SHOWN: usize = 3;
 /// The first hop's back-trace is shown up to here.
 const BACK_TRACE_SHOWN: usize = 14;
 
@@ -172,7 +172,15 @@ impl Demo {
             let frames = stage.frames()?;
             let (next, thawed) = stage.thaw()?;
             actor = next;
-            tell(hop(number, count_lines(&output), (from_pid, actor.pid()), &frozen, &thawed, frames, leaving));
+            tell(hop(
+                number,
+                count_lines(&output),
+                (from_pid, actor.pid()),
+                &frozen,
+                &thawed,
+                frames,
+                leaving,
+            ));
         }
         actor.read_to_end(&mut output)?;
         actor.ended_with(0)?;
@@ -226,12 +234,17 @@ fn hop(
     }
 }
 
-const HEAD: &str =
-    " HOP  AFTER LINE  FROM → TO PID      IMAGE  PAGES     PAUSE   CAPTURE     WRITE      THAW  IT WAS IN";
+const HEAD: &str = " HOP  AFTER LINE  FROM → TO PID      IMAGE  PAGES     PAUSE   CAPTURE     WRITE      THAW  IT WAS IN";
 
 fn hop_line(hop: &Hop, lines: usize, paint: Paint) -> String {
     let time = show::time_us;
-    let shown = hop.frames.iter().take(FRAMES_SHOWN).cloned().collect::<Vec<_>>().join(" ← ");
+    let shown = hop
+        .frames
+        .iter()
+        .take(FRAMES_SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(" ← ");
     let more = match hop.frames.len() {
         count if count > FRAMES_SHOWN => format!(" … {count} frames"),
         _ => String::new(),
@@ -256,7 +269,10 @@ fn hop_line(hop: &Hop, lines: usize, paint: Paint) -> String {
 
 /// Where the program was when it was first frozen.
 fn back_trace(hop: &Hop, paint: Paint) -> String {
-    let mut text = format!("Where it was when it was first frozen, after {} lines:\n", hop.lines);
+    let mut text = format!(
+        "Where it was when it was first frozen, after {} lines:\n",
+        hop.lines
+    );
     for (depth, name) in hop.frames.iter().take(BACK_TRACE_SHOWN).enumerate() {
         let _ = writeln!(text, "{depth:>5}: {}", paint.cyan(name));
     }
@@ -267,7 +283,13 @@ fn back_trace(hop: &Hop, paint: Paint) -> String {
 }
 
 fn verdict(outcome: &Outcome, paint: Paint) -> String {
-    let Outcome { hops, output_bytes, output_lines, log_bytes, .. } = outcome;
+    let Outcome {
+        hops,
+        output_bytes,
+        output_lines,
+        log_bytes,
+        ..
+    } = outcome;
     let median = |of: fn(&Hop) -> u64| {
         let mut times: Vec<u64> = hops.iter().map(of).collect();
         times.sort_unstable();
@@ -302,5 +324,6 @@ fn parsed<T: serde::de::DeserializeOwned>(json: &[u8], what: &str) -> Result<T> 
     if json.is_empty() {
         bail!("`sterna {what}` printed nothing");
     }
-    serde_json::from_slice(json).with_context(|| format!("`sterna {what}` printed what is not understood"))
+    serde_json::from_slice(json)
+        .with_context(|| format!("`sterna {what}` printed what is not understood"))
 }

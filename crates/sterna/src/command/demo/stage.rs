@@ -3,14 +3,14 @@
 use std::env;
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
-use std::io::Read;
+use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,9 @@ impl Stage {
         DirBuilder::new()
             .mode(0o700)
             .create(&directory)
-            .with_context(|| format!("could not make the directory {shown} (TMPDIR names another place)"))?;
+            .with_context(|| {
+                format!("could not make the directory {shown} (TMPDIR names another place)")
+            })?;
         let stage = Self {
             program: env::current_exe().context("could not find this program's own file")?,
             directory,
@@ -106,12 +108,23 @@ impl Stage {
 
     /// Compiles the interpreter, for moves too.
     pub(super) fn compile(&self) -> Result<()> {
-        self.ask(&["programs", "add", "--moves", "--json", "lua.wasm"]).map(drop)
+        // On a terminal it shows how it gets on.
+        let errors = match io::stderr().is_terminal() {
+            true => Stdio::inherit(),
+            false => self.errors()?,
+        };
+        let arguments = ["programs", "add", "--moves", "--json", "lua.wasm"];
+        let mut actor = self.start(&arguments, errors)?;
+        actor.read_to_end(&mut Vec::new())?;
+        actor.ended_with(0)
     }
 
     /// Starts the script.
     pub(super) fn run(&self) -> Result<Actor> {
-        self.start(&["run", "--dir", "work::/work", "lua.wasm", "/work/story.lua"])
+        self.start(
+            &["run", "--dir", "work::/work", "lua.wasm", "/work/story.lua"],
+            self.errors()?,
+        )
     }
 
     /// Freezes it.
@@ -139,7 +152,10 @@ impl Stage {
     pub(super) fn thaw(&self) -> Result<(Actor, ThawReport)> {
         let report = self.path("thaw.json");
         let _ = fs::remove_file(&report);
-        let mut actor = self.start(&["thaw", "--report", "thaw.json", "lua.sterna"])?;
+        let mut actor = self.start(
+            &["thaw", "--report", "thaw.json", "lua.sterna"],
+            self.errors()?,
+        )?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Ok(json) = fs::read(&report)
@@ -166,27 +182,31 @@ impl Stage {
         Ok(log)
     }
 
-    fn start(&self, arguments: &[&str]) -> Result<Actor> {
+    /// Where the next process says what is wrong.
+    fn errors(&self) -> Result<Stdio> {
+        Ok(File::create(self.path("errors.txt"))?.into())
+    }
+
+    fn start(&self, arguments: &[&str], errors: Stdio) -> Result<Actor> {
         self.check()?;
-        let errors = self.path("errors.txt");
         let mut child = self
             .sterna(arguments)
             .stdout(Stdio::piped())
-            .stderr(File::create(&errors)?)
+            .stderr(errors)
             .spawn()
             .with_context(|| format!("could not start {}", self.program.display()))?;
         let output = child.stdout.take().context("the output is piped")?;
         Ok(Actor {
             child,
             output: read(output)?,
-            errors,
+            errors: self.path("errors.txt"),
             interrupted: Arc::clone(&self.interrupted),
         })
     }
 
     /// What a command prints.
     fn ask(&self, arguments: &[&str]) -> Result<Vec<u8>> {
-        let mut actor = self.start(arguments)?;
+        let mut actor = self.start(arguments, self.errors()?)?;
         let mut output = Vec::new();
         actor.read_to_end(&mut output)?;
         actor.ended_with(0)?;
@@ -256,7 +276,10 @@ impl Actor {
                     return Err(Interrupted.into());
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => {
-                    bail!("the program has not said anything for {PATIENCE:?}: {}", self.said());
+                    bail!(
+                        "the program has not said anything for {PATIENCE:?}: {}",
+                        self.said()
+                    );
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -268,7 +291,10 @@ impl Actor {
         let status: ExitStatus = self.child.wait().context("could not wait for a process")?;
         match status.code() == Some(code.into()) {
             true => Ok(()),
-            false => bail!("a process ended with {status} and not with {code}: {}", self.said()),
+            false => bail!(
+                "a process ended with {status} and not with {code}: {}",
+                self.said()
+            ),
         }
     }
 

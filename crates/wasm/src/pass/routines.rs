@@ -1,10 +1,52 @@
-//! Bodies of the main module's helper functions.
+//! Functions that the pass adds to the main module for others to call.
 
 use wasm_encoder::{BlockType, Function, Instruction};
 use wasmparser::ValType;
 
-use super::emit::{Helper, Kept, Look, constant, encoded};
+use super::encoding::{constant, encoded};
+use super::look::Look;
 use super::module::Module;
+
+/// A function of the main module that others call for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Helper {
+    /// Fills a memory in portions: `(at, value, bytes) -> bytes done`.
+    Fill {
+        memory: u32,
+    },
+    /// Copies in portions: `(to, from, bytes) -> bytes done`.
+    Copy {
+        to: u32,
+        from: u32,
+    },
+    /// Keeps a reference outside the record: `(reference) -> index`.
+    Keep(Kept),
+    MemoryInit {
+        data: u32,
+        memory: u32,
+    },
+    DataDrop {
+        data: u32,
+    },
+    TableInit {
+        element: u32,
+        table: u32,
+    },
+    ElementDrop {
+        element: u32,
+    },
+    /// A reference to a function of the main module, as the main module makes it.
+    Reference {
+        function: u32,
+    },
+}
+
+/// Which references are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Kept {
+    Functions,
+    Externals,
+}
 
 /// Indices in the main module that helpers need.
 pub(crate) struct Places<'m> {
@@ -62,7 +104,7 @@ fn address(module: &Module, memory: u32) -> ValType {
     }
 }
 
-fn shorter(a: ValType, b: ValType) -> ValType {
+pub(super) fn shorter(a: ValType, b: ValType) -> ValType {
     if a == ValType::I64 && b == ValType::I64 {
         ValType::I64
     } else {
@@ -81,8 +123,8 @@ pub(crate) fn body(helper: Helper, places: &Places<'_>) -> Function {
                 operation,
                 moved: vec![ty],
                 length: ty,
-                control: places.control,
-                look: places.look,
+                portion: places.look.portion(),
+                look: Some((places.look, places.control)),
             }
             .body()
         }
@@ -95,8 +137,8 @@ pub(crate) fn body(helper: Helper, places: &Places<'_>) -> Function {
                 operation,
                 moved,
                 length,
-                control: places.control,
-                look: places.look,
+                portion: places.look.portion(),
+                look: Some((places.look, places.control)),
             }
             .body()
         }
@@ -179,13 +221,15 @@ fn keep(table: u32, count: u32) -> Function {
 
 /// A bulk operation done in portions until it is done or the word is set. Parameters are its
 /// operands; local 3 is how much is done, local 4 the portion at hand, local 5 where it lies.
-struct Portions {
-    operation: Instruction<'static>,
+pub(super) struct Portions {
+    pub(super) operation: Instruction<'static>,
     /// Types of the operands that are addresses: of a fill the first, of a copy the first two.
-    moved: Vec<ValType>,
-    length: ValType,
-    control: u32,
-    look: Look,
+    pub(super) moved: Vec<ValType>,
+    pub(super) length: ValType,
+    /// How many bytes at once.
+    pub(super) portion: u32,
+    /// How to look at the word after each, and the memory it is in; without, all is done.
+    pub(super) look: Option<(Look, u32)>,
 }
 
 const LENGTH: u32 = 2;
@@ -194,7 +238,7 @@ const PORTION_LOCAL: u32 = 4;
 const OFFSET: u32 = 5;
 
 impl Portions {
-    fn body(&self) -> Function {
+    pub(super) fn body(&self) -> Function {
         let mut function = Function::new([(3, encoded(self.length))]);
         self.check_bounds(&mut function);
         function.instruction(&Instruction::Loop(BlockType::Empty));
@@ -218,10 +262,12 @@ impl Portions {
             .instruction(&Instruction::LocalGet(LENGTH))
             .instruction(&eq);
         give_back(&mut function);
-        let mut look = Vec::new();
-        self.look.encode(self.control, &mut look);
-        function.raw(look);
-        give_back(&mut function);
+        if let Some((look, control)) = self.look {
+            let mut code = Vec::new();
+            look.encode(control, &mut code);
+            function.raw(code);
+            give_back(&mut function);
+        }
         function
             .instruction(&Instruction::Br(0))
             .instruction(&Instruction::End);
@@ -302,7 +348,7 @@ impl Portions {
             Instruction::LocalGet(DONE),
             sub.clone(),
         ];
-        let portion = constant(self.length, u64::from(self.look.portion()));
+        let portion = constant(self.length, u64::from(self.portion));
         put(function, &left);
         put(function, &[portion.clone()]);
         put(function, &left);

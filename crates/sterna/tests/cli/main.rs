@@ -1,0 +1,19 @@
+//! The command as its users meet it: the real binary on real programs, each test in a world of its own.
+//!
+//! - `world`: directories, processes and their output
+//! - `run`: exit codes, arguments, streams, signals
+//! - `moves`: freeze and thaw, snapshots, clones, what is outside of a process
+//! - `faults`: full disks, damaged and foreign images, killed hosts, hostile peers
+//! - `found`: ps, names, pause, resume, kill, inspect
+//! - `places`: the run directory, the key, the program cache
+//! - `terminal`: what is different on one
+//! - `demo`: the demo, help and completions
+
+mod demo;
+mod faults;
+mod found;
+mod moves;
+mod places;
+mod run;
+mod terminal;
+mod world;
