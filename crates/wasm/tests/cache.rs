@@ -457,8 +457,18 @@ fn listed_found_removed_pruned() {
     let running = cache.ready(&programs[0]).unwrap();
     assert!(cache.remove(&programs[0]).unwrap() && !cache.remove(&programs[0]).unwrap());
     assert_eq!(running.bytes().unwrap(), guest("hello"));
-    // Something of an older version, and remains of a crash.
-    let stale = file(&cache, &programs[1], "main.cwasm")
+}
+
+#[test]
+fn pruned_by_version_size_and_time() {
+    let (_folder, cache) = cache();
+    let programs = ["echo", "spin"].map(|name| {
+        let bytes = guest(name);
+        cache.add(&bytes, None, &mut silent).unwrap();
+        ProgramId::of(&bytes)
+    });
+    // Something of an older version.
+    let stale = file(&cache, &programs[0], "main.cwasm")
         .parent()
         .unwrap()
         .with_file_name("0ld");
@@ -471,7 +481,7 @@ fn listed_found_removed_pruned() {
         })
         .unwrap();
     assert!(pruned.programs.is_empty() && pruned.bytes >= 5000 && !stale.exists());
-    assert!(cache.ready(&programs[1]).is_some());
+    assert!(cache.ready(&programs[0]).is_some());
     let largest = cache
         .list()
         .unwrap()

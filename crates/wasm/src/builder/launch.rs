@@ -212,7 +212,7 @@ impl Builder {
             last: None,
             on_progress,
         };
-        let parts = match watch.read_to_end()? {
+        let parts = match watch.until_result()? {
             Some(parts) => parts,
             None => {
                 let exit = watch
@@ -385,7 +385,7 @@ struct Watch<'w> {
 
 impl Watch<'_> {
     /// The sizes of the parts that it made; `None` if it ended without a word.
-    fn read_to_end(&mut self) -> Result<Option<Vec<u64>>, BuildError> {
+    fn until_result(&mut self) -> Result<Option<Vec<u64>>, BuildError> {
         let mut chunk = [0; 4096];
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());

@@ -255,3 +255,89 @@ fn continuations_of(built: &Continuations) -> Vec<Continuation> {
         .map(|(function, entry, _, params)| ((*function, *entry), params.clone()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Seek, SeekFrom, Write};
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::builder::BuildLimits;
+    use crate::cache::ProgramCache;
+    use crate::{Engine, EngineOptions};
+
+    const LOOP: &str = "(module (func (export \"f\") (param i32)
+        (loop $l (br_if $l (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))";
+
+    fn program(folder: &Path) -> Arc<Installed> {
+        let engine = Engine::new(EngineOptions::default()).unwrap();
+        let cache = ProgramCache::open(folder, engine, BuildLimits::default()).unwrap();
+        let bytes = wat::parse_str(LOOP).unwrap().into();
+        cache
+            .add(&bytes, None, &mut |_| ControlFlow::Continue(()))
+            .unwrap()
+    }
+
+    fn kept(folder: &Path) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            if entry.path().is_dir() {
+                files.extend(kept(&entry.path()));
+            } else if entry.file_name().to_string_lossy().starts_with("cont-") {
+                files.push(entry.path());
+            }
+        }
+        files
+    }
+
+    #[test]
+    fn compiled_once_then_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = (0, Entry::At(0));
+        let first = program(folder.path());
+        assert!(!first.ready(&[key]) && first.place(key).is_none());
+        first.prepare(&[key]).unwrap();
+        assert!(first.ready(&[key]));
+        drop(first);
+        assert_eq!(kept(folder.path()).len(), 1);
+        // Nothing is compiled, so nothing that compiles is made.
+        let second = program(folder.path());
+        second.prepare(&[key]).unwrap();
+        assert!(
+            matches!(second.place(key), Some(Place::Module(_, name, params))
+            if name == names::continuation(0, key.1) && *params == [Param::Local(0)])
+        );
+        assert!(second.continuation_builder.get().is_none());
+        drop(second);
+        // Damaged, it is compiled again and replaced.
+        let mut file = File::options()
+            .write(true)
+            .open(&kept(folder.path())[0])
+            .unwrap();
+        file.seek(SeekFrom::Start(500)).unwrap();
+        file.write_all(b"damage").unwrap();
+        for compiles in [true, false] {
+            let program = program(folder.path());
+            program.prepare(&[key]).unwrap();
+            assert!(program.ready(&[key]));
+            assert_eq!(program.continuation_builder.get().is_some(), compiles);
+        }
+        assert_eq!(kept(folder.path()).len(), 1);
+    }
+
+    #[test]
+    fn what_another_process_compiled_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = (0, Entry::At(0));
+        let (one, other) = (program(folder.path()), program(folder.path()));
+        assert!(!Arc::ptr_eq(&one, &other));
+        let headers = one
+            .compile_loop_headers(&mut |_| ControlFlow::Continue(()))
+            .unwrap();
+        assert_eq!(headers.compiled, 1);
+        assert!(!one.ready(&[key]), "it is on the shelf only");
+        other.prepare(&[key]).unwrap();
+        assert!(other.continuation_builder.get().is_none());
+    }
+}

@@ -20,18 +20,12 @@ use super::cost::{self, Charges};
 use super::emit::{self, Emitted, Entry, Target};
 use super::look::Look;
 use super::module::Module;
-use super::plan::{FrameKind, Plan};
+use super::plan::{Plan, outlined_loops};
 use super::points::PointTableBuilder;
 use super::routines::{self, Helper, Kept, Places};
 use super::segments::{Segments, Strip};
 use super::signatures::Types;
 use super::{InstrumentError, Instrumented, Options, limits, names};
-
-/// A loop outside of all others, of at least so many operators, becomes a function of its own.
-pub(crate) const OUTLINE_OPERATORS: usize = 1_500;
-
-/// How often code may be there at the most because loops became functions.
-const OUTLINE_COPIES: usize = 8;
 
 /// Instruments `module`.
 pub(crate) fn build(module: &Module, options: &Options) -> Result<Instrumented, InstrumentError> {
@@ -581,26 +575,4 @@ impl Globals {
 /// The new index of original memory `index`.
 fn new_memory(module: &Module, index: u32) -> u32 {
     index + u32::from(index >= module.imported_memories)
-}
-
-/// The operators of `plan`'s loops that become functions of the main module, ascending.
-pub(crate) fn outlined_loops(plan: &Plan<'_>) -> Vec<usize> {
-    let mut outlined = Vec::new();
-    // Such a function goes on to the end of its original, so it may be a copy of all that follows.
-    let mut copied = 0;
-    let mut in_loop = vec![false; plan.frames.len()];
-    for (index, frame) in plan.frames.iter().enumerate() {
-        let is_loop = frame.kind == FrameKind::Loop;
-        // Frames lie in the order of their openers: the parent's turn was before.
-        let outermost = !in_loop[frame.parent as usize];
-        in_loop[index] = is_loop || !outermost;
-        if is_loop && outermost && frame.end - frame.start >= OUTLINE_OPERATORS {
-            copied += plan.ops.len() - frame.start;
-            if copied > plan.ops.len().saturating_mul(OUTLINE_COPIES) {
-                break;
-            }
-            outlined.push(frame.start);
-        }
-    }
-    outlined
 }

@@ -8,7 +8,6 @@ use wasmparser::{Operator, ValType};
 
 use super::calls::CallGraph;
 use super::liveness;
-use super::main_module::outlined_loops;
 use super::module::Module;
 use super::polls;
 use super::read;
@@ -273,4 +272,31 @@ impl<'a> Plan<'a> {
             }
         }
     }
+}
+
+/// A loop outside of all others, of at least so many operators, becomes a function of its own.
+const OUTLINE_OPERATORS: usize = 1_500;
+/// How often code may be there at the most because loops became functions.
+const OUTLINE_COPIES: usize = 8;
+
+/// The operators of `plan`'s loops that become functions of the main module, ascending.
+pub(crate) fn outlined_loops(plan: &Plan<'_>) -> Vec<usize> {
+    let mut outlined = Vec::new();
+    // Such a function goes on to the end of its original, so it may be a copy of all that follows.
+    let mut copied = 0;
+    let mut in_loop = vec![false; plan.frames.len()];
+    for (index, frame) in plan.frames.iter().enumerate() {
+        let is_loop = frame.kind == FrameKind::Loop;
+        // Frames lie in the order of their openers: the parent's turn was before.
+        let outermost = !in_loop[frame.parent as usize];
+        in_loop[index] = is_loop || !outermost;
+        if is_loop && outermost && frame.end - frame.start >= OUTLINE_OPERATORS {
+            copied += plan.ops.len() - frame.start;
+            if copied > plan.ops.len().saturating_mul(OUTLINE_COPIES) {
+                break;
+            }
+            outlined.push(frame.start);
+        }
+    }
+    outlined
 }

@@ -198,6 +198,7 @@ fn deep_nesting() {
 }
 
 #[test]
+// long because: one module after another
 fn many_values() {
     let locals = |live: bool| {
         body(49_990, |f| {
