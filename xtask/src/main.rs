@@ -3,10 +3,12 @@
 //! * `ci`: everything that must hold before a change lands, in one go
 //! * `test`: all tests, with one summary, after a look at what they need
 //! * `tidy`: rules of the house that no lint knows
+//! * `bench`: what Sterna costs and how fast it is, beside others
 //! * `guests`: builds the programs for the wasm kind and compares them with the committed ones
 //!
 //! Shared by them: `need`, what must be on the machine and how it gets there; `child`, running other programs.
 
+mod bench;
 mod child;
 mod ci;
 mod guests;
@@ -35,6 +37,8 @@ enum Command {
     Test(test::Args),
     /// Checks the rules of the house that no lint knows
     Tidy,
+    /// Measures what Sterna costs and how fast it is, beside others
+    Bench(bench::Args),
     /// Rebuilds the programs in guests/wasm, or checks that a rebuild gives the same bytes
     Guests(guests::Args),
 }
@@ -54,6 +58,7 @@ fn run(root: &Path, command: Command) -> anyhow::Result<()> {
         Command::Ci(args) => ci::run(root, &args),
         Command::Test(args) => test::run(root, &args),
         Command::Tidy => tidy::run(root),
+        Command::Bench(args) => bench::run(root, &args),
         Command::Guests(args) => guests::run(root, &args),
     }
 }

@@ -223,6 +223,12 @@ impl Installed {
         self
     }
 
+    /// Length of its native code, in bytes.
+    #[must_use]
+    pub fn code_bytes(&self) -> usize {
+        self.module.text().len()
+    }
+
     /// The original module. From the cache, it is read and compared with its hash each time.
     ///
     /// # Errors

@@ -1,0 +1,81 @@
+//! Figures in rows and columns: Markdown for people, JSON for programs.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+/// A table of figures.
+pub(crate) struct Table {
+    pub(crate) title: String,
+    /// What the figures are, under the title.
+    pub(crate) note: String,
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<(String, Vec<Cell>)>,
+}
+
+/// One figure.
+#[derive(Clone)]
+pub(crate) enum Cell {
+    /// A number and how many decimals of it mean something.
+    Number(f64, usize),
+    /// Not measured.
+    None,
+}
+
+impl Table {
+    pub(crate) fn new(title: &str, note: &str, columns: &[&str]) -> Table {
+        Table {
+            title: title.to_owned(),
+            note: note.to_owned(),
+            columns: columns.iter().map(|&column| column.to_owned()).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    pub(crate) fn row(&mut self, name: &str, cells: Vec<Cell>) {
+        self.rows.push((name.to_owned(), cells));
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        let cell = |cell: &Cell| match cell {
+            Cell::Number(number, _) => json!(number),
+            Cell::None => Value::Null,
+        };
+        let row = |(name, cells): &(String, Vec<Cell>)| {
+            let figures = self.columns.iter().skip(1).zip(cells);
+            let figures: serde_json::Map<_, _> = figures
+                .map(|(column, figure)| (column.clone(), cell(figure)))
+                .collect();
+            json!({ "name": name, "figures": figures })
+        };
+        let rows: Vec<_> = self.rows.iter().map(row).collect();
+        json!({ "title": self.title, "note": self.note, "rows": rows })
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "### {}\n", self.title)?;
+        if !self.note.is_empty() {
+            writeln!(f, "{}\n", self.note)?;
+        }
+        writeln!(f, "| {} |", self.columns.join(" | "))?;
+        let rule = |index| if index == 0 { "---" } else { "---:" };
+        let rules: Vec<_> = (0..self.columns.len()).map(rule).collect();
+        writeln!(f, "|{}|", rules.join("|"))?;
+        for (name, cells) in &self.rows {
+            let cells: Vec<_> = cells.iter().map(ToString::to_string).collect();
+            writeln!(f, "| {name} | {} |", cells.join(" | "))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cell::Number(number, decimals) => write!(f, "{number:.decimals$}"),
+            Cell::None => f.write_str("–"),
+        }
+    }
+}

