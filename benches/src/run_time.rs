@@ -2,6 +2,7 @@
 //! the other ways to interrupt a program.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -162,12 +163,12 @@ fn program(
         &plan.root,
         if plan.quick { Work::Quick } else { Work::Full },
     )?;
-    if !made.contains_key(&job.id) {
+    if let Entry::Vacant(place) = made.entry(job.id) {
         eprintln!("{}: compiling", bench.name);
         let ready = ways
             .iter()
             .map(|(_, way)| way.make_ready(plan, bench, &job));
-        made.insert(job.id, ready.collect::<Result<_>>()?);
+        place.insert(ready.collect::<Result<_>>()?);
     }
     let ready = made[&job.id].clone();
     let mut found: Vec<Option<Found>> = ready
