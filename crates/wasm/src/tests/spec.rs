@@ -13,10 +13,10 @@ use wast::parser::ParseBuffer;
 use wast::token::{Id, Span};
 use wast::{QuoteWat, Wast, WastArg, WastDirective, WastExecute, WastInvoke, WastRet, Wat};
 
-use super::now;
-use super::rig::{self, Guest, NoGuest, Random, Shared};
 use crate::Engine;
 use crate::pass::{InstrumentError, Options, Program};
+use crate::rig::now;
+use crate::rig::{self, Guest, NoGuest, Random, Shared};
 
 /// What was done, to be printed.
 #[derive(Default)]
