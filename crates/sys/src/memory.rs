@@ -22,7 +22,7 @@ mod reservation;
 mod scan;
 
 pub use image::{BuildImageError, IMAGE_BYTES_MAX, InitialImage, OpenImageError};
-pub use poll_page::{PollPage, PollPageError};
+pub use poll_page::{POLL_COPIES, PollPage, PollPageError};
 pub use reservation::{AccessError, GrowError, Reservation, ReserveError, ResetError};
 pub use scan::{ChangedPages, ScanError, ScanMethod, Scanner};
 

@@ -9,6 +9,8 @@ use wasmtime::{MemoryType, SharedMemory};
 
 use crate::pass::record;
 
+const _: () = assert!(sterna_sys::memory::POLL_COPIES as u64 == record::COPIES);
+
 /// The control memory of one guest.
 pub(crate) struct Control {
     page: PollPage,

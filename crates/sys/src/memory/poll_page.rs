@@ -1,4 +1,4 @@
-//! [`PollPage`]: the word by which a guest is stopped, alone on its page.
+//! [`PollPage`]: the word by which a guest is stopped, on a page of its own that is full of copies of it.
 //!
 //! ```text
 //!              protect                       unprotect_with(0)
@@ -28,7 +28,11 @@ use super::os_page_bytes;
 #[error("changing the protection of a poll page failed")]
 pub struct PollPageError(#[source] pub io::Error);
 
-/// A kernel page whose first word a guest polls. A handle: the page belongs to someone else.
+/// How many copies of the word there are, from the start of the page: a compiler may take two loads of one address for one, so
+/// a guest looks at another copy at each place.
+pub const POLL_COPIES: usize = 1024;
+
+/// A kernel page whose words a guest polls. A handle: the page belongs to someone else.
 #[derive(Debug)]
 pub struct PollPage {
     word: NonNull<AtomicU32>,
@@ -82,9 +86,11 @@ impl PollPage {
         Ok(())
     }
 
-    /// Stores the word. The page must be accessible, or the calling thread faults.
+    /// Stores the word and its copies, the word last. The page must be accessible, or the calling thread faults.
     pub fn store(&self, value: u32) {
-        self.word().store(value, Ordering::Release);
+        for copy in self.copies().iter().rev() {
+            copy.store(value, Ordering::Release);
+        }
     }
 
     /// Reads the word. The page must be accessible, or the calling thread faults.
@@ -101,6 +107,12 @@ impl PollPage {
         // SAFETY: 1. Mapped and aligned to a page by the constructor's contract. 2. Everyone accesses it atomically.
         // While it is protected an access faults: a signal, not undefined behaviour of another kind.
         unsafe { self.word.as_ref() }
+    }
+
+    fn copies(&self) -> &[AtomicU32] {
+        // SAFETY: 1. They lie within the smallest kernel page there is, which is mapped by the constructor's contract.
+        // 2. Everyone accesses them atomically.
+        unsafe { std::slice::from_raw_parts(self.word.as_ptr(), POLL_COPIES) }
     }
 
     fn set(&self, access: MprotectFlags) -> Result<(), PollPageError> {

@@ -100,6 +100,7 @@ pub(crate) fn emit(
         live: true,
         cold: Vec::new(),
         branches: Vec::new(),
+        headers: 0,
     };
     let first = emitter.enter()?;
     emitter.run(first)?;
@@ -158,6 +159,8 @@ struct Emitter<'p, 'a> {
     cold: Vec<usize>,
     /// Offsets in `body` of the branches to cold code.
     branches: Vec<usize>,
+    /// Loop headers polled so far.
+    headers: u32,
 }
 
 impl<'a> Emitter<'_, 'a> {
@@ -417,7 +420,7 @@ impl<'a> Emitter<'_, 'a> {
         self.begin(index);
         self.keep(plan.ops[index].produced);
         if point.stops() {
-            self.poll(index);
+            self.poll_header(index);
         }
         Ok(())
     }

@@ -31,6 +31,28 @@ impl Look {
         }
     }
 
+    /// Puts on the stack whether to stop, for the loop header that is the function's `ordinal`th to be
+    /// polled: not zero if so.
+    ///
+    /// An engine may take a second load of an address for the first one's value if nothing is stored or
+    /// called in between (wasmtime does). Round a loop without stores, that value would never change and
+    /// the loop never stop, so that each header looks at a copy of the word of its own.
+    pub(crate) fn encode_at_header(self, control: u32, ordinal: u32, out: &mut Vec<u8>) {
+        if self == Look::Countdown {
+            return self.encode(control, out);
+        }
+        Instruction::I32Const(0).encode(out);
+        match u64::from(ordinal) {
+            // No engine keeps the value of an atomic load.
+            copy if copy >= record::COPIES => Instruction::I32AtomicLoad(wasm_encoder::MemArg {
+                align: 2,
+                ..at(record::WORD, control)
+            }),
+            copy => Instruction::I32Load(at(record::WORD + 4 * copy, control)),
+        }
+        .encode(out);
+    }
+
     /// Puts on the stack whether to stop: not zero if so. `control` is the memory with the word.
     pub(crate) fn encode(self, control: u32, out: &mut Vec<u8>) {
         let word = at(record::WORD, control);

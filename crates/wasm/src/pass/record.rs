@@ -1,7 +1,8 @@
 //! How a stopped guest's frames lie in its control memory.
 //!
 //! ```text
-//! 0        the word: 0 = run, else unwind            a page of its own, so that it can be protected
+//! 0        the word: 0 = run, else unwind            a page of its own, so that it can be protected,
+//!                                                    and full of copies of the word
 //! 4096     end of the last record, an offset         written by the unwinding code
 //! 4160     records, innermost frame first:
 //!            u64  function << 32 | operator index
@@ -17,6 +18,8 @@ use super::plan::Point;
 
 /// Where the word lies, in bytes.
 pub(crate) const WORD: u64 = 0;
+/// How many copies of it there are, itself included.
+pub(crate) const COPIES: u64 = END / 4;
 /// Where the offset of the end of the last record lies.
 pub(crate) const END: u64 = 4096;
 /// Where the first record begins.

@@ -22,6 +22,26 @@ fn a_loop_and_a_giant_fill() {
     }
 }
 
+/// An engine that takes a later loop's look at the word for an earlier one's, since nothing was stored in between,
+/// would let such a loop run for ever.
+#[test]
+fn in_loops_that_store_nothing() {
+    let text = "(module (func (export \"f\") (local i32)
+        (loop $first
+          (local.set 0 (i32.add (local.get 0) (i32.const 1)))
+          (br_if $first (i32.lt_u (local.get 0) (i32.const 1000))))
+        (loop $outer
+          (loop $inner (br_if $inner (i32.eqz (local.tee 0 (i32.add (local.get 0) (i32.const 1))))))
+          (br_if $outer (local.get 0)))))";
+    let endless = text.replace("(br_if $outer (local.get 0))", "(br $outer)");
+    for text in [endless.clone(), endless.replace("(br $outer)", "(loop $last (br $last))")] {
+        let control = Job::wat(&text).calling("f").start().control;
+        until(|| control.stats().cpu_time > Duration::from_millis(5));
+        control.kill();
+        assert_eq!(ended(&control), Exit::Killed);
+    }
+}
+
 #[test]
 fn while_it_waits() {
     let (input, _writer) = std::io::pipe().unwrap();

@@ -60,6 +60,17 @@ impl<'a> Emitter<'_, 'a> {
         self.branch_to_cold(op, 0);
     }
 
+    /// As [`Emitter::poll`], at the header of a loop.
+    pub(super) fn poll_header(&mut self, op: usize) {
+        let control = self.target.control();
+        // The first copy is for the points that are no loops.
+        self.headers += 1;
+        self.target
+            .look()
+            .encode_at_header(control, self.headers, &mut self.body);
+        self.branch_to_cold(op, 0);
+    }
+
     /// `nested`: labels opened since, that `depth` does not count.
     pub(super) fn branch_to_cold(&mut self, op: usize, nested: u32) {
         let label = self.depth + nested + self.cold.len() as u32;
