@@ -18,6 +18,8 @@ pub(super) struct Locals {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     Field(Field, ValType),
+    /// The call depth that was left when the function was entered.
+    Depth,
     /// End of the record being written.
     End,
     /// What a helper returned.
