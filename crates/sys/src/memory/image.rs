@@ -108,13 +108,18 @@ impl InitialImage {
         )
         .map_err(os("memfd_create"))?;
         let mut data = Vec::new();
+        let mut joined = Joined::default();
         for (offset, bytes) in pieces {
             let end = offset.saturating_add(bytes.len() as u64);
             if end > IMAGE_BYTES_MAX {
                 return Err(BuildImageError::TooLarge { end });
             }
-            write_piece(&file, &mut data, offset, bytes).map_err(os("pwrite"))?;
+            if !joined.take(offset, bytes) {
+                write_piece(&file, &mut data, joined.offset, &joined.bytes).map_err(os("pwrite"))?;
+                joined.begin(offset, bytes);
+            }
         }
+        write_piece(&file, &mut data, joined.offset, &joined.bytes).map_err(os("pwrite"))?;
         let pages = data.len() * 64
             - data
                 .last()
@@ -187,6 +192,42 @@ impl InitialImage {
 }
 
 /// Writes `bytes` at `offset`, leaving out pages that would be zero anyway, and marks the written ones.
+/// Gaps between pieces that are written over with the zeros that are there anyhow, in bytes.
+const GAP_MAX: u64 = 4096;
+/// Pieces are joined up to this length, in bytes.
+const JOINED_MAX: usize = 1 << 20;
+
+/// Neighbouring pieces put together: compilers leave tens of thousands of small ones.
+#[derive(Default)]
+struct Joined {
+    offset: u64,
+    bytes: Vec<u8>,
+    /// Where the data written before ends: behind it, gaps are zero.
+    written_end: u64,
+}
+
+impl Joined {
+    /// Adds a piece that follows closely; false if it does not, and what is there is to be written first.
+    fn take(&mut self, offset: u64, bytes: &[u8]) -> bool {
+        let end = self.offset + self.bytes.len() as u64;
+        let fits = self.offset >= self.written_end && self.bytes.len() + bytes.len() <= JOINED_MAX;
+        let follows = offset >= end && offset - end <= GAP_MAX;
+        if !(fits && follows) {
+            return false;
+        }
+        self.bytes.resize((offset - self.offset) as usize, 0);
+        self.bytes.extend_from_slice(bytes);
+        true
+    }
+
+    fn begin(&mut self, offset: u64, bytes: &[u8]) {
+        self.written_end = self.written_end.max(self.offset + self.bytes.len() as u64);
+        self.offset = offset;
+        self.bytes.clear();
+        self.bytes.extend_from_slice(bytes);
+    }
+}
+
 fn write_piece(
     file: &OwnedFd,
     data: &mut Vec<u64>,
