@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use sterna_process::{Process, Running};
+use sterna_process::Paused;
 
 use crate::Plan;
 use crate::measure::{Random, median, ms, quantile};
-use crate::movable::{Movable, finish, freeze, pause};
+use crate::movable::{Frozen, Movable, finish, freeze, pause};
 use crate::programs::{Bench, Job, Work};
 use crate::table::{Cell, Table};
 
@@ -117,24 +117,23 @@ fn moves(movable: &Movable, job: &Job, count: usize) -> Result<Moves> {
             .page_bytes
             .push((frozen.pages.page_count() * sterna_process::PAGE_SIZE) as f64);
         moves.other_bytes.push(frozen.image.len() as f64);
-        let begin = Instant::now();
-        let first = movable.thaw(job, &frozen)?.resume();
-        moves.thawed.push(reach_a_poll(first.process, begin)?.1);
-        let begin = Instant::now();
-        let again = movable.thaw(job, &frozen)?.resume();
-        let (next, took) = reach_a_poll(again.process, begin)?;
+        let (standing, took) = thaw_to_a_poll(movable, job, &frozen)?;
+        moves.thawed.push(took);
+        standing.discard();
+        let (standing, took) = thaw_to_a_poll(movable, job, &frozen)?;
         moves.thawed_again.push(took);
-        running = next;
+        running = standing.resume();
     }
     running.control.kill();
     Ok(moves)
 }
 
-/// Waits until the program has come to its next poll, and lets it run on; milliseconds since `begin`.
-fn reach_a_poll(process: Box<dyn Process>, begin: Instant) -> Result<(Running, f64)> {
-    let paused = pause(process)?;
-    let took = ms(begin.elapsed());
-    Ok((paused.resume(), took))
+/// Makes the program go on until its next poll, and how long that took, in milliseconds.
+fn thaw_to_a_poll(movable: &Movable, job: &Job, frozen: &Frozen) -> Result<(Box<dyn Paused>, f64)> {
+    let begin = Instant::now();
+    let running = movable.thaw(job, frozen)?.resume();
+    let standing = pause(running.process)?;
+    Ok((standing, ms(begin.elapsed())))
 }
 
 /// The ratio, and half the distance of its quartiles.

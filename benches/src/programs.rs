@@ -78,7 +78,7 @@ pub(crate) const ALL: &[Bench] = &[
         "lua-fib",
         "lua",
         &["/guests/lua/fib.lua"],
-        [31, 27, 60],
+        [31, 31, 60],
         &[],
     ),
     real(
@@ -107,7 +107,7 @@ pub(crate) const ALL: &[Bench] = &[
         "qjs-fib",
         "qjs",
         &["/guests/quickjs/fib.js"],
-        [29, 25, 60],
+        [31, 29, 60],
         &[],
     ),
     real(

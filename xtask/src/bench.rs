@@ -54,6 +54,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
     if !install.is_empty() {
         guests::download(root)?;
+        guests::vendor(root)?;
         type Fetch = fn(&Path, &Path) -> Result<()>;
         let peers: [(&str, Fetch); 3] = [
             ("Binaryen", binaryen),

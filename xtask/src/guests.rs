@@ -178,7 +178,7 @@ fn no_strangers(root: &Path) -> Result<()> {
 }
 
 /// The C sources in crates, as cargo has verified them; fetched again only when `guests/sources/Cargo.lock` changed.
-fn vendor(root: &Path) -> Result<PathBuf> {
+pub(crate) fn vendor(root: &Path) -> Result<PathBuf> {
     let (lock, folder) = (
         root.join("guests/sources/Cargo.lock"),
         root.join("target/guests/sources"),
