@@ -162,7 +162,7 @@ impl Image {
         let (head, mut contents) = rest
             .split_at_checked(length)
             .ok_or(ImageReadError::Truncated { part: "head" })?;
-        if blake3::hash(head) != *hash {
+        if !is_intact(blake3::hash(head), hash) {
             return Err(ImageReadError::Damaged { part: "head" });
         }
         let head: Head = match postcard::take_from_bytes(head) {
@@ -194,7 +194,7 @@ impl Image {
                 .ok()
                 .and_then(|length| contents.split_at_checked(length))
                 .ok_or(ImageReadError::Truncated { part: "section" })?;
-            if blake3::hash(section) != hash {
+            if !is_intact(blake3::hash(section), &hash) {
                 return Err(ImageReadError::Damaged { part: "section" });
             }
             sections.push(Section::from_contents(tag, version, section.to_vec()))?;
@@ -230,6 +230,11 @@ impl Image {
 
 /// Under which name errors speak of the head.
 const HEAD: Tag = Tag::new("head");
+
+/// Whether a hash is as expected. A fuzzer could never guess one: for it, all are.
+fn is_intact(found: blake3::Hash, expected: &[u8]) -> bool {
+    cfg!(fuzzing) || found == *expected // compared in constant time
+}
 
 /// Fails unless bytes begin as an image of a readable version does.
 fn check_format(bytes: &[u8]) -> Result<(), ImageReadError> {

@@ -31,5 +31,21 @@ pub use immobile::ImmobileWasm;
 pub use installed::{InstallError, Installed, LoopHeaders};
 pub use kind::{KIND, ProgramError, Programs, Uncached, WasmKind};
 
+#[cfg(any(test, fuzzing))]
+mod rig;
 #[cfg(test)]
 mod tests;
+
+/// For fuzz targets.
+#[cfg(fuzzing)]
+pub mod fuzz {
+    /// Runs all exports of a module plainly and stopped at points that `seed` chooses.
+    ///
+    /// # Panics
+    /// They differ.
+    pub fn compare(module: &[u8], seed: u64) {
+        use crate::rig::{differential, engine};
+        static ENGINE: std::sync::LazyLock<crate::Engine> = std::sync::LazyLock::new(engine);
+        differential::compare(&ENGINE, module, seed, &mut 0);
+    }
+}

@@ -1,8 +1,8 @@
 //! The machine stopped at every point of small programs.
 
 mod hostile;
+mod modules;
 mod programs;
-mod rig;
 mod shapes;
 mod smith;
 mod spec;
@@ -15,18 +15,8 @@ use crate::control::Control;
 use crate::machine::{Ended, Machine};
 use crate::memory::with_images;
 use crate::pass::Options;
+use crate::rig::now;
 use crate::{Engine, EngineOptions, Installed};
-
-/// Runs a future that never waits.
-pub(crate) fn now<F: Future>(future: F) -> F::Output {
-    let mut future = std::pin::pin!(future);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    loop {
-        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return output;
-        }
-    }
-}
 
 fn start(wat: &str) -> (Store<()>, Machine) {
     let engine = Engine::new(EngineOptions::default()).unwrap();

@@ -115,7 +115,8 @@ impl InitialImage {
                 return Err(BuildImageError::TooLarge { end });
             }
             if !joined.take(offset, bytes) {
-                write_piece(&file, &mut data, joined.offset, &joined.bytes).map_err(os("pwrite"))?;
+                write_piece(&file, &mut data, joined.offset, &joined.bytes)
+                    .map_err(os("pwrite"))?;
                 joined.begin(offset, bytes);
             }
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use wasmparser::{Validator, WasmFeatures};
 
-use super::rig::Random;
 use crate::pass::{Entry, Options, Program, Stop};
+use crate::rig::Random;
 
 /// Continuations in one module.
 const GROUP: usize = 300;
@@ -102,4 +102,56 @@ fn continuations_of_small_programs() {
     ] {
         check(name);
     }
+}
+
+/// Time and space that instrumenting and compiling take, against the plain program. `cargo test --release -p
+/// sterna-wasm -- --ignored measure --nocapture`.
+#[test]
+#[ignore = "measures; has no result"]
+fn measure() {
+    let engine = crate::Engine::new(crate::EngineOptions::default()).expect("an engine");
+    for name in ["lua", "sqlite", "qjs"] {
+        let bytes = guest(name);
+        let parse = fastest(5, || {
+            Program::parse(bytes.clone(), Options::default()).expect("a real program")
+        });
+        let instrument = fastest(5, || parse.1.instrument().expect("a real program"));
+        let wasm = &instrument.1.wasm;
+        let validate = fastest(5, || {
+            let mut validator = Validator::new_with_features(WasmFeatures::all());
+            validator.validate_all(wasm).expect("valid")
+        });
+        let compile = |wasm: &[u8]| {
+            let start = std::time::Instant::now();
+            let module = wasmtime::Module::new(engine.wasmtime(), wasm).expect("valid");
+            let native = module.text().len();
+            (start.elapsed(), native)
+        };
+        let (plain, stoppable) = (compile(&bytes), compile(wasm));
+        println!(
+            "{name}: parse {:?}, instrument {:?}, validate again {:?}; wasm {} -> {} bytes; native {} -> {} bytes; compile {:?} -> {:?}",
+            parse.0,
+            instrument.0,
+            validate.0,
+            bytes.len(),
+            wasm.len(),
+            plain.1,
+            stoppable.1,
+            plain.0,
+            stoppable.0
+        );
+    }
+}
+
+fn fastest<T>(times: u32, mut run: impl FnMut() -> T) -> (std::time::Duration, T) {
+    let mut best: Option<(std::time::Duration, T)> = None;
+    for _ in 0..times {
+        let start = std::time::Instant::now();
+        let made = run();
+        let took = start.elapsed();
+        if best.as_ref().is_none_or(|(least, _)| took < *least) {
+            best = Some((took, made));
+        }
+    }
+    best.expect("at least one run")
 }

@@ -2,8 +2,8 @@
 
 use wasmtime::Store;
 
-use super::rig::{self, Guest, NoGuest, Random, Shared};
-use super::smith;
+use crate::rig::differential::{Compared, compare};
+use crate::rig::{self, Guest, NoGuest, Random, Shared};
 
 /// Runs all exports of `wat` plainly and stopped, from many seeds.
 fn check(wat: &str) {
@@ -11,8 +11,8 @@ fn check(wat: &str) {
     let engine = rig::engine();
     let mut stops = 0;
     for seed in 1..=40 {
-        let compared = smith::compare(&engine, &bytes, seed, &mut stops);
-        assert_eq!(compared, smith::Compared::Same);
+        let compared = compare(&engine, &bytes, seed, &mut stops);
+        assert_eq!(compared, Compared::Same);
     }
     assert!(stops > 20, "{stops} stops");
 }

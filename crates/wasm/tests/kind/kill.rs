@@ -34,7 +34,10 @@ fn in_loops_that_store_nothing() {
           (loop $inner (br_if $inner (i32.eqz (local.tee 0 (i32.add (local.get 0) (i32.const 1))))))
           (br_if $outer (local.get 0)))))";
     let endless = text.replace("(br_if $outer (local.get 0))", "(br $outer)");
-    for text in [endless.clone(), endless.replace("(br $outer)", "(loop $last (br $last))")] {
+    for text in [
+        endless.clone(),
+        endless.replace("(br $outer)", "(loop $last (br $last))"),
+    ] {
         let control = Job::wat(&text).calling("f").start().control;
         until(|| control.stats().cpu_time > Duration::from_millis(5));
         control.kill();

@@ -1,17 +1,29 @@
 //! Two ways to run the same module, side by side: plainly, and instrumented with a stop at points that
 //! a seed chooses, each resumed at once. Whatever can be seen of one must be seen of the other.
 
+pub(crate) mod differential;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use wasmtime::{Extern, ExternRef, Func, Instance, Store, Trap, Val};
 
-use super::now;
 use crate::control::Control;
 use crate::machine::{Ended, Machine, MachineError};
 use crate::memory::with_images;
 use crate::pass::{InstrumentError, Options, names};
 use crate::{Engine, EngineOptions, Installed};
+
+/// Runs a future that never waits.
+pub(crate) fn now<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+    }
+}
 
 /// A word so large that no test counts it down.
 const NEVER: u32 = u32::MAX;
@@ -297,19 +309,21 @@ fn imports(
 }
 
 /// The instrumented module as text, for messages.
-pub(crate) fn print_instrumented(bytes: &[u8]) -> String {
+fn print_instrumented(bytes: &[u8]) -> String {
+    if std::env::var_os("STERNA_PRINT").is_none() {
+        return "(set STERNA_PRINT to see the instrumented module)".into();
+    }
     let options = Options {
         countdown: true,
         ..Options::default()
     };
-    let text = crate::pass::Program::parse(bytes.into(), options)
-        .and_then(|program| program.instrument())
-        .map(|done| wasmprinter::print_bytes(done.wasm).unwrap_or_else(|error| error.to_string()));
-    let text = text.unwrap_or_else(|error| error.to_string());
-    if std::env::var_os("STERNA_PRINT").is_some() {
-        text
-    } else {
-        "(set STERNA_PRINT to see the instrumented module)".into()
+    let program = crate::pass::Program::parse(bytes.into(), options);
+    match program.and_then(|program| program.instrument()) {
+        #[cfg(test)]
+        Ok(done) => wasmprinter::print_bytes(done.wasm).unwrap_or_else(|error| error.to_string()),
+        #[cfg(not(test))]
+        Ok(done) => format!("{:02x?}", done.wasm),
+        Err(error) => error.to_string(),
     }
 }
 
