@@ -13,7 +13,7 @@ use wasmtime::{AsContextMut, Extern, Func, Instance, Store, Val, ValType};
 use crate::control::Control;
 use crate::frames::{self, Frame, KeptReferences, ReadFramesError};
 use crate::installed::{CompiledContinuations, InstallError, Installed, Place};
-use crate::pass::{Param, ValueType, names, routines::Kept};
+use crate::pass::{Import, Param, ValueType, names, routines::Kept};
 
 /// How a call, or a piece of it, ended.
 #[derive(Debug)]
@@ -248,21 +248,41 @@ impl Machine {
             return Ok(*instance);
         }
         let mut imports = Vec::with_capacity(compiled.imports.len());
-        for name in &compiled.imports {
-            if name == names::CONTROL {
-                imports.push(Extern::SharedMemory(self.control.memory().clone()));
-                continue;
-            }
-            let import = self.instance.get_export(&mut *store, name);
-            imports.push(import.ok_or(MachineError::Misfit {
-                function: 0,
-                reason: "the main module does not export what a continuation needs",
-            })?);
+        for import in &compiled.imports {
+            imports.push(self.import(store, import).await?);
         }
         let instance = Instance::new_async(&mut *store, &compiled.module, &imports).await;
         let instance = instance.map_err(MachineError::Guest)?;
         self.instances.insert(key, instance);
         Ok(instance)
+    }
+
+    async fn import<T: Send + 'static>(
+        &mut self,
+        store: &mut Store<T>,
+        import: &Import,
+    ) -> Result<Extern, MachineError> {
+        let (instance, name) = match import {
+            Import::Main(name) if name == names::CONTROL => {
+                return Ok(Extern::SharedMemory(self.control.memory().clone()));
+            }
+            Import::Main(name) => (self.instance, name.clone()),
+            Import::Continuation(function, entry) => {
+                match self.installed.place((*function, *entry)) {
+                    Some(Place::Module(compiled, name, _)) => {
+                        // A module goes on only to such as were there before it: this ends.
+                        let instance = Box::pin(self.continuation_instance(store, &compiled));
+                        (instance.await?, name)
+                    }
+                    _ => (self.instance, names::continuation(*function, *entry)),
+                }
+            }
+        };
+        let found = instance.get_export(&mut *store, &name);
+        found.ok_or(MachineError::Misfit {
+            function: 0,
+            reason: "what a continuation needs is missing",
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::pass;
 
 /// Version of the files beside an artifact.
-const FILES_VERSION: u32 = 1;
+const FILES_VERSION: u32 = 2;
 /// Hexadecimal digits of an id: a folder's name.
 const ID_DIGITS: usize = 32;
 

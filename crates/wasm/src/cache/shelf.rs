@@ -34,7 +34,7 @@ use super::verified::Verified;
 use crate::builder::{Artifact, Builder, MadeProgram};
 use crate::installed::{CompiledContinuations, Key, Metadata, images};
 use crate::memory::Initial;
-use crate::pass::{Param, PointTable};
+use crate::pass::{Import, Param, PointTable};
 
 pub(super) const META: &str = "main.meta";
 const ARTIFACT: &str = "main.cwasm";
@@ -66,7 +66,7 @@ pub(super) struct Main {
 struct Kept {
     file: String,
     sum: Sum,
-    imports: Vec<String>,
+    imports: Vec<Import>,
     entries: Vec<Continuation>,
 }
 
@@ -283,7 +283,7 @@ impl Shelf {
     pub(crate) fn put(
         &self,
         artifact: &Artifact,
-        imports: &[String],
+        imports: &[Import],
         entries: &[Continuation],
         mine: bool,
     ) -> Result<(), KeepError> {

@@ -10,7 +10,7 @@ use super::{InstallError, Installed, Origin};
 use crate::builder::{Artifact, BuildError, OnProgress, Progress};
 use crate::cache::{CONTINUATION_BYTES_MAX, Continuation, ReadModuleError, take_artifact};
 use crate::frames::Frame;
-use crate::pass::{self, ContinuationBuilder, Continuations, Entry, Param, Stop, names};
+use crate::pass::{self, ContinuationBuilder, Continuations, Entry, Import, Param, Stop, names};
 
 /// Loop headers that are put into one module when they are compiled in advance. Fewer: more files to map when a program
 /// goes on; more: more imports to look up for each.
@@ -22,8 +22,23 @@ pub(crate) type Key = (u32, Entry);
 /// A compiled module of continuations.
 pub(crate) struct CompiledContinuations {
     pub(crate) module: Module,
-    /// By which names of the main instance its imports are filled, in order.
-    pub(crate) imports: Vec<String>,
+    /// What its imports are, in order.
+    pub(crate) imports: Vec<Import>,
+}
+
+impl CompiledContinuations {
+    /// The continuations of other modules that it goes on to.
+    fn needed(&self) -> Vec<Key> {
+        needed(&self.imports)
+    }
+}
+
+fn needed(imports: &[Import]) -> Vec<Key> {
+    let keys = imports.iter().filter_map(|import| match import {
+        Import::Continuation(function, entry) => Some((*function, *entry)),
+        Import::Main(_) => None,
+    });
+    keys.collect()
 }
 
 /// Where a continuation is.
@@ -92,7 +107,7 @@ impl Installed {
         if missing.is_empty() {
             return Ok(());
         }
-        let built = self.continuation_builder()?.build(&missing)?;
+        let built = self.build_continuations(&missing)?;
         let entries = continuations_of(&built);
         let (module, artifact) = match &self.compiler {
             None => (Module::new(self.engine.wasmtime(), &built.wasm), None),
@@ -154,7 +169,7 @@ impl Installed {
                 summary.left_out += keys.len();
                 continue;
             }
-            let built = continuations.build(&keys)?;
+            let built = continuations.build(&keys, &|_| false)?;
             let done = function as f32 / functions as f32;
             let mut tell = |progress| match progress {
                 Progress::Compiling { .. } => on_progress(Progress::Compiling { done }),
@@ -185,11 +200,44 @@ impl Installed {
         missing
     }
 
+    /// Builds a module with the continuations of `keys`, which goes on to loop headers that are ready or on the shelf.
+    fn build_continuations(&self, keys: &[Key]) -> Result<Continuations, InstallError> {
+        let builder = self.continuation_builder()?;
+        let on_shelf: HashSet<Key> = match &self.origin {
+            Origin::Shelf(shelf) => shelf.continuations().0.into_iter().collect(),
+            Origin::Memory(_) => HashSet::new(),
+        };
+        let built = builder.build(keys, &|key| on_shelf.contains(&key) || self.ready(&[key]))?;
+        let needed = needed(&built.imports);
+        self.adopt_from_shelf(&self.missing(&needed));
+        if self.ready(&needed) {
+            return Ok(built);
+        }
+        // Something on the shelf cannot be used.
+        Ok(builder.build(keys, &|key| self.ready(&[key]))?)
+    }
+
+    /// Loads from the shelf the modules that hold any of `missing`, if all that they go on to is there too.
     fn adopt_from_shelf(&self, missing: &[Key]) {
-        if let Origin::Shelf(shelf) = &self.origin {
-            for (compiled, entries) in shelf.take(missing) {
-                self.adopt(compiled, &entries);
-            }
+        let Origin::Shelf(shelf) = &self.origin else {
+            return;
+        };
+        let mut found = Vec::new();
+        let mut wanted = missing.to_vec();
+        while !wanted.is_empty() {
+            // Each is given once, so this ends.
+            let taken = shelf.take(&wanted);
+            let needed: Vec<Key> = taken
+                .iter()
+                .flat_map(|(module, _)| module.needed())
+                .collect();
+            wanted = self.missing(&needed);
+            found.extend(taken);
+        }
+        let complete = |(module, _): &(CompiledContinuations, _)| self.ready(&module.needed());
+        while let Some(at) = found.iter().position(complete) {
+            let (compiled, entries) = found.swap_remove(at);
+            self.adopt(compiled, &entries);
         }
     }
 
@@ -213,7 +261,7 @@ impl Installed {
     }
 
     /// Puts a module on the shelf, on a thread of its own: the caller may be in the middle of a move.
-    fn keep(&self, artifact: Artifact, imports: Vec<String>, entries: Vec<Continuation>) {
+    fn keep(&self, artifact: Artifact, imports: Vec<Import>, entries: Vec<Continuation>) {
         let Origin::Shelf(shelf) = &self.origin else {
             return;
         };

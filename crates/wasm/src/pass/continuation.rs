@@ -1,8 +1,8 @@
 //! Writes a module of continuations: functions that enter functions of the main module at given
-//! points. It has no state of its own; everything is imported from the main instance, in the order
-//! of [`Continuations::imports`].
+//! points. It has no state of its own; everything is imported from the main instance, but for loop
+//! headers whose continuations another module has already, in the order of [`Continuations::imports`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, hash_map};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -36,13 +36,22 @@ pub enum Param {
     Result(u32),
 }
 
+/// What a module of continuations imports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Import {
+    /// What the main instance exports under this name.
+    Main(String),
+    /// The continuation of this function for this entry, of another module.
+    Continuation(u32, Entry),
+}
+
 /// A module of continuations.
 #[derive(Debug, Clone)]
 pub struct Continuations {
     /// The module, in the binary format.
     pub wasm: Vec<u8>,
-    /// What it imports, by the name under which the main instance exports it, in order.
-    pub imports: Vec<String>,
+    /// What it imports, in order.
+    pub imports: Vec<Import>,
     /// What it exports: a name and the parameters for each entry asked for.
     pub entries: Vec<(u32, Entry, String, Vec<Param>)>,
 }
@@ -76,19 +85,33 @@ impl ContinuationBuilder {
         })
     }
 
-    /// Builds one module with the continuations of `wanted`, pairs of a function and an entry.
+    /// Builds one module with the continuations of `wanted`, pairs of a function and an entry. They
+    /// import the loop headers that `is_ready` elsewhere, and bring the others along.
     ///
     /// # Errors
     /// [`InstrumentError`] if an entry is not a point of its function.
-    pub fn build(&self, wanted: &[(u32, Entry)]) -> Result<Continuations, InstrumentError> {
+    pub fn build(
+        &self,
+        wanted: &[(u32, Entry)],
+        is_ready: &dyn Fn((u32, Entry)) -> bool,
+    ) -> Result<Continuations, InstrumentError> {
         let mut plans = HashMap::new();
+        for &(function, _) in wanted {
+            if let hash_map::Entry::Vacant(slot) = plans.entry(function) {
+                slot.insert(Plan::of(&self.module, &self.calls, function)?);
+            }
+        }
+        let mut headers = HashMap::new();
+        for plan in plans.values() {
+            find_headers(plan, is_ready, &mut headers);
+        }
         // How many functions are imported is known only after writing the bodies, and the indices in
         // them depend on it: write them twice.
-        let mut draft = Writer::new(self, 0);
-        draft.write(wanted, &mut plans)?;
+        let mut draft = Writer::new(self, &headers, 0);
+        draft.write(wanted, &plans)?;
         let imported = draft.functions.len() as u32;
-        let mut writer = Writer::new(self, imported);
-        writer.write(wanted, &mut plans)?;
+        let mut writer = Writer::new(self, &headers, imported);
+        writer.write(wanted, &plans)?;
         debug_assert_eq!(writer.functions.len() as u32, imported);
         Ok(writer.finish(wanted, &plans))
     }
@@ -106,15 +129,8 @@ impl ContinuationBuilder {
     pub fn loop_headers(&self, function: u32) -> Result<Vec<Entry>, InstrumentError> {
         let plan = Plan::of(&self.module, &self.calls, function)?;
         let outlined: BTreeSet<usize> = outlined_loops(&plan).into_iter().collect();
-        let headers = plan
-            .points
-            .iter()
-            .filter(|p| matches!(p.kind, PointKind::Loop { .. }));
-        Ok(headers
-            .map(|p| p.op)
-            .filter(|op| !outlined.contains(op))
-            .map(Entry::At)
-            .collect())
+        let headers = plan.loops().filter(|op| !outlined.contains(op));
+        Ok(headers.map(Entry::At).collect())
     }
 
     /// The entry at which a frame that stopped at byte `offset` goes on.
@@ -167,6 +183,15 @@ impl ContinuationBuilder {
     }
 }
 
+impl Import {
+    fn name(&self) -> String {
+        match self {
+            Import::Main(name) => name.clone(),
+            Import::Continuation(function, entry) => names::continuation(*function, *entry),
+        }
+    }
+}
+
 /// What a continuation module imports, besides functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Other {
@@ -177,11 +202,44 @@ enum Other {
     Global(u32),
 }
 
+/// A loop header whose continuation is not in this module.
+struct Header {
+    import: Import,
+    params: Vec<ValType>,
+    results: Vec<ValType>,
+}
+
+/// By function and operator.
+type Headers = HashMap<(u32, usize), Header>;
+
+/// Finds those headers of a function's loops whose continuations are elsewhere.
+fn find_headers(plan: &Plan<'_>, is_ready: &dyn Fn((u32, Entry)) -> bool, headers: &mut Headers) {
+    let outlined: BTreeSet<usize> = outlined_loops(plan).into_iter().collect();
+    for op in plan.loops() {
+        let (function, entry) = (plan.function, Entry::At(op));
+        let import = if outlined.contains(&op) {
+            Import::Main(names::continuation(function, entry))
+        } else if is_ready((function, entry)) {
+            Import::Continuation(function, entry)
+        } else {
+            continue;
+        };
+        let params = emit::parameters(plan, entry);
+        let header = Header {
+            import,
+            params: params.into_iter().map(|(_, ty)| ty).collect(),
+            results: plan.results.to_vec(),
+        };
+        headers.insert((function, op), header);
+    }
+}
+
 struct Writer<'b> {
     builder: &'b ContinuationBuilder,
+    headers: &'b Headers,
     /// Imported functions, as the draft counted them.
     imported: u32,
-    functions: Vec<(String, u32)>,
+    functions: Vec<(Import, u32)>,
     function_index: HashMap<String, u32>,
     others: Vec<Other>,
     other_index: HashMap<Other, u32>,
@@ -191,16 +249,14 @@ struct Writer<'b> {
     /// Continuations in this module, in the order of their indices.
     local: Vec<(u32, Entry)>,
     local_index: HashMap<(u32, Entry), u32>,
-    outlined: BTreeSet<(u32, usize)>,
     bodies: Vec<(u32, wasm_encoder::Function, Vec<u32>)>,
-    /// Parameters and results of outlined loops.
-    signatures: BTreeMap<(u32, usize), (Vec<ValType>, Vec<ValType>)>,
 }
 
 impl<'b> Writer<'b> {
-    fn new(builder: &'b ContinuationBuilder, imported: u32) -> Writer<'b> {
+    fn new(builder: &'b ContinuationBuilder, headers: &'b Headers, imported: u32) -> Writer<'b> {
         Writer {
             builder,
+            headers,
             imported,
             functions: Vec::new(),
             function_index: HashMap::new(),
@@ -211,16 +267,14 @@ impl<'b> Writer<'b> {
             type_index: HashMap::new(),
             local: Vec::new(),
             local_index: HashMap::new(),
-            outlined: BTreeSet::new(),
             bodies: Vec::new(),
-            signatures: BTreeMap::new(),
         }
     }
 
     fn write(
         &mut self,
         wanted: &[(u32, Entry)],
-        plans: &mut HashMap<u32, Plan<'b>>,
+        plans: &HashMap<u32, Plan<'b>>,
     ) -> Result<(), InstrumentError> {
         for &(function, entry) in wanted {
             self.want(function, entry);
@@ -228,23 +282,7 @@ impl<'b> Writer<'b> {
         let mut next = 0;
         while let Some(&(function, entry)) = self.local.get(next) {
             next += 1;
-            if let std::collections::hash_map::Entry::Vacant(slot) = plans.entry(function) {
-                slot.insert(Plan::of(
-                    &self.builder.module,
-                    &self.builder.calls,
-                    function,
-                )?);
-            }
             let plan = &plans[&function];
-            for op in outlined_loops(plan) {
-                self.outlined.insert((function, op));
-                let params = emit::parameters(plan, Entry::At(op))
-                    .iter()
-                    .map(|&(_, ty)| ty)
-                    .collect();
-                self.signatures
-                    .insert((function, op), (params, plan.results.to_vec()));
-            }
             let emitted = emit::emit(plan, entry, self)?;
             let ty = self.signature(&emitted.params, &emitted.results);
             self.bodies.push((ty, emitted.function, emitted.unlikely));
@@ -263,10 +301,10 @@ impl<'b> Writer<'b> {
             })
     }
 
-    fn import_function(&mut self, name: String, ty: u32) -> u32 {
+    fn import_function(&mut self, import: Import, ty: u32) -> u32 {
         let next = self.functions.len() as u32;
-        *self.function_index.entry(name.clone()).or_insert_with(|| {
-            self.functions.push((name, ty));
+        *self.function_index.entry(import.name()).or_insert_with(|| {
+            self.functions.push((import, ty));
             next
         })
     }
@@ -287,14 +325,14 @@ impl<'b> Writer<'b> {
     fn finish(mut self, wanted: &[(u32, Entry)], plans: &HashMap<u32, Plan<'_>>) -> Continuations {
         let mut imports = ImportSection::new();
         let mut names = Vec::new();
-        for (name, ty) in &self.functions {
-            imports.import("", name, EntityType::Function(*ty));
-            names.push(name.clone());
+        for (import, ty) in std::mem::take(&mut self.functions) {
+            imports.import("", &import.name(), EntityType::Function(ty));
+            names.push(import);
         }
         for other in std::mem::take(&mut self.others) {
             let (name, ty) = self.other_import(other);
             imports.import("", &name, ty);
-            names.push(name);
+            names.push(Import::Main(name));
         }
         let (mut functions, mut code, mut hints) = (
             FunctionSection::new(),
@@ -421,7 +459,7 @@ impl Reencode for Writer<'_> {
     fn function_index(&mut self, func: u32) -> Index {
         let ty = self.builder.module.functions[func as usize];
         let ty = self.type_index(ty)?;
-        Ok(self.import_function(names::function(func), ty))
+        Ok(self.import_function(Import::Main(names::function(func)), ty))
     }
 
     fn type_index(&mut self, ty: u32) -> Index {
@@ -454,20 +492,21 @@ impl Target for Writer<'_> {
     fn helper(&mut self, helper: Helper) -> u32 {
         let (params, results) = routines::signature(&self.builder.module, helper);
         let ty = self.signature(&params, &results);
-        self.import_function(names::helper(helper), ty)
+        self.import_function(Import::Main(names::helper(helper)), ty)
     }
 
     fn header(&mut self, function: u32, op: usize) -> u32 {
-        if !self.outlined(function, op) {
+        let headers = self.headers;
+        let Some(header) = headers.get(&(function, op)) else {
             return self.want(function, Entry::At(op));
-        }
-        let (params, results) = self.signatures[&(function, op)].clone();
-        let ty = self.signature(&params, &results);
-        self.import_function(names::continuation(function, Entry::At(op)), ty)
+        };
+        let ty = self.signature(&header.params, &header.results);
+        self.import_function(header.import.clone(), ty)
     }
 
     fn outlined(&self, function: u32, op: usize) -> bool {
-        self.outlined.contains(&(function, op))
+        let header = self.headers.get(&(function, op));
+        header.is_some_and(|header| matches!(header.import, Import::Main(_)))
     }
 
     fn signature(&mut self, params: &[ValType], results: &[ValType]) -> u32 {

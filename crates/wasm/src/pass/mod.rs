@@ -35,7 +35,7 @@ pub(crate) mod routines;
 mod segments;
 mod signatures;
 
-pub use continuation::{ContinuationBuilder, Continuations, Param};
+pub use continuation::{ContinuationBuilder, Continuations, Import, Param};
 pub use emit::Entry;
 pub use points::{PointEntry, PointTable, Stop, ValueType};
 pub use segments::Piece;

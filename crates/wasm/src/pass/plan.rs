@@ -139,6 +139,13 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// The operators of the loop headers at which it can be entered.
+    pub(crate) fn loops(&self) -> impl Iterator<Item = usize> {
+        let loops = self.points.iter();
+        let loops = loops.filter(|point| matches!(point.kind, PointKind::Loop { .. }));
+        loops.map(|point| point.op)
+    }
+
     /// The point at operator `op`, if there is one.
     pub(crate) fn point_at(&self, op: usize) -> Option<&Point> {
         self.points

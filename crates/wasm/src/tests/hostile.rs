@@ -115,7 +115,7 @@ fn continue_some(name: &str, program: &Program, instrumented: &Instrumented) -> 
                 Stop::Before => Entry::At(point.op as usize),
                 _ => Entry::After(point.op as usize),
             };
-            let built = builder.build(&[(function, entry)]);
+            let built = builder.build(&[(function, entry)], &|_| false);
             let built = built.unwrap_or_else(|error| panic!("{name}, {entry:?}: {error}"));
             let mut validator = Validator::new_with_features(WasmFeatures::all());
             let valid = validator.validate_all(&built.wasm);

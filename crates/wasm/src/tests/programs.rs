@@ -61,17 +61,22 @@ fn check(name: &str) {
     }
     let (mut bytes, mut largest) = (0, 0);
     for group in entries.chunks(GROUP) {
-        let built = builder.build(group).expect("points of the program");
-        bytes += built.wasm.len();
-        largest = largest.max(built.wasm.len());
-        assert_eq!(built.entries.len(), group.len());
-        let mut validator = Validator::new_with_features(WasmFeatures::all());
-        validator.validate_all(&built.wasm).unwrap_or_else(|error| {
-            panic!(
-                "{name}: {error}: a module that starts with {:?}",
-                group.first()
-            )
-        });
+        // Alone, and beside modules that hold all else.
+        for is_ready in [&|_| false, &|key| !group.contains(&key)] as [&dyn Fn(_) -> bool; 2] {
+            let built = builder
+                .build(group, is_ready)
+                .expect("points of the program");
+            bytes += built.wasm.len();
+            largest = largest.max(built.wasm.len());
+            assert_eq!(built.entries.len(), group.len());
+            let mut validator = Validator::new_with_features(WasmFeatures::all());
+            validator.validate_all(&built.wasm).unwrap_or_else(|error| {
+                panic!(
+                    "{name}: {error}: a module that starts with {:?}",
+                    group.first()
+                )
+            });
+        }
     }
     println!(
         "{name}: {} of {all} continuations, {bytes} bytes, the largest module {largest}",
