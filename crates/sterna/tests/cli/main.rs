@@ -3,6 +3,7 @@
 //! - `world`: directories, processes and their output
 //! - `run`: exit codes, arguments, streams, signals
 //! - `moves`: freeze and thaw, snapshots, clones, what is outside of a process
+//! - `journeys`: real programs, with files and input, moved again and again in the middle of their work
 //! - `faults`: full disks, damaged and foreign images, killed hosts, hostile peers
 //! - `found`: ps, names, pause, resume, kill, inspect
 //! - `places`: the run directory, the key, the program cache
@@ -12,6 +13,7 @@
 mod demo;
 mod faults;
 mod found;
+mod journeys;
 mod moves;
 mod places;
 mod run;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::world::{Actor, World, guest, skip};
+use crate::world::{Actor, NO_PYTHON, World, guest, python, skip};
 
 /// Runs a command on a terminal of its own; what is said to it is typed there.
 fn on_terminal(world: &World, arguments: &[&str]) -> Option<Actor> {
@@ -60,6 +60,28 @@ fn a_conversation_is_carried_from_one_terminal_to_another() {
     there.out.wait_for("2: two");
     there.say("\x04");
     there.ended(0);
+}
+
+#[test]
+fn a_python_prompt_is_carried_in_the_middle_of_a_statement() {
+    let Some(python) = python() else {
+        skip!("{NO_PYTHON}");
+    };
+    let world = World::new();
+    let mut here = on_terminal!(&world, ["run", "--name", "prompt", &python, "-i"]);
+    here.out.wait_for(">>> ");
+    here.say("terns = ['arctic', 'sooty']\n");
+    here.say("for tern in terns:\n");
+    here.out.wait_for("... ");
+    world.ask(["freeze", "prompt", "-o", "prompt.sterna"]).ok();
+    here.ended(75);
+    let mut there = on_terminal!(&world, ["thaw", "prompt.sterna"]);
+    there.say("    print(tern.title(), len(tern))\n\n");
+    there.out.wait_for("Arctic 6");
+    there.out.wait_for("Sooty 5");
+    there.out.wait_for(">>> ");
+    there.say("exit(7)\n");
+    there.ended(7);
 }
 
 #[test]

@@ -26,6 +26,20 @@ pub(crate) fn guest(name: &str) -> String {
     fs::canonicalize(path).unwrap().to_str().unwrap().to_owned()
 }
 
+/// CPython, if it was downloaded.
+pub(crate) fn python() -> Option<String> {
+    let path = format!(
+        "{}/../../target/guests/python.wasm",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let path = fs::canonicalize(path).ok()?;
+    Some(path.to_str().unwrap().to_owned())
+}
+
+/// Why a test of it is skipped.
+pub(crate) const NO_PYTHON: &str =
+    "CPython for WASI is not here; get it with: cargo xtask guests --download";
+
 /// A folder of scripts.
 pub(crate) fn scripts(name: &str) -> String {
     let path = format!("{}/../../guests/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -189,6 +203,10 @@ impl Actor {
         self.out.wait_for_end(deadline);
         self.err.wait_for_end(deadline);
         self.child.wait().unwrap()
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// That it ended with this code; gives all its output.
