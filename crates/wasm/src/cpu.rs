@@ -6,7 +6,6 @@ use std::time::Duration;
 use sterna_process::Limits;
 use sterna_sys::clock::ThreadClock;
 
-use crate::pool::Shift;
 use crate::wait;
 
 /// CPU time of one guest.
@@ -30,13 +29,15 @@ impl CpuMeter {
         used.0 + current.unwrap_or_default()
     }
 
-    fn begin_here(&self) {
+    /// Its guest computes on this thread from now on.
+    pub(crate) fn begin(&self) {
         let clock = ThreadClock::of_this_thread();
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.1 = clock.read().map(|since| (clock, since));
     }
 
-    fn end_here(&self) {
+    /// No longer.
+    pub(crate) fn end(&self) {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((clock, since)) = used.1.take() {
             used.0 += clock
@@ -44,16 +45,6 @@ impl CpuMeter {
                 .and_then(|now| now.checked_sub(since))
                 .unwrap_or_default();
         }
-    }
-}
-
-impl Shift for CpuMeter {
-    fn begin(&self) {
-        self.begin_here();
-    }
-
-    fn end(&self) {
-        self.end_here();
     }
 }
 

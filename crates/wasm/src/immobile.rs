@@ -5,7 +5,7 @@
 //! What the engine cannot interrupt by itself, the [lesser pass](crate::pass::killable) replaces.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -27,7 +27,7 @@ use crate::kind::KIND;
 use crate::pass::InstrumentError;
 use crate::pass::killable::{SLEEP, killable};
 use crate::pass::names;
-use crate::pool::Pool;
+use crate::pool::{Pool, Shift};
 use crate::portable::Stage;
 use crate::stop::Signals;
 use crate::{describe, entry, environment, wait};
@@ -132,11 +132,16 @@ impl Kind for ImmobileWasm {
         let mut store = Store::new(&self.engine, Host::new(&limits));
         store.limiter(|host| &mut host.limits);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|context| {
-            match context.data().signals.killed.load(Ordering::Acquire) {
-                true => Err(KilledInCall.into()),
-                false => Ok(UpdateDeadline::Continue(1)),
+        let give_way = Arc::new(AtomicBool::new(false));
+        let asked = give_way.clone();
+        store.epoch_deadline_callback(move |context| {
+            if context.data().signals.killed.load(Ordering::Acquire) {
+                return Err(KilledInCall.into());
             }
+            Ok(match asked.swap(false, Ordering::Relaxed) {
+                true => UpdateDeadline::Yield(1),
+                false => UpdateDeadline::Continue(1),
+            })
         });
         let imports = self.imports(&mut store, &module)?;
         let made = Instance::new_async(&mut store, &module, &imports);
@@ -156,6 +161,7 @@ impl Kind for ImmobileWasm {
             memory_bytes: host.limits.memory_bytes.clone(),
             memory_peak: AtomicU64::new(0),
             cpu: cpu.clone(),
+            give_way,
             end: Mutex::default(),
             ended: Condvar::new(),
         });
@@ -163,7 +169,7 @@ impl Kind for ImmobileWasm {
         store.data_mut().memory = memory;
         cpu::limit(&seat, &cpu, &limits);
         let work = seat.clone().work(store, instance, stages.into());
-        Pool::global().start(cpu, work);
+        Pool::global().start(seat.clone(), work);
         Ok(Running {
             control: Control::new(seat.clone()),
             process: Box::new(Sitting { seat }),
@@ -232,6 +238,8 @@ struct Seat {
     memory_bytes: Arc<AtomicU64>,
     memory_peak: AtomicU64,
     cpu: Arc<CpuMeter>,
+    /// Whether it is to queue behind others.
+    give_way: Arc<AtomicBool>,
     end: Mutex<End>,
     ended: Condvar,
 }
@@ -325,6 +333,21 @@ async fn run(
         }
     }
     Ok(())
+}
+
+impl Shift for Seat {
+    fn begin(&self) {
+        self.cpu.begin();
+    }
+
+    fn end(&self) {
+        self.cpu.end();
+    }
+
+    fn give_way(&self) {
+        self.give_way.store(true, Ordering::Relaxed);
+        self.engine.increment_epoch();
+    }
 }
 
 impl Limited for Seat {

@@ -17,7 +17,7 @@ use crate::describe;
 use crate::exit::{exit_of, exit_of_panic};
 use crate::guest::{Guest, Stretch};
 use crate::pages::GuestPages;
-use crate::pool::Pool;
+use crate::pool::{Pool, Shift, queue_again};
 use crate::stop::{Signals, Stopper, Stopping};
 
 pub(crate) struct Seat {
@@ -40,6 +40,9 @@ struct Standing {
     paused: bool,
     /// What the task is to do with a guest that has been stopped.
     wanted: Option<Wanted>,
+    /// Whether it has been told to unwind and queue, and has not done so yet. Nobody may stop it meanwhile: it could
+    /// stand still with half of its frames saved.
+    gives_way: bool,
     described: Option<Description>,
     left: Option<Guest>,
     /// Whether its owner has the guest: no thread does.
@@ -117,7 +120,7 @@ impl Seat {
             return;
         }
         let seat = self.clone();
-        Pool::global().start(self.cpu.clone(), async move { seat.work(guest).await });
+        Pool::global().start(self.clone(), async move { seat.work(guest).await });
     }
 
     async fn work(self: Arc<Self>, mut guest: Guest) {
@@ -126,41 +129,63 @@ impl Seat {
             if let Some(wasi) = &mut guest.store.data_mut().wasi {
                 wasi.start_clock();
             }
-            let ended = guest.run().await;
-            let exit = match ended {
+            let exit = match guest.run().await {
                 Ok(Stretch::Finished) => Exit::Code(0),
-                Ok(Stretch::Stopped) => {
-                    if let Some(wasi) = &mut guest.store.data_mut().wasi {
-                        wasi.stop_clock();
-                    }
-                    let mut standing = self.standing();
-                    if guest.is_killed() {
-                        Exit::Killed
-                    } else if standing.departed {
-                        Exit::Departed
-                    } else {
-                        self.stopper.open(0);
-                        match standing.wanted.take() {
-                            Some(Wanted::Leave) => {
-                                standing.left = Some(guest);
-                                self.changed.notify_all();
-                                return;
-                            }
-                            Some(Wanted::Describe) => {
-                                standing.described = Some(describe::guest(&mut guest));
-                                self.changed.notify_all();
-                            }
-                            None => {}
-                        }
+                Ok(Stretch::Stopped) => match self.stopped(guest) {
+                    Next::Run(stopped) => {
+                        guest = stopped;
                         continue;
                     }
-                }
+                    Next::Queue(stopped) => {
+                        guest = stopped;
+                        queue_again().await;
+                        continue;
+                    }
+                    Next::Nothing => return,
+                    Next::End(exit) => {
+                        self.end(exit);
+                        return;
+                    }
+                },
                 Err(error) => exit_of(&mut guest, error),
             };
             // The last descriptors are closed before anybody hears of the end.
             drop(guest);
             self.end(exit);
             return;
+        }
+    }
+
+    /// What becomes of a guest that has been stopped and has unwound.
+    fn stopped(&self, mut guest: Guest) -> Next {
+        let mut standing = self.standing();
+        if guest.is_killed() {
+            return Next::End(Exit::Killed);
+        }
+        if standing.departed {
+            return Next::End(Exit::Departed);
+        }
+        self.stopper.open(0);
+        if std::mem::take(&mut standing.gives_way) {
+            // Its clock runs on: it waits for a thread as for anything else.
+            self.changed.notify_all();
+            return Next::Queue(guest);
+        }
+        if let Some(wasi) = &mut guest.store.data_mut().wasi {
+            wasi.stop_clock();
+        }
+        match standing.wanted.take() {
+            Some(Wanted::Leave) => {
+                standing.left = Some(guest);
+                self.changed.notify_all();
+                Next::Nothing
+            }
+            Some(Wanted::Describe) => {
+                standing.described = Some(describe::guest(&mut guest));
+                self.changed.notify_all();
+                Next::Run(guest)
+            }
+            None => Next::Run(guest),
         }
     }
 
@@ -181,8 +206,9 @@ impl Seat {
 
     /// Makes the guest stand still, its stack intact.
     pub(crate) fn park(&self, within: Duration) -> Asked {
+        let until = Instant::now() + within;
         let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.stopper.stop(within) {
+        match self.stop(until) {
             Stopping::Parked if self.signals.killed.load(Ordering::Acquire) => {
                 self.stopper.release(Verdict::Unwind);
                 Asked::Exited(self.wait_for_exit())
@@ -195,6 +221,21 @@ impl Seat {
             Stopping::TimedOut => Asked::TimedOut,
             Stopping::Busy => Asked::Busy,
         }
+    }
+
+    /// Brings the guest to a stop. The caller holds `stopping`.
+    fn stop(&self, until: Instant) -> Stopping {
+        let left = || until.saturating_duration_since(Instant::now());
+        let gives_way = |standing: &mut Standing| standing.gives_way && standing.exit.is_none();
+        let waited = self
+            .changed
+            .wait_timeout_while(self.standing(), left(), gives_way);
+        let (standing, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(standing);
+        if waited.timed_out() {
+            return Stopping::TimedOut;
+        }
+        self.stopper.stop(left())
     }
 
     fn wait_for_exit(&self) -> Exit {
@@ -254,6 +295,16 @@ impl Seat {
     }
 }
 
+/// What its task does next.
+enum Next {
+    Run(Guest),
+    /// Others go first.
+    Queue(Guest),
+    /// Its owner has it.
+    Nothing,
+    End(Exit),
+}
+
 /// Ends the process if its task panics.
 struct Contained<'s>(&'s Seat);
 
@@ -262,6 +313,30 @@ impl Drop for Contained<'_> {
         if std::thread::panicking() {
             self.0.end(exit_of_panic());
         }
+    }
+}
+
+impl Shift for Seat {
+    fn begin(&self) {
+        self.cpu.begin();
+    }
+
+    fn end(&self) {
+        self.cpu.end();
+    }
+
+    fn give_way(&self) {
+        // Whoever stops it takes it off its thread too.
+        let Ok(_one) = self.stopping.try_lock() else {
+            return;
+        };
+        let mut standing = self.standing();
+        if standing.paused || standing.taken || standing.exit.is_some() {
+            return;
+        }
+        standing.gives_way = true;
+        drop(standing);
+        self.stopper.hurry();
     }
 }
 
@@ -348,7 +423,7 @@ impl Controls for Seat {
             // Of an earlier look that came too late.
             standing.described = None;
         }
-        match self.stopper.stop(within) {
+        match self.stop(until) {
             Stopping::Parked => {}
             Stopping::Ended => return Err(DescribeError::Ended),
             Stopping::TimedOut | Stopping::Busy => return Err(DescribeError::TimedOut { within }),

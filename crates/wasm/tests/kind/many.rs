@@ -99,3 +99,23 @@ fn three_hundred_leave_nothing_behind() {
         left.is_none_or(|name| name.starts_with("kind-"))
     });
 }
+
+#[test]
+fn those_beyond_the_threads_take_turns() {
+    let (spin, hello) = (Job::guest("spin", &[]), Job::guest("hello", &[]));
+    let spinning: Vec<_> = (0..150).map(|_| spin.start()).collect();
+    assert_eq!(ended(&hello.start().control), Exit::Code(0));
+    for running in &spinning {
+        until(|| !running.control.stats().cpu_time.is_zero());
+    }
+    // Whether it has a thread at the moment or not.
+    let mut paused = pause(spin.start().process).unwrap();
+    capture(&mut *paused);
+    drop(paused);
+    for running in &spinning {
+        running.control.kill();
+    }
+    for running in &spinning {
+        assert_eq!(ended(&running.control), Exit::Killed);
+    }
+}
