@@ -37,7 +37,7 @@ mod writer;
 pub use key::{ImageKey, KeyId, Provenance};
 pub use reader::{ImageFile, ImageReadError, PageStatistics, ReadAt, ReadLimits};
 pub use section::{Section, SectionError, SectionSummary, Sections};
-pub use writer::{ImageWriteError, ImageWriter, Written};
+pub use writer::{ImageWriteError, ImageWriter, PackedProgram, Written};
 
 use serde::{Deserialize, Serialize};
 

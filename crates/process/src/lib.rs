@@ -41,7 +41,7 @@ pub use error::{
 pub use id::{Epoch, ParseIdError, ProcessId, ProgramId, Tag};
 pub use image::{
     Image, ImageFile, ImageHeader, ImageKey, ImageReadError, ImageWriteError, ImageWriter,
-    Provenance, ReadLimits, Section, SectionError, Sections,
+    PackedProgram, Provenance, ReadLimits, Section, SectionError, Sections,
 };
 pub use memory::{
     Arrival, LayoutError, Memory, MemoryError, MemoryLayout, PAGE_SIZE, PageSource,

@@ -15,6 +15,32 @@ use crate::run::PageRun;
 const COMPRESSION_LEVEL: i32 = 3;
 const BUFFER_BYTES: usize = 1 << 20;
 
+/// A program as an image file holds it: compressed. To be made before the process stands still.
+#[derive(Debug, Clone)]
+pub struct PackedProgram {
+    packed: Vec<u8>,
+    bytes: u64,
+}
+
+impl PackedProgram {
+    /// Compresses a program.
+    ///
+    /// # Errors
+    /// If there is not enough memory for it.
+    pub fn pack(program: &[u8]) -> io::Result<Self> {
+        Ok(Self {
+            packed: zstd::bulk::compress(program, COMPRESSION_LEVEL)?,
+            bytes: program.len() as u64,
+        })
+    }
+
+    /// The program's length, in bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// Writes an image with its pages into a file or stream, in the format described in the
 /// [module](crate::image).
 ///
@@ -23,7 +49,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub struct ImageWriter<'a> {
     image: &'a Image,
     key: &'a ImageKey,
-    program: Option<&'a [u8]>,
+    program: Option<&'a PackedProgram>,
 }
 
 /// What was written.
@@ -48,9 +74,9 @@ impl<'a> ImageWriter<'a> {
         }
     }
 
-    /// Puts the program's bytes in, too, so that the file can be thawed where the program is not installed.
+    /// Puts the program in, too, so that the file can be thawed where the program is not installed.
     #[must_use]
-    pub const fn with_program(mut self, program: &'a [u8]) -> Self {
+    pub const fn with_program(mut self, program: &'a PackedProgram) -> Self {
         self.program = Some(program);
         self
     }
@@ -100,12 +126,8 @@ impl<'a> ImageWriter<'a> {
         };
         let image = self.image.encode()?;
         sink.covered(&image)?;
-        let program = match self.program {
-            Some(program) => zstd::bulk::compress(program, COMPRESSION_LEVEL)
-                .map_err(ImageWriteError::Compress)?,
-            None => Vec::new(),
-        };
-        sink.covered(&program)?;
+        let program = self.program.map_or(&[][..], |program| &program.packed);
+        sink.covered(program)?;
         let padding = sink.bytes.next_multiple_of(PAGE_SIZE as u64) - sink.bytes;
         sink.covered(&ZERO_PAGE[..padding as usize])?;
 
@@ -115,7 +137,7 @@ impl<'a> ImageWriter<'a> {
         let footer = Footer {
             image_bytes: image.len() as u64,
             program_stored_bytes: program.len() as u64,
-            program_bytes: self.program.map_or(0, <[u8]>::len) as u64,
+            program_bytes: self.program.map_or(0, PackedProgram::bytes),
             pages_stored: table.stored(),
             table_bytes: encoded.len() as u64,
             key: self.key.id(),
@@ -209,9 +231,6 @@ pub enum ImageWriteError {
     /// The stream cannot be written.
     #[error("could not write the image")]
     Output(#[source] io::Error),
-    /// The program cannot be compressed.
-    #[error("could not compress the program")]
-    Compress(#[source] io::Error),
     /// A section cannot be encoded.
     #[error("could not encode the image")]
     Section(#[from] SectionError),

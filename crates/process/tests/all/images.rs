@@ -68,7 +68,7 @@ fn another_program_in_the_file_is_noticed() {
     let image = small_image();
     let mut bytes = Vec::new();
     ImageWriter::new(&image, &key(1))
-        .with_program(b"another")
+        .with_program(&PackedProgram::pack(b"another").unwrap())
         .write_to(&mut bytes, &mut &PageSet::new())
         .unwrap();
     let file = ImageFile::from_source(&bytes[..], &ReadLimits::default(), &key(1)).unwrap();

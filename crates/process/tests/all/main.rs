@@ -96,7 +96,7 @@ fn small_pages() -> PageSet {
 fn encoded(image: &Image, pages: &PageSet, key: &ImageKey) -> Vec<u8> {
     let mut bytes = Vec::new();
     let written = ImageWriter::new(image, key)
-        .with_program(PROGRAM)
+        .with_program(&PackedProgram::pack(PROGRAM).unwrap())
         .write_to(&mut bytes, &mut &*pages)
         .unwrap();
     assert_eq!(written.bytes, bytes.len() as u64);

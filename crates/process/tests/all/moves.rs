@@ -98,7 +98,7 @@ fn through_a_file(running: Running, next: Toy, output: &Output) -> Running {
     let memory = paused.memory();
     let program = program();
     ImageWriter::new(&image, &key(1))
-        .with_program(program.bytes().unwrap())
+        .with_program(&PackedProgram::pack(program.bytes().unwrap()).unwrap())
         .write_file(&path, &mut ChangedPages::of(&*memory).unwrap())
         .unwrap();
     paused.discard();

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use sterna_process::image::Written;
 use sterna_process::{
-    ChangedPages, Exit, Image, ImageWriter, MemoryError, PAGE_SIZE, PageProvider, PageRun,
-    PageRuns, PageSet, Paused, Pausing,
+    ChangedPages, Exit, Image, ImageWriter, MemoryError, PAGE_SIZE, PackedProgram, PageProvider,
+    PageRun, PageRuns, PageSet, Paused, Pausing,
 };
 
 use super::seat::{End, Held, PAUSE_WITHIN, Seat};
@@ -49,7 +49,10 @@ impl Seat {
         // Before anything stands still: what could fail without it.
         let program = match order.thin {
             true => None,
-            false => Some(self.facts().program.read()?),
+            false => Some(
+                PackedProgram::pack(&self.facts().program.read()?)
+                    .context("could not compress the program")?,
+            ),
         };
         let begun = Instant::now();
         let (mut paused, stays_paused) = self.stand_still()?;
@@ -74,7 +77,7 @@ impl Seat {
         let sheet = Sheet {
             seat: self,
             image: &image,
-            program: program.as_deref(),
+            program: program.as_ref(),
             order,
         };
         let writing = Instant::now();
@@ -160,7 +163,7 @@ impl Seat {
 struct Sheet<'a> {
     seat: &'a Seat,
     image: &'a Image,
-    program: Option<&'a [u8]>,
+    program: Option<&'a PackedProgram>,
     order: &'a FreezeOrder,
 }
 
@@ -198,7 +201,7 @@ impl Sheet<'_> {
             kept: self.order.keep,
             thin: self.order.thin,
             image_bytes: written.bytes,
-            program_bytes: self.program.map_or(0, <[u8]>::len) as u64,
+            program_bytes: self.program.map_or(0, PackedProgram::bytes),
             pages_stored: written.pages_stored,
             pages_zero: written.pages_zero,
             frames: description.frames.len() as u64 + description.frames_omitted,
