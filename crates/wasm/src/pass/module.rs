@@ -37,6 +37,28 @@ pub(crate) const RUNNABLE: WasmFeatures = MOBILE
     .union(WasmFeatures::FUNCTION_REFERENCES)
     .union(WasmFeatures::GC);
 
+/// What people call the features that are not [`MOBILE`], and what is only there with another is behind it.
+const FEATURES: [(WasmFeatures, &str); 4] = [
+    (WasmFeatures::THREADS, "shared-memory threads"),
+    (WasmFeatures::EXCEPTIONS, "exceptions"),
+    (WasmFeatures::GC, "garbage-collected types"),
+    (
+        WasmFeatures::FUNCTION_REFERENCES,
+        "typed function references",
+    ),
+];
+
+/// The first feature without which a [`RUNNABLE`] module is not valid.
+fn feature(module: &[u8]) -> Option<&'static str> {
+    let needed = FEATURES.iter().find(|(feature, _)| {
+        let others = RUNNABLE.difference(*feature);
+        Validator::new_with_features(others)
+            .validate_all(module)
+            .is_err()
+    });
+    needed.map(|(_, name)| *name)
+}
+
 /// An import of the module.
 #[derive(Debug, Clone)]
 pub(crate) struct Import {
@@ -113,7 +135,7 @@ impl Module {
             Err(InstrumentError::Invalid { offset, reason }) => {
                 match Validator::new_with_features(RUNNABLE).validate_all(&bytes) {
                     Ok(_) => Err(InstrumentError::Refused {
-                        feature: reason,
+                        feature: feature(&bytes).map_or(reason, |name| format!("it uses {name}")),
                         offset,
                     }),
                     Err(_) => Err(InstrumentError::Invalid { offset, reason }),
