@@ -8,9 +8,10 @@
     reason = "what happens between fork and exec, taking an inherited descriptor by number, wait4"
 )]
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -168,6 +169,13 @@ impl Spawn {
             .current
             .unwrap_or(1 << 20);
         let parent = self.die_with_thread.then(rustix::process::getpid);
+        let program = self.command.get_program().to_owned();
+        let failed = |step, source: io::Error| SpawnError {
+            program: program.clone(),
+            step,
+            source,
+        };
+        let exec = Exec::of(&self.command).map_err(|error| failed("exec", error))?;
         let between = move || {
             if let Some(parent) = parent {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -175,17 +183,12 @@ impl Spawn {
                     return Err(Errno::SRCH.into()); // it died before the signal was set up
                 }
             }
-            keep_only(&inherit, limit)
+            keep_only(&inherit, limit)?;
+            Err(exec.replace_this_process())
         };
         // SAFETY: 1. Between fork and exec the closure makes system calls only: it neither allocates, frees nor locks
         // (an `Errno` becomes an `io::Error` without allocation).
         unsafe { self.command.pre_exec(between) };
-        let program = self.command.get_program().to_owned();
-        let failed = |step, source: io::Error| SpawnError {
-            program: program.clone(),
-            step,
-            source,
-        };
         let started = self
             .command
             .spawn()
@@ -208,6 +211,61 @@ impl Spawn {
                 Err(failed("pidfd_open", error.into()))
             }
         }
+    }
+}
+
+/// What execve(2) takes, made before the fork. The standard library's own way, `execvp`, gives a file that the kernel
+/// cannot run, such as a program for another processor, to a shell.
+struct Exec {
+    program: CString,
+    /// Pointed to by the arrays.
+    _texts: Vec<CString>,
+    arguments: Vec<*const libc::c_char>,
+    environment: Vec<*const libc::c_char>,
+}
+
+// SAFETY: 1. The pointers are to texts that belong to the same value and are never changed.
+unsafe impl Send for Exec {}
+// SAFETY: 1. As above: it is only read.
+unsafe impl Sync for Exec {}
+
+impl Exec {
+    /// Of a command whose environment is its own.
+    fn of(command: &Command) -> io::Result<Exec> {
+        let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
+        let program = text(command.get_program())?;
+        let arguments = [command.get_program()]
+            .into_iter()
+            .chain(command.get_args());
+        let arguments = arguments.map(text).collect::<io::Result<Vec<_>>>()?;
+        let variables = command.get_envs().filter_map(|(name, value)| {
+            let variable = [name.as_bytes(), value?.as_bytes()].join(&b'=');
+            Some(text(OsStr::from_bytes(&variable)))
+        });
+        let variables = variables.collect::<io::Result<Vec<_>>>()?;
+        let array = |texts: &[CString]| {
+            let pointers = texts.iter().map(|text| text.as_ptr());
+            pointers.chain([std::ptr::null()]).collect()
+        };
+        Ok(Exec {
+            program,
+            arguments: array(&arguments),
+            environment: array(&variables),
+            _texts: arguments.into_iter().chain(variables).collect(),
+        })
+    }
+
+    /// Returns only if that fails. Async-signal-safe.
+    fn replace_this_process(&self) -> io::Error {
+        // SAFETY: 1. All pointers are to texts that end in 0 and live in `self`, and the arrays end in a null pointer.
+        unsafe {
+            libc::execve(
+                self.program.as_ptr(),
+                self.arguments.as_ptr(),
+                self.environment.as_ptr(),
+            )
+        };
+        io::Error::last_os_error()
     }
 }
 

@@ -34,6 +34,18 @@ fn missing_program_is_an_error() {
     assert_eq!(error.source.kind(), io::ErrorKind::NotFound);
 }
 
+/// Such as a program for another processor. It is not given to a shell.
+#[test]
+fn what_the_kernel_cannot_run_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("program");
+    std::fs::write(&program, "exit 0\n").unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&program, executable).unwrap();
+    let error = Spawn::new(&program).start().unwrap_err();
+    assert_eq!(error.source.raw_os_error(), Some(libc::ENOEXEC));
+}
+
 #[test]
 fn child_over_its_time_is_killed_and_reaped() {
     let child = shell("while :; do :; done").start().unwrap();
