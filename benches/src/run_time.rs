@@ -97,6 +97,7 @@ fn ways(plan: &Plan) -> Result<Vec<(&'static str, Way)>> {
     let movable = |nans, options| -> Result<Way> {
         let engine = EngineOptions {
             canonicalize_nans: nans,
+            ..EngineOptions::default()
         };
         Ok(Way::Movable(Box::new(Movable::new(engine, options)?)))
     };

@@ -25,6 +25,8 @@ pub(crate) struct Local {
     pub(crate) directories: Vec<GivenDirectory>,
     /// How much it may use.
     pub(crate) limits: Limits,
+    /// Whether its NaNs have the same bits everywhere.
+    pub(crate) canonical_nans: bool,
 }
 
 /// A directory given with `--dir`.

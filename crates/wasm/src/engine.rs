@@ -24,11 +24,65 @@ pub struct EngineOptions {
     /// Give every NaN the same bits, so that a float computation is the same bit by bit on every
     /// architecture. Costs up to a tenth in float code.
     pub canonicalize_nans: bool,
+    /// Which machines the code is for.
+    pub target: Target,
+}
+
+/// Machines for which code is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Target {
+    /// This one, with all that its processor can do.
+    #[default]
+    Here,
+    /// Every machine with such a processor and Linux. If this machine is not one, code can be made but not run.
+    Every(Processor),
+}
+
+/// Architectures of processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Processor {
+    /// 64-bit Arm.
+    Aarch64,
+    /// 64-bit x86.
+    X86_64,
+}
+
+impl Processor {
+    /// All of them.
+    pub const ALL: [Processor; 2] = [Processor::Aarch64, Processor::X86_64];
+
+    /// This machine's, if it is one of them.
+    #[must_use]
+    pub fn here() -> Option<Processor> {
+        let here = |processor: &Processor| processor.name() == std::env::consts::ARCH;
+        Processor::ALL.into_iter().find(here)
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Processor::Aarch64 => "aarch64",
+            Processor::X86_64 => "x86_64",
+        }
+    }
+}
+
+impl Target {
+    /// Name of its processor's architecture.
+    #[must_use]
+    pub fn processor_name(self) -> &'static str {
+        match self {
+            Target::Here => std::env::consts::ARCH,
+            Target::Every(processor) => processor.name(),
+        }
+    }
 }
 
 /// Why the engine could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("the WebAssembly engine cannot run on this machine")]
+#[error("the WebAssembly engine cannot be set up on this machine, or for that target")]
 pub struct EngineError(#[source] pub(crate) wasmtime::Error);
 
 /// The engine for guests that can be moved. Cheap to clone.
@@ -50,7 +104,7 @@ impl Engine {
     /// Sets up the engine.
     ///
     /// # Errors
-    /// The processor lacks what the compiler needs.
+    /// The processor lacks what the compiler needs, or this program has no compiler for the target (feature `cross`).
     pub fn new(options: EngineOptions) -> Result<Engine, EngineError> {
         Engine::with(options, |_| {})
     }
@@ -73,6 +127,10 @@ impl Engine {
             .memory_guard_size(MEMORY_GUARD)
             .memory_may_move(false)
             .with_host_memory(Arc::new(GuestMemoryCreator));
+        if let Target::Every(processor) = options.target {
+            let triple = format!("{}-unknown-linux-gnu", processor.name());
+            config.target(&triple).map_err(EngineError)?;
+        }
         adjust(&mut config);
         let engine = wasmtime::Engine::new(&config).map_err(EngineError)?;
         Ok(Engine { engine, options })

@@ -25,7 +25,7 @@ mod seat;
 mod stop;
 mod wait;
 
-pub use engine::{Engine, EngineError, EngineOptions};
+pub use engine::{Engine, EngineError, EngineOptions, Processor, Target};
 pub use frames::{Frame, ReadFramesError, Value};
 pub use immobile::ImmobileWasm;
 pub use installed::{InstallError, Installed, LoopHeaders};

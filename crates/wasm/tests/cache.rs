@@ -12,7 +12,7 @@ use sterna_process::ProgramId;
 use sterna_wasm::builder::{BuildError, BuildLimits, Launch, Progress};
 use sterna_wasm::cache::{AddError, FindError, OpenCacheError, ProgramCache, Prune};
 use sterna_wasm::pass::InstrumentError;
-use sterna_wasm::{Engine, EngineOptions, Installed};
+use sterna_wasm::{Engine, EngineOptions, Installed, Processor, Target};
 
 fn guest(name: &str) -> Arc<[u8]> {
     let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests/wasm");
@@ -135,6 +135,34 @@ fn built_once_then_loaded() {
             "{path:?}"
         );
     }
+}
+
+/// Native code for every machine like this one is found by this one; that for others lies beside it and is left alone.
+#[test]
+fn compiled_for_machines_of_a_kind() {
+    let (_folder, cache) = cache();
+    let bytes = guest("hello");
+    let id = ProgramId::of(&bytes);
+    for (count, processor) in Processor::ALL.into_iter().enumerate() {
+        let target = Target::Every(processor);
+        let add_for = || {
+            cache
+                .add_for(target, &bytes, Some("a name"), &mut silent)
+                .unwrap()
+        };
+        assert!(add_for());
+        assert!(!add_for(), "compiled a second time");
+        let entry = &cache.list().unwrap()[0];
+        assert_eq!(entry.made_by.len(), count + 1);
+        let is_mine =
+            |made_by: &String| made_by.contains(&format!("every {}", std::env::consts::ARCH));
+        assert_eq!(entry.usable, entry.made_by.iter().any(is_mine));
+    }
+    let (program, steps) = add(&cache, &bytes);
+    assert_eq!(program.unwrap().bytes().unwrap(), bytes);
+    assert_eq!(steps, [], "built although it was there");
+    assert!(cache.remove(&id).unwrap());
+    assert!(cache.ready(&id).is_none());
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! `sterna programs`: the program cache.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use sterna_process::{Plain, ProgramId};
+use sterna_wasm::Processor;
 use sterna_wasm::cache::{Entry, ProgramCache, Prune};
 
 use crate::kinds::{self, BuildOptions};
@@ -24,6 +25,7 @@ const AFTER_HELP: &str = "\
 Examples:
   sterna programs ls
   sterna programs add --moves python.wasm       compiled now, for moves too, not when it is first started
+  sterna programs add --target aarch64 tool.wasm  compiled here, for Arm machines
   sterna programs rm b3:1f2e
   sterna programs prune --unused 30d --max-bytes 2G --dry-run
 
@@ -44,6 +46,9 @@ enum Action {
         /// Also compile what programs need to go on after a move, as far as that can be known before.
         #[arg(long)]
         moves: bool,
+        /// Compile for other machines, all that have this processor. They find it in a copy of this cache.
+        #[arg(long, value_name = "PROCESSOR", value_enum, conflicts_with = "moves")]
+        target: Option<ProcessorName>,
         #[command(flatten)]
         build: BuildOptions,
         /// Print JSON.
@@ -81,6 +86,23 @@ enum Action {
     },
 }
 
+/// Processors that programs can be compiled for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ProcessorName {
+    Aarch64,
+    #[value(name = "x86_64")]
+    X86_64,
+}
+
+impl From<ProcessorName> for Processor {
+    fn from(name: ProcessorName) -> Self {
+        match name {
+            ProcessorName::Aarch64 => Self::Aarch64,
+            ProcessorName::X86_64 => Self::X86_64,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Row {
     id: ProgramId,
@@ -115,10 +137,17 @@ impl Programs {
             Action::Ls { json } => list(json)?,
             Action::Add {
                 moves,
+                target,
                 build,
                 json,
                 files,
-            } => add(&files, moves, &build, json)?,
+            } => {
+                let what = What {
+                    moves,
+                    target: target.map(Processor::from),
+                };
+                add(&files, &what, &build, json)?;
+            }
             Action::Rm { json, programs } => remove(&programs, json)?,
             Action::Prune {
                 unused,
@@ -200,17 +229,21 @@ fn row(entry: Entry) -> Row {
     }
 }
 
-fn add(files: &[PathBuf], moves: bool, build: &BuildOptions, json: bool) -> Result<()> {
+/// What is compiled of a program.
+struct What {
+    moves: bool,
+    target: Option<Processor>,
+}
+
+fn add(files: &[PathBuf], what: &What, build: &BuildOptions, json: bool) -> Result<()> {
     let (_, cache) = kinds::cache(build)?;
     let mut added = Vec::new();
     for file in files {
-        let (id, installed) = kinds::install(&cache, file)?;
         let name = file.to_string_lossy().into_owned();
-        if moves {
-            kinds::building(&format!("{name}, for moves"), |progress| {
-                Ok(installed.compile_loop_headers(progress)?)
-            })?;
-        }
+        let id = match what.target {
+            Some(processor) => kinds::install_for(&cache, processor, file)?,
+            None => add_here(&cache, file, &name, what.moves)?,
+        };
         if !json {
             show::print(format_args!("{id}  {}\n", Plain(&name)));
         }
@@ -220,6 +253,16 @@ fn add(files: &[PathBuf], moves: bool, build: &BuildOptions, json: bool) -> Resu
         true => show::json(&added),
         false => Ok(()),
     }
+}
+
+fn add_here(cache: &ProgramCache, file: &Path, name: &str, moves: bool) -> Result<ProgramId> {
+    let (id, installed) = kinds::install(cache, file)?;
+    if moves {
+        kinds::building(&format!("{name}, for moves"), |progress| {
+            Ok(installed.compile_loop_headers(progress)?)
+        })?;
+    }
+    Ok(id)
 }
 
 fn remove(names: &[String], json: bool) -> Result<()> {

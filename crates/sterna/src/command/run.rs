@@ -70,7 +70,7 @@ impl Run {
             name,
             bytes,
         } = if self.immobile {
-            kinds::immobile(&self.file)?
+            kinds::immobile(&self.file, &self.given.build)?
         } else {
             kinds::from_file(&self.file, self.kind, &self.given.build)?
         };
@@ -114,6 +114,7 @@ impl Run {
             file: given::file_text(&self.file),
             directories: given,
             limits: limits.clone(),
+            canonical_nans: self.given.build.canonical_nans,
         };
         let environment = Environment {
             arguments: [first.to_owned()]

@@ -74,6 +74,7 @@ impl Thaw {
 
         let step = Instant::now();
         let name = frozen.local.name.clone();
+        self.given.build.canonical_nans |= frozen.local.canonical_nans;
         let ready = kinds::from_image(&frozen.file, &name, &self.given.build)?;
         let program = step.elapsed();
 
@@ -98,6 +99,7 @@ impl Thaw {
             name: self.given.name.take().unwrap_or(local.name),
             directories: given,
             limits: self.given.limits(own.then_some(local.limits)),
+            canonical_nans: self.given.build.canonical_nans,
             ..local
         };
         given::check_name(&local.name)?;
@@ -141,6 +143,7 @@ impl Thaw {
             file: image.header.program.short(),
             directories: Vec::new(),
             limits: sterna_process::Limits::default(),
+            canonical_nans: false,
         });
         let own = file.provenance() == Provenance::Own;
         Ok(Frozen {

@@ -8,7 +8,7 @@
 mod source;
 mod wasm;
 
-pub(crate) use wasm::{BUILDER, BuildOptions, building, cache, install};
+pub(crate) use wasm::{BUILDER, BuildOptions, building, cache, install, install_for};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -70,8 +70,8 @@ pub(crate) fn from_file(path: &Path, kind: KindName, options: &BuildOptions) -> 
 }
 
 /// Makes a WebAssembly file ready to be run without being movable.
-pub(crate) fn immobile(path: &Path) -> Result<Ready> {
-    wasm::immobile(path)
+pub(crate) fn immobile(path: &Path, options: &BuildOptions) -> Result<Ready> {
+    wasm::immobile(path, options)
 }
 
 /// Makes the program of an image ready: from the image, or from the cache if the image is thin.

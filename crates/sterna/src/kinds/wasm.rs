@@ -11,7 +11,8 @@ use sterna_process::{Plain, Program, ProgramId};
 use sterna_wasm::builder::{BuildLimits, Launch, OnProgress, Progress};
 use sterna_wasm::cache::{AddError, ProgramCache};
 use sterna_wasm::{
-    Engine, EngineOptions, ImmobileWasm, Installed, ProgramError, Programs, WasmKind,
+    Engine, EngineOptions, ImmobileWasm, Installed, Processor, ProgramError, Programs, Target,
+    WasmKind,
 };
 
 use super::{ProgramBytes, Ready, not_here, source};
@@ -29,6 +30,10 @@ const PREPARE_NICE: i32 = 15;
 /// How programs are compiled.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct BuildOptions {
+    /// Give NaNs (what 0/0 is) the same bits on every processor, so that a moved program computes exactly what one that
+    /// stayed does. Makes some float code slower. A process that was started so is thawed so.
+    #[arg(long)]
+    pub(crate) canonical_nans: bool,
     /// Largest module, e.g. 512M.
     #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes, hide_short_help = true)]
     build_size: Option<u64>,
@@ -41,6 +46,13 @@ pub(crate) struct BuildOptions {
 }
 
 impl BuildOptions {
+    fn engine(&self) -> EngineOptions {
+        EngineOptions {
+            canonicalize_nans: self.canonical_nans,
+            ..EngineOptions::default()
+        }
+    }
+
     fn limits(&self) -> BuildLimits {
         let default = BuildLimits::default();
         let ratio = default.artifact_bytes / default.module_bytes;
@@ -60,7 +72,7 @@ impl BuildOptions {
 
 /// The program cache of the user, and its engine.
 pub(crate) fn cache(options: &BuildOptions) -> Result<(Engine, ProgramCache)> {
-    let engine = Engine::new(EngineOptions::default())?;
+    let engine = Engine::new(options.engine())?;
     let directory = private::cache_directory()?;
     let cache = ProgramCache::open(&directory, engine.clone(), options.limits())
         .context("could not use the program cache (name another one with STERNA_CACHE_DIR)")?;
@@ -74,10 +86,10 @@ pub(super) fn from_file(path: &Path, options: &BuildOptions) -> Result<Ready> {
 }
 
 /// A program that is run where it is, as it is.
-pub(super) fn immobile(path: &Path) -> Result<Ready> {
+pub(super) fn immobile(path: &Path, options: &BuildOptions) -> Result<Ready> {
     let bytes: Arc<[u8]> = source::read_wasm(path)?.into();
     Ok(Ready {
-        kind: Box::new(ImmobileWasm::new(EngineOptions::default())?),
+        kind: Box::new(ImmobileWasm::new(options.engine())?),
         program: Program::from_bytes(Arc::clone(&bytes)),
         name: source::name(path),
         bytes: ProgramBytes::Held(bytes),
@@ -104,6 +116,23 @@ pub(crate) fn install(cache: &ProgramCache, path: &Path) -> Result<(ProgramId, A
     })?;
     let what = || format!("could not make {} ready", path.display());
     Ok((id, kept(added).with_context(what)?))
+}
+
+/// Puts the program in a file into the cache, compiled for every machine with that processor.
+pub(crate) fn install_for(
+    cache: &ProgramCache,
+    processor: Processor,
+    path: &Path,
+) -> Result<ProgramId> {
+    let name = source::name(path);
+    let shown = format!("{name}, for {}", processor.name());
+    let bytes: Arc<[u8]> = source::read_wasm(path)?.into();
+    let target = Target::Every(processor);
+    building(&shown, |progress| {
+        Ok(cache.add_for(target, &bytes, Some(&name), progress)?)
+    })
+    .with_context(|| format!("could not make {} ready", path.display()))?;
+    Ok(ProgramId::of(&bytes))
 }
 
 pub(super) fn from_image(
@@ -150,6 +179,10 @@ pub(crate) fn building<T>(name: &str, work: impl FnOnce(OnProgress<'_>) -> Resul
     work(&mut |progress| {
         match progress {
             Progress::Waiting => shown.stage("waiting for another sterna that compiles it", None),
+            // Nothing is said if all is as it should be.
+            Progress::Confined(how) if how != "full" => {
+                show::note(format_args!("the compiler's confinement: {}", Plain(&how)));
+            }
             Progress::Confined(_) => {}
             Progress::Checking => shown.stage("checking", None),
             Progress::Instrumenting => shown.stage("making it movable", None),

@@ -91,6 +91,15 @@ impl Builder {
         }
     }
 
+    /// The same for another engine.
+    pub(crate) fn for_engine(&self, engine: Engine) -> Builder {
+        Builder {
+            compatibility: Compatibility::of(&engine, &self.options),
+            engine,
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn set_launch(&mut self, launch: Launch) {
         self.launch = launch;
     }
@@ -158,9 +167,16 @@ impl Builder {
     ) -> Result<Artifact, BuildError> {
         if let Launch::Process { .. } = self.launch {
             let job = self.job(Task::Module, in_background);
-            if let Some(parts) = self.in_process(&Build { job, input: wasm }, on_progress)? {
-                let [artifact] = parts.try_into().map_err(|_| nonsense())?;
-                return Ok(Artifact::handed_over(artifact));
+            match self.in_process(&Build { job, input: wasm }, on_progress)? {
+                Some(parts) => {
+                    let [artifact] = parts.try_into().map_err(|_| nonsense())?;
+                    return Ok(Artifact::handed_over(artifact));
+                }
+                // Nobody waits for it: it is not worth what it costs the process that would do it itself.
+                None if in_background => {
+                    return Err(BuildError::Start(std::io::ErrorKind::Unsupported.into()));
+                }
+                None => {}
             }
         }
         Ok(task::module(&self.engine, wasm)?)

@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Target};
 use crate::pass;
 
 /// Version of the files beside an artifact.
@@ -43,7 +43,10 @@ impl Compatibility {
             text: format!(
                 "pass {}, {}{}",
                 pass::PASS_VERSION,
-                std::env::consts::ARCH,
+                match engine.options().target {
+                    Target::Here => std::env::consts::ARCH.to_owned(),
+                    Target::Every(processor) => format!("every {}", processor.name()),
+                },
                 if engine.options().canonicalize_nans {
                     ", canonical NaNs"
                 } else {

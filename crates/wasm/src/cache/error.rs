@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sterna_process::Plain;
 
 use crate::builder::BuildError;
+use crate::engine::EngineError;
 use crate::installed::{InstallError, Installed};
 
 /// Why the cache could not be opened.
@@ -70,6 +71,28 @@ pub enum AddError {
     /// The file could not be read.
     #[error("reading the program failed")]
     Read(#[source] io::Error),
+}
+
+/// Why a program is not ready for other machines.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddForError {
+    /// This program cannot compile for them.
+    #[error(
+        "cannot compile for {target} here: this Sterna was built without that compiler (feature `cross`)"
+    )]
+    Target {
+        /// Their processor.
+        target: &'static str,
+        /// What the compiler said.
+        source: EngineError,
+    },
+    /// It could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// It was built, but could not be kept.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
 }
 
 /// Why something could not be written into the cache.

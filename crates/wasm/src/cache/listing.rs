@@ -261,7 +261,8 @@ impl ProgramCache {
                 }
             }
             if let Ok(main) = files::read_record::<Main>(&made.join(META)) {
-                entry.usable |= main.made_by == *self.builder.compatibility();
+                entry.usable |= main.made_by == *self.builder.compatibility()
+                    || self.portable() == Some(&main.made_by);
                 entry.made_by.push(Plain(&main.made_by.text).to_string());
             }
         }

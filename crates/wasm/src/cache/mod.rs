@@ -31,7 +31,9 @@ mod shelf;
 mod verified;
 
 pub(crate) use compatibility::Compatibility;
-pub use error::{AddError, FindError, KeepError, OpenCacheError, ReadModuleError, RemoveError};
+pub use error::{
+    AddError, AddForError, FindError, KeepError, OpenCacheError, ReadModuleError, RemoveError,
+};
 pub use listing::{Entry, Prune, Pruned};
 pub(crate) use native::take as take_artifact;
 pub(crate) use shelf::{CONTINUATION_BYTES_MAX, Continuation, Shelf};
@@ -40,12 +42,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use sterna_process::ProgramId;
 
 use crate::builder::{BuildError, BuildLimits, Builder, Launch, MadeProgram, OnProgress, Progress};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineOptions, Processor, Target};
 use crate::installed::{InstallError, Installed};
 use folder::{About, Folder, Lock};
 use shelf::OnShelf;
@@ -75,6 +77,8 @@ const INDEX: &str = "index";
 pub struct ProgramCache {
     directory: PathBuf,
     builder: Builder,
+    /// What was made for every machine with this processor: found when it is first asked for.
+    portable: Arc<OnceLock<Option<Compatibility>>>,
     /// Programs in use in this process.
     loaded: Arc<Mutex<HashMap<ProgramId, Weak<Installed>>>>,
 }
@@ -112,6 +116,7 @@ impl ProgramCache {
         Ok(ProgramCache {
             directory: directory.to_owned(),
             builder: Builder::new(engine, limits, Launch::Here),
+            portable: Arc::default(),
             loaded: Arc::default(),
         })
     }
@@ -211,6 +216,47 @@ impl ProgramCache {
         }
     }
 
+    /// Compiles a program for machines of another kind that use the same cache, or a copy of it: there it is then found
+    /// like one that was compiled there. The answer: whether it was compiled now, or had been before.
+    ///
+    /// # Errors
+    /// [`AddForError`].
+    pub fn add_for(
+        &self,
+        target: Target,
+        bytes: &Arc<[u8]>,
+        name: Option<&str>,
+        on_progress: OnProgress<'_>,
+    ) -> Result<bool, AddForError> {
+        let options = EngineOptions {
+            target,
+            ..self.builder.engine().options()
+        };
+        let engine = Engine::new(options).map_err(|source| AddForError::Target {
+            target: target.processor_name(),
+            source,
+        })?;
+        let builder = self.builder.for_engine(engine);
+        let folder = self.folder(&ProgramId::of(bytes));
+        let failed = |source| KeepError {
+            path: folder.path().to_owned(),
+            source,
+        };
+        let lock = Lock::take(&folder, on_progress).map_err(failed)?;
+        let _lock = lock.ok_or(BuildError::Cancelled)?;
+        if Shelf::exists(&folder, &builder) {
+            return Ok(false);
+        }
+        let made = builder.program(bytes, on_progress)?;
+        let _ = on_progress(Progress::Keeping);
+        Shelf::keep(&folder, &builder, bytes, &made)?;
+        let name = name.map(ToOwned::to_owned);
+        if let Err(error) = folder.set_about(&About { name }) {
+            tracing::debug!(%error, "the program's name is not kept");
+        }
+        Ok(true)
+    }
+
     /// The program called `id`, if its module is in the cache; built again if what was made of it is missing, damaged or
     /// of another version.
     ///
@@ -280,14 +326,24 @@ impl ProgramCache {
 
     /// Loads what is in the cache, and shares it with others in this process who load it at the same time.
     fn load(&self, id: &ProgramId) -> io::Result<Arc<Installed>> {
+        let folder = self.folder(id);
+        let open = |made_by| Shelf::open(folder.clone(), *id, made_by, &self.builder);
+        let mut on_shelf = open(self.builder.compatibility());
+        if let Err(error) = &on_shelf
+            && error.kind() == io::ErrorKind::NotFound
+            && folder.path().exists()
+            && let Some(portable) = self.portable()
+        {
+            on_shelf = open(portable);
+        }
         let OnShelf {
             shelf,
             module,
             metadata,
             images,
-        } = Shelf::open(self.folder(id), *id, &self.builder)?;
+        } = on_shelf?;
         let program = Arc::new(Installed::from_shelf(shelf, module, metadata, images));
-        self.folder(id).touch();
+        folder.touch();
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = loaded.get(id).and_then(Weak::upgrade) {
             return Ok(other);
@@ -295,6 +351,20 @@ impl ProgramCache {
         loaded.retain(|_, program| program.strong_count() > 0);
         loaded.insert(*id, Arc::downgrade(&program));
         Ok(program)
+    }
+
+    /// What [`ProgramCache::add_for`] makes on any machine for machines like this one. Second choice: it uses nothing
+    /// that only some of these processors can do.
+    fn portable(&self) -> Option<&Compatibility> {
+        let find = || {
+            let options = EngineOptions {
+                target: Target::Every(Processor::here()?),
+                ..self.builder.engine().options()
+            };
+            let engine = Engine::new(options).ok()?;
+            Some(Compatibility::of(&engine, self.builder.options()))
+        };
+        self.portable.get_or_init(find).as_ref()
     }
 
     fn in_memory(

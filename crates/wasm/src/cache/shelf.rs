@@ -3,7 +3,7 @@
 //! ```text
 //! programs/HASH/module.wasm          the original
 //!               about, used, lock    its name; when it was used last; taken while something is written
-//!               COMPATIBILITY/       one folder for each engine and version:
+//!               COMPATIBILITY/       one folder for each engine, target and version:
 //!                 main.meta          Main: checksums, Metadata
 //!                 main.cwasm         native code
 //!                 points             PointTable
@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use sterna_process::ProgramId;
 use wasmtime::Module;
 
+use super::Compatibility;
 use super::error::{KeepError, ReadModuleError};
 use super::files::{self, Stamp, Sum};
 use super::folder::{Folder, Lock};
@@ -53,7 +54,7 @@ const PARALLEL_BYTES_MIN: u64 = 1 << 20;
 /// Contents of `main.meta`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Main {
-    pub(super) made_by: super::Compatibility,
+    pub(super) made_by: Compatibility,
     module: Sum,
     artifact: Sum,
     points: Sum,
@@ -105,9 +106,14 @@ pub(super) struct OnShelf {
 }
 
 impl Shelf {
-    /// Loads what is there for `builder`'s engine.
-    pub(super) fn open(folder: Folder, id: ProgramId, builder: &Builder) -> io::Result<OnShelf> {
-        let made = folder.made(builder.compatibility());
+    /// Loads what is there and was made by and for `compatibility`, with `builder`'s engine.
+    pub(super) fn open(
+        folder: Folder,
+        id: ProgramId,
+        compatibility: &Compatibility,
+        builder: &Builder,
+    ) -> io::Result<OnShelf> {
+        let made = folder.made(compatibility);
         let about = |name: &str| {
             let name = name.to_owned();
             move |error: io::Error| io::Error::new(error.kind(), format!("{name}: {error}"))
@@ -158,6 +164,12 @@ impl Shelf {
             metadata: main.metadata,
             images,
         })
+    }
+
+    /// Whether there is something for `builder`'s engine, which need not be one for this machine.
+    pub(super) fn exists(folder: &Folder, builder: &Builder) -> bool {
+        let made = folder.made(builder.compatibility());
+        files::read_record::<Main>(&made.join(META)).is_ok()
     }
 
     /// Writes a program that was just built. The caller holds the folder's lock.
