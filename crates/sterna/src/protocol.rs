@@ -80,6 +80,8 @@ pub(crate) struct Described {
     pub(crate) status: Status,
     pub(crate) description: Description,
     pub(crate) layout: MemoryLayout,
+    /// The architecture of the processor that it runs on.
+    pub(crate) processor: String,
     /// How it came here, if it was thawed.
     pub(crate) thaw: Option<ThawReport>,
 }

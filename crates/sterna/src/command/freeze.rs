@@ -71,8 +71,7 @@ impl Freeze {
 fn text(report: &FreezeReport) -> String {
     let paint = Paint::stdout();
     let name = Plain(&report.name).to_string();
-    let file = report.file.to_string_lossy();
-    let file = Plain(&file).to_string();
+    let file = show::path(&report.file);
     let (what, then) = match report.kept {
         true => ("a snapshot of ", "; it runs on"),
         false => ("", ""),

@@ -264,6 +264,7 @@ impl Live {
         );
         page.line("from", Plain(&record.file));
         page.line("pid", record.pid);
+        page.line("processor", Plain(&described.processor));
         page.line("CPU time", show::time(stats.cpu_time));
         page.line("memory", show::bytes(stats.memory_bytes));
         page.line("at most", show::bytes(stats.memory_bytes_peak));

@@ -95,8 +95,7 @@ fn code(seat: &Seat, exit: Exit) -> u8 {
             EXIT_KILLED
         }
         (Exit::Departed, Some(End::Frozen(file))) => {
-            let file = file.to_string_lossy();
-            show::note(format_args!("{name} is frozen into {}", Plain(&file)));
+            show::note(format_args!("{name} is frozen into {}", show::path(&file)));
             EXIT_FROZEN
         }
         (Exit::Departed, _) => {

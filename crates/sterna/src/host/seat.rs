@@ -221,6 +221,7 @@ impl Seat {
             description,
             status: self.status(),
             layout: self.memory.layout(),
+            processor: std::env::consts::ARCH.to_owned(),
             thaw: self.facts.thaw.clone(),
         })
     }

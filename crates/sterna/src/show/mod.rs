@@ -15,6 +15,7 @@ pub(crate) use units::{age, bytes, parse_bytes, parse_duration, since_epoch_ms, 
 
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process;
 
 use anyhow::{Context, Result};
@@ -68,6 +69,13 @@ pub(crate) fn json_text(value: &impl Serialize) -> Result<String> {
     }
     safe.push('\n');
     Ok(safe)
+}
+
+/// A file's path as one would type it here: relative if it is below the current directory. Harmless to terminals.
+pub(crate) fn path(path: &Path) -> String {
+    let here = std::env::current_dir().ok();
+    let below = here.and_then(|here| path.strip_prefix(here).ok());
+    Plain(&below.unwrap_or(path).to_string_lossy()).to_string()
 }
 
 /// A text of several lines with everything escaped but the line ends.

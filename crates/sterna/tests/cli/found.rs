@@ -28,6 +28,7 @@ fn a_process_is_listed_and_named_in_several_ways() {
         let live: Value =
             serde_json::from_str(&world.ask(["inspect", wanted, "--json"]).ok()).unwrap();
         assert_eq!(live["record"]["id"], id, "{wanted}");
+        assert_eq!(live["processor"], std::env::consts::ARCH);
         let frames = live["description"]["frames"].as_array().unwrap();
         assert!(
             frames.iter().any(|frame| frame["name"] == "_start"),
