@@ -4,10 +4,12 @@
 //! * `test`: all tests, with one summary, after a look at what they need
 //! * `tidy`: rules of the house that no lint knows
 //! * `bench`: what Sterna costs and how fast it is, beside others
+//! * `arm`: takes programs to an (emulated) Arm machine and back while they run
 //! * `guests`: builds the programs for the wasm kind and compares them with the committed ones
 //!
 //! Shared by them: `need`, what must be on the machine and how it gets there; `child`, running other programs.
 
+mod arm;
 mod bench;
 mod child;
 mod ci;
@@ -39,6 +41,8 @@ enum Command {
     Tidy,
     /// Measures what Sterna costs and how fast it is, beside others
     Bench(bench::Args),
+    /// Takes real programs from x86 to Arm and back while they run, and compares their output
+    Arm(arm::Args),
     /// Rebuilds the programs in guests/wasm, or checks that a rebuild gives the same bytes
     Guests(guests::Args),
 }
@@ -59,6 +63,7 @@ fn run(root: &Path, command: Command) -> anyhow::Result<()> {
         Command::Test(args) => test::run(root, &args),
         Command::Tidy => tidy::run(root),
         Command::Bench(args) => bench::run(root, &args),
+        Command::Arm(args) => arm::run(root, &args),
         Command::Guests(args) => guests::run(root, &args),
     }
 }

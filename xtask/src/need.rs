@@ -17,8 +17,8 @@ pub(crate) struct Need {
     pub(crate) purpose: &'static str,
     /// How to get it by hand.
     pub(crate) remedy: &'static str,
-    present: fn(&Path) -> bool,
-    install: fn(&Path) -> Result<()>,
+    pub(crate) present: fn(&Path) -> bool,
+    pub(crate) install: fn(&Path) -> Result<()>,
 }
 
 /// Python, with which the compiler and CPython come.
@@ -141,7 +141,8 @@ fn pinned_zig(root: &Path) -> Result<String> {
     Ok(pin.trim_end_matches('\\').trim().to_owned())
 }
 
-fn apt(packages: &[&str]) -> Result<()> {
+/// Installs system packages.
+pub(crate) fn apt(packages: &[&str]) -> Result<()> {
     let is_root = child::read(Command::new("id").arg("-u"))?.trim() == "0";
     if !is_root {
         bail!(

@@ -13,9 +13,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::need::{NEXTEST, Need, PYTHON, QEMU_ARM};
-use crate::{child, guests};
-use report::Report;
+use crate::need::{NEXTEST, Need, PYTHON};
+use crate::{arm, child, guests};
+pub(crate) use report::Report;
 
 /// Set to `1` for tests by `--full`.
 const FULL: &str = "STERNA_TEST_FULL";
@@ -29,16 +29,20 @@ pub(crate) struct Args {
     /// Tests that have a quick and a complete form run the complete one; takes long
     #[arg(long)]
     full: bool,
+    /// Also the journeys between x86 and Arm, as with --full; see `cargo xtask arm`
+    #[arg(long)]
+    arm: bool,
     /// Only tests whose name contains one of these; without documentation tests
     #[arg(value_name = "NAME")]
     filters: Vec<String>,
 }
 
 impl Args {
-    pub(crate) fn for_ci(install: bool) -> Args {
+    pub(crate) fn for_ci(install: bool, arm: bool) -> Args {
         Args {
             install,
             full: false,
+            arm,
             filters: Vec::new(),
         }
     }
@@ -56,28 +60,15 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     } else {
         cargo_test(root, args)?
     });
-    for (test, reason) in &report.skipped {
-        println!("skipped {test}: {reason}");
+    if args.filters.is_empty() && (args.arm || args.full) {
+        report.add(arm::for_tests(root, args.install));
     }
-    // The last line, in the form that build servers read.
-    println!(
-        "{} passed, {} failed, {} skipped",
-        report.passed(),
-        report.failed,
-        report.skipped.len()
-    );
-    if report.failed > 0 {
-        bail!("{} tests failed", report.failed);
-    }
-    Ok(())
+    report.close()
 }
 
 /// Installs what the tests need, or says what is missing. Tests run without it: those that need it skip themselves.
 fn prepare(root: &Path, args: &Args) -> Result<()> {
-    let mut needs: Vec<&Need> = vec![&PYTHON, &NEXTEST];
-    if args.full {
-        needs.push(&QEMU_ARM);
-    }
+    let needs: [&Need; 2] = [&PYTHON, &NEXTEST];
     for need in needs {
         if args.install {
             need.ensure(root, true)?;

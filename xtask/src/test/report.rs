@@ -1,24 +1,24 @@
 //! What test runners say about a run, added up.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// With this a test says that it cannot run here, and why.
 const SKIPPED: &str = "SKIPPED: ";
 
 /// Counts of a run.
 #[derive(Default)]
-pub(super) struct Report {
+pub(crate) struct Report {
     /// Tests that the runner started.
     run: usize,
-    pub(super) failed: usize,
+    pub(crate) failed: usize,
     /// Tests that could not do their work here: name and reason.
-    pub(super) skipped: Vec<(String, String)>,
+    pub(crate) skipped: Vec<(String, String)>,
     /// The test whose output is being read.
     current: String,
 }
 
 impl Report {
-    pub(super) fn passed(&self) -> usize {
+    pub(crate) fn passed(&self) -> usize {
         self.run.saturating_sub(
             self.failed
                 + self
@@ -29,14 +29,47 @@ impl Report {
         )
     }
 
-    pub(super) fn add(&mut self, other: Report) {
+    pub(crate) fn add(&mut self, other: Report) {
         self.run += other.run;
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
     }
 
+    /// Counts something that is no runner's test.
+    pub(crate) fn of(&mut self, name: &str, result: Result<()>) {
+        self.run += 1;
+        if let Err(error) = result {
+            eprintln!("{name}: {error:#}");
+            self.failed += 1;
+        }
+    }
+
+    /// Counts something that cannot be done here.
+    pub(crate) fn skip(&mut self, name: &str, reason: &str) {
+        self.run += 1;
+        self.skipped.push((name.to_owned(), reason.to_owned()));
+    }
+
+    /// Prints the summary. An error, if anything failed.
+    pub(crate) fn close(&self) -> Result<()> {
+        for (test, reason) in &self.skipped {
+            println!("skipped {test}: {reason}");
+        }
+        // The last line, in the form that build servers read.
+        println!(
+            "{} passed, {} failed, {} skipped",
+            self.passed(),
+            self.failed,
+            self.skipped.len()
+        );
+        if self.failed > 0 {
+            bail!("{} tests failed", self.failed);
+        }
+        Ok(())
+    }
+
     /// Reads a report in JUnit's form as nextest writes it, one element or line of output per line.
-    pub(super) fn of_junit(xml: &str) -> Result<Report> {
+    pub(crate) fn of_junit(xml: &str) -> Result<Report> {
         let suites = xml
             .lines()
             .find(|line| line.trim_start().starts_with("<testsuites "))
@@ -67,7 +100,7 @@ impl Report {
     }
 
     /// Reads a line of output of the runner built into cargo.
-    pub(super) fn read_line(&mut self, line: &str) {
+    pub(crate) fn read_line(&mut self, line: &str) {
         if let Some(name) = line
             .strip_prefix("---- ")
             .and_then(|rest| rest.split(' ').next())

@@ -56,7 +56,13 @@ fn no_path_leads_out() {
             (DIRECTORY, READ),
         ] {
             let refused = guest.open(3, path, oflags, rights);
-            assert_eq!(refused, Err(Errno::PERM), "open {path} {oflags}");
+            // Before Linux 5.6, which has openat2(2), and under emulators that do not know it, paths are walked by hand. A
+            // link out of the directory is then refused as something that is no directory, if one was wanted.
+            let is_walked = oflags == DIRECTORY && refused == Err(Errno::NOTDIR);
+            assert!(
+                refused == Err(Errno::PERM) || is_walked,
+                "open {path} {oflags}: {refused:?}"
+            );
         }
         assert_eq!(guest.stat(3, path, true), Err(Errno::PERM), "stat {path}");
         assert!(
