@@ -135,6 +135,7 @@ fn read_one(
     for &(index, ty) in &point.locals {
         locals.push((index, next(ty)?));
     }
+    locals.sort_unstable_by_key(|&(index, _)| index);
     let mut stack = point
         .stack
         .iter()

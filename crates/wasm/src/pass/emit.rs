@@ -9,7 +9,7 @@
 //!     end
 //!     return
 //!   end
-//!   save point 0's values, br $unwound
+//!   save point 0's values, br to what it shares with others, or $unwound
 //!   …
 //! end
 //! results that nobody reads
@@ -20,6 +20,7 @@
 //! point is not copied: going round it again is a tail call of the loop's own continuation, the one
 //! for the point at its header.
 
+mod cold;
 mod entry;
 mod locals;
 mod stops;
@@ -549,16 +550,7 @@ impl<'a> Emitter<'_, 'a> {
         let mut after = Vec::new();
         let cold = std::mem::take(&mut self.cold);
         if !cold.is_empty() {
-            for _ in 0..=cold.len() {
-                Instruction::Block(BlockType::Empty).encode(&mut before);
-            }
-            for (at, &op) in cold.iter().enumerate() {
-                Instruction::End.encode(&mut after);
-                self.save(op, &mut after);
-                Instruction::Br((cold.len() - 1 - at) as u32).encode(&mut after);
-            }
-            Instruction::End.encode(&mut after);
-            self.unwound(&mut after);
+            self.cold_code(&cold, &mut before, &mut after);
         }
         let results = self.plan.results.clone();
         let exit = self.block_type(&[], &results);

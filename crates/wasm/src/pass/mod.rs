@@ -2,7 +2,7 @@
 //! there again. WebAssembly in, WebAssembly out; it knows no engine.
 //!
 //! - `module` the original module by index, `calls` which of its functions may unwind
-//! - `plan` what is known of one function (`read`, `polls`, `liveness` fill it in), `points` the
+//! - `plan` what is known of one function (`read`, `polls`, `liveness`, `sharing` fill it in), `points` the
 //!   same for the whole program, to be kept beside it
 //! - `record` how a stopped function's values lie in memory
 //! - `emit` writes a body, for `main_module` (with `routines`, `segments`) and `continuation`; `look`
@@ -33,6 +33,7 @@ mod read;
 pub(crate) mod record;
 pub(crate) mod routines;
 mod segments;
+mod sharing;
 mod signatures;
 
 pub use continuation::{ContinuationBuilder, Continuations, Import, Param};
@@ -43,7 +44,7 @@ pub use segments::Piece;
 pub(crate) use module::Module;
 
 /// Version of the pass: compiled artifacts of another version are not used.
-pub const PASS_VERSION: u32 = 2;
+pub const PASS_VERSION: u32 = 3;
 
 /// What the pass may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use super::liveness;
 use super::module::Module;
 use super::polls;
 use super::read;
+use super::sharing;
 use super::{InstrumentError, limits};
 
 /// One operator of the original body.
@@ -87,8 +88,10 @@ pub(crate) enum PointKind {
 pub(crate) struct Point {
     pub(crate) op: usize,
     pub(crate) kind: PointKind,
-    /// Original local indices, ascending.
+    /// Original local indices, in the order of the record.
     pub(crate) locals: Vec<u32>,
+    /// Which of all versions of locals the first ones are that other points save too.
+    pub(crate) shared: Vec<u32>,
     /// Types of the operand stack, bottom first. For [`PointKind::Call`] without the call's
     /// arguments; for the others with them.
     pub(crate) stack: Vec<ValType>,
@@ -132,6 +135,7 @@ impl<'a> Plan<'a> {
                 let (mut plan, held) = read::read(module, calls, function, &body)?;
                 plan.settle_polls(&held);
                 liveness::fill(&mut plan)?;
+                sharing::order(&mut plan);
                 plan.check_loops()?;
                 Ok(plan)
             }
@@ -218,6 +222,7 @@ impl<'a> Plan<'a> {
             op: call,
             kind: PointKind::Import,
             locals: Vec::new(),
+            shared: Vec::new(),
             stack: ty.params().to_vec(),
             arguments: ty.params().len(),
             results: ty.results().to_vec(),

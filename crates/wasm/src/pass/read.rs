@@ -198,6 +198,7 @@ impl<'a> Reader<'a, '_> {
             op: index,
             kind,
             locals: Vec::new(),
+            shared: Vec::new(),
             stack: stack
                 .iter()
                 .map(|&v| self.plan.values[v as usize].ty)

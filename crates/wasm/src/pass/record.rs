@@ -5,8 +5,9 @@
 //!                                                    and full of copies of the word
 //! 4096     end of the last record, an offset         written by the unwinding code
 //! 4160     records, innermost frame first:
-//!            u64  function << 32 | operator index
-//!            locals, operand stack, call results     each as wide as its type, little endian
+//!            u32  operator index, u32  function
+//!            locals, operand stack, call results     each as wide as its type, little endian; the
+//!                                                    locals that many points save come first
 //! ```
 //!
 //! References cannot be stored in a memory: a record holds their index in a table of kept
@@ -24,6 +25,9 @@ pub(crate) const COPIES: u64 = END / 4;
 pub(crate) const END: u64 = 4096;
 /// Where the first record begins.
 pub(crate) const RECORDS: u32 = 4160;
+/// Where the parts of a record's head lie in it.
+pub(crate) const OPERATOR: u64 = 0;
+pub(crate) const FUNCTION: u64 = 4;
 /// Bytes of a record's head.
 pub(crate) const HEAD: u32 = 8;
 

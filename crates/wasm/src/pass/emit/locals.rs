@@ -20,7 +20,8 @@ pub(super) enum Key {
     Field(Field, ValType),
     /// The call depth that was left when the function was entered.
     Depth,
-    /// End of the record being written.
+    /// Where the record being written begins, and ends.
+    Start,
     End,
     /// What a helper returned.
     Done(ValType),

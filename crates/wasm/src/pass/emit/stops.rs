@@ -1,15 +1,15 @@
-//! Points: the looks at the word, what is done again after a stop, and the cold code that saves a frame.
+//! Points: the looks at the word, and what is done again after a stop.
 
-use wasm_encoder::{BlockType, Encode, Instruction};
+use wasm_encoder::{BlockType, Instruction};
 use wasmparser::{Operator, ValType};
 
 use super::Emitter;
 use super::locals::Key;
 use crate::pass::InstrumentError;
-use crate::pass::encoding::{at, constant};
+use crate::pass::encoding::constant;
 use crate::pass::plan::{Point, PointKind};
-use crate::pass::record::{self, Field};
-use crate::pass::routines::{Helper, Kept};
+use crate::pass::record::Field;
+use crate::pass::routines::Helper;
 
 impl<'a> Emitter<'_, 'a> {
     pub(super) fn stoppable(
@@ -182,59 +182,5 @@ impl<'a> Emitter<'_, 'a> {
             Instruction::I32Sub
         });
         self.put(&Instruction::LocalSet(operands[2]));
-    }
-
-    /// Writes the record of the point at `op`.
-    pub(super) fn save(&mut self, op: usize, out: &mut Vec<u8>) {
-        let plan = self.plan;
-        let point = plan.point_at(op).expect("cold code is written for points");
-        let control = self.target.control();
-        let end = self.locals.get(Key::End, ValType::I32);
-        let head = u64::from(plan.function) << 32 | op as u64;
-        Instruction::I32Const(0).encode(out);
-        Instruction::I32Load(at(record::END, control)).encode(out);
-        Instruction::LocalTee(end).encode(out);
-        Instruction::I64Const(head as i64).encode(out);
-        Instruction::I64Store(at(0, control)).encode(out);
-        let mut offset = u64::from(record::HEAD);
-        for (field, ty) in record::fields(point, &plan.locals) {
-            let local = self.locals.get(Key::Field(field, ty), ty);
-            Instruction::LocalGet(end).encode(out);
-            Instruction::LocalGet(local).encode(out);
-            let to = at(offset, control);
-            match ty {
-                ValType::I32 => Instruction::I32Store(to).encode(out),
-                ValType::I64 => Instruction::I64Store(to).encode(out),
-                ValType::F32 => Instruction::F32Store(to).encode(out),
-                ValType::F64 => Instruction::F64Store(to).encode(out),
-                ValType::V128 => Instruction::V128Store(to).encode(out),
-                ValType::Ref(ty) => {
-                    let kept = if ty.is_func_ref() {
-                        Kept::Functions
-                    } else {
-                        Kept::Externals
-                    };
-                    Instruction::Call(self.target.helper(Helper::Keep(kept))).encode(out);
-                    Instruction::I32Store(to).encode(out);
-                }
-            }
-            offset += u64::from(record::width(ty));
-        }
-        Instruction::LocalGet(end).encode(out);
-        Instruction::I32Const(offset as i32).encode(out);
-        Instruction::I32Add.encode(out);
-        Instruction::LocalSet(end).encode(out);
-    }
-
-    /// After the record: its end, and results that nobody reads.
-    pub(super) fn unwound(&mut self, out: &mut Vec<u8>) {
-        let control = self.target.control();
-        let end = self.locals.get(Key::End, ValType::I32);
-        Instruction::I32Const(0).encode(out);
-        Instruction::LocalGet(end).encode(out);
-        Instruction::I32Store(at(record::END, control)).encode(out);
-        for &ty in &self.plan.results {
-            constant(ty, 0).encode(out);
-        }
     }
 }
