@@ -389,7 +389,12 @@ impl<'a> Emitter<'_, 'a> {
 
     /// Whether the loop at `index` is a function of its own here, compiled once and for good.
     fn leaves_for(&self, index: usize) -> bool {
-        self.entry != Entry::At(index) && self.target.outlined(self.plan.function, index)
+        let stays = match self.entry {
+            // A call of its own each time that it is entered would be dear.
+            Entry::Start => self.plan.calls_itself,
+            entry => entry == Entry::At(index),
+        };
+        !stays && self.target.outlined(self.plan.function, index)
     }
 
     /// Goes on in the function that is the loop at `index` and all that comes after it.

@@ -121,6 +121,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) values: Vec<Value>,
     /// In the order of their operators.
     pub(crate) points: Vec<Point>,
+    /// Whether it calls itself by its own name.
+    pub(crate) calls_itself: bool,
 }
 
 impl<'a> Plan<'a> {
@@ -249,6 +251,7 @@ impl<'a> Plan<'a> {
             ops,
             values,
             points: vec![point],
+            calls_itself: false,
         }
     }
 

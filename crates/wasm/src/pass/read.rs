@@ -54,6 +54,7 @@ pub(crate) fn read<'a>(
             frames: vec![function_frame],
             values: Vec::new(),
             points: Vec::new(),
+            calls_itself: false,
         },
         open: vec![Open {
             frame: Some(0),
@@ -118,6 +119,9 @@ impl<'a> Reader<'a, '_> {
             frame: self.innermost,
             produced: Values::default(),
         });
+        let itself = self.plan.function;
+        self.plan.calls_itself |= self.live
+            && matches!(operator, Operator::Call { function_index } if function_index == itself);
         match operator {
             Operator::Block { blockty } => self.begin(index, FrameKind::Block, blockty),
             Operator::Loop { blockty } => self.begin(index, FrameKind::Loop, blockty),
