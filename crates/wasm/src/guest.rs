@@ -303,10 +303,7 @@ impl Guest {
                 let tables = state.tables.iter().map(|table| &table.0);
                 tables.eq(&metadata.mutable_tables)
             }),
-            (
-                "call depth",
-                (i32::MIN..=metadata.depth).contains(&state.depth),
-            ),
+            ("call depth", (0..=metadata.depth).contains(&state.depth)),
         ];
         match whole.into_iter().find(|(_, whole)| !whole) {
             Some((what, _)) => Err(GuestError::Incomplete { what }),

@@ -512,13 +512,15 @@ impl<'a> Emitter<'_, 'a> {
     fn charge(&mut self, charge: u32) {
         let depth = self.target.depth();
         let before = self.locals.get(Key::Depth, ValType::I32);
+        let after = self.locals.get(Key::DepthInside, ValType::I32);
         self.put(&Instruction::GlobalGet(depth));
         self.put(&Instruction::LocalTee(before));
-        self.put(&Instruction::I32Const(charge as i32));
-        self.put(&Instruction::I32Sub);
+        self.put(&Instruction::I32Const(-(charge as i32)));
+        self.put(&Instruction::I32Add);
+        self.put(&Instruction::LocalTee(after));
         self.put(&Instruction::GlobalSet(depth));
-        self.put(&Instruction::LocalGet(before));
-        self.put(&Instruction::I32Const(charge as i32));
+        self.put(&Instruction::LocalGet(after));
+        self.put(&Instruction::I32Const(0));
         self.put(&Instruction::I32LtS);
         self.branches.push(self.body.len());
         self.put(&Instruction::If(BlockType::Empty));

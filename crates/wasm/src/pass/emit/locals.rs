@@ -20,6 +20,8 @@ pub(super) enum Key {
     Field(Field, ValType),
     /// The call depth that was left when the function was entered.
     Depth,
+    /// What is left inside of it.
+    DepthInside,
     /// Where the record being written begins, and ends.
     Start,
     End,
