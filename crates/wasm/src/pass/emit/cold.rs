@@ -117,6 +117,7 @@ impl Emitter<'_, '_> {
         }
         for (at, part) in (cold.len()..).zip(written) {
             Instruction::End.encode(after);
+            self.start(after);
             let mut next = part;
             loop {
                 let Part { local, offset, .. } = parts.parts[next];
@@ -137,14 +138,11 @@ impl Emitter<'_, '_> {
     fn save(&mut self, op: usize, shared: usize, out: &mut Vec<u8>) {
         let plan = self.plan;
         let point = plan.point_at(op).expect("cold code is written for points");
-        let control = self.target.control();
-        let start = self.locals.get(Key::Start, ValType::I32);
-        let end = self.locals.get(Key::End, ValType::I32);
-        Instruction::I32Const(0).encode(out);
-        Instruction::I32Load(at(record::END, control)).encode(out);
-        Instruction::LocalTee(start).encode(out);
-        Instruction::I32Const(op as i32).encode(out);
-        Instruction::I32Store(at(record::OPERATOR, control)).encode(out);
+        let number = self.locals.get(Key::Operator, ValType::I32);
+        let size = self.locals.get(Key::Size, ValType::I32);
+        if record::fields(point, &plan.locals).count() > shared {
+            self.start(out);
+        }
         let mut offset = u64::from(record::HEAD);
         for (index, (field, ty)) in record::fields(point, &plan.locals).enumerate() {
             if index >= shared {
@@ -152,10 +150,20 @@ impl Emitter<'_, '_> {
             }
             offset += u64::from(record::width(ty));
         }
-        Instruction::LocalGet(start).encode(out);
-        Instruction::I32Const(offset as i32).encode(out);
-        Instruction::I32Add.encode(out);
-        Instruction::LocalSet(end).encode(out);
+        for (local, value) in [(number, op as i32), (size, offset as i32)] {
+            Instruction::I32Const(value).encode(out);
+            Instruction::LocalSet(local).encode(out);
+        }
+    }
+
+    /// Finds out where the record begins. Once in each piece of code: to bring it from one to the next would
+    /// take a use in each, too.
+    fn start(&mut self, out: &mut Vec<u8>) {
+        let control = self.target.control();
+        let start = self.locals.get(Key::Start, ValType::I32);
+        Instruction::I32Const(0).encode(out);
+        Instruction::I32Load(at(record::END, control)).encode(out);
+        Instruction::LocalSet(start).encode(out);
     }
 
     fn save_field(&mut self, field: Field, ty: ValType, offset: u64, out: &mut Vec<u8>) {
@@ -187,13 +195,24 @@ impl Emitter<'_, '_> {
     fn unwound(&mut self, out: &mut Vec<u8>) {
         let control = self.target.control();
         let start = self.locals.get(Key::Start, ValType::I32);
-        let end = self.locals.get(Key::End, ValType::I32);
-        Instruction::LocalGet(start).encode(out);
-        Instruction::I32Const(self.plan.function as i32).encode(out);
-        Instruction::I32Store(at(record::FUNCTION, control)).encode(out);
-        Instruction::I32Const(0).encode(out);
-        Instruction::LocalGet(end).encode(out);
-        Instruction::I32Store(at(record::END, control)).encode(out);
+        let number = self.locals.get(Key::Operator, ValType::I32);
+        let size = self.locals.get(Key::Size, ValType::I32);
+        self.start(out);
+        let store = |offset| Instruction::I32Store(at(offset, control));
+        let rest = [
+            Instruction::LocalGet(start),
+            Instruction::LocalGet(number),
+            store(record::OPERATOR),
+            Instruction::LocalGet(start),
+            Instruction::I32Const(self.plan.function as i32),
+            store(record::FUNCTION),
+            Instruction::I32Const(0),
+            Instruction::LocalGet(start),
+            Instruction::LocalGet(size),
+            Instruction::I32Add,
+            store(record::END),
+        ];
+        rest.iter().for_each(|instruction| instruction.encode(out));
         for &ty in &self.plan.results {
             constant(ty, 0).encode(out);
         }

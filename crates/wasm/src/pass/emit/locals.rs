@@ -22,9 +22,10 @@ pub(super) enum Key {
     Depth,
     /// What is left inside of it.
     DepthInside,
-    /// Where the record being written begins, and ends.
+    /// Where the record being written begins, at which operator, and its size.
     Start,
-    End,
+    Operator,
+    Size,
     /// What a helper returned.
     Done(ValType),
 }
