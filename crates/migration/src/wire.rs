@@ -1,0 +1,236 @@
+//! Messages and records as bytes.
+//!
+//! ```text
+//! │ magic "SM" or "SR" │ version u16 │ length of the body u32 │ body │
+//! ```
+//!
+//! Integers outside of the body are little-endian; the body is in
+//! [postcard](https://postcard.jamesmunns.com/wire-format), by the schema of its version (`v1`). Each version's
+//! schema is written down in types of its own and never changes: samples in the tests hold its bytes. A node
+//! writes the newest version that both sides read, and reads the newest and the one before, so that a cluster can
+//! be upgraded node by node, with moves between old and new ones.
+//!
+//! There is one way to write a value, and nothing else is read: no bytes left over, no number longer than it must
+//! be. There is no checksum: messages travel on sealed connections, and registries keep their own.
+
+mod v1;
+
+use std::ops::RangeInclusive;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::message::Message;
+use crate::record::Record;
+
+/// Version that is written, unless the other side is older.
+pub const VERSION_NEWEST: u16 = 1;
+/// Oldest version that is read. From version 2 on this is the one before the newest.
+pub const VERSION_OLDEST: u16 = 1;
+/// Length of what comes before a body: [`body_bytes`] reads it.
+pub const HEAD_BYTES: usize = 2 + 2 + 4;
+/// Longest body. The longest message is an offer with the most regions that a process can have.
+pub const BODY_BYTES_MAX: usize = 512 << 10;
+/// Longest text in a message, in bytes. Longer ones are cut when they are written and refused when they are read.
+pub const TEXT_BYTES_MAX: usize = 1024;
+
+const MESSAGE: [u8; 2] = *b"SM";
+const RECORD: [u8; 2] = *b"SR";
+
+/// Why bytes are not a message or a record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// They begin otherwise.
+    #[error("not a {what}")]
+    Foreign {
+        /// What was expected.
+        what: &'static str,
+    },
+    /// They were written by a newer node.
+    #[error(
+        "version {found} is newer than {VERSION_NEWEST}, the newest that is understood: upgrade this node"
+    )]
+    Newer {
+        /// The version.
+        found: u16,
+    },
+    /// They were written by a node that is too old.
+    #[error(
+        "version {found} is older than {VERSION_OLDEST}, the oldest that is understood: upgrade the other node"
+    )]
+    Older {
+        /// The version.
+        found: u16,
+    },
+    /// Something is longer than it may be.
+    #[error("{what} of {bytes} bytes, {limit} are allowed")]
+    TooLong {
+        /// What.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// They end too early.
+    #[error("cut short")]
+    Truncated,
+    /// They go on after the end.
+    #[error("{bytes} bytes are left over")]
+    Leftover {
+        /// How many.
+        bytes: usize,
+    },
+    /// Their body is not in the schema of their version, e.g. of a kind that is not known.
+    #[error("malformed: {reason}")]
+    Malformed {
+        /// What the decoder says.
+        reason: String,
+    },
+}
+
+impl Message {
+    /// Its bytes, in a version that the other side reads.
+    ///
+    /// # Errors
+    /// If the version is unknown.
+    pub fn encode(&self, version: u16) -> Result<Vec<u8>, WireError> {
+        check_version(version)?;
+        frame(MESSAGE, version, &v1::Message::from(self))
+    }
+
+    /// The message with these bytes, all of which must belong to it, and its version.
+    ///
+    /// # Errors
+    /// If there is none, or it is beyond a limit.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, u16), WireError> {
+        let (version, body) = unframe(MESSAGE, "message", bytes)?;
+        let message: v1::Message = parse(body)?;
+        Ok((message.try_into()?, version))
+    }
+}
+
+impl Record {
+    /// Its bytes, for a registry to keep: in the oldest version, which all nodes of a cluster read.
+    ///
+    /// # Errors
+    /// None, as long as records are shorter than the limit.
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        frame(RECORD, VERSION_OLDEST, &v1::Record::from(self))
+    }
+
+    /// The record with these bytes, all of which must belong to it.
+    ///
+    /// # Errors
+    /// If there is none, or it is beyond a limit.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let (_, body) = unframe(RECORD, "record", bytes)?;
+        parse::<v1::Record>(body).map(Into::into)
+    }
+}
+
+/// The newest version that this node and another both read, if there is one.
+///
+/// ```
+/// use sterna_migration::wire::{VERSION_NEWEST, common_version};
+/// assert_eq!(common_version(1..=VERSION_NEWEST + 1), Some(VERSION_NEWEST));
+/// assert_eq!(common_version(VERSION_NEWEST + 1..=VERSION_NEWEST + 2), None);
+/// ```
+#[must_use]
+pub fn common_version(theirs: RangeInclusive<u16>) -> Option<u16> {
+    let newest = VERSION_NEWEST.min(*theirs.end());
+    (newest >= VERSION_OLDEST && newest >= *theirs.start()).then_some(newest)
+}
+
+/// How many bytes come after a message's head, for who reads from a stream: checked before anything is allocated.
+///
+/// # Errors
+/// If it is no head of a message, of a version that is not understood, or the body is too long.
+pub fn body_bytes(head: &[u8; HEAD_BYTES]) -> Result<usize, WireError> {
+    head_of(MESSAGE, "message", head).map(|(_, length)| length)
+}
+
+fn check_version(version: u16) -> Result<(), WireError> {
+    match version {
+        VERSION_OLDEST..=VERSION_NEWEST => Ok(()),
+        found if found > VERSION_NEWEST => Err(WireError::Newer { found }),
+        found => Err(WireError::Older { found }),
+    }
+}
+
+fn check_length(what: &'static str, bytes: usize, limit: usize) -> Result<(), WireError> {
+    match bytes <= limit {
+        true => Ok(()),
+        false => Err(WireError::TooLong { what, bytes, limit }),
+    }
+}
+
+fn frame(magic: [u8; 2], version: u16, body: &impl Serialize) -> Result<Vec<u8>, WireError> {
+    let mut bytes = Vec::with_capacity(128);
+    bytes.extend_from_slice(&magic);
+    bytes.extend_from_slice(&version.to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    let mut bytes = postcard::to_extend(body, bytes).map_err(malformed)?;
+    let length = bytes.len() - HEAD_BYTES;
+    check_length("body", length, BODY_BYTES_MAX)?;
+    bytes[4..HEAD_BYTES].copy_from_slice(&(length as u32).to_le_bytes()); // at most the limit
+    Ok(bytes)
+}
+
+/// Version and body of a whole frame.
+fn unframe<'a>(
+    magic: [u8; 2],
+    what: &'static str,
+    bytes: &'a [u8],
+) -> Result<(u16, &'a [u8]), WireError> {
+    let Some((head, body)) = bytes.split_first_chunk() else {
+        let begins = bytes.iter().zip(magic).all(|(&byte, magic)| byte == magic);
+        return Err(match begins {
+            true => WireError::Truncated,
+            false => WireError::Foreign { what },
+        });
+    };
+    let (version, length) = head_of(magic, what, head)?;
+    match body.len().checked_sub(length) {
+        Some(0) => Ok((version, body)),
+        Some(bytes) => Err(WireError::Leftover { bytes }),
+        None => Err(WireError::Truncated),
+    }
+}
+
+fn head_of(
+    magic: [u8; 2],
+    what: &'static str,
+    head: &[u8; HEAD_BYTES],
+) -> Result<(u16, usize), WireError> {
+    let &[a, b, version_low, version_high, l0, l1, l2, l3] = head;
+    if [a, b] != magic {
+        return Err(WireError::Foreign { what });
+    }
+    let version = u16::from_le_bytes([version_low, version_high]);
+    check_version(version)?;
+    let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    check_length("body", length, BODY_BYTES_MAX)?;
+    Ok((version, length))
+}
+
+/// The value that a body holds, if these are the bytes that it would be written as.
+fn parse<T: DeserializeOwned + Serialize>(body: &[u8]) -> Result<T, WireError> {
+    let (value, rest): (T, _) = postcard::take_from_bytes(body).map_err(malformed)?;
+    if !rest.is_empty() {
+        return Err(WireError::Leftover { bytes: rest.len() });
+    }
+    match postcard::to_stdvec(&value).map_err(malformed)? == body {
+        true => Ok(value),
+        false => Err(WireError::Malformed {
+            reason: "it is not written the way it should be".into(),
+        }),
+    }
+}
+
+fn malformed(error: postcard::Error) -> WireError {
+    WireError::Malformed {
+        reason: error.to_string(),
+    }
+}
