@@ -1,0 +1,173 @@
+//! What is to be done about a process that is in no activity, by its record and by what the runner holds of it.
+//!
+//! | the runner holds | the record says | then |
+//! |---|---|---|
+//! | anything | an older epoch | nothing: the record is old |
+//! | running | mine | it takes up the record's epoch |
+//! | running or frozen | mine, with an intent | in doubt as a source: settle |
+//! | frozen | mine, later epoch | settled before: it runs on |
+//! | running | theirs, later epoch | it was recovered elsewhere: fenced |
+//! | frozen | theirs, later epoch | committed: kept until the target confirms |
+//! | frozen | theirs, lost | kept: a person may recover the process from it |
+//! | ready | theirs, with an intent to me | in doubt as a target, with the grant: commit |
+//! | ready | mine, the next epoch | committed before: it runs |
+//! | ready | any other later epoch | another decision: let go |
+//! | arriving | anything | nobody relies on it: let go, then as if nothing were held |
+//! | exited | mine | ended, which is written down |
+//! | exited | any other later epoch | decided without it: forgotten |
+//! | nothing, or exited as a target | theirs, with an intent to me | in doubt as a target without a process: settle |
+//! | nothing | mine | lost, which is written down; not at once if there is an intent |
+//!
+//! All that is written on the ground of a record is a swap that expects this record. So an old one does no harm.
+
+use sterna_process::{Epoch, ProcessId};
+
+use super::{Activity, Moves};
+use crate::action::{Command, Holding, Notice};
+use crate::closing::Closing;
+use crate::id::{Attempt, Grant, MoveId, NodeId};
+use crate::record::{Life, Record};
+use crate::source::Source;
+use crate::target::Target;
+use crate::time::Time;
+
+impl Moves {
+    pub(super) fn reconcile(&mut self, now: Time, process: ProcessId, record: Record) {
+        let attempt = |epoch: Epoch, move_id: MoveId| Attempt {
+            process,
+            epoch,
+            move_id,
+        };
+        let mut holding = self.holding(process);
+        if let Some(Holding::Arriving { epoch, move_id }) = holding {
+            self.discard(now, attempt(epoch, move_id));
+            holding = None;
+        }
+        if holding.is_some_and(|holding| holding.epoch() > record.epoch) {
+            return;
+        }
+        match holding {
+            Some(Holding::Running { epoch }) => self.running(now, process, epoch, record),
+            Some(Holding::Frozen { epoch, move_id }) => {
+                self.frozen(now, attempt(epoch, move_id), record);
+            }
+            Some(Holding::Ready {
+                epoch,
+                move_id,
+                source,
+                grant,
+            }) => self.ready(now, attempt(epoch, move_id), source, grant, record),
+            Some(Holding::Exited { epoch }) => {
+                let begun = self.absent(now, process, record, Life::Ended);
+                if !begun && record.epoch > epoch {
+                    self.forget(now, process);
+                }
+            }
+            Some(Holding::Arriving { .. }) | None => {
+                self.absent(now, process, record, Life::Lost);
+            }
+        }
+    }
+
+    fn running(&mut self, now: Time, process: ProcessId, epoch: Epoch, record: Record) {
+        let mine = record.owner == self.node && record.life == Life::Alive;
+        if mine && self.in_doubt(now, process, record) {
+            return;
+        }
+        if epoch == record.epoch {
+            return;
+        }
+        if mine {
+            self.turn(now).resume(process, record.epoch);
+            return;
+        }
+        self.holdings.remove(&process);
+        let mut turn = self.turn(now);
+        turn.command(Command::Fence { process, epoch });
+        turn.notify(Notice::Fenced { process, epoch });
+    }
+
+    fn frozen(&mut self, now: Time, attempt: Attempt, record: Record) {
+        let process = attempt.process;
+        let later = record.epoch > attempt.epoch;
+        if record.owner != self.node {
+            if later && record.life != Life::Lost {
+                self.begin(now, process, |turn| {
+                    Activity::Source(Source::committed(turn, attempt, record))
+                });
+            }
+            return;
+        }
+        match record.life {
+            Life::Alive if self.in_doubt(now, process, record) => {}
+            Life::Alive if later => self.turn(now).resume(process, record.epoch),
+            Life::Ended if later => self.discard(now, attempt),
+            Life::Alive | Life::Ended | Life::Lost => {}
+        }
+    }
+
+    fn ready(&mut self, now: Time, attempt: Attempt, source: NodeId, grant: Grant, record: Record) {
+        let process = attempt.process;
+        if record.epoch > attempt.epoch {
+            let committed = Record::owned(self.node, record.epoch);
+            if record == committed && attempt.epoch.next() == Some(record.epoch) {
+                return self.begin(now, process, |turn| {
+                    Activity::Target(Target::committed(turn, attempt, source, record))
+                });
+            }
+            return self.discard(now, attempt);
+        }
+        let declared = record.intent.map(|intent| (intent.move_id, intent.target));
+        if declared == Some((attempt.move_id, self.node)) {
+            self.begin(now, process, |turn| {
+                Activity::Target(Target::ready(turn, attempt, record, grant))
+            });
+        }
+    }
+
+    /// There is no process here any more. Whether something is to be written about that.
+    fn absent(&mut self, now: Time, process: ProcessId, record: Record, life: Life) -> bool {
+        if record.life != Life::Alive {
+            return false;
+        }
+        if record.owner == self.node {
+            self.begin(now, process, |turn| {
+                Activity::Closing(Closing::begin(turn, process, record, life))
+            });
+            return true;
+        }
+        let Some(intent) = record.intent.filter(|intent| intent.target == self.node) else {
+            return false;
+        };
+        let attempt = Attempt {
+            process,
+            epoch: record.epoch,
+            move_id: intent.move_id,
+        };
+        self.begin(now, process, |turn| {
+            Activity::Target(Target::in_doubt(turn, attempt, record))
+        });
+        true
+    }
+
+    /// Takes up a move of this node's own, if the record has an intent of one.
+    fn in_doubt(&mut self, now: Time, process: ProcessId, record: Record) -> bool {
+        let Some(intent) = record.intent else {
+            return false;
+        };
+        let attempt = Attempt {
+            process,
+            epoch: record.epoch,
+            move_id: intent.move_id,
+        };
+        self.begin(now, process, |turn| {
+            Activity::Source(Source::in_doubt(turn, attempt, intent.target, record))
+        });
+        true
+    }
+
+    fn discard(&mut self, now: Time, attempt: Attempt) {
+        self.holdings.remove(&attempt.process);
+        self.turn(now).command(Command::Discard { attempt });
+    }
+}

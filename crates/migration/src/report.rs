@@ -1,0 +1,284 @@
+//! What became of a move and how long each part of it took: [`Report`].
+
+use std::time::Duration;
+
+use crate::id::{Attempt, NodeId};
+use crate::message::{Refusal, Retry, Size, TargetFailure, Timings};
+use crate::time::Time;
+
+/// A move that has ended, told by its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Which move.
+    pub attempt: Attempt,
+    /// From where.
+    pub source: NodeId,
+    /// Where to.
+    pub target: NodeId,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// How large the process was, if it was captured.
+    pub size: Option<Size>,
+    /// From the order to the end.
+    pub total: Duration,
+    /// What that time went into, in order. It adds up to `total` to the microsecond.
+    pub parts: Vec<(Part, Duration)>,
+}
+
+impl Report {
+    /// How long nobody executed the process: from its last instruction before to the first after. `None` if it
+    /// was never paused, or nobody knows.
+    ///
+    /// The clocks of two nodes cannot be compared, so the way of the last message is in it: it may be shorter by
+    /// [`Part::Travel`], never longer.
+    #[must_use]
+    pub fn downtime(&self) -> Option<Duration> {
+        let paused = self.parts.iter().any(|(part, _)| *part == Part::Capture);
+        let still = |part: &Part| {
+            !matches!(
+                part,
+                Part::Accept | Part::Declare | Part::Pause | Part::Confirm
+            )
+        };
+        let known = match &self.outcome {
+            Outcome::Moved { .. } => self.parts.iter().any(|(part, _)| *part == Part::Resume),
+            Outcome::Stayed(_) => true,
+            Outcome::Ended | Outcome::Lost { .. } => false,
+        };
+        (paused && known).then(|| {
+            let parts = self.parts.iter().filter(|(part, _)| still(part));
+            parts.map(|(_, duration)| *duration).sum()
+        })
+    }
+}
+
+/// A part of a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Until the target accepted.
+    Accept,
+    /// Until the registry had the intent.
+    Declare,
+    /// Until the process stood still.
+    Pause,
+    /// Until it was captured.
+    Capture,
+    /// Until image and pages were with the target's runner.
+    Send,
+    /// From then until it was ready there. What of this overlaps with [`Part::Send`] is counted there.
+    Restore,
+    /// Until the registry had the target as its owner.
+    Commit,
+    /// Until its first instruction at the target.
+    Resume,
+    /// What is left until the source heard of it: messages on their way.
+    Travel,
+    /// Waiting for news after the commit, when the target's own figures did not come.
+    Confirm,
+    /// Until a doubt was settled.
+    Settle,
+    /// Until it ran at the source again.
+    Return,
+}
+
+/// What became of a move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The process belongs to the target.
+    Moved {
+        /// What became of the copy at the source.
+        copy: Copied,
+    },
+    /// It belongs to the source as before, and runs there, and why.
+    Stayed(MoveFailure),
+    /// It ended, by itself or killed, before it could be moved.
+    Ended,
+    /// It was lost with a runner. The registry says so.
+    Lost {
+        /// What became of the copy at the source.
+        copy: Copied,
+    },
+}
+
+/// What became of the copy that a source keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// It was let go: the process runs elsewhere.
+    Discarded,
+    /// It is kept frozen: nobody has said that the process runs elsewhere.
+    Kept,
+    /// It is gone with its runner.
+    Gone,
+}
+
+/// Why a process was not moved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MoveFailure {
+    /// The target refused.
+    #[error("the target refused the process")]
+    Refused(#[source] Refusal),
+    /// The target did not answer.
+    #[error("the target did not answer within the limit: is its node running?")]
+    Unanswered,
+    /// It was cancelled.
+    #[error("the move was cancelled")]
+    Cancelled,
+    /// The registry did not answer; the process was not paused.
+    #[error("the registry did not answer, so the process was not paused: is it reachable?")]
+    RegistrySilent,
+    /// The registry had an intent of an earlier attempt, which is settled now.
+    #[error("an earlier attempt had to be settled first: try again")]
+    Leftover,
+    /// The registry has no record of the process. It stays as it is, frozen if it was.
+    #[error("the registry does not know the process: is it the right registry?")]
+    NoRecord,
+    /// The process could not be paused.
+    #[error("the process could not be paused: {reason}")]
+    Pause {
+        /// Why.
+        reason: String,
+    },
+    /// It could not be captured.
+    #[error("the process could not be captured: {reason}")]
+    Capture {
+        /// Why.
+        reason: String,
+    },
+    /// It did not get to the target.
+    #[error("the process could not be sent: {reason}")]
+    Push {
+        /// Why.
+        reason: String,
+    },
+    /// The target did not say that it committed.
+    #[error("the target did not commit within the limit")]
+    NotCommitted,
+    /// The target gave up.
+    #[error("the target gave up")]
+    Target(#[source] TargetFailure),
+    /// The source's service was started again in the middle.
+    #[error("the source was started again in the middle of the move")]
+    Restarted,
+    /// The source's runner died.
+    #[error("the source's runner died")]
+    RunnerDied,
+}
+
+impl MoveFailure {
+    /// Whether trying again can help.
+    #[must_use]
+    pub const fn retry(&self) -> Retry {
+        match self {
+            Self::Refused(refusal) => refusal.retry(),
+            Self::Target(failure) => failure.retry(),
+            Self::Cancelled | Self::Capture { .. } | Self::RunnerDied | Self::NoRecord => {
+                Retry::Never
+            }
+            Self::Unanswered
+            | Self::RegistrySilent
+            | Self::Leftover
+            | Self::Pause { .. }
+            | Self::Push { .. }
+            | Self::NotCommitted
+            | Self::Restarted => Retry::Later,
+        }
+    }
+}
+
+/// Measures the parts of a move: every moment belongs to exactly one, so they add up.
+#[derive(Debug, Clone)]
+pub(crate) struct Laps {
+    begun: Time,
+    last: Time,
+    parts: Vec<(Part, Duration)>,
+}
+
+impl Laps {
+    pub(crate) const fn begin(now: Time) -> Self {
+        Self {
+            begun: now,
+            last: now,
+            parts: Vec::new(),
+        }
+    }
+
+    /// What went on since the last lap was `part`.
+    pub(crate) fn lap(&mut self, part: Part, now: Time) {
+        self.push(part, now.since(self.last));
+        self.last = now.max(self.last);
+    }
+
+    /// The same for all that the target did, with its figures for how long; what they leave is travel. Should
+    /// they be longer than what has passed, they are cut.
+    pub(crate) fn lap_target(&mut self, timings: &Timings, now: Time) {
+        let mut left = now.since(self.last);
+        self.last = now.max(self.last);
+        let parts = [
+            (Part::Resume, timings.resume),
+            (Part::Commit, timings.commit),
+            (Part::Restore, timings.restore),
+        ];
+        let mut cut = parts.map(|(part, duration)| {
+            let duration = duration.min(left);
+            left -= duration;
+            (part, duration)
+        });
+        cut.reverse();
+        for (part, duration) in cut {
+            self.push(part, duration);
+        }
+        self.push(Part::Travel, left);
+    }
+
+    fn push(&mut self, part: Part, duration: Duration) {
+        match self.parts.iter_mut().find(|(other, _)| *other == part) {
+            Some((_, sum)) => *sum += duration,
+            None => self.parts.push((part, duration)),
+        }
+    }
+
+    /// The total, and its parts.
+    pub(crate) fn end(&self) -> (Duration, Vec<(Part, Duration)>) {
+        (self.last.since(self.begun), self.parts.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Time {
+        Time::from_micros(millis * 1000)
+    }
+
+    #[test]
+    fn parts_add_up_whatever_the_target_says() {
+        let millis = Duration::from_millis;
+        for (restore, commit, resume) in [(1, 2, 3), (0, 0, 0), (100, 2, 3), (5, 900, 4)] {
+            let mut laps = Laps::begin(at(5));
+            laps.lap(Part::Accept, at(7));
+            laps.lap(Part::Send, at(20));
+            let timings = Timings {
+                restore: millis(restore),
+                commit: millis(commit),
+                resume: millis(resume),
+            };
+            laps.lap_target(&timings, at(40));
+            let (total, parts) = laps.end();
+            assert_eq!(total, millis(35));
+            assert_eq!(parts.iter().map(|part| part.1).sum::<Duration>(), total);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_goes_backwards_does_no_harm() {
+        let mut laps = Laps::begin(at(5));
+        laps.lap(Part::Accept, at(9));
+        laps.lap(Part::Declare, at(3));
+        laps.lap(Part::Pause, at(10));
+        let (total, parts) = laps.end();
+        assert_eq!(total, Duration::from_millis(5));
+        assert_eq!(parts.iter().map(|part| part.1).sum::<Duration>(), total);
+    }
+}
