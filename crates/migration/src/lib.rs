@@ -18,7 +18,7 @@
 //! registry, and the record that is there first is the outcome. **A side in doubt settles by writing, never by
 //! reading:** what it has read may be overtaken by a commit that is on its way; what it has written cannot.
 //!
-//! What follows, and is to be checked by simulation:
+//! What follows, and is checked by [simulation](#tests):
 //!
 //! - At most one side ever runs the process, and only the one that the record names.
 //! - While the runner of the owner lives, no other fault loses the process: crash of either service, of the
@@ -72,6 +72,11 @@
 //! assert!(matches!(moves.next_action(), Some(Action::Swap(swap)) if swap.new.intent.is_some()));
 //! # Ok::<(), sterna_migration::StartError>(())
 //! ```
+//!
+//! # Tests
+//!
+//! `tests/all/sim` runs whole clusters on one thread in virtual time, from one seed each: `STERNA_SIM_SEEDS=100000
+//! cargo test -p sterna-migration` runs that many, `STERNA_SIM_SEED=17` runs one and prints all that happens in it.
 
 pub mod action;
 mod closing;

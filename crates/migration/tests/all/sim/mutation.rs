@@ -1,0 +1,48 @@
+//! Rules to break: [`Mutation`].
+
+/// One rule that some part of the cluster does not keep. The machines themselves stay as they are: what is broken
+/// is what they rely on, or what becomes of what they say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mutation {
+    /// All are kept.
+    None,
+    /// A side in doubt reads the record; if there is no commit in it, it takes the move for aborted.
+    SettleByReading,
+    /// The registry compares the owner, and neither epoch nor move.
+    OnlyOwnerCompared,
+    /// A target runs the process as soon as it has asked for the commit.
+    RunBeforeAnswer,
+    /// Any answer of the registry is taken for a success.
+    AnswerIsSuccess,
+    /// A target that has lost runs the process all the same.
+    LoserRuns,
+    /// A source lets its copy go as soon as all of it is at the target.
+    DiscardOnceSent,
+    /// A source lets its copy go as soon as the target has committed.
+    DiscardOnCommit,
+    /// A target lets ready memory go if the registry is silent.
+    ReadyDroppedOnSilence,
+    /// A service that starts takes its runner for dead without asking it.
+    SilenceIsLoss,
+    /// A runner does not look to which attempt memory belongs.
+    MemoryOfAnyAttempt,
+    /// A source that settled lets the process run in its old epoch.
+    OldEpochKept,
+}
+
+impl Mutation {
+    /// All of them, and with which words the checks must find each.
+    pub(super) const ALL: &[(Self, &str)] = &[
+        (Self::SettleByReading, "it runs on"),
+        (Self::OnlyOwnerCompared, "the record does not grow"),
+        (Self::RunBeforeAnswer, "it runs on"),
+        (Self::AnswerIsSuccess, "it runs on"),
+        (Self::LoserRuns, "it runs on"),
+        (Self::DiscardOnceSent, "but it runs nowhere"),
+        (Self::DiscardOnCommit, "let go before it ran elsewhere"),
+        (Self::ReadyDroppedOnSilence, "has it Frozen"),
+        (Self::SilenceIsLoss, "but its runner has it"),
+        (Self::MemoryOfAnyAttempt, "it goes on from instruction"),
+        (Self::OldEpochKept, "has it Running"),
+    ];
+}

@@ -1,0 +1,349 @@
+//! One node: a [`Service`] around the machines under test, and a [`Runner`], which is a model of a real one.
+//!
+//! Either can die without the other. All that a service knows is gone with it; what a runner holds, too.
+
+use std::collections::BTreeMap;
+
+use sterna_migration::{
+    Attempt, Command, Grant, Holding, MoveId, Moves, NodeId, RunnerEvent, Size,
+};
+use sterna_process::{Epoch, ProcessId};
+
+use super::mutation::Mutation;
+use super::random::Random;
+
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    /// Absent while it is down or starts.
+    pub(super) service: Option<Service>,
+    /// How often it was started.
+    pub(super) service_life: u32,
+    pub(super) runner: Runner,
+    /// Until when the links to and from the runner are taken, so that nothing overtakes.
+    pub(super) down_until: u64,
+    pub(super) up_until: u64,
+}
+
+pub(super) struct Service {
+    pub(super) moves: Moves,
+    /// The life of the runner with which it speaks.
+    pub(super) runner_life: u32,
+    /// For when its next timer is set.
+    pub(super) timer: Option<u64>,
+    /// Whether it has had a listing from the registry.
+    pub(super) listed: bool,
+    /// Commits that it has asked for, by move; a mutation counts them.
+    pub(super) commits: BTreeMap<MoveId, u32>,
+}
+
+impl Node {
+    pub(super) fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            service: None,
+            service_life: 0,
+            runner: Runner::default(),
+            down_until: 0,
+            up_until: 0,
+        }
+    }
+
+    pub(super) fn is_busy(&self, process: ProcessId) -> bool {
+        let service = self.service.as_ref();
+        service.is_none_or(|service| service.moves.is_busy(process))
+    }
+}
+
+/// What a runner holds of one process. `work` counts the instructions that it has executed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Held {
+    Running {
+        epoch: Epoch,
+        work: u64,
+    },
+    Frozen {
+        epoch: Epoch,
+        move_id: MoveId,
+        work: u64,
+    },
+    Arriving {
+        attempt: Attempt,
+        memory: Option<u64>,
+        asked: Option<(NodeId, Grant)>,
+    },
+    Ready {
+        attempt: Attempt,
+        source: NodeId,
+        grant: Grant,
+        work: u64,
+    },
+    Exited {
+        epoch: Epoch,
+    },
+}
+
+impl Held {
+    pub(super) const fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready { .. })
+    }
+
+    pub(super) const fn epoch(&self) -> Epoch {
+        self.holding().epoch()
+    }
+
+    pub(super) const fn holding(&self) -> Holding {
+        match *self {
+            Self::Running { epoch, .. } => Holding::Running { epoch },
+            Self::Exited { epoch } => Holding::Exited { epoch },
+            Self::Frozen { epoch, move_id, .. } => Holding::Frozen { epoch, move_id },
+            Self::Arriving { attempt, .. } => Holding::Arriving {
+                epoch: attempt.epoch,
+                move_id: attempt.move_id,
+            },
+            Self::Ready {
+                attempt,
+                source,
+                grant,
+                ..
+            } => Holding::Ready {
+                epoch: attempt.epoch,
+                move_id: attempt.move_id,
+                source,
+                grant,
+            },
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Runner {
+    /// How often it was started.
+    pub(super) life: u32,
+    /// The life of the service whose commands it takes: the last that asked what it holds.
+    pub(super) obeys: u32,
+    pub(super) held: BTreeMap<ProcessId, Held>,
+}
+
+/// What comes of a command.
+pub(super) enum Effect {
+    Say(RunnerEvent),
+    /// Image and pages go to another runner.
+    Bulk {
+        attempt: Attempt,
+        target: NodeId,
+        work: u64,
+    },
+    /// A process that stood still begins to run.
+    Runs {
+        process: ProcessId,
+        work: u64,
+    },
+    /// It ended by itself.
+    Exits {
+        process: ProcessId,
+    },
+    /// A copy at a source is let go.
+    LetsGo {
+        process: ProcessId,
+        epoch: Epoch,
+    },
+    /// A command that makes no sense.
+    Wrong(String),
+}
+
+/// How often things go wrong in a runner, in a thousand.
+pub(super) const TROUBLE: u64 = 30;
+
+impl Runner {
+    pub(super) fn obey(
+        &mut self,
+        command: Command,
+        random: &mut Random,
+        calm: bool,
+    ) -> Vec<Effect> {
+        let trouble = !calm && random.chance(TROUBLE);
+        let reason = || "the simulation says so".to_owned();
+        match command {
+            Command::Prepare { attempt, .. } if trouble => {
+                let reason = reason();
+                vec![Effect::Say(RunnerEvent::PrepareFailed { attempt, reason })]
+            }
+            Command::Prepare { attempt, .. } => self.prepare(attempt),
+            Command::Pause { attempt, .. } => self.pause(attempt, trouble, random),
+            Command::Capture { attempt } if trouble => {
+                let reason = reason();
+                vec![Effect::Say(RunnerEvent::CaptureFailed { attempt, reason })]
+            }
+            Command::Capture { attempt } => vec![Effect::Say(RunnerEvent::Captured {
+                attempt,
+                size: Size {
+                    image_bytes: 1000,
+                    pages: random.range(1, 100),
+                },
+            })],
+            Command::Push { attempt, target } => match self.held.get(&attempt.process) {
+                Some(&Held::Frozen { move_id, work, .. }) if move_id == attempt.move_id => {
+                    vec![Effect::Bulk {
+                        attempt,
+                        target,
+                        work,
+                    }]
+                }
+                _ => Vec::new(),
+            },
+            Command::Restore {
+                attempt,
+                source,
+                grant,
+                ..
+            } => {
+                if let Some(Held::Arriving { asked, .. }) = self.held.get_mut(&attempt.process) {
+                    *asked = Some((source, grant));
+                }
+                self.restore(attempt, trouble)
+            }
+            Command::Resume { process, epoch } => self.resume(process, epoch),
+            Command::Discard { attempt } => self.discard(attempt),
+            Command::Forget { process } => {
+                if let Some(Held::Exited { .. }) = self.held.get(&process) {
+                    self.held.remove(&process);
+                }
+                Vec::new()
+            }
+            Command::Fence { process, .. } => {
+                vec![Effect::Wrong(format!(
+                    "fenced {process}: nobody recovered it"
+                ))]
+            }
+        }
+    }
+
+    fn prepare(&mut self, attempt: Attempt) -> Vec<Effect> {
+        if let Some(held) = self.held.get(&attempt.process) {
+            let wrong = format!("room for {attempt}, but there is {held:?}");
+            return vec![Effect::Wrong(wrong)];
+        }
+        let held = Held::Arriving {
+            attempt,
+            memory: None,
+            asked: None,
+        };
+        self.held.insert(attempt.process, held);
+        vec![Effect::Say(RunnerEvent::Prepared { attempt })]
+    }
+
+    fn pause(&mut self, attempt: Attempt, trouble: bool, random: &mut Random) -> Vec<Effect> {
+        let Attempt {
+            process,
+            epoch,
+            move_id,
+        } = attempt;
+        match self.held.get(&process) {
+            Some(&Held::Running { epoch, .. }) if trouble && random.chance(300) => {
+                self.held.insert(process, Held::Exited { epoch });
+                vec![
+                    Effect::Exits { process },
+                    Effect::Say(RunnerEvent::Exited { process }),
+                ]
+            }
+            Some(Held::Running { .. }) if trouble => {
+                let reason = "no safepoint".into();
+                vec![Effect::Say(RunnerEvent::PauseRefused { attempt, reason })]
+            }
+            Some(&Held::Running { work, epoch: own }) if own == epoch => {
+                let held = Held::Frozen {
+                    epoch,
+                    move_id,
+                    work,
+                };
+                self.held.insert(process, held);
+                vec![Effect::Say(RunnerEvent::Paused { attempt })]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Memory came. Whether there is room for it.
+    pub(super) fn receive(&mut self, attempt: Attempt, work: u64, mutation: Mutation) -> bool {
+        match self.held.get_mut(&attempt.process) {
+            Some(Held::Arriving {
+                attempt: own,
+                memory,
+                ..
+            }) if *own == attempt || mutation == Mutation::MemoryOfAnyAttempt => {
+                *memory = Some(work);
+                true
+            }
+            // It came before, and was pushed again.
+            Some(Held::Ready { attempt: own, .. }) => *own == attempt,
+            _ => false,
+        }
+    }
+
+    /// Makes the process, if its memory has come and the service has said so.
+    pub(super) fn restore(&mut self, attempt: Attempt, trouble: bool) -> Vec<Effect> {
+        let Some(&Held::Arriving {
+            attempt: own,
+            memory: Some(work),
+            asked: Some((source, grant)),
+        }) = self.held.get(&attempt.process)
+        else {
+            return Vec::new();
+        };
+        let attempt = own;
+        if trouble {
+            let reason = "the simulation says so".into();
+            return vec![Effect::Say(RunnerEvent::RestoreFailed { attempt, reason })];
+        }
+        let held = Held::Ready {
+            attempt,
+            source,
+            grant,
+            work,
+        };
+        self.held.insert(attempt.process, held);
+        vec![Effect::Say(RunnerEvent::Restored { attempt })]
+    }
+
+    fn resume(&mut self, process: ProcessId, epoch: Epoch) -> Vec<Effect> {
+        let said = Effect::Say(RunnerEvent::Resumed { process, epoch });
+        match self.held.get_mut(&process) {
+            Some(Held::Running { epoch: own, .. }) => {
+                *own = epoch;
+                vec![said]
+            }
+            Some(&mut (Held::Frozen { work, .. } | Held::Ready { work, .. })) => {
+                self.held.insert(process, Held::Running { epoch, work });
+                vec![Effect::Runs { process, work }, said]
+            }
+            Some(Held::Arriving { .. }) => {
+                vec![Effect::Wrong(format!(
+                    "resumed {process}, which is not there yet"
+                ))]
+            }
+            Some(Held::Exited { .. }) | None => Vec::new(),
+        }
+    }
+
+    fn discard(&mut self, attempt: Attempt) -> Vec<Effect> {
+        let process = attempt.process;
+        let own = match self.held.get(&process) {
+            Some(Held::Running { epoch, .. }) => {
+                return vec![Effect::Wrong(format!(
+                    "discarded {attempt}, but it runs in epoch {epoch}"
+                ))];
+            }
+            Some(Held::Frozen { move_id, .. }) => *move_id,
+            Some(Held::Arriving { attempt, .. } | Held::Ready { attempt, .. }) => attempt.move_id,
+            Some(Held::Exited { epoch }) if *epoch == attempt.epoch => attempt.move_id,
+            Some(Held::Exited { .. }) | None => return Vec::new(),
+        };
+        if own != attempt.move_id {
+            return Vec::new();
+        }
+        match self.held.remove(&process) {
+            Some(Held::Frozen { epoch, .. }) => vec![Effect::LetsGo { process, epoch }],
+            _ => Vec::new(),
+        }
+    }
+}
