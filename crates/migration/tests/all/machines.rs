@@ -1,5 +1,6 @@
 //! One node by hand, step by step: what it says when.
 
+mod anything;
 mod restart;
 mod script;
 
