@@ -1,7 +1,7 @@
 //! Everything unsafe about the operating system, as safe types. This crate decides nothing: it has no
 //! policy, no protocol and no idea what a process of Sterna is. Linux on x86-64 and AArch64.
 //!
-//! Each module is a cargo feature of the same name; all are on by default.
+//! Each module is a cargo feature of the same name; all but `stacks` are on by default.
 //!
 //! | module | gives |
 //! |---|---|
@@ -12,6 +12,7 @@
 //! | [`confine`] | what a process takes from itself: files, system calls, resources, and the report of what holds |
 //! | [`clock`] | CPU time of threads |
 //! | [`identity`] | who is at the other end of a local socket, which boot this is |
+//! | `stacks` | guarded stacks, switching between them, telling an overflow from other faults |
 
 #[cfg(feature = "clock")]
 pub mod clock;
@@ -25,5 +26,7 @@ pub mod identity;
 pub mod memory;
 #[cfg(feature = "spawn")]
 pub mod spawn;
+#[cfg(feature = "stacks")]
+pub mod stacks;
 #[cfg(feature = "tracking")]
 pub mod tracking;
