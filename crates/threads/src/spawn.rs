@@ -1,0 +1,334 @@
+//! Making threads and waiting for their results: [`spawn`], [`Builder`], [`JoinHandle`], [`Thread`].
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use sterna_sys::stacks::{Guards, Slab};
+
+use crate::cancel;
+use crate::group::Group;
+use crate::here;
+use crate::local;
+use crate::owned::{Body, Owned, Payload};
+use crate::record::{Given, Place, Record, next_id};
+use crate::runtime::Home;
+use crate::wait::{Cancel, Outcome, Ticket, Waiting};
+
+/// What a thread returned, or the payload of the panic that ended it: as in the standard library. A thread that was
+/// cancelled has [`Cancelled`](crate::Cancelled) as its payload.
+pub type Result<T> = std::thread::Result<T>;
+
+/// Who runs first among threads that are ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Priority {
+    /// Before all others, for work that must not wait and is short, such as out-of-band control. While urgent threads
+    /// are ready, no other runs.
+    Urgent,
+    /// In turn.
+    #[default]
+    Normal,
+    /// When nobody else is ready, and once in a while.
+    Background,
+}
+
+/// Identifies a thread in this process; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ThreadId(u64);
+
+/// A thread, to be named, woken or cancelled.
+#[derive(Clone)]
+pub struct Thread(Arc<Record>);
+
+impl Thread {
+    /// Its identity.
+    pub fn id(&self) -> ThreadId {
+        ThreadId(self.0.id)
+    }
+
+    /// The name that it was given.
+    pub fn name(&self) -> Option<&str> {
+        self.0.name.as_deref()
+    }
+
+    /// Lets it return from [`park`](crate::park), or not stop there next time.
+    pub fn unpark(&self) {
+        self.0.token.store(true, Ordering::Release);
+        self.0.wake();
+    }
+
+    /// Asks it to end at its next call of this package that may block: it unwinds from there.
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+}
+
+impl std::fmt::Debug for Thread {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Thread")
+            .field("id", &self.0.id)
+            .field("name", &self.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The running thread. Works on threads that this package did not make, too.
+pub fn current() -> Thread {
+    Thread(here::record())
+}
+
+/// Waits for the result of a thread. Dropped, it lets the thread go on by itself.
+pub struct JoinHandle<T> {
+    packet: Arc<Packet<T>>,
+    thread: Thread,
+}
+
+/// Where a result is left.
+pub(crate) struct Packet<T>(Mutex<Left<T>>);
+
+struct Left<T> {
+    result: Option<Result<T>>,
+    finished: bool,
+    joiner: Option<Ticket>,
+}
+
+/// What a thread does, and where it leaves the result. `after` runs when nothing of `f` and its result is left but what
+/// is in the packet.
+pub(crate) fn pack<'a, F, T>(
+    f: F,
+    after: impl FnOnce() + Send + 'a,
+) -> (Arc<Packet<T>>, Box<dyn FnOnce(Option<Payload>) + Send + 'a>)
+where
+    F: FnOnce() -> T + Send + 'a,
+    T: Send + 'a,
+{
+    let packet = Arc::new(Packet(Mutex::new(Left {
+        result: None,
+        finished: false,
+        joiner: None,
+    })));
+    let theirs = Arc::clone(&packet);
+    let body = Box::new(move |refused| {
+        let result = match refused {
+            None => run(f),
+            Some(payload) => {
+                let dropped = catch_unwind(AssertUnwindSafe(|| drop(f)));
+                Err(dropped.err().unwrap_or(payload))
+            }
+        };
+        theirs.finish(result);
+        drop(theirs);
+        after();
+    });
+    (packet, body)
+}
+
+impl<T> Packet<T> {
+    pub(crate) fn handle(self: Arc<Self>, thread: Thread) -> JoinHandle<T> {
+        JoinHandle {
+            packet: self,
+            thread,
+        }
+    }
+
+    fn left(&self) -> MutexGuard<'_, Left<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finish(&self, result: Result<T>) {
+        let mut left = self.left();
+        left.result = Some(result);
+        left.finished = true;
+        let joiner = left.joiner.take();
+        drop(left);
+        if let Some(joiner) = joiner {
+            joiner.grant();
+        }
+    }
+}
+
+impl<T> JoinHandle<T> {
+    /// Waits until the thread has ended.
+    ///
+    /// # Errors
+    /// The payload of its panic.
+    pub fn join(self) -> Result<T> {
+        self.wait(Cancel::May)
+    }
+
+    pub(crate) fn wait(&self, cancel: Cancel) -> Result<T> {
+        loop {
+            let waiting = {
+                let mut left = self.packet.left();
+                if let Some(result) = left.result.take() {
+                    return result;
+                }
+                let waiting = Waiting::begin();
+                left.joiner = Some(waiting.ticket());
+                waiting
+            };
+            if waiting.wait(None, cancel) == Outcome::Cancelled {
+                self.packet.left().joiner = None;
+                cancel::raise();
+            }
+        }
+    }
+
+    /// Whether a join would return at once.
+    pub fn is_finished(&self) -> bool {
+        self.packet.left().finished
+    }
+
+    /// The thread.
+    pub fn thread(&self) -> &Thread {
+        &self.thread
+    }
+
+    /// Asks the thread to end: see [`Thread::cancel`].
+    pub fn cancel(&self) {
+        self.thread.cancel();
+    }
+}
+
+impl<T> std::fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("JoinHandle")
+            .field("thread", &self.thread)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a thread is to be.
+#[derive(Debug, Clone, Default)]
+pub struct Builder {
+    name: Option<String>,
+    stack_bytes: Option<usize>,
+    priority: Option<Priority>,
+    group: Option<Group>,
+}
+
+impl Builder {
+    /// A thread as [`spawn`] makes it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A name, for messages and for whoever looks.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Bytes of its stack, if not what the runtime gives every thread. It gets a slab for itself: for many threads of
+    /// one size make it the runtime's.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_bytes = Some(bytes);
+        self
+    }
+
+    /// Its priority; otherwise that of the thread that spawns it.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// Its group; otherwise that of the thread that spawns it.
+    pub fn group(mut self, group: &Group) -> Self {
+        self.group = Some(group.clone());
+        self
+    }
+
+    /// Makes the thread, in the runtime of the running one.
+    ///
+    /// # Errors
+    /// No stack of this size, no more kernel threads, or the running thread belongs to no runtime.
+    pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        self.spawn_in(&Home::of_this_thread()?, f)
+    }
+
+    pub(crate) fn spawn_in<F, T>(self, home: &Home, f: F) -> io::Result<JoinHandle<T>>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let (packet, body) = pack(f, || ());
+        self.launch(home, body).map(|thread| packet.handle(thread))
+    }
+
+    /// Makes the thread. If it fails, `body` was dropped.
+    pub(crate) fn launch(self, home: &Home, body: Body) -> io::Result<Thread> {
+        let given = here::with_record(|parent| Given {
+            id: next_id(),
+            name: self.name.map(String::into_boxed_str),
+            priority: self.priority.unwrap_or(parent.priority),
+            group: self
+                .group
+                .map(|group| group.0)
+                .or_else(|| parent.group.clone()),
+        });
+        let (id, group) = (given.id, given.group.clone());
+        let body = match &group {
+            None => body,
+            Some(group) => {
+                let group = Arc::clone(group);
+                Box::new(move |refused| {
+                    body(refused);
+                    group.leave(id);
+                })
+            }
+        };
+        let slab = match (home, self.stack_bytes) {
+            (Home::Kernel(runtime), bytes) => {
+                let record = runtime.spawn(given, bytes, body)?;
+                return Ok(Thread(record));
+            }
+            (_, None) => None,
+            (_, Some(bytes)) => Some(Slab::new(bytes, Guards::Marks).map_err(io::Error::other)?),
+        };
+        let place = Place::User {
+            home: OnceLock::new(),
+            slab,
+        };
+        let record = Record::new(given, place, Owned::new(body));
+        if let Some(group) = &group {
+            group.enter(&record);
+        }
+        let started = home.start(Arc::clone(&record));
+        if started.is_err()
+            && let Some(group) = &group
+        {
+            group.leave(id);
+        }
+        started.map(|()| Thread(record))
+    }
+}
+/// Runs a thread's function and drops its thread-locals. A panic in either is the thread's.
+fn run<T>(f: impl FnOnce() -> T) -> Result<T> {
+    let result = catch_unwind(AssertUnwindSafe(f));
+    match catch_unwind(local::clear) {
+        Ok(()) => result,
+        Err(payload) => result.and(Err(payload)),
+    }
+}
+
+/// Makes a thread in the runtime of the running one.
+///
+/// # Panics
+/// The running thread belongs to no runtime, or no thread can be made; [`Builder::spawn`] returns that as an error.
+pub fn spawn<F, T>(f: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    match Builder::new().spawn(f) {
+        Ok(handle) => handle,
+        Err(error) => panic!("no thread was made: {error}"),
+    }
+}

@@ -1,0 +1,330 @@
+//! Panics, cancellation, overflows, the end of the runtime, and many threads.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sterna_threads::{
+    Builder, Cancelled, Group, Implementation, Runtime, is_cancelled, park, scope, sleep, spawn,
+    yield_now,
+};
+
+use crate::{IMPLEMENTATIONS, on_all};
+
+/// Set in a child process that overflows its stack.
+const OVERFLOW: &str = "STERNA_THREADS_OVERFLOW";
+
+struct Count(Arc<AtomicUsize>);
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn quiet<T: Send + 'static>(payload: T) -> ! {
+    std::panic::resume_unwind(Box::new(payload))
+}
+
+#[test]
+fn panics_are_delivered() {
+    on_all(|| {
+        let handle = spawn(|| -> () {
+            yield_now();
+            quiet(42_u8)
+        });
+        let payload = handle.join().unwrap_err();
+        assert_eq!(payload.downcast_ref::<u8>(), Some(&42));
+        assert!(!std::thread::panicking());
+        let inner = spawn(|| spawn(|| -> () { quiet("deep") }).join().is_err());
+        assert!(inner.join().unwrap());
+    });
+}
+
+#[test]
+fn blocking_while_unwinding() {
+    struct Blocks;
+    impl Drop for Blocks {
+        fn drop(&mut self) {
+            yield_now();
+            sleep(Duration::from_millis(1));
+        }
+    }
+    on_all(|| {
+        let handles: Vec<_> = (0..4)
+            .map(|number| {
+                spawn(move || -> () {
+                    let _blocks = Blocks;
+                    quiet(number)
+                })
+            })
+            .collect();
+        for (number, handle) in handles.into_iter().enumerate() {
+            let payload = handle.join().unwrap_err();
+            assert_eq!(payload.downcast_ref(), Some(&(number as i32)));
+        }
+        assert!(!std::thread::panicking());
+    });
+}
+
+#[test]
+fn cancelled_in_park_sleep_join_and_before_the_start() {
+    on_all(|| {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let count = || Count(Arc::clone(&dropped));
+        let (a, b, c) = (count(), count(), count());
+        let parked = spawn(move || {
+            let _a = a;
+            loop {
+                park();
+            }
+        });
+        let asleep = spawn(move || {
+            let _b = b;
+            sleep(Duration::MAX);
+        });
+        let other = spawn(|| {
+            while !is_cancelled() {
+                std::thread::yield_now();
+                yield_now();
+            }
+        });
+        let target = other.thread().clone();
+        let joins = spawn(move || {
+            let _c = c;
+            other.join()
+        });
+        yield_now();
+        for thread in [parked.thread(), asleep.thread(), joins.thread()] {
+            thread.cancel();
+        }
+        assert!(parked.join().unwrap_err().is::<Cancelled>());
+        assert!(asleep.join().unwrap_err().is::<Cancelled>());
+        assert!(joins.join().unwrap_err().is::<Cancelled>());
+        assert_eq!(dropped.load(Ordering::SeqCst), 3);
+        target.cancel();
+    });
+    let runtime = Runtime::user().unwrap();
+    runtime.run(|| {
+        let early = spawn(|| unreachable!("cancelled before it started"));
+        early.cancel();
+        let payload: Result<(), _> = early.join();
+        assert!(payload.unwrap_err().is::<Cancelled>());
+    });
+}
+
+#[test]
+fn a_scope_waits_even_if_cancelled() {
+    on_all(|| {
+        let outer = spawn(|| {
+            let value = AtomicUsize::new(0);
+            scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        yield_now();
+                    }
+                    value.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+            value.into_inner()
+        });
+        yield_now();
+        outer.cancel();
+        let _ = outer.join();
+    });
+}
+
+#[test]
+fn the_runtime_ends_with_threads_blocked() {
+    for implementation in IMPLEMENTATIONS {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
+        runtime.run(|| {
+            for _ in 0..50 {
+                let count = Count(Arc::clone(&dropped));
+                drop(spawn(move || {
+                    let _count = count;
+                    spawn(|| sleep(Duration::MAX)).join()
+                }));
+            }
+            yield_now();
+        });
+        drop(runtime);
+        assert_eq!(dropped.load(Ordering::SeqCst), 50, "{implementation:?}");
+    }
+}
+
+#[test]
+fn groups_are_joined_and_cancelled() {
+    on_all(|| {
+        let group = Group::new("batch");
+        let in_group = || Builder::new().group(&group);
+        for _ in 0..20 {
+            drop(
+                in_group()
+                    .spawn(|| (0..5).for_each(|_| yield_now()))
+                    .unwrap(),
+            );
+        }
+        group.join();
+        assert!(group.is_empty());
+        let handles: Vec<_> = (0..5)
+            .map(|_| in_group().spawn(park_for_ever).unwrap())
+            .collect();
+        // A child is in the group of its parent.
+        let parent = in_group()
+            .spawn(|| spawn(park_for_ever).join().is_err())
+            .unwrap();
+        yield_now();
+        group.cancel();
+        group.join();
+        for handle in handles {
+            assert!(handle.join().unwrap_err().is::<Cancelled>());
+        }
+        let _ = parent.join();
+    });
+}
+
+fn park_for_ever() {
+    loop {
+        park();
+    }
+}
+
+#[test]
+fn a_group_of_one_gets_as_much_as_a_group_of_nine() {
+    let runtime = Runtime::user().unwrap();
+    runtime.run(|| {
+        let (one, nine) = (Group::new("one"), Group::new("nine"));
+        let work = || {
+            loop {
+                let mut sum = 0_u64;
+                (0..20_000).for_each(|i| sum = std::hint::black_box(sum + i));
+                yield_now();
+            }
+        };
+        for group in [&one, &nine] {
+            let threads = if std::ptr::eq(group, &one) { 1 } else { 9 };
+            for _ in 0..threads {
+                drop(Builder::new().group(group).spawn(work).unwrap());
+            }
+        }
+        sleep(Duration::from_millis(300));
+        let share = one.run_time().as_secs_f64() / (one.run_time() + nine.run_time()).as_secs_f64();
+        assert!((share - 0.5).abs() < 0.02, "{share}");
+        one.cancel();
+        nine.cancel();
+    });
+}
+
+#[test]
+fn a_cap_holds() {
+    let runtime = Runtime::user().unwrap();
+    runtime.run(|| {
+        let capped = Group::with("capped", 100, Some(0.25));
+        let work = || {
+            loop {
+                let mut sum = 0_u64;
+                (0..20_000).for_each(|i| sum = std::hint::black_box(sum + i));
+                yield_now();
+            }
+        };
+        drop(Builder::new().group(&capped).spawn(work).unwrap());
+        let start = std::time::Instant::now();
+        sleep(Duration::from_millis(400));
+        let share = capped.run_time().as_secs_f64() / start.elapsed().as_secs_f64();
+        assert!((0.15..0.35).contains(&share), "{share}");
+        capped.cancel();
+    });
+}
+
+#[test]
+fn an_overflow_is_reported_by_name() {
+    if std::env::var_os(OVERFLOW).is_some() {
+        let runtime = Runtime::user().unwrap();
+        runtime.run(|| {
+            let builder = Builder::new().name("deep").stack_size(64 * 1024);
+            let _ = builder.spawn(|| recurse(1)).unwrap().join();
+        });
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "endings::an_overflow_is_reported_by_name",
+            "--nocapture",
+        ])
+        .env(OVERFLOW, "1")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        text.contains("thread 'deep' has overflowed its stack of 64 KiB"),
+        "{text}"
+    );
+}
+
+#[allow(unconditional_recursion, reason = "it is to overflow")]
+fn recurse(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 64]);
+    frame[0] + recurse(depth + 1) + frame[63]
+}
+
+fn resident_kib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn many(total: usize) {
+    for implementation in [Implementation::User, Implementation::Hybrid] {
+        let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
+        runtime.run(|| {
+            let batch = || {
+                let handles: Vec<_> = (0..1000).map(|i| spawn(move || i)).collect();
+                handles
+                    .into_iter()
+                    .for_each(|handle| assert!(handle.join().is_ok()));
+            };
+            (0..10).for_each(|_| batch());
+            let before = resident_kib();
+            (0..total / 1000).for_each(|_| batch());
+            let grown = resident_kib().saturating_sub(before);
+            assert!(grown < 16 * 1024, "{implementation:?}: {grown} KiB more");
+        });
+    }
+}
+
+#[test]
+fn memory_stays_flat() {
+    many(100_000);
+}
+
+#[test]
+#[ignore = "takes seconds in a debug build"]
+fn memory_stays_flat_over_a_million() {
+    many(1_000_000);
+}
+
+#[test]
+#[ignore = "needs 5 GiB of memory"]
+fn a_million_threads_at_once() {
+    let builder = Runtime::builder(Implementation::User).stack_size(60 * 1024);
+    let runtime = builder.build().unwrap();
+    runtime.run(|| {
+        let before = resident_kib();
+        let handles: Vec<_> = (0..1_000_000).map(|_| spawn(park)).collect();
+        yield_now();
+        let each = (resident_kib() - before) * 1024 / handles.len();
+        println!("{each} bytes for each");
+        handles.iter().for_each(|handle| handle.thread().unpark());
+        handles
+            .into_iter()
+            .for_each(|handle| handle.join().unwrap());
+    });
+}
