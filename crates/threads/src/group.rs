@@ -104,7 +104,7 @@ impl Group {
             if members.threads.is_empty() {
                 return;
             }
-            members.joiners.push(waiting.ticket());
+            members.joiners.push(waiting.ticket(), ());
         }
         if waiting.wait(None, Cancel::May) == Outcome::Cancelled {
             self.0.members().joiners.remove(waiting);

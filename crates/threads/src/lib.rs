@@ -7,6 +7,7 @@
 //! | `runtime` | [`Runtime`] and the choice of the [`Implementation`] |
 //! | `spawn`, `scope` | making threads, waiting for them, names, priorities |
 //! | `park`, `cancel`, `local`, `group` | sleeping and waking; ending from outside; thread-locals; fair shares |
+//! | [`sync`] | locks, semaphores, barriers, channels: they block only the thread that waits |
 //! | `record`, `owned`, `here` | what is known of a thread; the part that only its kernel thread touches; who runs here |
 //! | `wait` | tickets: what everything that blocks is built on |
 //! | `worker` | user threads: queues, timers, switching |
@@ -36,6 +37,7 @@ mod record;
 mod runtime;
 mod scope;
 mod spawn;
+pub mod sync;
 mod wait;
 mod worker;
 

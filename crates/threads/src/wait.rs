@@ -126,32 +126,47 @@ impl Waiting {
     }
 
     /// Ends the wait from the thread's own side, without having blocked.
-    pub(crate) fn give_up(self) -> bool {
-        here::with_record(|record| self.abandon(record, Outcome::TimedOut)) == Outcome::TimedOut
+    pub(crate) fn give_up(self) {
+        here::with_record(|record| self.abandon(record, Outcome::TimedOut));
     }
 }
 
-/// Threads that wait, in the order of their coming.
-#[derive(Default)]
-pub(crate) struct Line(VecDeque<Ticket>);
+/// Threads that wait, in the order of their coming, each with what it waits for.
+pub(crate) struct Line<W = ()>(VecDeque<(Ticket, W)>);
 
-impl Line {
+impl<W> Default for Line<W> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<W> Line<W> {
     pub(crate) const fn new() -> Self {
         Self(VecDeque::new())
     }
 
-    pub(crate) fn push(&mut self, ticket: Ticket) {
-        self.0.push_back(ticket);
+    pub(crate) fn push(&mut self, ticket: Ticket, what: W) {
+        self.0.push_back((ticket, what));
     }
 
-    pub(crate) fn push_front(&mut self, ticket: Ticket) {
-        self.0.push_front(ticket);
+    pub(crate) fn push_front(&mut self, ticket: Ticket, what: W) {
+        self.0.push_front((ticket, what));
+    }
+
+    /// What the first waits for, who may have given up.
+    pub(crate) fn first(&self) -> Option<&W> {
+        self.0.front().map(|(_, what)| what)
+    }
+
+    /// Takes the first out and grants it. False if it has given up, or there is none.
+    pub(crate) fn grant_first(&mut self) -> bool {
+        self.0.pop_front().is_some_and(|(ticket, _)| ticket.grant())
     }
 
     /// Grants the first that still waits. False if there is none.
     pub(crate) fn grant_one(&mut self) -> bool {
-        while let Some(ticket) = self.0.pop_front() {
-            if ticket.grant() {
+        while !self.0.is_empty() {
+            if self.grant_first() {
                 return true;
             }
         }
@@ -166,8 +181,12 @@ impl Line {
         self.0.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Takes out who gave up.
     pub(crate) fn remove(&mut self, waiting: Waiting) {
-        self.0.retain(|ticket| !ticket.is_of(waiting));
+        self.0.retain(|(ticket, _)| !ticket.is_of(waiting));
     }
 }

@@ -1,8 +1,10 @@
 //! The package's promises, on every implementation.
 
+mod channels;
 mod differential;
 mod endings;
 mod lives;
+mod locks;
 
 use sterna_threads::{Implementation, Runtime};
 
