@@ -36,7 +36,7 @@ impl KernelRuntime {
         self: &Arc<Self>,
         given: Given,
         stack_bytes: Option<usize>,
-        body: Body,
+        body: Body<'static>,
     ) -> io::Result<Arc<Record>> {
         let stack_bytes = stack_bytes.unwrap_or(self.stack_bytes);
         let mut builder = std::thread::Builder::new().stack_size(stack_bytes);

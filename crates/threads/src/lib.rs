@@ -8,6 +8,8 @@
 //! | `spawn`, `scope` | making threads, waiting for them, names, priorities |
 //! | `park`, `cancel`, `local`, `group` | sleeping and waking; ending from outside; thread-locals; fair shares |
 //! | [`sync`] | locks, semaphores, barriers, channels: they block only the thread that waits |
+//! | [`io`] | sockets and pipes in the manner of the standard library, that stop only the thread that waits |
+//! | `blocking` | calls that block in the kernel, moved out of the way |
 //! | `record`, `owned`, `here` | what is known of a thread; the part that only its kernel thread touches; who runs here |
 //! | `wait` | tickets: what everything that blocks is built on |
 //! | `worker` | user threads: queues, timers, switching |
@@ -25,9 +27,11 @@
 //! A thread that has started never changes its kernel thread, so values that are not `Send` are safe on its stack.
 #![cfg(target_os = "linux")]
 
+mod blocking;
 mod cancel;
 mod group;
 mod here;
+pub mod io;
 mod kernel;
 mod local;
 mod owned;
@@ -41,6 +45,7 @@ pub mod sync;
 mod wait;
 mod worker;
 
+pub use blocking::blocking;
 pub use cancel::{Cancelled, checkpoint, is_cancelled};
 pub use group::{Group, WEIGHT_DEFAULT};
 pub use local::LocalKey;

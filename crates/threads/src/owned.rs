@@ -16,7 +16,7 @@ use crate::local::Locals;
 pub(crate) type Payload = Box<dyn Any + Send>;
 
 /// What a thread is to do. With a payload it does not run, and its joiner gets that instead.
-pub(crate) type Body = Box<dyn FnOnce(Option<Payload>) + Send>;
+pub(crate) type Body<'a> = Box<dyn FnOnce(Option<Payload>) + Send + 'a>;
 
 /// See the module.
 pub(crate) struct Owned(UnsafeCell<Own>);
@@ -24,7 +24,7 @@ pub(crate) struct Owned(UnsafeCell<Own>);
 pub(crate) struct Own {
     pub(crate) context: Context,
     pub(crate) stack: Option<Stack>,
-    pub(crate) body: Option<Body>,
+    pub(crate) body: Option<Body<'static>>,
     /// Place among the live threads of its worker.
     pub(crate) live: usize,
     pub(crate) locals: RefCell<Locals>,
@@ -37,7 +37,7 @@ unsafe impl Send for Owned {}
 unsafe impl Sync for Owned {}
 
 impl Owned {
-    pub(crate) fn new(body: Body) -> Self {
+    pub(crate) fn new(body: Body<'static>) -> Self {
         Self::with(Some(body))
     }
 
@@ -46,7 +46,7 @@ impl Owned {
         Self::with(None)
     }
 
-    fn with(body: Option<Body>) -> Self {
+    fn with(body: Option<Body<'static>>) -> Self {
         Self(UnsafeCell::new(Own {
             context: Context::NONE,
             stack: None,

@@ -147,6 +147,10 @@ impl Poller {
 }
 
 impl Watch {
+    pub(crate) fn is_at(&self, poller: &Arc<Poller>) -> bool {
+        Arc::ptr_eq(&self.poller, poller)
+    }
+
     /// Before the descriptor is closed or given away.
     pub(crate) fn end(self, descriptor: impl AsFd) {
         // It fails if the descriptor is not watched, which is what is wanted.

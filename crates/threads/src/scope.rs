@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cancel;
 use crate::here;
-use crate::owned::{Body, Payload};
+use crate::owned::Body;
 use crate::runtime::Home;
 use crate::spawn::{Builder, JoinHandle, Result, Thread, pack};
 use crate::wait::{Cancel, Ticket, Waiting};
@@ -77,6 +77,26 @@ where
         }
         Err(payload) => resume_unwind(payload),
     }
+}
+
+/// Has `submit` run `f` elsewhere and waits for the result, which no cancellation can prevent.
+pub(crate) fn lend<T: Send>(f: impl FnOnce() -> T + Send, submit: impl FnOnce(Body<'static>)) -> T {
+    let (packet, body) = pack(f, || ());
+    // SAFETY: 1. The result is left in the packet when nothing of `f` is, or when `body` was
+    // dropped in a panic of `submit`; until then this function does not return.
+    let body: Body<'static> = unsafe { erase(body) };
+    submit(body);
+    let result = packet.handle(crate::spawn::current()).wait(Cancel::MayNot);
+    result.unwrap_or_else(|payload| resume_unwind(payload))
+}
+
+/// Forgets what a body borrows.
+///
+/// # Safety
+/// The body is gone before what it borrows is.
+unsafe fn erase(body: Body<'_>) -> Body<'static> {
+    // SAFETY: 1. Only a lifetime changes. 2. The rest is the contract.
+    unsafe { std::mem::transmute(body) }
 }
 
 impl State {
@@ -144,12 +164,10 @@ impl Builder {
         scope.state.running.fetch_add(1, Ordering::AcqRel);
         let state = Arc::clone(&scope.state);
         let (packet, body) = pack(f, move || state.ended());
-        // SAFETY: 1. Only a lifetime changes. 2. The last thing that the body does is to tell the scope that nothing
-        // borrowed is left, and the scope waits for that, however it is left. 3. The handle, which may hold the result,
-        // cannot outlive the scope. 4. If no thread can be made, the body is dropped before this function returns.
-        let body: Body = unsafe {
-            std::mem::transmute::<Box<dyn FnOnce(Option<Payload>) + Send + 'scope>, Body>(body)
-        };
+        // SAFETY: 1. The last thing that the body does is to tell the scope that nothing borrowed is left, and the scope
+        // waits for that, however it is left. 2. The handle, which may hold the result, cannot outlive the scope. 3. If
+        // no thread can be made, the body is dropped before this function returns.
+        let body = unsafe { erase(body) };
         let launched = self.launch(&scope.home, body);
         if launched.is_err() {
             scope.state.ended();

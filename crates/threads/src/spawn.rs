@@ -11,7 +11,7 @@ use crate::cancel;
 use crate::group::Group;
 use crate::here;
 use crate::local;
-use crate::owned::{Body, Owned, Payload};
+use crate::owned::{Body, Owned};
 use crate::record::{Given, Place, Record, next_id};
 use crate::runtime::Home;
 use crate::wait::{Cancel, Outcome, Ticket, Waiting};
@@ -96,10 +96,7 @@ struct Left<T> {
 
 /// What a thread does, and where it leaves the result. `after` runs when nothing of `f` and its result is left but what
 /// is in the packet.
-pub(crate) fn pack<'a, F, T>(
-    f: F,
-    after: impl FnOnce() + Send + 'a,
-) -> (Arc<Packet<T>>, Box<dyn FnOnce(Option<Payload>) + Send + 'a>)
+pub(crate) fn pack<'a, F, T>(f: F, after: impl FnOnce() + Send + 'a) -> (Arc<Packet<T>>, Body<'a>)
 where
     F: FnOnce() -> T + Send + 'a,
     T: Send + 'a,
@@ -263,7 +260,7 @@ impl Builder {
     }
 
     /// Makes the thread. If it fails, `body` was dropped.
-    pub(crate) fn launch(self, home: &Home, body: Body) -> io::Result<Thread> {
+    pub(crate) fn launch(self, home: &Home, body: Body<'static>) -> io::Result<Thread> {
         let given = here::with_record(|parent| Given {
             id: next_id(),
             name: self.name.map(String::into_boxed_str),

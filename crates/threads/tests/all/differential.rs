@@ -58,8 +58,7 @@ programs! {
             park();
             handle.join().unwrap();
         }
-        let log = log.lock().unwrap().clone();
-        log
+        std::mem::take(&mut *log.lock().unwrap())
     };
     borrowed => {
         let mut table = vec![0_u64; 64];

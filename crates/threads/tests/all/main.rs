@@ -3,6 +3,7 @@
 mod channels;
 mod differential;
 mod endings;
+mod input_output;
 mod lives;
 mod locks;
 
