@@ -10,7 +10,7 @@
 //! | [`sync`] | locks, semaphores, barriers, channels: they block only the thread that waits |
 //! | [`io`] | sockets and pipes in the manner of the standard library, that stop only the thread that waits |
 //! | `blocking` | calls that block in the kernel, moved out of the way |
-//! | `record`, `owned`, `here` | what is known of a thread; the part that only its kernel thread touches; who runs here |
+//! | `record`, `owned`, `packet`, `here` | what is known of a thread; the part that only its kernel thread touches; its result; who runs here |
 //! | `wait` | tickets: what everything that blocks is built on |
 //! | `worker` | user threads: queues, timers, switching |
 //! | `kernel` | threads of the kernel |
@@ -35,6 +35,7 @@ pub mod io;
 mod kernel;
 mod local;
 mod owned;
+mod packet;
 mod park;
 mod poller;
 mod record;

@@ -1,16 +1,16 @@
 //! [`Record`]: what is known of one thread, whatever runs it, and how it stops and goes on.
 //!
 //! ```text
-//!            block()                     wake()
-//!  RUNNING ───────────► BLOCKED ────────────────────► NOTIFIED ──(runs again)──► RUNNING
-//!     │                 POLLING (a kernel thread in poll)  ▲
-//!     └────────────────────── wake() ──────────────────────┘   block() then returns at once
+//!            block()                                      wake()
+//!  RUNNING ───────────► BLOCKED, or POLLING (in poll) ───────────────► RUNNING, and ready to run
+//!     └── wake() ─────► NOTIFIED ── block() returns at once ─────────► RUNNING
 //! ```
 //!
 //! A wake is never lost and may be spurious: whoever blocks does so in a loop over its own condition.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ use crate::group::GroupState;
 use crate::kernel::KernelRuntime;
 use crate::owned::Owned;
 use crate::spawn::Priority;
-use crate::worker::Inbox;
+use crate::worker::Shared;
 
 const RUNNING: u32 = 0;
 const BLOCKED: u32 = 1;
@@ -33,7 +33,14 @@ const NO_CANCEL: u8 = 0;
 const CANCEL_REQUESTED: u8 = 1;
 const CANCEL_RAISED: u8 = 2;
 
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+/// A kernel thread takes so many ids at once.
+const ID_BLOCK: u64 = 1024;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(ID_BLOCK);
+
+thread_local! {
+    static NEXT_ID_HERE: Cell<u64> = const { Cell::new(0) };
+}
 
 /// What is known of one thread.
 pub(crate) struct Record {
@@ -55,9 +62,10 @@ pub(crate) struct Record {
 
 /// Who runs a thread.
 pub(crate) enum Place {
-    /// A worker, which is known once it has started.
+    /// A worker, by its number, which is known once the thread has started.
     User {
-        home: OnceLock<Arc<Inbox>>,
+        shared: Arc<Shared>,
+        worker: AtomicUsize,
         /// Where its stack comes from, if not from the runtime's own slab.
         slab: Option<Arc<Slab>>,
     },
@@ -66,6 +74,13 @@ pub(crate) enum Place {
         runtime: Option<Arc<KernelRuntime>>,
         event: OnceLock<OwnedFd>,
     },
+}
+
+/// How a kernel thread is blocked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Blocked {
+    InFutex,
+    InPoll,
 }
 
 /// What a thread may be given when it is made.
@@ -78,7 +93,14 @@ pub(crate) struct Given {
 
 /// The id of a thread to be made.
 pub(crate) fn next_id() -> u64 {
-    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+    NEXT_ID_HERE.with(|next| {
+        let mut id = next.get();
+        if id.is_multiple_of(ID_BLOCK) {
+            id = NEXT_ID.fetch_add(ID_BLOCK, Ordering::Relaxed);
+        }
+        next.set(id + 1);
+        id
+    })
 }
 
 impl Record {
@@ -115,20 +137,51 @@ impl Record {
 
     /// Lets the thread go on, or not stop next time.
     pub(crate) fn wake(self: &Arc<Self>) {
-        match self.state.swap(NOTIFIED, Ordering::AcqRel) {
-            BLOCKED => match &self.place {
-                Place::User { home, .. } => {
-                    let home = home.get().expect("a thread that blocks has started");
-                    crate::worker::make_ready(home, Arc::clone(self));
-                }
-                Place::Kernel { .. } => {
-                    // It cannot fail: the address is valid.
-                    let _ = futex::wake(&self.state, futex::Flags::PRIVATE, 1);
-                }
-            },
-            POLLING => self.interrupt_poll(),
+        let before = self.begin_wake();
+        if before == BLOCKED || before == POLLING {
+            Arc::clone(self).wake_by(before);
+        }
+    }
+
+    /// The same for who has a reference to spare.
+    pub(crate) fn wake_owned(self: Arc<Self>) {
+        let before = self.begin_wake();
+        self.wake_by(before);
+    }
+
+    /// The state in which the thread was found.
+    #[inline]
+    fn begin_wake(&self) -> u32 {
+        let mut before = self.state.load(Ordering::Relaxed);
+        loop {
+            // Also from notified to notified: it makes what the waker did before visible to the thread.
+            let after = match before {
+                RUNNING | NOTIFIED => NOTIFIED,
+                _ => RUNNING,
+            };
+            match self.exchange(before, after) {
+                Ok(_) => return before,
+                Err(other) => before = other,
+            }
+        }
+    }
+
+    #[inline]
+    fn wake_by(self: Arc<Self>, before: u32) {
+        match (before, &self.place) {
+            (BLOCKED, Place::User { .. }) => crate::worker::make_ready(self),
+            (BLOCKED, Place::Kernel { .. }) => {
+                // It cannot fail: the address is valid.
+                let _ = futex::wake(&self.state, futex::Flags::PRIVATE, 1);
+            }
+            (POLLING, _) => self.interrupt_poll(),
             _ => {}
         }
+    }
+
+    fn exchange(&self, from: u32, to: u32) -> Result<u32, u32> {
+        self.state
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
     }
 
     /// First half of blocking: false if a wake came before.
@@ -142,18 +195,21 @@ impl Record {
     }
 
     fn begin(&self, state: u32) -> bool {
-        let begun =
-            self.state
-                .compare_exchange(RUNNING, state, Ordering::AcqRel, Ordering::Acquire);
-        if begun.is_err() {
-            self.state.store(RUNNING, Ordering::Release);
+        let begun = self.exchange(RUNNING, state).is_ok();
+        if !begun {
+            self.state.swap(RUNNING, Ordering::AcqRel);
         }
-        begun.is_ok()
+        begun
     }
 
-    /// Second half: runs again, woken or not.
-    pub(crate) fn end_block(&self) {
-        self.state.swap(RUNNING, Ordering::AcqRel);
+    /// Runs again without having been woken, unless a wake came at the same time.
+    pub(crate) fn end_block(&self, state: Blocked) {
+        let state = match state {
+            Blocked::InFutex => BLOCKED,
+            Blocked::InPoll => POLLING,
+        };
+        // Either this or the waker has set it.
+        let _ = self.exchange(state, RUNNING);
     }
 
     /// Blocks the kernel thread that this is.
@@ -170,7 +226,7 @@ impl Record {
             let left = left.and_then(|left| left.try_into().ok());
             let _ = futex::wait(&self.state, futex::Flags::PRIVATE, BLOCKED, left.as_ref());
         }
-        self.end_block();
+        self.end_block(Blocked::InFutex);
     }
 
     /// The descriptor that interrupts this kernel thread's polls.

@@ -8,7 +8,7 @@ use sterna_sys::stacks::{Guards, Slab};
 
 use crate::here;
 use crate::kernel::KernelRuntime;
-use crate::record::{Place, Record};
+use crate::record::Place;
 use crate::scope::scope_in;
 use crate::spawn::{Builder, JoinHandle};
 use crate::worker::{Shared, Worker};
@@ -84,11 +84,11 @@ impl RuntimeBuilder {
             implementation: self.implementation,
             workers: Vec::new(),
         };
-        for (number, inbox) in shared.inboxes.iter().enumerate() {
-            let (shared, inbox) = (Arc::clone(&shared), Arc::clone(inbox));
+        for number in 0..count {
+            let shared = Arc::clone(&shared);
             let builder = thread::Builder::new().name(format!("{}-{number}", self.name));
             // If it fails, the drop of the runtime ends the workers that there are.
-            let worker = builder.spawn(move || Worker::new(shared, inbox).run())?;
+            let worker = builder.spawn(move || Worker::new(shared, number).run())?;
             runtime.workers.push(worker);
         }
         Ok(runtime)
@@ -182,7 +182,7 @@ impl Runtime {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        builder.spawn_in(&self.home, f)
+        builder.spawn_in(self.home.clone(), f)
     }
 }
 
@@ -232,21 +232,6 @@ impl Home {
                 "the calling thread belongs to no runtime; call this inside Runtime::run",
             )),
         })
-    }
-
-    /// A user thread begins.
-    pub(crate) fn start(&self, record: Arc<Record>) -> io::Result<()> {
-        let Self::Workers(shared) = self else {
-            unreachable!("kernel threads start by themselves");
-        };
-        let rest = here::with_worker(|worker| match worker {
-            Some(worker) if Arc::ptr_eq(&worker.shared, shared) => {
-                worker.spawn(record);
-                Ok(())
-            }
-            _ => shared.admit(record),
-        });
-        rest.map_err(|_| io::Error::other("the runtime has ended"))
     }
 
     fn is(&self, other: &Self) -> bool {

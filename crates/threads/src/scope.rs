@@ -86,7 +86,7 @@ pub(crate) fn lend<T: Send>(f: impl FnOnce() -> T + Send, submit: impl FnOnce(Bo
     // dropped in a panic of `submit`; until then this function does not return.
     let body: Body<'static> = unsafe { erase(body) };
     submit(body);
-    let result = packet.handle(crate::spawn::current()).wait(Cancel::MayNot);
+    let result = packet.wait(Cancel::MayNot);
     result.unwrap_or_else(|payload| resume_unwind(payload))
 }
 
@@ -168,12 +168,15 @@ impl Builder {
         // waits for that, however it is left. 2. The handle, which may hold the result, cannot outlive the scope. 3. If
         // no thread can be made, the body is dropped before this function returns.
         let body = unsafe { erase(body) };
-        let launched = self.launch(&scope.home, body);
+        let launched = self.launch(scope.home.clone(), body);
         if launched.is_err() {
             scope.state.ended();
         }
         Ok(ScopedJoinHandle {
-            handle: packet.handle(launched?),
+            handle: JoinHandle {
+                packet,
+                thread: launched?,
+            },
             scope: PhantomData,
         })
     }

@@ -2,19 +2,19 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sterna_sys::stacks::{Guards, Slab};
 
-use crate::cancel;
 use crate::group::Group;
 use crate::here;
 use crate::local;
 use crate::owned::{Body, Owned};
+use crate::packet::Packet;
 use crate::record::{Given, Place, Record, next_id};
 use crate::runtime::Home;
-use crate::wait::{Cancel, Outcome, Ticket, Waiting};
+use crate::wait::Cancel;
 
 /// What a thread returned, or the payload of the panic that ended it: as in the standard library. A thread that was
 /// cancelled has [`Cancelled`](crate::Cancelled) as its payload.
@@ -81,17 +81,8 @@ pub fn current() -> Thread {
 
 /// Waits for the result of a thread. Dropped, it lets the thread go on by itself.
 pub struct JoinHandle<T> {
-    packet: Arc<Packet<T>>,
-    thread: Thread,
-}
-
-/// Where a result is left.
-pub(crate) struct Packet<T>(Mutex<Left<T>>);
-
-struct Left<T> {
-    result: Option<Result<T>>,
-    finished: bool,
-    joiner: Option<Ticket>,
+    pub(crate) packet: Arc<Packet<T>>,
+    pub(crate) thread: Thread,
 }
 
 /// What a thread does, and where it leaves the result. `after` runs when nothing of `f` and its result is left but what
@@ -101,11 +92,7 @@ where
     F: FnOnce() -> T + Send + 'a,
     T: Send + 'a,
 {
-    let packet = Arc::new(Packet(Mutex::new(Left {
-        result: None,
-        finished: false,
-        joiner: None,
-    })));
+    let packet = Arc::new(Packet::new());
     let theirs = Arc::clone(&packet);
     let body = Box::new(move |refused| {
         let result = match refused {
@@ -122,60 +109,18 @@ where
     (packet, body)
 }
 
-impl<T> Packet<T> {
-    pub(crate) fn handle(self: Arc<Self>, thread: Thread) -> JoinHandle<T> {
-        JoinHandle {
-            packet: self,
-            thread,
-        }
-    }
-
-    fn left(&self) -> MutexGuard<'_, Left<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn finish(&self, result: Result<T>) {
-        let mut left = self.left();
-        left.result = Some(result);
-        left.finished = true;
-        let joiner = left.joiner.take();
-        drop(left);
-        if let Some(joiner) = joiner {
-            joiner.grant();
-        }
-    }
-}
-
 impl<T> JoinHandle<T> {
     /// Waits until the thread has ended.
     ///
     /// # Errors
     /// The payload of its panic.
     pub fn join(self) -> Result<T> {
-        self.wait(Cancel::May)
-    }
-
-    pub(crate) fn wait(&self, cancel: Cancel) -> Result<T> {
-        loop {
-            let waiting = {
-                let mut left = self.packet.left();
-                if let Some(result) = left.result.take() {
-                    return result;
-                }
-                let waiting = Waiting::begin();
-                left.joiner = Some(waiting.ticket());
-                waiting
-            };
-            if waiting.wait(None, cancel) == Outcome::Cancelled {
-                self.packet.left().joiner = None;
-                cancel::raise();
-            }
-        }
+        self.packet.wait(Cancel::May)
     }
 
     /// Whether a join would return at once.
     pub fn is_finished(&self) -> bool {
-        self.packet.left().finished
+        self.packet.is_finished()
     }
 
     /// The thread.
@@ -247,20 +192,21 @@ impl Builder {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        self.spawn_in(&Home::of_this_thread()?, f)
+        self.spawn_in(Home::of_this_thread()?, f)
     }
 
-    pub(crate) fn spawn_in<F, T>(self, home: &Home, f: F) -> io::Result<JoinHandle<T>>
+    pub(crate) fn spawn_in<F, T>(self, home: Home, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
         let (packet, body) = pack(f, || ());
-        self.launch(home, body).map(|thread| packet.handle(thread))
+        let thread = self.launch(home, body)?;
+        Ok(JoinHandle { packet, thread })
     }
 
     /// Makes the thread. If it fails, `body` was dropped.
-    pub(crate) fn launch(self, home: &Home, body: Body<'static>) -> io::Result<Thread> {
+    pub(crate) fn launch(self, home: Home, body: Body<'static>) -> io::Result<Thread> {
         let given = here::with_record(|parent| Given {
             id: next_id(),
             name: self.name.map(String::into_boxed_str),
@@ -281,34 +227,49 @@ impl Builder {
                 })
             }
         };
-        let slab = match (home, self.stack_bytes) {
-            (Home::Kernel(runtime), bytes) => {
-                let record = runtime.spawn(given, bytes, body)?;
+        let shared = match home {
+            Home::Kernel(runtime) => {
+                let record = runtime.spawn(given, self.stack_bytes, body)?;
                 return Ok(Thread(record));
             }
-            (_, None) => None,
-            (_, Some(bytes)) => Some(Slab::new(bytes, Guards::Marks).map_err(io::Error::other)?),
+            Home::Workers(shared) => shared,
+        };
+        let slab = match self.stack_bytes {
+            None => None,
+            Some(bytes) => Some(Slab::new(bytes, Guards::Marks).map_err(io::Error::other)?),
         };
         let place = Place::User {
-            home: OnceLock::new(),
+            shared,
+            worker: AtomicUsize::new(0),
             slab,
         };
         let record = Record::new(given, place, Owned::new(body));
         if let Some(group) = &group {
             group.enter(&record);
         }
-        let started = home.start(Arc::clone(&record));
-        if started.is_err()
-            && let Some(group) = &group
-        {
-            group.leave(id);
+        if !admit(&record) {
+            if let Some(group) = &group {
+                group.leave(id);
+            }
+            return Err(io::Error::other("the runtime has ended"));
         }
-        started.map(|()| Thread(record))
+        Ok(Thread(record))
     }
 }
+
+fn admit(record: &Arc<Record>) -> bool {
+    match &record.place {
+        Place::User { shared, .. } => shared.admit(Arc::clone(record)).is_ok(),
+        Place::Kernel { .. } => true,
+    }
+}
+
 /// Runs a thread's function and drops its thread-locals. A panic in either is the thread's.
 fn run<T>(f: impl FnOnce() -> T) -> Result<T> {
     let result = catch_unwind(AssertUnwindSafe(f));
+    if here::with_locals(|locals| locals.borrow().is_empty()) {
+        return result;
+    }
     match catch_unwind(local::clear) {
         Ok(()) => result,
         Err(payload) => result.and(Err(payload)),

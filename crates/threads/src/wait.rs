@@ -57,7 +57,7 @@ impl Ticket {
             Ordering::Relaxed,
         );
         if granted.is_ok() {
-            self.record.wake();
+            self.record.wake_owned();
         }
         granted.is_ok()
     }

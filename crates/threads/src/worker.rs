@@ -53,10 +53,18 @@ impl Shared {
         })
     }
 
-    /// A thread made outside the runtime. Given back if the runtime has ended.
-    pub(crate) fn admit(&self, record: Arc<Record>) -> Result<(), Arc<Record>> {
-        let at = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
-        self.inboxes[at].deliver(record)
+    /// A new thread. Given back if the runtime has ended.
+    pub(crate) fn admit(self: &Arc<Self>, record: Arc<Record>) -> Result<(), Arc<Record>> {
+        here::with_worker(|worker| match worker {
+            Some(worker) if Arc::ptr_eq(&worker.shared, self) => {
+                worker.spawn(record);
+                Ok(())
+            }
+            _ => {
+                let at = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
+                self.inboxes[at].deliver(record)
+            }
+        })
     }
 
     /// Cancels all threads. Workers end when their last one has.
@@ -83,6 +91,7 @@ impl Shared {
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) inbox: Arc<Inbox>,
+    number: usize,
     queue: RefCell<RunQueue>,
     timers: RefCell<Timers>,
     live: RefCell<Live>,
@@ -99,6 +108,8 @@ pub(crate) struct Worker {
     polled: Cell<Instant>,
     /// Whether the threads of this worker were told that the runtime closes.
     told: Cell<bool>,
+    /// Whether timers and descriptors wake now: those run in the order of waking.
+    looking: Cell<bool>,
     /// Whose turn it is: a thread that has not started, or one that has.
     newcomers_first: Cell<bool>,
 }
@@ -142,23 +153,34 @@ enum Next {
 }
 
 /// Puts a started thread among the ready ones of its worker.
-pub(crate) fn make_ready(home: &Arc<Inbox>, record: Arc<Record>) {
-    here::with_worker(|worker| match worker {
-        Some(worker) if Arc::ptr_eq(&worker.inbox, home) => {
-            worker.queue.borrow_mut().push_woken(record);
-        }
-        _ => {
-            let delivered = home.deliver(record);
-            debug_assert!(delivered.is_ok(), "a worker outlives its threads");
-        }
+pub(crate) fn make_ready(record: Arc<Record>) {
+    let Place::User { shared, worker, .. } = &record.place else {
+        unreachable!("only user threads have a worker");
+    };
+    let number = worker.load(Ordering::Relaxed);
+    let is_here = |worker: &Worker| worker.number == number && Arc::ptr_eq(&worker.shared, shared);
+    let home = here::with_worker(|worker| match worker {
+        Some(worker) if is_here(worker) => None,
+        _ => Some(Arc::clone(&shared.inboxes[number])),
     });
+    if let Some(home) = home {
+        let delivered = home.deliver(record);
+        debug_assert!(delivered.is_ok(), "a worker outlives its threads");
+    } else {
+        here::with_worker(|worker| {
+            if let Some(worker) = worker {
+                worker.ready(record);
+            }
+        });
+    }
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, number: usize) -> Self {
         Self {
+            inbox: Arc::clone(&shared.inboxes[number]),
+            number,
             shared,
-            inbox,
             queue: RefCell::default(),
             timers: RefCell::default(),
             live: RefCell::default(),
@@ -171,17 +193,29 @@ impl Worker {
             turns: Cell::new(64),
             polled: Cell::new(Instant::now()),
             told: Cell::new(false),
+            looking: Cell::new(false),
             newcomers_first: Cell::new(false),
         }
     }
 
     /// A new thread of the running one.
-    pub(crate) fn spawn(&self, record: Arc<Record>) {
+    fn spawn(&self, record: Arc<Record>) {
         if self.shared.inboxes.len() == 1 || self.queue.borrow().sharing() {
             self.queue.borrow_mut().push(record);
         } else {
             self.inbox.offer(record);
             self.shared.rouse_one();
+        }
+    }
+
+    /// A thread of this worker was woken.
+    #[inline]
+    fn ready(&self, record: Arc<Record>) {
+        let mut queue = self.queue.borrow_mut();
+        if self.looking.get() {
+            queue.push(record);
+        } else {
+            queue.push_woken(record);
         }
     }
 
@@ -219,7 +253,6 @@ impl Worker {
                 self.timers.borrow_mut().remove(deadline, id);
             }
         }
-        here::with_record(Record::end_block);
     }
 
     /// Who runs next. Sleeps if nobody is ready.
@@ -312,10 +345,12 @@ impl Worker {
             self.turns.set((turns * 2).min(POLL_TURNS_MAX));
         }
         self.turns_left.set(self.turns.get());
+        self.looking.set(true);
         if self.inbox.poller.is_watching() {
             self.inbox.poller.poll(Some(Duration::ZERO));
         }
         self.expire(now);
+        self.looking.set(false);
         self.queue.borrow_mut().tidy();
         if self.shared.is_closing() && !self.told.replace(true) {
             let live: Vec<_> = self
@@ -372,7 +407,9 @@ impl Worker {
                 let left = Duration::from_nanos(until.saturating_sub(crate::group::clock()));
                 timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
             }
+            self.looking.set(true);
             self.inbox.poller.poll(timeout);
+            self.looking.set(false);
         }
         self.shared.sleepers.fetch_sub(1, Ordering::SeqCst);
         self.inbox.set_sleeping(false);
@@ -384,9 +421,8 @@ impl Worker {
     }
 
     fn start(&self, record: &Arc<Record>) -> usize {
-        if let Place::User { home, .. } = &record.place {
-            // It is set once: a thread starts once.
-            let _ = home.set(Arc::clone(&self.inbox));
+        if let Place::User { worker, .. } = &record.place {
+            worker.store(self.number, Ordering::Relaxed);
         }
         self.live.borrow_mut().insert(Arc::clone(record))
     }

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::cancel;
 use crate::here;
 use crate::poller::{Edges, Side, Watch, lock};
+use crate::record::Blocked;
 use crate::wait::{Cancel, Outcome, Waiting};
 
 pub(super) struct Source<F: AsFd> {
@@ -186,7 +187,7 @@ impl<F: AsFd> Source<F> {
             let left = left.and_then(|left| left.try_into().ok());
             let result = poll(&mut polled, left.as_ref());
             let [ready, interrupted] = polled.map(|polled| !polled.revents().is_empty());
-            record.end_block();
+            record.end_block(Blocked::InPoll);
             if interrupted {
                 let _ = rustix::io::read(event, &mut [0_u8; 8]);
             }

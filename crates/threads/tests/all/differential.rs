@@ -9,14 +9,14 @@ macro_rules! programs {
         mod on_std {
             $(pub(super) fn $name() -> Vec<u64> {
                 #[allow(unused_imports, reason = "not every program uses everything")]
-                use std::thread::{self, scope, spawn, yield_now, sleep, park};
+                use std::thread::{self, scope, spawn, yield_now, park};
                 $body
             })*
         }
         mod on_ours {
             $(pub(super) fn $name() -> Vec<u64> {
                 #[allow(unused_imports, reason = "not every program uses everything")]
-                use sterna_threads::{self as thread, scope, spawn, yield_now, sleep, park};
+                use sterna_threads::{self as thread, scope, spawn, yield_now, park};
                 $body
             })*
         }
@@ -89,21 +89,5 @@ programs! {
             .into_iter()
             .map(|handle| handle.join().unwrap_or_else(|payload| 1000 + payload.downcast_ref::<u64>().unwrap()))
             .collect()
-    };
-    order_of_sleep => {
-        use std::time::Duration;
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let handles: Vec<_> = [90_u64, 30, 60]
-            .into_iter()
-            .map(|ms| {
-                let sender = sender.clone();
-                spawn(move || {
-                    sleep(Duration::from_millis(ms));
-                    sender.send(ms).unwrap();
-                })
-            })
-            .collect();
-        handles.into_iter().for_each(|handle| handle.join().unwrap());
-        receiver.try_iter().collect()
     };
 }

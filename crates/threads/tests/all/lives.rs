@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sterna_threads::{
-    Builder, Implementation, Priority, Runtime, current, park, park_timeout, scope, sleep, spawn,
-    yield_now,
+    Builder, Implementation, Priority, Runtime, current, park, park_timeout, scope, sleep,
+    sleep_until, spawn, yield_now,
 };
 
 use crate::on_all;
@@ -67,23 +67,34 @@ fn a_thread_outside_can_be_woken_too() {
 }
 
 #[test]
-fn times_out_and_sleeps_in_order() {
+fn times_out() {
     on_all(|| {
         let start = Instant::now();
         park_timeout(Duration::from_millis(5));
-        assert!(start.elapsed() >= Duration::from_millis(5));
-        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let handles = [60_u64, 20, 40].map(|ms| {
-            let order = Arc::clone(&order);
-            spawn(move || {
-                sleep(Duration::from_millis(ms));
-                order.lock().unwrap().push(ms);
-            })
+        sleep(Duration::from_millis(5));
+        assert!(start.elapsed() >= Duration::from_millis(10));
+    });
+}
+
+#[test]
+fn one_worker_wakes_in_the_order_of_deadlines() {
+    let runtime = Runtime::user().unwrap();
+    runtime.run(|| {
+        let order = std::sync::Mutex::new(Vec::new());
+        let start = Instant::now();
+        scope(|scope| {
+            for ms in [6_u64, 2, 4] {
+                let order = &order;
+                scope.spawn(move || {
+                    sleep_until(start + Duration::from_millis(ms));
+                    order.lock().unwrap().push(ms);
+                });
+            }
+            yield_now();
+            // All are overdue when the worker looks next.
+            std::thread::sleep(Duration::from_millis(10));
         });
-        for handle in handles {
-            handle.join().unwrap();
-        }
-        assert_eq!(*order.lock().unwrap(), [20, 40, 60]);
+        assert_eq!(*order.lock().unwrap(), [2, 4, 6]);
     });
 }
 
