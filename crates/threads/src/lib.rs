@@ -14,6 +14,7 @@
 //! | `wait` | tickets: what everything that blocks is built on |
 //! | `worker` | user threads: queues, timers, switching |
 //! | `kernel` | threads of the kernel |
+//! | `monitor` | noticing threads that never give way |
 //! | `poller` | sleeping until a descriptor, a timer or another thread wakes |
 //!
 //! # What siblings share
@@ -34,6 +35,7 @@ mod here;
 pub mod io;
 mod kernel;
 mod local;
+mod monitor;
 mod owned;
 mod packet;
 mod park;
@@ -50,6 +52,7 @@ pub use blocking::blocking;
 pub use cancel::{Cancelled, checkpoint, is_cancelled};
 pub use group::{Group, WEIGHT_DEFAULT};
 pub use local::LocalKey;
+pub use monitor::{Held, Monitor};
 pub use park::{park, park_timeout, sleep, sleep_until, yield_now};
 pub use runtime::{Implementation, Runtime, RuntimeBuilder};
 pub use scope::{Scope, ScopedJoinHandle, scope};

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::here;
 
-/// Rounds of dropping thread-locals that are made anew by drops of others, before the rest is left to the record.
+/// Rounds of dropping thread-locals that are made anew by drops of others, before the rest is leaked.
 const DROP_ROUNDS_MAX: usize = 8;
 
 /// Values by number of the key.
@@ -79,6 +79,9 @@ pub(crate) fn clear() {
         }
         drop(values);
     }
+    // Nobody else may drop them: they need not be `Send`.
+    let rest = here::with_locals(|locals| std::mem::take(&mut *locals.borrow_mut()));
+    std::mem::forget(rest);
 }
 
 /// Declares thread-locals of this package's threads, as `std::thread_local!` does for kernel threads.

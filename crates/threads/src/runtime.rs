@@ -3,11 +3,13 @@
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use sterna_sys::stacks::{Guards, Slab};
 
 use crate::here;
 use crate::kernel::KernelRuntime;
+use crate::monitor::{Held, Monitor};
 use crate::record::Place;
 use crate::scope::scope_in;
 use crate::spawn::{Builder, JoinHandle};
@@ -186,6 +188,28 @@ impl Runtime {
     }
 }
 
+impl Runtime {
+    /// Reports threads that hold a worker for longer than `threshold`: once when it is noticed, once when it is over.
+    /// Threads of the kernel hold no worker. `report` is called on a kernel thread of its own.
+    ///
+    /// # Errors
+    /// The kernel gives no thread.
+    pub fn monitor(
+        &self,
+        threshold: Duration,
+        report: impl FnMut(Held) + Send + 'static,
+    ) -> io::Result<Monitor> {
+        let shared = match &self.home {
+            Home::Workers(shared) => Arc::clone(shared),
+            Home::Kernel(_) => Arc::new(Shared::new(
+                0,
+                Slab::new(STACK_BYTES, Guards::Marks).map_err(io::Error::other)?,
+            )?),
+        };
+        Monitor::start(shared, threshold, report)
+    }
+}
+
 impl Drop for Runtime {
     fn drop(&mut self) {
         let inside = Home::of_this_thread().is_ok_and(|home| home.is(&self.home));
@@ -193,16 +217,19 @@ impl Drop for Runtime {
             Home::Kernel(runtime) => {
                 runtime.close();
                 if !inside {
-                    runtime.wait();
+                    crate::blocking(|| runtime.wait());
                 }
             }
             Home::Workers(shared) => shared.close(),
         }
         if !inside {
-            for worker in self.workers.drain(..) {
-                if worker.join().is_err() {
-                    eprintln!("sterna-threads: a worker has panicked");
-                }
+            let workers = std::mem::take(&mut self.workers);
+            let failed = crate::blocking(|| {
+                let results = workers.into_iter().map(thread::JoinHandle::join);
+                results.filter(Result::is_err).count()
+            });
+            if failed > 0 {
+                eprintln!("sterna-threads: {failed} workers have panicked");
             }
         }
     }

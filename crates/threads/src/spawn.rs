@@ -37,6 +37,12 @@ pub enum Priority {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ThreadId(u64);
 
+impl ThreadId {
+    pub(crate) fn of(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// A thread, to be named, woken or cancelled.
 #[derive(Clone)]
 pub struct Thread(Arc<Record>);

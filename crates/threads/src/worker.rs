@@ -394,6 +394,7 @@ impl Worker {
     /// Sleeps until there may be something to do. `until` is a time of the groups' clock.
     fn sleep(&self, until: Option<u64>) {
         self.inbox.set_sleeping(true);
+        self.inbox.note_switch(0);
         self.shared.sleepers.fetch_add(1, Ordering::SeqCst);
         let others = &self.shared.inboxes;
         let nothing = !self.inbox.has_mail()

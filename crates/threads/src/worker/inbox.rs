@@ -1,7 +1,7 @@
 //! [`Inbox`]: the part of a worker that others may touch.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::poller::Poller;
@@ -16,6 +16,11 @@ pub(crate) struct Inbox {
     unstarted_count: AtomicUsize,
     /// Whether the worker is about to sleep or sleeps.
     sleeping: AtomicBool,
+    /// Switches so far, and the running thread's id or 0. Written by the worker only.
+    switches: AtomicU64,
+    running: AtomicU64,
+    /// The kernel's id of the worker, 0 before it runs.
+    task: AtomicI32,
     pub(crate) poller: Arc<Poller>,
 }
 
@@ -37,6 +42,9 @@ impl Inbox {
             unstarted: Mutex::default(),
             unstarted_count: AtomicUsize::new(0),
             sleeping: AtomicBool::new(false),
+            switches: AtomicU64::new(0),
+            running: AtomicU64::new(0),
+            task: AtomicI32::new(0),
             poller: Arc::new(Poller::new()?),
         })
     }
@@ -109,12 +117,44 @@ impl Inbox {
         stolen
     }
 
-    pub(super) fn is_sleeping(&self) -> bool {
+    pub(crate) fn is_sleeping(&self) -> bool {
         self.sleeping.load(Ordering::SeqCst)
     }
 
     pub(super) fn set_sleeping(&self, sleeping: bool) {
         self.sleeping.store(sleeping, Ordering::SeqCst);
+    }
+
+    /// The worker runs on this kernel thread.
+    pub(super) fn set_task(&self) {
+        let task = rustix::thread::gettid().as_raw_nonzero().get();
+        self.task.store(task, Ordering::Relaxed);
+    }
+
+    /// The worker switches to a thread; 0 is none.
+    #[inline]
+    pub(super) fn note_switch(&self, id: u64) {
+        let switches = self.switches.load(Ordering::Relaxed);
+        self.switches.store(switches + 1, Ordering::Relaxed);
+        self.running.store(id, Ordering::Relaxed);
+    }
+
+    /// Switches so far, and who runs, or 0.
+    pub(crate) fn activity(&self) -> (u64, u64) {
+        let switches = self.switches.load(Ordering::Relaxed);
+        (switches, self.running.load(Ordering::Relaxed))
+    }
+
+    /// Whether the kernel says that the worker neither runs nor could.
+    pub(crate) fn blocks_in_kernel(&self) -> bool {
+        let task = self.task.load(Ordering::Relaxed);
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{task}/stat"));
+        let stat = stat.unwrap_or_default();
+        // After the name, which is in parentheses and may contain anything.
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        state.is_some_and(|state| state != 'R')
     }
 
     /// Wakes the worker if it sleeps. Whether it did.

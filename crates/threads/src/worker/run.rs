@@ -36,6 +36,7 @@ impl Worker {
     /// Runs the worker on this kernel thread until its runtime is closed and its last thread has ended.
     pub(crate) fn run(&self) {
         overflow::use_alternate_stack();
+        self.inbox.set_task();
         // SAFETY: 1. The function reads a thread-local pointer and a record, takes no lock and allocates nothing.
         unsafe { overflow::install(here::whose_overflow) };
         here::work_as(self, || {
@@ -51,8 +52,7 @@ impl Worker {
         match self.target(None) {
             Target::Context(record, to) => {
                 let itself = std::ptr::eq(context_of(&record), from);
-                here::set_record(Some(&record));
-                self.current.set(Some(record));
+                self.set_current(record);
                 if itself {
                     return;
                 }
@@ -72,6 +72,14 @@ impl Worker {
             }
         }
         self.settle();
+    }
+
+    /// This thread runs from now on.
+    #[inline]
+    fn set_current(&self, record: Arc<Record>) {
+        here::set_record(Some(&record));
+        self.inbox.note_switch(record.id);
+        self.current.set(Some(record));
     }
 
     /// After a switch: the stack of who ended is free now.
@@ -194,13 +202,11 @@ extern "C" fn entry(worker: usize) -> ! {
         let to = match worker.target(Some(stack)) {
             Target::Takeover(record, stack) => {
                 worker.settle_in(&record, stack);
-                here::set_record(Some(&record));
-                worker.current.set(Some(record));
+                worker.set_current(record);
                 continue;
             }
             Target::Context(record, to) => {
-                here::set_record(Some(&record));
-                worker.current.set(Some(record));
+                worker.set_current(record);
                 to
             }
             Target::Base => worker.base_context.get(),

@@ -249,13 +249,20 @@ fn a_group_of_one_gets_as_much_as_a_group_of_nine() {
 fn a_cap_holds() {
     let runtime = Runtime::user().unwrap();
     runtime.run(|| {
-        let capped = Group::with("capped", 100, Some(0.25));
-        drop(Builder::new().group(&capped).spawn(work_for_ever).unwrap());
-        let start = std::time::Instant::now();
-        sleep(Duration::from_millis(400));
-        let share = capped.run_time().as_secs_f64() / start.elapsed().as_secs_f64();
-        assert!((0.15..0.35).contains(&share), "{share}");
-        capped.cancel();
+        let share = || {
+            let capped = Group::with("capped", 100, Some(0.25));
+            drop(Builder::new().group(&capped).spawn(work_for_ever).unwrap());
+            let start = std::time::Instant::now();
+            sleep(Duration::from_millis(300));
+            let share = capped.run_time().as_secs_f64() / start.elapsed().as_secs_f64();
+            capped.cancel();
+            capped.join();
+            share
+        };
+        // While the kernel runs others instead of the worker, its thread seems to run.
+        let shares: Vec<_> = (0..3).map(|_| share()).collect();
+        let holds = |share: &f64| (0.2..0.3).contains(share);
+        assert!(shares.iter().any(holds), "{shares:?}");
     });
 }
 
@@ -278,6 +285,46 @@ fn an_overflow_is_reported_by_name() {
 fn recurse(depth: u64) -> u64 {
     let frame = std::hint::black_box([depth; 64]);
     frame[0] + recurse(depth + 1) + frame[63]
+}
+
+#[test]
+fn who_holds_a_worker_is_reported() {
+    for implementation in [Implementation::User, Implementation::Hybrid] {
+        let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
+        let (sender, reports) = std::sync::mpsc::channel();
+        let report = move |held| drop(sender.send(held));
+        let monitor = runtime.monitor(Duration::from_millis(20), report).unwrap();
+        for in_kernel in [true, false] {
+            let hog = move || {
+                let start = std::time::Instant::now();
+                while start.elapsed() < Duration::from_millis(100) {
+                    if in_kernel {
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                }
+            };
+            let handle = runtime.spawn(Builder::new(), hog).unwrap();
+            let [noticed, over] = [(); 2].map(|()| reports.recv().unwrap());
+            assert_eq!(noticed.thread, handle.thread().id());
+            assert!(!noticed.over && over.over);
+            assert_eq!(noticed.in_kernel, in_kernel);
+            assert!(over.duration >= Duration::from_millis(60), "{over:?}");
+            handle.join().unwrap();
+        }
+        drop(monitor);
+        assert!(reports.recv().is_err());
+    }
+}
+
+#[test]
+fn a_runtime_inside_another() {
+    on_all(|| {
+        let inner = Runtime::hybrid().unwrap();
+        let sum: u32 = inner.run(|| (0..10).map(|i| spawn(move || i).join().unwrap()).sum());
+        assert_eq!(sum, 45);
+        drop(inner.spawn(Builder::new(), park_for_ever).unwrap());
+        drop(inner);
+    });
 }
 
 fn resident_kib() -> usize {

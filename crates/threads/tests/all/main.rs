@@ -1,5 +1,6 @@
 //! The package's promises, on every implementation.
 
+mod cancels;
 mod channels;
 mod differential;
 mod endings;
