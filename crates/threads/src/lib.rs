@@ -25,6 +25,19 @@
 //! `std::thread::panicking` is true for its siblings. A guard of a standard mutex that is held across a blocking call
 //! of this package can block the worker for ever.
 //!
+//! # What ends the process, and what copies it
+//!
+//! - `std::process::exit`, from any thread, ends all at once and runs no destructors of threads, as it does for threads of
+//!   the kernel. A panic ends its thread only; one that starts in a destructor while another is on its way ends the
+//!   process.
+//! - After `fork` only the kernel thread that called it exists in the child, so no worker does: start a program there
+//!   and nothing else. `std::process::Command` is safe to use; within [`blocking`] it holds nobody up.
+//! - Signal handlers run on the stack of whichever thread the kernel picks, unless they ask for the alternate one
+//!   (`SA_ONSTACK`): ask for it, since stacks of user threads are small. Nothing here uses signals, except that a fault
+//!   on a guard page is recognised, said to be an overflow of the thread by its name, and ends the process.
+//!
+//! # Soundness
+//!
 //! A thread that has started never changes its kernel thread, so values that are not `Send` are safe on its stack.
 #![cfg(target_os = "linux")]
 

@@ -1,4 +1,4 @@
-//! Panics, cancellation, overflows, the end of the runtime, and many threads.
+//! Panics, cancellation, overflows, groups, the end of the runtime, idleness, and many threads.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -334,6 +334,36 @@ fn resident_kib() -> usize {
         .find(|line| line.starts_with("VmRSS:"))
         .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Ticks of a processor that this process has used.
+fn ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    let fields: Vec<_> = rest.split(' ').collect();
+    fields[11..13]
+        .iter()
+        .map(|ticks| ticks.parse::<u64>().unwrap())
+        .sum()
+}
+
+#[test]
+fn an_idle_runtime_uses_no_processor() {
+    if let Some((success, text)) = in_child("endings::an_idle_runtime_uses_no_processor") {
+        assert!(success, "{text}");
+        return;
+    }
+    for implementation in IMPLEMENTATIONS {
+        let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
+        runtime.run(|| {
+            (0..100).for_each(|_| drop(spawn(park_for_ever)));
+            yield_now();
+            sleep(Duration::from_millis(20));
+            let before = ticks();
+            sleep(Duration::from_millis(300));
+            assert!(ticks() - before <= 1, "{implementation:?}");
+        });
+    }
 }
 
 fn many(test: &str, total: usize) {
