@@ -5,11 +5,12 @@
 //!
 //! * `programs` what is run
 //! * `stock` the engine without Sterna, `movable` with it
-//! * `run_time` what being movable costs; `moves` pauses, images and thaws; `starts` starting programs, many
+//! * `run_time` what being movable costs; `moves` pauses, images and thaws; `kill`; `starts` starting programs, many
 //!   small ones, idle ones; `criu` the same C program as a native process
 //! * `peers` other programs to compare with, `measure` and `table` figures and their form
 
 mod criu;
+mod kill;
 mod measure;
 mod movable;
 mod moves;
@@ -68,6 +69,8 @@ enum Part {
     Run,
     /// Pause, image, thaw, and the speed afterwards
     Move,
+    /// Kill
+    Kill,
     /// Start of a large program
     Start,
     /// Many small programs
@@ -137,6 +140,7 @@ fn run(cli: &Cli) -> Result<()> {
             run_time::measure as fn(&Plan) -> Result<Vec<Table>>,
         ),
         (Part::Move, moves::measure),
+        (Part::Kill, kill::measure),
         (Part::Start, starts::large),
         (Part::Small, starts::small),
         (Part::Criu, criu::measure),

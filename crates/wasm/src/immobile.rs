@@ -131,18 +131,7 @@ impl Kind for ImmobileWasm {
         let stages = entry::stages(&module, killable.has_start, &environment)?;
         let mut store = Store::new(&self.engine, Host::new(&limits));
         store.limiter(|host| &mut host.limits);
-        store.set_epoch_deadline(1);
-        let give_way = Arc::new(AtomicBool::new(false));
-        let asked = give_way.clone();
-        store.epoch_deadline_callback(move |context| {
-            if context.data().signals.killed.load(Ordering::Acquire) {
-                return Err(KilledInCall.into());
-            }
-            Ok(match asked.swap(false, Ordering::Relaxed) {
-                true => UpdateDeadline::Yield(1),
-                false => UpdateDeadline::Continue(1),
-            })
-        });
+        let give_way = at_each_epoch(&mut store);
         let imports = self.imports(&mut store, &module)?;
         let made = Instance::new_async(&mut store, &module, &imports);
         let instance = crate::kind::now(made).map_err(failed("make an instance of the program"))?;
@@ -212,6 +201,24 @@ impl ImmobileWasm {
         };
         module.imports().map(fill).collect()
     }
+}
+
+/// Lets the store's guest be killed, or made to queue behind others by setting what is returned, whenever the
+/// engine's epoch grows.
+fn at_each_epoch(store: &mut Store<Host>) -> Arc<AtomicBool> {
+    let give_way = Arc::new(AtomicBool::new(false));
+    let asked = give_way.clone();
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |context| {
+        if context.data().signals.killed.load(Ordering::Acquire) {
+            return Err(KilledInCall.into());
+        }
+        Ok(match asked.swap(false, Ordering::Relaxed) {
+            true => UpdateDeadline::Yield(1),
+            false => UpdateDeadline::Continue(1),
+        })
+    });
+    give_way
 }
 
 /// Why a program is not run.

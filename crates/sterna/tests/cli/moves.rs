@@ -43,6 +43,19 @@ fn the_rest_of_the_work_is_done_elsewhere() {
     assert_eq!(output, plain);
 }
 
+/// Frozen by the version of its name after 33 steps of 60; new ones are made as the tests above make theirs, with `--thin`.
+/// Its program is a committed one: see `cargo xtask guests --check`.
+#[test]
+fn a_process_that_another_version_froze_goes_on() {
+    let world = World::new();
+    let lua = format!("{}::/lua", scripts("lua"));
+    let plain = world.ask(steps("60")).ok();
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/lua-v1.image");
+    let rest = world.ask(["thaw", "--yes", "--dir", &lua, sample]).ok();
+    assert!(plain.ends_with(&rest), "{rest}");
+    assert_eq!(rest.lines().count(), 60 - 33);
+}
+
 #[test]
 fn the_place_where_it_is_thawed_gives_input_and_gets_output() {
     let world = World::new();

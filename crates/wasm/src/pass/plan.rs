@@ -229,10 +229,8 @@ impl<'a> Plan<'a> {
             arguments: ty.params().len(),
             results: ty.results().to_vec(),
         };
-        values
-            .iter_mut()
-            .take(call)
-            .for_each(|value| value.kept = true);
+        let arguments = values.iter_mut().take(call);
+        arguments.for_each(|value| value.kept = true);
         Plan {
             function,
             params: ty.params().len(),

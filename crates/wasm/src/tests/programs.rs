@@ -1,6 +1,6 @@
 //! Every place at which a real program can be stopped has a continuation that is valid.
 //!
-//! Of the larger programs a sample, unless `STERNA_FULL` is set.
+//! Of Lua and SQLite all of them, of larger programs a sample unless `STERNA_TEST_FULL` is set.
 
 use std::sync::Arc;
 
@@ -11,8 +11,16 @@ use crate::rig::Random;
 
 /// Continuations in one module.
 const GROUP: usize = 300;
-/// Continuations of one program in the default run.
-const SAMPLE: usize = 600;
+/// Continuations of one large program in the default run.
+const SAMPLE: usize = 1200;
+
+/// Which continuations are looked at.
+#[derive(Clone, Copy, PartialEq)]
+enum Which {
+    All,
+    /// As many as [`SAMPLE`], unless the complete run is asked for.
+    Some,
+}
 
 fn guest(name: &str) -> Arc<[u8]> {
     let path = format!(
@@ -25,8 +33,12 @@ fn guest(name: &str) -> Arc<[u8]> {
         .into()
 }
 
-fn check(name: &str) {
-    let program = Program::parse(guest(name), Options::default()).expect("a real program");
+fn check(name: &str, which: Which) {
+    check_module(name, guest(name), which);
+}
+
+fn check_module(name: &str, bytes: Arc<[u8]>, which: Which) {
+    let program = Program::parse(bytes, Options::default()).expect("a real program");
     let instrumented = program.instrument().expect("a real program");
     let mut validator = Validator::new_with_features(WasmFeatures::all());
     validator.validate_all(&instrumented.wasm).expect("valid");
@@ -52,7 +64,7 @@ fn check(name: &str) {
     entries.sort_unstable();
     entries.dedup();
     let all = entries.len();
-    if std::env::var_os("STERNA_FULL").is_none() {
+    if which == Which::Some && std::env::var_os("STERNA_TEST_FULL").is_none() {
         let mut random = Random::new(all as u64);
         while entries.len() > SAMPLE {
             entries.swap_remove(random.below(entries.len() as u64) as usize);
@@ -86,17 +98,31 @@ fn check(name: &str) {
 
 #[test]
 fn continuations_of_lua() {
-    check("lua");
+    check("lua", Which::All);
 }
 
 #[test]
 fn continuations_of_sqlite() {
-    check("sqlite");
+    check("sqlite", Which::All);
 }
 
 #[test]
 fn continuations_of_quickjs() {
-    check("qjs");
+    check("qjs", Which::Some);
+}
+
+#[test]
+fn continuations_of_cpython() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../target/guests/python.wasm"
+    );
+    match std::fs::read(path) {
+        Ok(bytes) => check_module("python", bytes.into(), Which::Some),
+        Err(_) => println!(
+            "SKIPPED: CPython for WASI is not here; get it with: cargo xtask guests --download"
+        ),
+    }
 }
 
 #[test]
@@ -105,7 +131,7 @@ fn continuations_of_small_programs() {
         "count", "echo", "fannkuch", "fib", "files", "fill", "hello", "idle", "matmul", "nbody",
         "qsort", "recurse", "sha256", "sleeper", "spin",
     ] {
-        check(name);
+        check(name, Which::All);
     }
 }
 
