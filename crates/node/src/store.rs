@@ -44,6 +44,11 @@ pub enum StoreError {
     /// A read or write failed.
     #[error("the registry could not be read or written")]
     Failed(#[source] Box<redb::Error>),
+    /// The library that reads the file gave up.
+    #[error(
+        "the registry could not be read or written, and may be damaged: start the node again, then it is checked"
+    )]
+    Broken,
     /// The program is ending.
     #[error("the registry is closed")]
     Closed,

@@ -6,14 +6,14 @@ use std::sync::{Arc, PoisonError};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Service;
 use crate::door::Authority;
 use crate::identity::NodeId;
 use crate::limits::{
     CONNECTIONS_MAX, CONNECTIONS_UNPROVEN_MAX, FRAME_WITHIN, HELLO_WITHIN, LOCAL_MAX,
-    REPLY_BYTES_MAX, REQUEST_BYTES_MAX, STRANGER_WITHIN, STRANGERS_MAX,
+    REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RETRY_FIRST, STRANGER_WITHIN, STRANGERS_MAX,
 };
 use crate::message::{Failure, Reply, Request};
 use crate::tls;
@@ -152,7 +152,7 @@ impl Service {
                     });
                 }
                 // Out of descriptors, say: others are being served, and will give some back.
-                Err(_) => tokio::task::yield_now().await,
+                Err(_) => sleep(RETRY_FIRST).await,
             }
         }
     }

@@ -7,8 +7,9 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -69,10 +70,15 @@ impl Embedded {
             .mode(0o600)
             .open(path)
             .map_err(|error| wrong(redb::Error::Io(error)))?;
-        let backend = FileBackend::new(file).map_err(|error| wrong(error.into()))?;
-        let database = Database::builder().create_with_backend(backend);
-        let database = database.map_err(|error| wrong(error.into()))?;
-        let (format, revision) = prepare(&database).map_err(wrong)?;
+        // redb panics on some kinds of damage.
+        let opened = catch_unwind(AssertUnwindSafe(|| open_whole(file)));
+        let (database, format, revision) = match opened {
+            Ok(opened) => opened.map_err(wrong)?,
+            Err(_) => {
+                let path = path.to_owned();
+                return Err(StoreError::Damaged { path, source: None });
+            }
+        };
         if format != FORMAT {
             let path = path.to_owned();
             return Err(StoreError::Version {
@@ -98,9 +104,22 @@ impl Embedded {
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.0);
         let done = spawn_blocking(move || act(&inner)).await;
-        done.map_err(|_| StoreError::Closed)?
-            .map_err(|error| StoreError::Failed(Box::new(error)))
+        done.map_err(|error| match error.is_panic() {
+            true => StoreError::Broken,
+            false => StoreError::Closed,
+        })?
+        .map_err(|error| StoreError::Failed(Box::new(error)))
     }
+}
+
+/// Opens a file, looks at all its checksums, and gives format and newest revision beside it.
+fn open_whole(file: File) -> Result<(Database, u64, u64), redb::Error> {
+    let mut database = Database::builder().create_with_backend(FileBackend::new(file)?)?;
+    if !database.check_integrity()? {
+        tracing::warn!("the registry was damaged; what could be read of it was kept");
+    }
+    let (format, revision) = prepare(&database)?;
+    Ok((database, format, revision))
 }
 
 /// Makes what is not there, and gives format and newest revision.

@@ -159,6 +159,27 @@ fn a_file_that_is_damaged_or_newer_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_changed_byte_anywhere_ends_in_an_error_or_in_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("node");
+    drop(Node::start(&options(&data, "n")).unwrap());
+    let path = data.join("registry.redb");
+    let whole = fs::read(&path).unwrap();
+    // The head has all that matters for opening; of the rest a sample.
+    let places = (0..400).step_by(7).chain((4096..whole.len()).step_by(509));
+    for at in places {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        fs::write(&path, &bytes).unwrap();
+        match Node::start(&options(&data, "n")) {
+            Ok(_) | Err(StartError::Registry(StoreError::Damaged { .. })) => {}
+            Err(StartError::Records(failure)) => assert_eq!(failure.kind, FailureKind::Internal),
+            Err(other) => panic!("byte {at}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn tickets_expire_by_the_registrys_clock() {
     let directory = tempfile::tempdir().unwrap();
     on_runtime(async {
