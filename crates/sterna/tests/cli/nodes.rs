@@ -179,6 +179,33 @@ fn a_killed_node_is_unknown_and_a_removed_one_is_gone() {
 }
 
 #[test]
+fn a_killed_registry_comes_back_with_all_it_knew() {
+    let world = World::new();
+    let address = UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let mut one = start(&world, "one", &address);
+    let two = start(&world, "two", "127.0.0.1:0");
+    two.join(&world, &one.invite(&world)).ok();
+    let ticket = one.invite(&world);
+    one.actor.signal(Signal::KILL);
+    one.actor.end();
+    let one = start(&world, "one", &address);
+    assert_eq!(one.nodes(&world).len(), 2);
+    until("they have found each other", || {
+        two.state_of(&world, "one") == "reachable"
+    });
+    let three = start(&world, "three", "127.0.0.1:0");
+    three.join(&world, &ticket).ok();
+    assert_eq!(three.nodes(&world).len(), 3);
+    for node in [three, two, one] {
+        node.stop(&world);
+    }
+}
+
+#[test]
 fn who_joined_knows_its_cluster_while_the_registry_is_away() {
     let world = World::new();
     let one = start(&world, "one", "127.0.0.1:0");
