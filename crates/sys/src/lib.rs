@@ -1,7 +1,7 @@
 //! Everything unsafe about the operating system, as safe types. This crate decides nothing: it has no
 //! policy, no protocol and no idea what a process of Sterna is. Linux on x86-64 and AArch64.
 //!
-//! Each module is a cargo feature of the same name; all are on by default.
+//! Each module is a cargo feature of the same name; all but `stacks` are on by default.
 //!
 //! | module | gives |
 //! |---|---|
@@ -13,6 +13,7 @@
 //! | [`clock`] | CPU time of threads |
 //! | [`ability`] | what this kernel has: Landlock, seccomp |
 //! | [`identity`] | who is at the other end of a local socket, which boot this is |
+//! | `stacks` | guarded stacks, switching between them, telling an overflow from other faults |
 
 #[cfg(feature = "ability")]
 pub mod ability;
@@ -28,5 +29,7 @@ pub mod identity;
 pub mod memory;
 #[cfg(feature = "spawn")]
 pub mod spawn;
+#[cfg(feature = "stacks")]
+pub mod stacks;
 #[cfg(feature = "tracking")]
 pub mod tracking;

@@ -1,0 +1,102 @@
+//! Sockets and pipes in the manner of the standard library. A call is tried first; if it would block, only its thread
+//! waits. Any thread may use them: user threads wait at their worker's [poller](crate), others in the kernel.
+//!
+//! Reads and writes that wait can be cancelled; a byte is then either transferred and reported or not transferred.
+//! A time-out is an error of kind [`TimedOut`](std::io::ErrorKind::TimedOut).
+
+mod pipe;
+mod source;
+mod tcp;
+mod udp;
+mod unix;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+
+pub use pipe::{PipeReader, PipeWriter, pipe};
+pub use tcp::{TcpListener, TcpStream};
+pub use udp::UdpSocket;
+pub use unix::{UnixListener, UnixStream};
+
+/// The addresses of a host. Names are looked up by [`blocking`](crate::blocking); an address is itself.
+///
+/// # Errors
+/// As the system's look-up says.
+pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    crate::blocking(|| (host, port).to_socket_addrs().map(Iterator::collect))
+}
+
+/// `Read` and `Write` for a type with a `source`, by value and by reference.
+macro_rules! read {
+    ($name:ty) => {
+        impl std::io::Read for &$name {
+            fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+                self.source.read(buffer)
+            }
+        }
+        impl std::io::Read for $name {
+            fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+                self.source.read(buffer)
+            }
+        }
+    };
+}
+
+macro_rules! write {
+    ($name:ty) => {
+        impl std::io::Write for &$name {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.source.write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        impl std::io::Write for $name {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.source.write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+    };
+}
+
+/// What all types with a `source` have.
+macro_rules! descriptor {
+    ($name:ty, $std:ty) => {
+        impl $name {
+            /// Takes over a descriptor of the standard library, which becomes non-blocking.
+            ///
+            /// # Errors
+            /// The kernel refuses.
+            pub fn from_std(inner: $std) -> std::io::Result<Self> {
+                Ok(Self {
+                    source: $crate::io::source::Source::new(inner)?,
+                })
+            }
+
+            /// Lets reads wait no longer than this; `None` is for ever.
+            pub fn set_read_timeout(&self, timeout: Option<std::time::Duration>) {
+                self.source.read_timeout.set(timeout);
+            }
+
+            /// Lets writes wait no longer than this; `None` is for ever.
+            pub fn set_write_timeout(&self, timeout: Option<std::time::Duration>) {
+                self.source.write_timeout.set(timeout);
+            }
+        }
+
+        impl std::os::fd::AsFd for $name {
+            fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+                self.source.inner().as_fd()
+            }
+        }
+    };
+}
+
+use {descriptor, read, write};

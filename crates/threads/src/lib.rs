@@ -1,0 +1,59 @@
+//! Threads in the manner of `std::thread`, in three implementations behind one API: threads of the kernel (1:1), user
+//! threads on one kernel thread (N:1), and user threads on several (M:N). Which one is chosen when a [`Runtime`] is
+//! built; the program stays the same.
+//!
+//! | module | gives |
+//! |---|---|
+//! | `runtime` | [`Runtime`] and the choice of the [`Implementation`] |
+//! | `spawn`, `scope` | making threads, waiting for them, names, priorities |
+//! | `park`, `cancel`, `local`, `group` | sleeping and waking; ending from outside; thread-locals; fair shares |
+//! | [`sync`] | locks, semaphores, barriers, channels: they block only the thread that waits |
+//! | [`io`] | sockets and pipes in the manner of the standard library, that stop only the thread that waits |
+//! | `blocking` | calls that block in the kernel, moved out of the way |
+//! | `record`, `owned`, `packet`, `here` | what is known of a thread; the part that only its kernel thread touches; its result; who runs here |
+//! | `wait` | tickets: what everything that blocks is built on |
+//! | `worker` | user threads: queues, timers, switching |
+//! | `kernel` | threads of the kernel |
+//! | `monitor` | noticing threads that never give way |
+//! | `poller` | sleeping until a descriptor, a timer or another thread wakes |
+//!
+//! # What siblings share
+//!
+//! User threads of one worker run on one kernel thread, and so share what the standard library and C keep per kernel
+//! thread: `std::thread_local!` (use [`thread_local!`]), `std::thread::current`, `errno`, the locks of `stdout()`, and
+//! the count of running panics: while a thread is blocked inside a destructor that a panic runs,
+//! `std::thread::panicking` is true for its siblings. A guard of a standard mutex that is held across a blocking call
+//! of this package can block the worker for ever.
+//!
+//! A thread that has started never changes its kernel thread, so values that are not `Send` are safe on its stack.
+#![cfg(target_os = "linux")]
+
+mod blocking;
+mod cancel;
+mod group;
+mod here;
+pub mod io;
+mod kernel;
+mod local;
+mod monitor;
+mod owned;
+mod packet;
+mod park;
+mod poller;
+mod record;
+mod runtime;
+mod scope;
+mod spawn;
+pub mod sync;
+mod wait;
+mod worker;
+
+pub use blocking::blocking;
+pub use cancel::{Cancelled, checkpoint, is_cancelled};
+pub use group::{Group, WEIGHT_DEFAULT};
+pub use local::LocalKey;
+pub use monitor::{Held, Monitor};
+pub use park::{park, park_timeout, sleep, sleep_until, yield_now};
+pub use runtime::{Implementation, Runtime, RuntimeBuilder};
+pub use scope::{Scope, ScopedJoinHandle, scope};
+pub use spawn::{Builder, JoinHandle, Priority, Result, Thread, ThreadId, current, spawn};

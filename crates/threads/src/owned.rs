@@ -1,0 +1,63 @@
+//! [`Owned`]: the part of a thread's record that only the kernel thread running it touches: stack, context, what it
+//! is to run, its thread-locals.
+//!
+//! Who may touch it, in the order of a thread's life: whoever made the record; then whoever holds it in a queue of
+//! threads that have not started, which hand it on under a lock; then its worker, until the record is dropped.
+#![allow(unsafe_code, reason = "shares a cell by the rule above")]
+
+use std::any::Any;
+use std::cell::{RefCell, UnsafeCell};
+
+use sterna_sys::stacks::{Context, Stack};
+
+use crate::local::Locals;
+
+/// What a thread that ended without a result left behind: the payload of its panic, or why it never ran.
+pub(crate) type Payload = Box<dyn Any + Send>;
+
+/// What a thread is to do. With a payload it does not run, and its joiner gets that instead.
+pub(crate) type Body<'a> = Box<dyn FnOnce(Option<Payload>) + Send + 'a>;
+
+/// See the module.
+pub(crate) struct Owned(UnsafeCell<Own>);
+
+pub(crate) struct Own {
+    pub(crate) context: Context,
+    pub(crate) stack: Option<Stack>,
+    pub(crate) body: Option<Body<'static>>,
+    /// Place among the live threads of its worker.
+    pub(crate) live: usize,
+    pub(crate) locals: RefCell<Locals>,
+}
+
+// SAFETY: 1. The rule in the module's head; `get` is unsafe and every use states why it holds. 2. The thread-locals,
+// which need not be `Send`, are dropped by the thread itself before it ends.
+unsafe impl Send for Owned {}
+// SAFETY: 1. As above.
+unsafe impl Sync for Owned {}
+
+impl Owned {
+    pub(crate) fn new(body: Body<'static>) -> Self {
+        Self::with(Some(body))
+    }
+
+    /// Of a thread that runs already.
+    pub(crate) fn empty() -> Self {
+        Self::with(None)
+    }
+
+    fn with(body: Option<Body<'static>>) -> Self {
+        Self(UnsafeCell::new(Own {
+            context: Context::NONE,
+            stack: None,
+            body,
+            live: usize::MAX,
+            locals: RefCell::default(),
+        }))
+    }
+
+    /// The contents.
+    pub(crate) fn get(&self) -> *mut Own {
+        self.0.get()
+    }
+}

@@ -1,0 +1,189 @@
+//! [`Poller`]: where a worker sleeps, and by what it is woken: descriptors that became ready, other threads, time.
+//!
+//! Descriptors are watched edge-triggered in both directions, once and for as long as they are open: each call is tried
+//! first, and only if it would block does its thread wait for an edge.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::wait::Line;
+
+/// Events taken from the kernel at once.
+const EVENTS_MAX: usize = 256;
+/// The event by which other threads interrupt.
+const INTERRUPT: u64 = u64::MAX;
+
+pub(crate) struct Poller {
+    epoll: OwnedFd,
+    interrupt: OwnedFd,
+    sources: Mutex<Sources>,
+    watched: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Sources {
+    /// With a generation each, so that an event of a descriptor that was closed reaches no newer one.
+    slots: Vec<(u32, Option<Arc<Edges>>)>,
+    free: Vec<u32>,
+}
+
+/// Who waits for a descriptor.
+#[derive(Default)]
+pub(crate) struct Edges {
+    pub(crate) read: Mutex<Side>,
+    pub(crate) write: Mutex<Side>,
+}
+
+/// One direction.
+#[derive(Default)]
+pub(crate) struct Side {
+    /// There was an edge since somebody last began to wait.
+    pub(crate) edge: bool,
+    pub(crate) line: Line,
+}
+
+/// That a descriptor is watched.
+pub(crate) struct Watch {
+    poller: Arc<Poller>,
+    key: u64,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Poller {
+    pub(crate) fn new() -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let interrupt = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        // Edge-triggered, so that nobody has to read it.
+        epoll::add(
+            &epoll,
+            &interrupt,
+            EventData::new_u64(INTERRUPT),
+            EventFlags::IN | EventFlags::ET,
+        )?;
+        Ok(Self {
+            epoll,
+            interrupt,
+            sources: Mutex::default(),
+            watched: AtomicUsize::new(0),
+        })
+    }
+
+    /// Ends the sleep that the worker is in or about to begin.
+    pub(crate) fn interrupt(&self) {
+        // It fails only if nobody took 2^64 interruptions.
+        let _ = rustix::io::write(&self.interrupt, &1_u64.to_ne_bytes());
+    }
+
+    #[inline]
+    pub(crate) fn is_watching(&self) -> bool {
+        self.watched.load(Ordering::Relaxed) > 0
+    }
+
+    /// Sleeps until something happens or `timeout` is over (`None`: for ever), and grants those who waited for it.
+    pub(crate) fn poll(&self, timeout: Option<Duration>) {
+        let mut events = Vec::<epoll::Event>::with_capacity(EVENTS_MAX);
+        // A time beyond what the kernel can express waits without one.
+        let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
+        let buffer = rustix::buffer::spare_capacity(&mut events);
+        // Interrupted by a signal: there is nothing then, and the caller looks again.
+        let _ = epoll::wait(&self.epoll, buffer, timeout.as_ref());
+        for event in &events {
+            let (key, flags) = (event.data.u64(), event.flags);
+            if key != INTERRUPT
+                && let Some(edges) = self.edges(key)
+            {
+                edges.happened(flags);
+            }
+        }
+    }
+
+    fn edges(&self, key: u64) -> Option<Arc<Edges>> {
+        let sources = lock(&self.sources);
+        let (generation, edges) = sources.slots.get(key as u32 as usize)?;
+        if u64::from(*generation) == key >> 32 {
+            edges.clone()
+        } else {
+            None
+        }
+    }
+
+    /// Watches a descriptor from now on. What it is ready for already counts as an edge.
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        descriptor: impl AsFd,
+        edges: &Arc<Edges>,
+    ) -> io::Result<Watch> {
+        let key = {
+            let mut sources = lock(&self.sources);
+            let index = match sources.free.pop() {
+                Some(index) => index,
+                None => {
+                    sources.slots.push((0, None));
+                    (sources.slots.len() - 1) as u32
+                }
+            };
+            let slot = &mut sources.slots[index as usize];
+            slot.1 = Some(Arc::clone(edges));
+            u64::from(slot.0) << 32 | u64::from(index)
+        };
+        self.watched.fetch_add(1, Ordering::Relaxed);
+        let watch = Watch {
+            poller: Arc::clone(self),
+            key,
+        };
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.epoll, descriptor, EventData::new_u64(key), flags)?;
+        Ok(watch)
+    }
+}
+
+impl Watch {
+    pub(crate) fn is_at(&self, poller: &Arc<Poller>) -> bool {
+        Arc::ptr_eq(&self.poller, poller)
+    }
+
+    /// Before the descriptor is closed or given away.
+    pub(crate) fn end(self, descriptor: impl AsFd) {
+        // It fails if the descriptor is not watched, which is what is wanted.
+        let _ = epoll::delete(&self.poller.epoll, descriptor);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut sources = lock(&self.poller.sources);
+        let index = self.key as u32;
+        let slot = &mut sources.slots[index as usize];
+        *slot = (slot.0.wrapping_add(1), None);
+        sources.free.push(index);
+        self.poller.watched.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Edges {
+    fn happened(&self, flags: EventFlags) {
+        let failed = EventFlags::ERR | EventFlags::HUP;
+        if flags.intersects(EventFlags::IN | EventFlags::RDHUP | failed) {
+            lock(&self.read).happened();
+        }
+        if flags.intersects(EventFlags::OUT | failed) {
+            lock(&self.write).happened();
+        }
+    }
+}
+
+impl Side {
+    fn happened(&mut self) {
+        self.edge = true;
+        self.line.grant_all();
+    }
+}

@@ -1,0 +1,280 @@
+//! [`Runtime`]: what threads run on, and the choice of the implementation.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use sterna_sys::stacks::{Guards, Slab};
+
+use crate::here;
+use crate::kernel::KernelRuntime;
+use crate::monitor::{Held, Monitor};
+use crate::record::Place;
+use crate::scope::scope_in;
+use crate::spawn::{Builder, JoinHandle};
+use crate::worker::{Shared, Worker};
+
+/// Bytes of a user thread's stack unless the runtime or the thread says otherwise. Only what is used takes memory.
+const STACK_BYTES: usize = 256 * 1024;
+/// The same for a thread of the kernel.
+const KERNEL_STACK_BYTES: usize = 2 * 1024 * 1024;
+
+/// How threads are implemented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Implementation {
+    /// Each is a thread of the kernel (1:1).
+    Kernel,
+    /// All share one kernel thread (N:1). A call that blocks in the kernel stops all.
+    User,
+    /// They share several kernel threads (M:N).
+    Hybrid,
+}
+
+/// How a runtime is to be.
+#[derive(Debug, Clone)]
+pub struct RuntimeBuilder {
+    implementation: Implementation,
+    workers: Option<usize>,
+    stack_bytes: Option<usize>,
+    name: String,
+}
+
+impl RuntimeBuilder {
+    /// Kernel threads that a hybrid runtime runs user threads on; otherwise one per processor. At least 1.
+    pub fn workers(mut self, count: usize) -> Self {
+        self.workers = Some(count.max(1));
+        self
+    }
+
+    /// Bytes of each thread's stack, if the thread does not say otherwise.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_bytes = Some(bytes);
+        self
+    }
+
+    /// A name for its kernel threads.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The stack size is impossible, or the kernel gives no threads or descriptors.
+    pub fn build(self) -> io::Result<Runtime> {
+        if self.implementation == Implementation::Kernel {
+            let stack_bytes = self.stack_bytes.unwrap_or(KERNEL_STACK_BYTES);
+            return Ok(Runtime {
+                home: Home::Kernel(Arc::new(KernelRuntime::new(stack_bytes))),
+                implementation: self.implementation,
+                workers: Vec::new(),
+            });
+        }
+        let count = match self.implementation {
+            Implementation::User => 1,
+            _ => self.workers.unwrap_or_else(|| {
+                thread::available_parallelism().map_or(1, std::num::NonZero::get)
+            }),
+        };
+        let slab = Slab::new(self.stack_bytes.unwrap_or(STACK_BYTES), Guards::Marks)
+            .map_err(io::Error::other)?;
+        let shared = Arc::new(Shared::new(count, slab)?);
+        let mut runtime = Runtime {
+            home: Home::Workers(Arc::clone(&shared)),
+            implementation: self.implementation,
+            workers: Vec::new(),
+        };
+        for number in 0..count {
+            let shared = Arc::clone(&shared);
+            let builder = thread::Builder::new().name(format!("{}-{number}", self.name));
+            // If it fails, the drop of the runtime ends the workers that there are.
+            let worker = builder.spawn(move || Worker::new(shared, number).run())?;
+            runtime.workers.push(worker);
+        }
+        Ok(runtime)
+    }
+}
+
+/// What threads run on.
+///
+/// Dropped, it cancels all its threads and waits until they have ended: each unwinds from the call that it blocks in. A
+/// thread that never blocks in a call of this package is waited for as long as it runs. If one of its own threads
+/// drops it, it does not wait.
+///
+/// ```
+/// use sterna_threads::{Runtime, spawn};
+/// let runtime = Runtime::hybrid()?;
+/// let sum: u64 = runtime.run(|| {
+///     let parts: Vec<_> = (0..10).map(|part| spawn(move || part * part)).collect();
+///     parts.into_iter().map(|part| part.join().unwrap()).sum()
+/// });
+/// assert_eq!(sum, 285);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Runtime {
+    home: Home,
+    implementation: Implementation,
+    workers: Vec<thread::JoinHandle<()>>,
+}
+
+impl Runtime {
+    /// A runtime of any kind.
+    pub fn builder(implementation: Implementation) -> RuntimeBuilder {
+        RuntimeBuilder {
+            implementation,
+            workers: None,
+            stack_bytes: None,
+            name: "worker".to_owned(),
+        }
+    }
+
+    /// Threads of the kernel.
+    ///
+    /// # Errors
+    /// As [`RuntimeBuilder::build`].
+    pub fn kernel() -> io::Result<Self> {
+        Self::builder(Implementation::Kernel).build()
+    }
+
+    /// User threads on one kernel thread.
+    ///
+    /// # Errors
+    /// As [`RuntimeBuilder::build`].
+    pub fn user() -> io::Result<Self> {
+        Self::builder(Implementation::User).build()
+    }
+
+    /// User threads on a kernel thread per processor.
+    ///
+    /// # Errors
+    /// As [`RuntimeBuilder::build`].
+    pub fn hybrid() -> io::Result<Self> {
+        Self::builder(Implementation::Hybrid).build()
+    }
+
+    /// How its threads are implemented.
+    pub fn implementation(&self) -> Implementation {
+        self.implementation
+    }
+
+    /// Runs `f` as a thread and waits for it. Threads that it leaves behind go on.
+    ///
+    /// # Panics
+    /// With the panic of `f`, or if no thread can be made.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        let result = scope_in(&self.home, |scope| {
+            let builder = Builder::new().name("main");
+            match builder.spawn_scoped(scope, f) {
+                Ok(handle) => handle.join(),
+                Err(error) => panic!("no thread was made: {error}"),
+            }
+        });
+        result.unwrap_or_else(|payload| std::panic::resume_unwind(payload))
+    }
+
+    /// Makes a thread in this runtime, from wherever.
+    ///
+    /// # Errors
+    /// As [`Builder::spawn`].
+    pub fn spawn<F, T>(&self, builder: Builder, f: F) -> io::Result<JoinHandle<T>>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        builder.spawn_in(self.home.clone(), f)
+    }
+}
+
+impl Runtime {
+    /// Reports threads that hold a worker for longer than `threshold`: once when it is noticed, once when it is over.
+    /// Threads of the kernel hold no worker. `report` is called on a kernel thread of its own.
+    ///
+    /// # Errors
+    /// The kernel gives no thread.
+    pub fn monitor(
+        &self,
+        threshold: Duration,
+        report: impl FnMut(Held) + Send + 'static,
+    ) -> io::Result<Monitor> {
+        let shared = match &self.home {
+            Home::Workers(shared) => Arc::clone(shared),
+            Home::Kernel(_) => Arc::new(Shared::new(
+                0,
+                Slab::new(STACK_BYTES, Guards::Marks).map_err(io::Error::other)?,
+            )?),
+        };
+        Monitor::start(shared, threshold, report)
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        let inside = Home::of_this_thread().is_ok_and(|home| home.is(&self.home));
+        match &self.home {
+            Home::Kernel(runtime) => {
+                runtime.close();
+                if !inside {
+                    crate::blocking(|| runtime.wait());
+                }
+            }
+            Home::Workers(shared) => shared.close(),
+        }
+        if !inside {
+            let workers = std::mem::take(&mut self.workers);
+            let failed = crate::blocking(|| {
+                let results = workers.into_iter().map(thread::JoinHandle::join);
+                results.filter(Result::is_err).count()
+            });
+            if failed > 0 {
+                eprintln!("sterna-threads: {failed} workers have panicked");
+            }
+        }
+    }
+}
+
+/// Where threads are made.
+#[derive(Clone)]
+pub(crate) enum Home {
+    Kernel(Arc<KernelRuntime>),
+    Workers(Arc<Shared>),
+}
+
+impl Home {
+    /// The runtime of the running thread.
+    pub(crate) fn of_this_thread() -> io::Result<Self> {
+        if let Some(shared) =
+            here::with_worker(|worker| worker.map(|worker| Arc::clone(&worker.shared)))
+        {
+            return Ok(Self::Workers(shared));
+        }
+        here::with_record(|record| match &record.place {
+            Place::Kernel {
+                runtime: Some(runtime),
+                ..
+            } => Ok(Self::Kernel(Arc::clone(runtime))),
+            _ => Err(io::Error::other(
+                "the calling thread belongs to no runtime; call this inside Runtime::run",
+            )),
+        })
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Kernel(one), Self::Kernel(two)) => Arc::ptr_eq(one, two),
+            (Self::Workers(one), Self::Workers(two)) => Arc::ptr_eq(one, two),
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Debug for Home {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Kernel(..) => "Kernel",
+            Self::Workers(_) => "Workers",
+        })
+    }
+}

@@ -1,0 +1,430 @@
+//! [`Worker`]: one kernel thread that runs user threads. A user-level runtime has one, a hybrid one several.
+//!
+//! There is no scheduler to switch to: the thread that stops picks the next one and switches to it directly, and if
+//! nobody is ready, it is on its stack that the worker sleeps. A thread that ends goes on with the next one that has
+//! not started, on the same stack. [`RunQueue`] says who is next; `run` holds the switches.
+//!
+//! A thread that has started stays with its worker, so nothing here but the [`Inbox`] is shared.
+
+mod inbox;
+mod queue;
+mod run;
+mod timers;
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use sterna_sys::stacks::{Context, Slab, Stack};
+
+pub(crate) use inbox::Inbox;
+
+use crate::here;
+use crate::record::{Place, Record};
+use queue::{Pick, RunQueue};
+use timers::Timers;
+
+/// Turns between two looks at timers and descriptors adapt so that looks are about this far apart.
+const POLL_INTERVAL: Duration = Duration::from_micros(100);
+const POLL_TURNS_MAX: u32 = 4096;
+/// Threads stolen at once.
+const STEAL_MAX: usize = 64;
+
+/// What the workers of one runtime share.
+pub(crate) struct Shared {
+    pub(crate) inboxes: Vec<Arc<Inbox>>,
+    pub(crate) slab: Arc<Slab>,
+    closing: AtomicBool,
+    /// Workers that sleep or are about to.
+    sleepers: AtomicUsize,
+    next: AtomicUsize,
+}
+
+impl Shared {
+    pub(crate) fn new(workers: usize, slab: Arc<Slab>) -> std::io::Result<Self> {
+        let inboxes = (0..workers).map(|_| Inbox::new().map(Arc::new));
+        Ok(Self {
+            inboxes: inboxes.collect::<Result<_, _>>()?,
+            slab,
+            closing: AtomicBool::new(false),
+            sleepers: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+        })
+    }
+
+    /// A new thread. Given back if the runtime has ended.
+    pub(crate) fn admit(self: &Arc<Self>, record: Arc<Record>) -> Result<(), Arc<Record>> {
+        here::with_worker(|worker| match worker {
+            Some(worker) if Arc::ptr_eq(&worker.shared, self) => {
+                worker.spawn(record);
+                Ok(())
+            }
+            _ => {
+                let at = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
+                self.inboxes[at].deliver(record)
+            }
+        })
+    }
+
+    /// Cancels all threads. Workers end when their last one has.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        for inbox in &self.inboxes {
+            inbox.set_sleeping(false);
+            inbox.poller.interrupt();
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    fn rouse_one(&self) {
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            self.inboxes.iter().any(|inbox| inbox.rouse());
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) inbox: Arc<Inbox>,
+    number: usize,
+    queue: RefCell<RunQueue>,
+    timers: RefCell<Timers>,
+    live: RefCell<Live>,
+    /// Stacks of the runtime's slab, ready for use.
+    stacks: RefCell<Vec<Stack>>,
+    /// The stack of a thread that ended, until the switch away from it is done.
+    retired: Cell<Option<Stack>>,
+    current: Cell<Option<Arc<Record>>>,
+    /// Stands for the worker itself, while no thread runs.
+    base: Arc<Record>,
+    base_context: Cell<Context>,
+    turns_left: Cell<u32>,
+    turns: Cell<u32>,
+    polled: Cell<Instant>,
+    /// Whether the threads of this worker were told that the runtime closes.
+    told: Cell<bool>,
+    /// Whether timers and descriptors wake now: those run in the order of waking.
+    looking: Cell<bool>,
+    /// Whose turn it is: a thread that has not started, or one that has.
+    newcomers_first: Cell<bool>,
+}
+
+/// Threads of a worker that have started and not ended: what keeps them alive, and who is cancelled at the end.
+#[derive(Default)]
+struct Live {
+    records: Vec<Option<Arc<Record>>>,
+    free: Vec<usize>,
+}
+
+impl Live {
+    fn insert(&mut self, record: Arc<Record>) -> usize {
+        match self.free.pop() {
+            Some(at) => {
+                self.records[at] = Some(record);
+                at
+            }
+            None => {
+                self.records.push(Some(record));
+                self.records.len() - 1
+            }
+        }
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Arc<Record>> {
+        self.free.push(at);
+        self.records[at].take()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.records.len()
+    }
+}
+
+/// Who runs next.
+enum Next {
+    Thread(Arc<Record>),
+    /// The worker's own end.
+    Stop,
+}
+
+/// Puts a started thread among the ready ones of its worker.
+pub(crate) fn make_ready(record: Arc<Record>) {
+    let Place::User { shared, worker, .. } = &record.place else {
+        unreachable!("only user threads have a worker");
+    };
+    let number = worker.load(Ordering::Relaxed);
+    let is_here = |worker: &Worker| worker.number == number && Arc::ptr_eq(&worker.shared, shared);
+    let home = here::with_worker(|worker| match worker {
+        Some(worker) if is_here(worker) => None,
+        _ => Some(Arc::clone(&shared.inboxes[number])),
+    });
+    if let Some(home) = home {
+        let delivered = home.deliver(record);
+        debug_assert!(delivered.is_ok(), "a worker outlives its threads");
+    } else {
+        here::with_worker(|worker| {
+            if let Some(worker) = worker {
+                worker.ready(record);
+            }
+        });
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, number: usize) -> Self {
+        Self {
+            inbox: Arc::clone(&shared.inboxes[number]),
+            number,
+            shared,
+            queue: RefCell::default(),
+            timers: RefCell::default(),
+            live: RefCell::default(),
+            stacks: RefCell::default(),
+            retired: Cell::new(None),
+            current: Cell::new(None),
+            base: Record::foreign(),
+            base_context: Cell::new(Context::NONE),
+            turns_left: Cell::new(1),
+            turns: Cell::new(64),
+            polled: Cell::new(Instant::now()),
+            told: Cell::new(false),
+            looking: Cell::new(false),
+            newcomers_first: Cell::new(false),
+        }
+    }
+
+    /// A new thread of the running one.
+    fn spawn(&self, record: Arc<Record>) {
+        if self.shared.inboxes.len() == 1 || self.queue.borrow().sharing() {
+            self.queue.borrow_mut().push(record);
+        } else {
+            self.inbox.offer(record);
+            self.shared.rouse_one();
+        }
+    }
+
+    /// A thread of this worker was woken.
+    #[inline]
+    fn ready(&self, record: Arc<Record>) {
+        let mut queue = self.queue.borrow_mut();
+        if self.looking.get() {
+            queue.push(record);
+        } else {
+            queue.push_woken(record);
+        }
+    }
+
+    /// Lets the others have their turn.
+    #[inline]
+    pub(crate) fn yield_now(&self) {
+        let Some(record) = self.current.take() else {
+            return;
+        };
+        let from = run::context_of(&record);
+        self.queue.borrow_mut().push(record);
+        self.resume(from);
+    }
+
+    /// Stops the running thread: see [`here::block`].
+    #[inline]
+    pub(crate) fn block(&self, deadline: Option<Instant>) {
+        let Some(record) = self.current.take() else {
+            return self.base.block_kernel(deadline);
+        };
+        if !record.begin_block() {
+            self.current.set(Some(record));
+            return;
+        }
+        let from = run::context_of(&record);
+        match deadline {
+            None => {
+                drop(record); // among the live ones it is kept
+                self.resume(from);
+            }
+            Some(deadline) => {
+                let id = record.id;
+                self.timers.borrow_mut().insert(deadline, record);
+                self.resume(from);
+                self.timers.borrow_mut().remove(deadline, id);
+            }
+        }
+    }
+
+    /// Who runs next. Sleeps if nobody is ready.
+    #[inline]
+    fn next(&self) -> Next {
+        if self.queue.borrow().sharing() {
+            self.charge();
+        }
+        loop {
+            let left = self.turns_left.get() - 1;
+            self.turns_left.set(left);
+            if left == 0 {
+                self.look_around();
+            }
+            if self.inbox.has_mail() {
+                self.read_mail();
+            }
+            let until = match self.pick() {
+                Pick::Thread(record) => return Next::Thread(record),
+                Pick::Throttled(until) => Some(until),
+                Pick::Nothing => None,
+            };
+            if self.may_stop() {
+                return Next::Stop;
+            }
+            self.sleep(until);
+        }
+    }
+
+    #[cold]
+    fn charge(&self) {
+        here::with_record(|record| {
+            let mut queue = self.queue.borrow_mut();
+            let is_thread = !std::ptr::eq(record, Arc::as_ptr(&self.base));
+            queue.charge(is_thread.then_some(record));
+        });
+    }
+
+    #[inline]
+    fn pick(&self) -> Pick {
+        if self.shared.inboxes.len() == 1 {
+            return self.queue.borrow_mut().pop();
+        }
+        // New threads and started ones take turns, so that neither starves the other.
+        let newcomers_first = self.newcomers_first.replace(!self.newcomers_first.get());
+        if (newcomers_first || self.queue.borrow().sharing())
+            && let Some(record) = self.inbox.take_unstarted()
+        {
+            if record.group.is_none() && record.priority == Default::default() {
+                return Pick::Thread(record);
+            }
+            self.queue.borrow_mut().push(record);
+        }
+        match self.queue.borrow_mut().pop() {
+            Pick::Nothing => {}
+            pick => return pick,
+        }
+        if let Some(record) = self.inbox.take_unstarted() {
+            return Pick::Thread(record);
+        }
+        self.steal().map_or(Pick::Nothing, Pick::Thread)
+    }
+
+    fn steal(&self) -> Option<Arc<Record>> {
+        for victim in &self.shared.inboxes {
+            if Arc::ptr_eq(victim, &self.inbox) {
+                continue;
+            }
+            let mut stolen = victim.steal(STEAL_MAX);
+            let first = stolen.pop_front();
+            for record in stolen {
+                self.inbox.offer(record);
+            }
+            if first.is_some() {
+                return first;
+            }
+        }
+        None
+    }
+
+    /// Timers, descriptors, the end of the runtime. Adapts how soon it comes again.
+    #[cold]
+    fn look_around(&self) {
+        let now = Instant::now();
+        let since = now - self.polled.replace(now);
+        let turns = self.turns.get();
+        if since > 2 * POLL_INTERVAL {
+            self.turns.set((turns / 2).max(1));
+        } else if since < POLL_INTERVAL / 2 {
+            self.turns.set((turns * 2).min(POLL_TURNS_MAX));
+        }
+        self.turns_left.set(self.turns.get());
+        self.looking.set(true);
+        if self.inbox.poller.is_watching() {
+            self.inbox.poller.poll(Some(Duration::ZERO));
+        }
+        self.expire(now);
+        self.looking.set(false);
+        self.queue.borrow_mut().tidy();
+        if self.shared.is_closing() && !self.told.replace(true) {
+            let live: Vec<_> = self
+                .live
+                .borrow()
+                .records
+                .iter()
+                .flatten()
+                .cloned()
+                .collect();
+            for record in live {
+                record.cancel();
+            }
+        }
+    }
+
+    fn expire(&self, now: Instant) {
+        while !self.timers.borrow().is_empty() {
+            let Some(record) = self.timers.borrow_mut().expired(now) else {
+                return;
+            };
+            record.wake();
+        }
+    }
+
+    fn read_mail(&self) {
+        for record in self.inbox.take_mail() {
+            self.queue.borrow_mut().push(record);
+        }
+    }
+
+    fn may_stop(&self) -> bool {
+        self.shared.is_closing()
+            && self.told.get()
+            && self.live.borrow().is_empty()
+            && self.queue.borrow().is_empty()
+            && !self.inbox.has_unstarted()
+            && self.inbox.close()
+    }
+
+    /// Sleeps until there may be something to do. `until` is a time of the groups' clock.
+    fn sleep(&self, until: Option<u64>) {
+        self.inbox.set_sleeping(true);
+        self.inbox.note_switch(0);
+        self.shared.sleepers.fetch_add(1, Ordering::SeqCst);
+        let others = &self.shared.inboxes;
+        let nothing = !self.inbox.has_mail()
+            && !(self.shared.is_closing() && (!self.told.get() || self.live.borrow().is_empty()))
+            && !others.iter().any(|inbox| inbox.has_unstarted());
+        if nothing {
+            let timer = self.timers.borrow().next();
+            let mut timeout =
+                timer.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if let Some(until) = until {
+                let left = Duration::from_nanos(until.saturating_sub(crate::group::clock()));
+                timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
+            }
+            self.looking.set(true);
+            self.inbox.poller.poll(timeout);
+            self.looking.set(false);
+        }
+        self.shared.sleepers.fetch_sub(1, Ordering::SeqCst);
+        self.inbox.set_sleeping(false);
+        if self.queue.borrow().sharing() {
+            // Nobody pays for the sleep.
+            self.queue.borrow_mut().charge(None);
+        }
+        self.turns_left.set(1);
+    }
+
+    fn start(&self, record: &Arc<Record>) -> usize {
+        if let Place::User { worker, .. } = &record.place {
+            worker.store(self.number, Ordering::Relaxed);
+        }
+        self.live.borrow_mut().insert(Arc::clone(record))
+    }
+}

@@ -1,0 +1,168 @@
+//! [`Inbox`]: the part of a worker that others may touch.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::poller::Poller;
+use crate::record::Record;
+
+pub(crate) struct Inbox {
+    /// Threads of this worker that others woke, and new ones from outside the runtime.
+    mail: Mutex<Mail>,
+    has_mail: AtomicBool,
+    /// Threads that have not started: any worker may take them.
+    unstarted: Mutex<VecDeque<Arc<Record>>>,
+    unstarted_count: AtomicUsize,
+    /// Whether the worker is about to sleep or sleeps.
+    sleeping: AtomicBool,
+    /// Switches so far, and the running thread's id or 0. Written by the worker only.
+    switches: AtomicU64,
+    running: AtomicU64,
+    /// The kernel's id of the worker, 0 before it runs.
+    task: AtomicI32,
+    pub(crate) poller: Arc<Poller>,
+}
+
+#[derive(Default)]
+struct Mail {
+    records: Vec<Arc<Record>>,
+    closed: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inbox {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            mail: Mutex::default(),
+            has_mail: AtomicBool::new(false),
+            unstarted: Mutex::default(),
+            unstarted_count: AtomicUsize::new(0),
+            sleeping: AtomicBool::new(false),
+            switches: AtomicU64::new(0),
+            running: AtomicU64::new(0),
+            task: AtomicI32::new(0),
+            poller: Arc::new(Poller::new()?),
+        })
+    }
+
+    /// Hands the worker a thread that is ready. Given back if the worker has ended.
+    pub(crate) fn deliver(&self, record: Arc<Record>) -> Result<(), Arc<Record>> {
+        let mut mail = lock(&self.mail);
+        if mail.closed {
+            return Err(record);
+        }
+        mail.records.push(record);
+        self.has_mail.store(true, Ordering::SeqCst);
+        drop(mail);
+        self.rouse();
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn has_mail(&self) -> bool {
+        self.has_mail.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn take_mail(&self) -> Vec<Arc<Record>> {
+        let mut mail = lock(&self.mail);
+        self.has_mail.store(false, Ordering::SeqCst);
+        std::mem::take(&mut mail.records)
+    }
+
+    /// No more mail from now on, unless some is there. Whether it is closed.
+    pub(super) fn close(&self) -> bool {
+        let mut mail = lock(&self.mail);
+        mail.closed = mail.records.is_empty();
+        mail.closed
+    }
+
+    pub(super) fn offer(&self, record: Arc<Record>) {
+        let mut unstarted = lock(&self.unstarted);
+        unstarted.push_back(record);
+        self.unstarted_count
+            .store(unstarted.len(), Ordering::SeqCst);
+    }
+
+    #[inline]
+    pub(super) fn has_unstarted(&self) -> bool {
+        self.unstarted_count.load(Ordering::SeqCst) > 0
+    }
+
+    pub(super) fn take_unstarted(&self) -> Option<Arc<Record>> {
+        if !self.has_unstarted() {
+            return None;
+        }
+        let mut unstarted = lock(&self.unstarted);
+        let record = unstarted.pop_front();
+        self.unstarted_count
+            .store(unstarted.len(), Ordering::SeqCst);
+        record
+    }
+
+    /// Half of what another worker has, at most `limit`: taken from the end that its owner comes to last.
+    pub(super) fn steal(&self, limit: usize) -> VecDeque<Arc<Record>> {
+        if !self.has_unstarted() {
+            return VecDeque::new();
+        }
+        let mut unstarted = lock(&self.unstarted);
+        let count = unstarted.len().div_ceil(2).min(limit);
+        let rest = unstarted.len() - count;
+        let stolen = unstarted.split_off(rest);
+        self.unstarted_count
+            .store(unstarted.len(), Ordering::SeqCst);
+        stolen
+    }
+
+    pub(crate) fn is_sleeping(&self) -> bool {
+        self.sleeping.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_sleeping(&self, sleeping: bool) {
+        self.sleeping.store(sleeping, Ordering::SeqCst);
+    }
+
+    /// The worker runs on this kernel thread.
+    pub(super) fn set_task(&self) {
+        let task = rustix::thread::gettid().as_raw_nonzero().get();
+        self.task.store(task, Ordering::Relaxed);
+    }
+
+    /// The worker switches to a thread; 0 is none.
+    #[inline]
+    pub(super) fn note_switch(&self, id: u64) {
+        let switches = self.switches.load(Ordering::Relaxed);
+        self.switches.store(switches + 1, Ordering::Relaxed);
+        self.running.store(id, Ordering::Relaxed);
+    }
+
+    /// Switches so far, and who runs, or 0.
+    pub(crate) fn activity(&self) -> (u64, u64) {
+        let switches = self.switches.load(Ordering::Relaxed);
+        (switches, self.running.load(Ordering::Relaxed))
+    }
+
+    /// Whether the kernel says that the worker neither runs nor could.
+    pub(crate) fn blocks_in_kernel(&self) -> bool {
+        let task = self.task.load(Ordering::Relaxed);
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{task}/stat"));
+        let stat = stat.unwrap_or_default();
+        // After the name, which is in parentheses and may contain anything.
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        state.is_some_and(|state| state != 'R')
+    }
+
+    /// Wakes the worker if it sleeps. Whether it did.
+    pub(crate) fn rouse(&self) -> bool {
+        let slept = self.is_sleeping() && self.sleeping.swap(false, Ordering::SeqCst);
+        if slept {
+            self.poller.interrupt();
+        }
+        slept
+    }
+}

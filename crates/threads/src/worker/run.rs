@@ -1,0 +1,219 @@
+//! Starting, switching to and ending the threads of a worker: all of its unsafe code.
+#![allow(
+    unsafe_code,
+    reason = "switches stacks, and touches what only a thread's worker may"
+)]
+
+use std::sync::Arc;
+
+use sterna_sys::stacks::{Context, Stack, StackError, overflow, prepare, switch};
+
+use super::{Next, Worker};
+use crate::cancel::Cancelled;
+use crate::here;
+use crate::owned::Payload;
+use crate::record::{Place, Record};
+
+/// Stacks that a worker keeps for its next threads, with their memory.
+const STACKS_KEPT_MAX: usize = 256;
+
+/// What to switch to.
+enum Target {
+    Context(Arc<Record>, Context),
+    /// A new thread that takes over the stack that was offered.
+    Takeover(Arc<Record>, Stack),
+    Base,
+}
+
+/// Where the context of a thread of this worker is saved.
+#[inline]
+pub(super) fn context_of(record: &Record) -> *mut Context {
+    // SAFETY: 1. The pointer is to a live record; only the address of a field is taken.
+    unsafe { &raw mut (*record.owned.get()).context }
+}
+
+impl Worker {
+    /// Runs the worker on this kernel thread until its runtime is closed and its last thread has ended.
+    pub(crate) fn run(&self) {
+        overflow::use_alternate_stack();
+        self.inbox.set_task();
+        // SAFETY: 1. The function reads a thread-local pointer and a record, takes no lock and allocates nothing.
+        unsafe { overflow::install(here::whose_overflow) };
+        here::work_as(self, || {
+            here::set_record(Some(&self.base));
+            self.resume(self.base_context.as_ptr());
+            here::set_record(None);
+        });
+    }
+
+    /// Leaves the running thread, whose context goes to `from`; returns when it is resumed.
+    #[inline]
+    pub(super) fn resume(&self, from: *mut Context) {
+        match self.target(None) {
+            Target::Context(record, to) => {
+                let itself = std::ptr::eq(context_of(&record), from);
+                self.set_current(record);
+                if itself {
+                    return;
+                }
+                // SAFETY: 1. `from` is a field of a record that is kept among the live ones, or of this worker. 2. The
+                // target was suspended here, on this kernel thread, or is new; being taken from a queue, it is not
+                // resumed twice.
+                unsafe { switch(from, to) };
+            }
+            Target::Takeover(..) => unreachable!("no stack was offered"),
+            Target::Base => {
+                here::set_record(Some(&self.base));
+                let base = self.base_context.get();
+                if !std::ptr::eq(from, self.base_context.as_ptr()) {
+                    // SAFETY: 1. As above; the base is suspended whenever a thread runs.
+                    unsafe { switch(from, base) };
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// This thread runs from now on.
+    #[inline]
+    fn set_current(&self, record: Arc<Record>) {
+        here::set_record(Some(&record));
+        self.inbox.note_switch(record.id);
+        self.current.set(Some(record));
+    }
+
+    /// After a switch: the stack of who ended is free now.
+    #[inline]
+    fn settle(&self) {
+        if let Some(stack) = self.retired.take() {
+            let mut stacks = self.stacks.borrow_mut();
+            if stacks.len() < STACKS_KEPT_MAX {
+                stacks.push(stack);
+            }
+        }
+    }
+
+    /// The next thread, ready to be switched to. A stack that is offered and not taken over is retired.
+    #[inline]
+    fn target(&self, mut offered: Option<Stack>) -> Target {
+        loop {
+            let record = match self.next() {
+                Next::Thread(record) => record,
+                Next::Stop => {
+                    self.retired.set(offered);
+                    return Target::Base;
+                }
+            };
+            let own = record.owned.get();
+            // SAFETY: 1. The record came from this worker's queue, so this kernel thread owns it.
+            let is_new = unsafe { (*own).stack.is_none() };
+            if !is_new {
+                self.retired.set(offered);
+                // SAFETY: 1. As above.
+                let context = unsafe { (*own).context };
+                return Target::Context(record, context);
+            }
+            let takes_any = matches!(record.place, Place::User { slab: None, .. });
+            if takes_any && let Some(stack) = offered.take() {
+                return Target::Takeover(record, stack);
+            }
+            match self.equip(&record) {
+                Ok(context) => {
+                    self.retired.set(offered);
+                    return Target::Context(record, context);
+                }
+                Err(error) => refuse(&record, Box::new(error)),
+            }
+        }
+    }
+
+    /// Gives a new thread a stack.
+    fn equip(&self, record: &Arc<Record>) -> Result<Context, StackError> {
+        let stack = match &record.place {
+            Place::User {
+                slab: Some(slab), ..
+            } => slab.take()?,
+            _ => match self.stacks.borrow_mut().pop() {
+                Some(stack) => stack,
+                None => self.shared.slab.take()?,
+            },
+        };
+        // SAFETY: 1. The stack is unused, and the record keeps it until the thread has ended.
+        let context = unsafe { prepare(&stack, entry, std::ptr::from_ref(self) as usize) };
+        self.settle_in(record, stack);
+        Ok(context)
+    }
+
+    fn settle_in(&self, record: &Arc<Record>, stack: Stack) {
+        let live = self.start(record);
+        let own = record.owned.get();
+        // SAFETY: 1. The record came from this worker's queue, so this kernel thread owns it.
+        unsafe { (*own).live = live };
+        // SAFETY: 1. As above.
+        unsafe { (*own).stack = Some(stack) };
+    }
+
+    /// Runs the current thread to its end, and gives back its stack, on which this code still runs.
+    fn run_current(&self) -> Stack {
+        let body = here::with_record(|record| {
+            let own = record.owned.get();
+            // SAFETY: 1. This kernel thread owns the record of the thread it runs.
+            let body = unsafe { (*own).body.take() };
+            let refused = self.shared.is_closing() || record.cancel_requested();
+            (body, refused.then(|| Box::new(Cancelled) as Payload))
+        });
+        if let (Some(body), payload) = body {
+            body(payload);
+        }
+        let record = self.current.take().expect("this thread runs");
+        let own = record.owned.get();
+        // SAFETY: 1. As above.
+        let live = unsafe { (*own).live };
+        // SAFETY: 1. As above.
+        let stack = unsafe { (*own).stack.take() };
+        if self.queue.borrow().sharing() {
+            self.charge();
+        }
+        here::set_record(Some(&self.base));
+        let kept = self.live.borrow_mut().remove(live);
+        drop(kept);
+        stack.expect("a thread runs on its stack")
+    }
+}
+
+/// The thread will not run: its joiner is told why.
+#[cold]
+fn refuse(record: &Record, why: Payload) {
+    let own = record.owned.get();
+    // SAFETY: 1. The record came from this worker's queue, so this kernel thread owns it.
+    let body = unsafe { (*own).body.take() };
+    if let Some(body) = body {
+        body(Some(why));
+    }
+}
+
+/// The first function on every stack: runs its thread, then those that take over the stack.
+extern "C" fn entry(worker: usize) -> ! {
+    // SAFETY: 1. `equip` passes the worker, which outlives its threads.
+    let worker = unsafe { &*(worker as *const Worker) };
+    loop {
+        worker.settle();
+        let stack = worker.run_current();
+        let to = match worker.target(Some(stack)) {
+            Target::Takeover(record, stack) => {
+                worker.settle_in(&record, stack);
+                worker.set_current(record);
+                continue;
+            }
+            Target::Context(record, to) => {
+                worker.set_current(record);
+                to
+            }
+            Target::Base => worker.base_context.get(),
+        };
+        let mut nowhere = Context::NONE;
+        // SAFETY: 1. `nowhere` is on this stack, which is kept until the switch is done. 2. As in `resume`.
+        unsafe { switch(&raw mut nowhere, to) };
+        unreachable!("nobody resumes a thread that has ended");
+    }
+}
