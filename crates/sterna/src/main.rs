@@ -6,6 +6,7 @@
 //! - `client`, `protocol`: how a command speaks with a process's host
 //! - `kinds`: the kinds of processes, and how their programs are made ready
 //! - `local`, `key`: what an image says beside the process; who made it
+//! - `node`: the node that a command talks to
 //! - `private`: directories of the user's own
 //! - `show`: lines, JSON, tables, colours, progress
 
@@ -15,6 +16,7 @@ mod host;
 mod key;
 mod kinds;
 mod local;
+mod node;
 mod private;
 mod protocol;
 mod rundir;
@@ -24,6 +26,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 use command::steer::{Deed, Steer};
 
@@ -42,8 +46,8 @@ Examples:
   sterna thaw s.sterna              it goes on
 
 Files: processes are found through $STERNA_RUN_DIR (else $XDG_RUNTIME_DIR/sterna, else /tmp/sterna-UID), the key that
-marks images as yours is in $STERNA_DATA_DIR (else $XDG_DATA_HOME/sterna, else ~/.local/share/sterna), compiled
-programs are in $STERNA_CACHE_DIR (else $XDG_CACHE_HOME/sterna, else ~/.cache/sterna).";
+marks images as yours and what a node knows are in $STERNA_DATA_DIR (else $XDG_DATA_HOME/sterna, else
+~/.local/share/sterna), compiled programs are in $STERNA_CACHE_DIR (else $XDG_CACHE_HOME/sterna, else ~/.cache/sterna).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -59,6 +63,9 @@ enum Command {
     Kill(Steer),
     Inspect(command::inspect::Inspect),
     Programs(command::programs::Programs),
+    Node(command::node::NodeCommand),
+    Nodes(command::nodes::NodesCommand),
+    Doctor(command::doctor::Doctor),
     Demo(command::demo::Demo),
     /// Prints what a shell needs to complete sterna's commands and options.
     #[command(
@@ -81,13 +88,7 @@ fn main() -> ExitCode {
     {
         return sterna_wasm::builder::run();
     }
-    tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .without_time()
-        .init();
+    log_warnings();
     let Cli { command } = Cli::parse();
     let foreground = matches!(command, Command::Run(_) | Command::Thaw(_));
     let code = match command {
@@ -100,6 +101,9 @@ fn main() -> ExitCode {
         Command::Kill(steer) => steer.run(Deed::Kill),
         Command::Inspect(inspect) => inspect.run(),
         Command::Programs(programs) => programs.run(),
+        Command::Node(node) => node.run(),
+        Command::Nodes(nodes) => nodes.run(),
+        Command::Doctor(doctor) => doctor.run(),
         Command::Demo(demo) => demo.run(),
         Command::Completions { shell } => {
             completions(shell);
@@ -113,6 +117,21 @@ fn main() -> ExitCode {
             ExitCode::from(if foreground { EXIT_NOT_STARTED } else { 1 })
         }
     }
+}
+
+/// Shows warnings of libraries on standard error.
+fn log_warnings() {
+    // That a packet could not be sent is told by who waits for the answer; a node without a network would say it for ever.
+    let shown = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("quinn_udp", LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .with_filter(shown);
+    tracing_subscriber::registry().with(lines).init();
 }
 
 fn completions(shell: Shell) {

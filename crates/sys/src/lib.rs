@@ -11,9 +11,12 @@
 //! | [`spawn`] | starting a program with named descriptors only, limits of time, usage, no zombies |
 //! | [`confine`] | what a process takes from itself: files, system calls, resources, and the report of what holds |
 //! | [`clock`] | CPU time of threads |
+//! | [`ability`] | what this kernel has: Landlock, seccomp |
 //! | [`identity`] | who is at the other end of a local socket, which boot this is |
 //! | `stacks` | guarded stacks, switching between them, telling an overflow from other faults |
 
+#[cfg(feature = "ability")]
+pub mod ability;
 #[cfg(feature = "clock")]
 pub mod clock;
 #[cfg(feature = "confine")]

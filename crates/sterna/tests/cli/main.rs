@@ -8,6 +8,7 @@
 //! - `found`: ps, names, pause, resume, kill, inspect
 //! - `places`: the run directory, the key, the program cache
 //! - `terminal`: what is different on one
+//! - `nodes`: nodes that join, end, are removed; the doctor
 //! - `demo`: the demo, help and completions
 
 mod demo;
@@ -15,6 +16,7 @@ mod faults;
 mod found;
 mod journeys;
 mod moves;
+mod nodes;
 mod places;
 mod run;
 mod terminal;

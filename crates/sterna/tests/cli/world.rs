@@ -90,7 +90,8 @@ impl World {
             .env("STERNA_RUN_DIR", self.path("run"))
             .env("STERNA_DATA_DIR", self.path("own"))
             .env("STERNA_CACHE_DIR", &self.cache)
-            .env_remove("NO_COLOR");
+            .env_remove("NO_COLOR")
+            .env_remove("STERNA_NODE");
         command
     }
 

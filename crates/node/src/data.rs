@@ -1,0 +1,339 @@
+//! What a node keeps on disk: [`DataDirectory`], private to its user and used by one node at a time.
+//!
+//! ```text
+//! VERSION         "sterna node 1"
+//! lock            held for as long as the node runs, with its process id
+//! node.key        who it is
+//! registry.redb   the registry, if this node serves it
+//! cluster         otherwise: who does, and the nodes as they were last known
+//! control.sock    where the commands of this machine reach it
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
+
+use crate::message::Roster;
+
+const VERSION_HEAD: &str = "sterna node ";
+const VERSION: u32 = 1;
+const SHORT_BYTES_MAX: u64 = 4096;
+const CLUSTER_MAGIC: &[u8; 8] = b"STNCLUS1";
+const CLUSTER_BYTES_MAX: u64 = 8 << 20;
+const HASH_BYTES: usize = 32;
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The system refused.
+    #[error("could not {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is not private.
+    #[error("the data directory {} {how}: name another one with --data, or make it yours alone (chown, chmod 700)", path.display())]
+    NotPrivate {
+        /// Where.
+        path: PathBuf,
+        /// In what way.
+        how: String,
+    },
+    /// A node runs on it.
+    #[error("the data directory {} is in use by another node (process {pid}): stop that one with `sterna node stop`, \
+             or name another directory with --data", path.display())]
+    InUse {
+        /// Where.
+        path: PathBuf,
+        /// The node's process, or `?`.
+        pid: String,
+    },
+    /// A newer program made it.
+    #[error("the data directory {} is of version {found}, this is a program for version {VERSION}: \
+             use the newer sterna that made it", path.display())]
+    Newer {
+        /// Where.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// It holds something else.
+    #[error("{} is damaged, or is not of a node: {advice}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What to do.
+        advice: &'static str,
+    },
+}
+
+/// A node's directory, opened and locked.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    handle: File,
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Opens the directory, which is made if it is not there.
+    ///
+    /// # Errors
+    /// See [`DataError`].
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let path = &std::path::absolute(path).map_err(io_error("find", path))?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(io_error("make", parent))?;
+        }
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io_error("make", path)(error));
+            }
+            _ => check_private(path)?,
+        }
+        let handle = File::open(path).map_err(io_error("open", path))?;
+        let lock = lock(path)?;
+        check_version(path)?;
+        Ok(Self {
+            path: path.clone(),
+            handle,
+            _lock: lock,
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn key(&self) -> PathBuf {
+        self.path.join("node.key")
+    }
+
+    pub(crate) fn registry(&self) -> PathBuf {
+        self.path.join("registry.redb")
+    }
+
+    /// The socket's path by way of the open directory: a socket's path has 107 bytes at most (unix(7)).
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket_in(&self.handle)
+    }
+
+    /// The cluster that this node has joined, if it has.
+    pub(crate) fn cluster(&self) -> Result<Option<Roster>, DataError> {
+        let path = self.path.join("cluster");
+        let mut bytes = Vec::new();
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error("open", &path)(error)),
+            Ok(file) => file
+                .take(CLUSTER_BYTES_MAX)
+                .read_to_end(&mut bytes)
+                .map_err(io_error("read", &path))?,
+        };
+        let roster = bytes.strip_prefix(CLUSTER_MAGIC).and_then(|rest| {
+            let (hash, body) = rest.split_at_checked(HASH_BYTES)?;
+            let whole = blake3::hash(body).as_bytes() == hash;
+            let roster: Roster = whole.then(|| postcard::from_bytes(body).ok())??;
+            roster.home.is_some().then_some(roster)
+        });
+        let advice = "restore it, or name another directory with --data and join again";
+        match roster {
+            Some(roster) => Ok(Some(roster)),
+            None => Err(DataError::Damaged { path, advice }),
+        }
+    }
+
+    pub(crate) fn set_cluster(&self, roster: &Roster) -> Result<(), DataError> {
+        let path = self.path.join("cluster");
+        let body = postcard::to_stdvec(roster).expect("a roster can be written");
+        let hash = blake3::hash(&body);
+        let bytes = [&CLUSTER_MAGIC[..], hash.as_bytes(), &body].concat();
+        write_whole(&path, &bytes)
+            .and_then(|()| self.handle.sync_all())
+            .map_err(io_error("write", &path))
+    }
+}
+
+/// The control socket of the node whose data directory this is.
+pub(crate) fn socket_in(directory: &File) -> PathBuf {
+    PathBuf::from(format!(
+        "/proc/self/fd/{}/control.sock",
+        directory.as_raw_fd()
+    ))
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> DataError + use<> {
+    let path = path.to_owned();
+    move |source| DataError::Io {
+        what,
+        path: path.clone(),
+        source,
+    }
+}
+
+fn check_private(path: &Path) -> Result<(), DataError> {
+    let found = fs::symlink_metadata(path).map_err(io_error("look at", path))?;
+    let (us, mode) = (geteuid().as_raw(), found.mode() & 0o777);
+    let how = if !found.is_dir() {
+        "is not a directory".to_owned()
+    } else if found.uid() != us {
+        format!("belongs to user {}, we are user {us}", found.uid())
+    } else if mode & 0o077 != 0 {
+        format!("is open to other users (mode {mode:o})")
+    } else {
+        return Ok(());
+    };
+    let path = path.to_owned();
+    Err(DataError::NotPrivate { path, how })
+}
+
+fn lock(directory: &Path) -> Result<File, DataError> {
+    let path = directory.join("lock");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io_error("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            let _ = file.take(SHORT_BYTES_MAX).read_to_string(&mut pid);
+            let digits = pid.trim();
+            let known = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            return Err(DataError::InUse {
+                path: directory.to_owned(),
+                pid: if known { digits } else { "?" }.to_owned(),
+            });
+        }
+        Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
+    }
+    let written = file
+        .set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(io_error("write", &path))?;
+    Ok(file)
+}
+
+fn check_version(directory: &Path) -> Result<(), DataError> {
+    let path = directory.join("VERSION");
+    let mut text = String::new();
+    match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let text = format!("{VERSION_HEAD}{VERSION}\n");
+            return write_whole(&path, text.as_bytes()).map_err(io_error("write", &path));
+        }
+        Err(error) => return Err(io_error("open", &path)(error)),
+        Ok(file) => file
+            .take(SHORT_BYTES_MAX)
+            .read_to_string(&mut text)
+            .map_err(io_error("read", &path))?,
+    };
+    let number = text.trim().strip_prefix(VERSION_HEAD);
+    match number.and_then(|number| number.parse().ok()) {
+        Some(VERSION) => Ok(()),
+        Some(found) if found > VERSION => Err(DataError::Newer {
+            path: directory.to_owned(),
+            found,
+        }),
+        _ => Err(DataError::Damaged {
+            path,
+            advice: "name another directory with --data",
+        }),
+    }
+}
+
+/// Writes a file of ours that appears whole or not at all.
+fn write_whole(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let written = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&temporary)
+        .and_then(|mut file| {
+            file.write_all(contents)?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use sterna_migration::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn one_node_at_a_time_and_no_newer_version() {
+        let outer = tempfile::tempdir().unwrap();
+        let path = outer.path().join("node");
+        let open = DataDirectory::open(&path).unwrap();
+        let pid = std::process::id().to_string();
+        let again = DataDirectory::open(&path).unwrap_err();
+        assert!(matches!(&again, DataError::InUse { pid: found, .. } if *found == pid));
+        drop(open);
+        drop(DataDirectory::open(&path).unwrap());
+        fs::write(path.join("VERSION"), "sterna node 9\n").unwrap();
+        assert!(matches!(
+            DataDirectory::open(&path),
+            Err(DataError::Newer { found: 9, .. })
+        ));
+        fs::write(path.join("VERSION"), "x").unwrap();
+        assert!(matches!(
+            DataDirectory::open(&path),
+            Err(DataError::Damaged { .. })
+        ));
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        assert!(matches!(
+            DataDirectory::open(&path),
+            Err(DataError::NotPrivate { .. })
+        ));
+    }
+
+    #[test]
+    fn what_is_known_of_a_cluster_is_kept_whole() {
+        let outer = tempfile::tempdir().unwrap();
+        let data = DataDirectory::open(&outer.path().join("node")).unwrap();
+        assert_eq!(data.cluster().unwrap(), None);
+        let roster = Roster {
+            revision: 7,
+            home: Some(NodeId::from_bytes([1; 32])),
+            ..Roster::default()
+        };
+        data.set_cluster(&roster).unwrap();
+        assert_eq!(data.cluster().unwrap(), Some(roster));
+        let path = data.path().join("cluster");
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            fs::write(&path, &bytes).unwrap();
+            assert!(data.cluster().is_err(), "{at}");
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(data.cluster().is_err(), "{at}");
+        }
+    }
+}

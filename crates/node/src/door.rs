@@ -1,0 +1,151 @@
+//! The one door: every request comes with an [`Authority`], and [`permit`] says whether that is enough.
+//!
+//! | | local user | member | stranger |
+//! |---|---|---|---|
+//! | status, nodes | yes | yes | |
+//! | invite, join, remove, stop | yes | | |
+//! | be admitted | | yes, to no effect | yes, with a ticket |
+//! | registry | | yes; it looks at whose records they are | |
+//!
+//! A removed node is nobody, with a ticket or without.
+
+use sterna_migration::NodeId;
+
+use crate::message::{Failure, FailureKind, Request, Roster};
+
+/// On whose behalf a request is made, as far as that was proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authority {
+    /// A process of this machine, which the kernel says belongs to this user (`SO_PEERCRED`).
+    Local {
+        /// The user.
+        uid: u32,
+    },
+    /// A node of this cluster, by its key.
+    Member(NodeId),
+    /// A node that belonged to this cluster and was removed.
+    Removed(NodeId),
+    /// Somebody who has a key.
+    Stranger(NodeId),
+}
+
+impl Authority {
+    /// What the holder of a key is.
+    #[must_use]
+    pub fn of_key(key: NodeId, roster: &Roster) -> Self {
+        if roster.removed.contains(&key) {
+            Self::Removed(key)
+        } else if roster.member(key).is_some() {
+            Self::Member(key)
+        } else {
+            Self::Stranger(key)
+        }
+    }
+
+    /// What a local user is to a node that runs as `node_uid`: nothing, unless it is the same or root.
+    ///
+    /// # Errors
+    /// It is another user.
+    pub fn of_user(uid: u32, node_uid: u32) -> Result<Self, Failure> {
+        match uid == node_uid || uid == 0 {
+            true => Ok(Self::Local { uid }),
+            false => Err(forbidden(format!(
+                "this node belongs to user {node_uid}, and you are user {uid}"
+            ))),
+        }
+    }
+}
+
+/// Whether a request may be made on this authority.
+///
+/// # Errors
+/// It may not.
+pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
+    use Authority::{Local, Member, Removed, Stranger};
+    use Request::{Admit, Invite, Join, Nodes, Registry, Remove, Status, Stop};
+    match (authority, request) {
+        (Removed(_), _) => Err(Failure::new(
+            FailureKind::Removed,
+            "this node was removed from the cluster; to come back it has to be a new node: \
+             start it with another data directory, and join again",
+        )),
+        (Local { .. } | Member(_), Status | Nodes)
+        | (Local { .. }, Invite { .. } | Join { .. } | Remove { .. } | Stop)
+        | (Member(_) | Stranger(_), Admit { .. })
+        | (Member(_), Registry(_)) => Ok(()),
+        (Stranger(_), _) => Err(forbidden(
+            "this node does not know you: join its cluster with a ticket of `sterna node invite`",
+        )),
+        (Member(_), _) => Err(forbidden(
+            "only users of the node's own machine may ask that",
+        )),
+        (Local { .. }, Admit { .. } | Registry(_)) => Err(forbidden("only nodes may ask that")),
+    }
+}
+
+fn forbidden(message: impl ToString) -> Failure {
+    Failure::new(FailureKind::Forbidden, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Candidate, RegistryRequest, TicketText};
+    use crate::ticket::Secret;
+
+    #[test]
+    fn the_table_holds() {
+        let id = NodeId::from_bytes([7; 32]);
+        let candidate = Candidate {
+            name: "n".into(),
+            addresses: vec![],
+            software: "1".into(),
+            confinement: "full".into(),
+        };
+        let requests = [
+            (Request::Status, "lm"),
+            (Request::Nodes, "lm"),
+            (Request::Invite { valid_ms: 1 }, "l"),
+            (
+                Request::Join {
+                    ticket: TicketText(String::new()),
+                },
+                "l",
+            ),
+            (Request::Remove { node: id }, "l"),
+            (Request::Stop, "l"),
+            (
+                Request::Admit {
+                    secret: Secret::random(),
+                    candidate,
+                },
+                "ms",
+            ),
+            (Request::Registry(RegistryRequest::Roster { after: 0 }), "m"),
+        ];
+        let authorities = [
+            ('l', Authority::Local { uid: 1 }),
+            ('m', Authority::Member(id)),
+            ('s', Authority::Stranger(id)),
+            ('r', Authority::Removed(id)),
+        ];
+        for (request, allowed) in requests {
+            for (letter, authority) in authorities {
+                let permitted = permit(authority, &request).is_ok();
+                assert_eq!(
+                    permitted,
+                    allowed.contains(letter),
+                    "{authority:?} {request:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn other_users_are_nobody() {
+        assert!(Authority::of_user(1000, 1000).is_ok());
+        assert!(Authority::of_user(0, 1000).is_ok());
+        assert!(Authority::of_user(1001, 1000).is_err());
+        assert!(Authority::of_user(1000, 0).is_err());
+    }
+}

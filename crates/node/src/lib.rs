@@ -1,0 +1,47 @@
+//! Nodes: machines that know each other by their keys, and what they agree on.
+//!
+//! ```text
+//!  commands of this machine            other nodes
+//!        │ control.sock, SO_PEERCRED         │ QUIC, TLS with the nodes' keys
+//!        ▼                                   ▼
+//!        └────────► Authority ──► door ◄─────┘
+//!                                  │ permitted
+//!                                  ▼
+//!                               Service ──────► registry: here, or at the node that serves it
+//! ```
+//!
+//! - [`identity`]: a node is an Ed25519 key
+//! - `tls`, `transport`: connections on which both keys were proved
+//! - [`wire`], [`message`]: frames and versions; what is said
+//! - [`door`]: on whose behalf a request is made, and whether that is enough
+//! - [`ticket`]: how a node gets into a cluster
+//! - [`store`], [`registry`]: records that change by compare-and-swap; which ones there are, and who may change them
+//! - [`data`]: what is on disk
+//! - `service`, [`node`]: a node at work, from its start to its end
+//! - [`client`]: asks a node of this machine
+//! - [`limits`]: every limit
+//!
+//! This crate runs nothing and moves nothing yet. It never opens a file because somebody on the network says so.
+
+pub mod client;
+pub mod data;
+pub mod door;
+pub mod identity;
+pub mod limits;
+pub mod message;
+pub mod node;
+pub mod registry;
+mod service;
+pub mod store;
+#[cfg(test)]
+mod tests;
+pub mod ticket;
+mod tls;
+mod transport;
+pub mod wire;
+
+pub use client::{AskError, ask, stop};
+pub use identity::{NodeId, NodeKey};
+pub use node::{Node, Options, StartError, Stopper};
+pub use ticket::Ticket;
+pub use transport::DEFAULT_PORT;

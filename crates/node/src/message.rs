@@ -1,0 +1,284 @@
+//! What is asked of a node, and what it answers. Who may ask for what is decided at the [door](crate::door).
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use sterna_migration::{Grant, NodeId};
+use sterna_process::ProcessId;
+
+use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::ticket::{Seal, Secret};
+
+/// A question, or an order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Request {
+    /// Who are you, and how are you?
+    Status,
+    /// Which nodes are there, and do they answer?
+    Nodes,
+    /// Make a ticket.
+    Invite {
+        /// For how long it is valid.
+        valid_ms: u64,
+    },
+    /// Join another node's cluster.
+    Join {
+        /// The ticket's text.
+        ticket: TicketText,
+    },
+    /// Take a node's membership away, for good.
+    Remove {
+        /// Which.
+        node: NodeId,
+    },
+    /// End.
+    Stop,
+    /// Let me in.
+    Admit {
+        /// What the ticket says.
+        secret: Secret,
+        /// Who wants to come in; its id is the key of the connection.
+        candidate: Candidate,
+    },
+    /// Something of the registry.
+    Registry(RegistryRequest),
+}
+
+/// What members ask of the node that serves the registry.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum RegistryRequest {
+    /// All nodes, as soon as there is a newer list than this one.
+    Roster {
+        /// The revision of the list that is known.
+        after: u64,
+    },
+    /// Remember a ticket.
+    AddTicket {
+        /// By what its secret is recognised.
+        seal: Seal,
+        /// For how long.
+        valid_ms: u64,
+    },
+    /// Admit a node that has shown a ticket.
+    Admit {
+        /// By what the ticket's secret is recognised.
+        seal: Seal,
+        /// The key that it has proved to have.
+        node: NodeId,
+        /// What it says of itself.
+        candidate: Candidate,
+    },
+    /// I am now like this.
+    Announce(Candidate),
+    /// Take a node's membership away.
+    Remove {
+        /// Which.
+        node: NodeId,
+    },
+    /// The record of a process.
+    Record {
+        /// Which.
+        process: ProcessId,
+    },
+    /// The first record of a process that the asking node has started.
+    CreateRecord {
+        /// Which.
+        process: ProcessId,
+    },
+    /// A compare-and-swap of a record.
+    SwapRecord(SwapBytes),
+}
+
+/// A [`Swap`](sterna_migration::Swap) with its records in the encoding that they are stored in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SwapBytes {
+    /// Whose record.
+    pub process: ProcessId,
+    /// What it must be.
+    pub expected: Vec<u8>,
+    /// What it becomes.
+    pub new: Vec<u8>,
+    /// The source's grant, if this is a commit.
+    pub grant: Option<Grant>,
+}
+
+/// What comes back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Reply {
+    /// To [`Request::Status`].
+    Status(Status),
+    /// To [`Request::Nodes`].
+    Nodes(Nodes),
+    /// To [`Request::Invite`].
+    Ticket(TicketText),
+    /// To [`Request::Join`], [`Request::Admit`] and [`RegistryRequest::Roster`].
+    Roster(Roster),
+    /// To [`RegistryRequest::Record`] and [`RegistryRequest::SwapRecord`]: the record as it is now, encoded.
+    Record(Option<Vec<u8>>),
+    /// To the others.
+    Done,
+    /// It was not done.
+    Failed(Failure),
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// For programs.
+    pub kind: FailureKind,
+    /// For people: what failed, on what, and what to do next.
+    pub message: String,
+}
+
+/// The kinds of failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// Whoever asks may not.
+    Forbidden,
+    /// The asking node was removed from the cluster.
+    Removed,
+    /// The ticket is damaged, unknown, expired or used, or names other nodes.
+    Ticket,
+    /// What was asked for makes no sense here and now.
+    Refused,
+    /// Another node does not answer: trying again may help.
+    Unreachable,
+    /// Too many at once: trying again may help.
+    Busy,
+    /// A fault of this node.
+    Internal,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: FailureKind, message: impl ToString) -> Self {
+        Self {
+            kind,
+            message: message.to_string(),
+        }
+    }
+
+    pub(crate) fn refused(message: impl ToString) -> Self {
+        Self::new(FailureKind::Refused, message)
+    }
+}
+
+/// A ticket as text. It is a secret, and `Debug` keeps it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TicketText(pub String);
+
+impl std::fmt::Debug for TicketText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TicketText(secret)")
+    }
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// What it would like to be called.
+    pub name: String,
+    /// Where others reach it.
+    pub addresses: Vec<SocketAddr>,
+    /// Its version of Sterna.
+    pub software: String,
+    /// How well it can confine what it runs: `full`, or `partial` or `none` and what is missing.
+    pub confinement: String,
+}
+
+impl Candidate {
+    /// Whether it keeps to the limits and is fit to be shown.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let plain = |text: &str, max| {
+            text.len() <= max && !text.is_empty() && !text.chars().any(char::is_control)
+        };
+        plain(&self.name, NAME_BYTES_MAX)
+            && !self.name.contains(['/', ' ', ':'])
+            && plain(&self.software, TEXT_BYTES_MAX)
+            && plain(&self.confinement, TEXT_BYTES_MAX)
+            && (1..=ADDRESSES_MAX).contains(&self.addresses.len())
+    }
+}
+
+/// A node of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its key.
+    pub id: NodeId,
+    /// What it says of itself; its name is its own in the cluster.
+    pub about: Candidate,
+    /// When it joined, in milliseconds since 1970.
+    pub joined_ms: u64,
+}
+
+/// All nodes of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roster {
+    /// Grows with each change.
+    pub revision: u64,
+    /// The node that serves the registry.
+    pub home: Option<NodeId>,
+    /// Those that belong to it, by id.
+    pub members: Vec<Member>,
+    /// Those that were removed, and never come back.
+    pub removed: Vec<NodeId>,
+}
+
+impl Roster {
+    /// The member with this key.
+    #[must_use]
+    pub fn member(&self, id: NodeId) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
+    }
+}
+
+/// A node as it sees itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its key.
+    pub id: NodeId,
+    /// What it says of itself.
+    pub about: Candidate,
+    /// When it was started, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// The node that serves its registry.
+    pub home: NodeId,
+    /// Whether it was removed from its cluster.
+    pub removed: bool,
+}
+
+/// The nodes of a cluster as one of them sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nodes {
+    /// Who was asked.
+    pub this: Status,
+    /// All of them, by name.
+    pub nodes: Vec<Seen>,
+}
+
+/// A node as another one sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// What is known of it.
+    pub member: Member,
+    /// Whether it answers.
+    pub state: Reachability,
+    /// By how much its clock is ahead, if it answered.
+    pub clock_ahead_ms: Option<i64>,
+}
+
+/// Whether a node answers. One that does not is *unknown*: silence says nothing about what runs there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reachability {
+    /// It is the node that was asked.
+    This,
+    /// It has answered just now.
+    Reachable,
+    /// It does not answer.
+    Unknown {
+        /// When it did so last, in milliseconds since 1970, if it ever did since this node was started.
+        since_ms: Option<u64>,
+    },
+}

@@ -1,0 +1,242 @@
+//! A node from its start to its end: [`Node`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::process::geteuid;
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::data::{DataDirectory, DataError};
+use crate::identity::{KeyError, NodeId, NodeKey};
+use crate::message::{Candidate, Failure, RegistryRequest, Reply, Roster};
+use crate::registry::Registry;
+use crate::service::{Seat, Service};
+use crate::store::{Embedded, StoreError};
+use crate::transport::{Transport, reachable_at};
+use crate::wire::now_ms;
+
+/// How a node is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where it keeps what it has.
+    pub data: PathBuf,
+    /// Where it listens; otherwise everywhere, at [`DEFAULT_PORT`](crate::DEFAULT_PORT).
+    pub bind: Option<SocketAddr>,
+    /// Where others reach it; otherwise at its addresses.
+    pub advertise: Vec<SocketAddr>,
+    /// What it would like to be called.
+    pub name: String,
+    /// Its version of Sterna.
+    pub software: String,
+    /// How well it can confine what it runs.
+    pub confinement: String,
+}
+
+/// Why a node could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Its directory cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// It has no key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Its registry cannot be opened.
+    #[error(transparent)]
+    Registry(#[from] StoreError),
+    /// Its registry cannot be used.
+    #[error("could not use the registry")]
+    Records(#[source] Failure),
+    /// The port is taken.
+    #[error(
+        "could not listen on {address}: the port is taken; choose another one with --bind (port 0 takes any that is free)"
+    )]
+    PortTaken {
+        /// Where.
+        address: String,
+    },
+    /// It cannot listen.
+    #[error("could not listen on {address}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It cannot be reached by commands.
+    #[error("could not make the control socket in {}", path.display())]
+    Socket {
+        /// In which directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Its name cannot be used.
+    #[error("{name:?} cannot be a node's name: up to 64 letters, no spaces, `/` or `:`")]
+    Name {
+        /// Which.
+        name: String,
+    },
+    /// No threads.
+    #[error("could not start threads")]
+    Threads(#[source] io::Error),
+}
+
+/// A node that has been started, and serves from [`Node::serve`] on.
+pub struct Node {
+    runtime: Runtime,
+    service: Arc<Service>,
+    local: UnixListener,
+}
+
+/// Ends a node from anywhere.
+#[derive(Clone)]
+pub struct Stopper(watch::Sender<bool>);
+
+impl Stopper {
+    /// Lets [`Node::serve`] return.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Node {
+    /// Makes everything ready: others can connect from now on.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(options: &Options) -> Result<Self, StartError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("node")
+            .enable_all()
+            .build()
+            .map_err(StartError::Threads)?;
+        let data = DataDirectory::open(&options.data)?;
+        let key = NodeKey::load_or_make(&data.key())?;
+        let id = key.id();
+        let cluster = data.cluster()?;
+        let transport = {
+            let _runtime = runtime.enter();
+            Transport::bind(key, options.bind).map_err(|error| listening(options, error))?
+        };
+        let bound = transport.endpoint.local_addr();
+        let bound = bound.map_err(|error| listening(options, error))?;
+        let about = about(options, bound)?;
+        let seat = runtime.block_on(seat(id, &data, &about, cluster))?;
+        let local = {
+            let _runtime = runtime.enter();
+            socket(&data)?
+        };
+        let who = (id, geteuid().as_raw());
+        let service = Arc::new(Service::new(who, about, data, transport, seat));
+        Ok(Self {
+            runtime,
+            service,
+            local,
+        })
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.service.id
+    }
+
+    /// What it says of itself; the name may be another one in its cluster.
+    #[must_use]
+    pub fn about(&self) -> &Candidate {
+        &self.service.about
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        self.service.data.path()
+    }
+
+    /// By which it is ended.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.service.stop.clone())
+    }
+
+    /// Serves until it is told to stop.
+    pub fn serve(self) {
+        self.runtime.block_on(self.service.run(self.local));
+    }
+}
+
+fn listening(options: &Options, source: io::Error) -> StartError {
+    let all = || format!("port {}", crate::DEFAULT_PORT);
+    let address = options.bind.map_or_else(all, |address| address.to_string());
+    match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::PortTaken { address },
+        _ => StartError::Listen { address, source },
+    }
+}
+
+fn about(options: &Options, bound: SocketAddr) -> Result<Candidate, StartError> {
+    let addresses = match &*options.advertise {
+        [] => reachable_at(bound),
+        // A port of 0 means the one that was bound.
+        given => given
+            .iter()
+            .map(|address| match address.port() {
+                0 => SocketAddr::new(address.ip(), bound.port()),
+                _ => *address,
+            })
+            .collect(),
+    };
+    let about = Candidate {
+        name: options.name.clone(),
+        addresses,
+        software: options.software.clone(),
+        confinement: options.confinement.clone(),
+    };
+    let name = options.name.clone();
+    about
+        .is_plain()
+        .then_some(about)
+        .ok_or(StartError::Name { name })
+}
+
+/// Where the registry is, and the list of nodes.
+async fn seat(
+    id: NodeId,
+    data: &DataDirectory,
+    about: &Candidate,
+    cluster: Option<Roster>,
+) -> Result<(Seat, Roster), StartError> {
+    if let Some(roster) = cluster
+        && let Some(home) = roster.home.filter(|home| *home != id)
+    {
+        return Ok((Seat::At(home), roster));
+    }
+    let registry = Registry::new(Embedded::open(&data.registry(), now_ms)?, id);
+    registry
+        .found(about.clone())
+        .await
+        .map_err(StartError::Records)?;
+    let asked = registry.answer(id, RegistryRequest::Roster { after: 0 });
+    let roster = match asked.await.map_err(StartError::Records)? {
+        Reply::Roster(roster) => roster,
+        _ => Roster::default(),
+    };
+    Ok((Seat::Here(Arc::new(registry)), roster))
+}
+
+fn socket(data: &DataDirectory) -> Result<UnixListener, StartError> {
+    let path = data.socket();
+    // The lock is held: whoever left a socket here is gone.
+    let _ = std::fs::remove_file(&path);
+    UnixListener::bind(&path).map_err(|source| StartError::Socket {
+        path: data.path().to_owned(),
+        source,
+    })
+}

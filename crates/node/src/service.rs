@@ -1,0 +1,417 @@
+//! What a node does when it is asked: [`Service::answer`], behind the [door](crate::door).
+//!
+//! A node serves the registry itself until it joins another's cluster; then it keeps a copy of the list of nodes,
+//! so that it knows its peers while the one that serves the registry is away.
+
+mod endpoints;
+mod watching;
+
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::task::JoinSet;
+
+use crate::data::DataDirectory;
+use crate::door::{self, Authority};
+use crate::identity::NodeId;
+use crate::limits::{ANSWER_WITHIN, CLOCK_SKEW_MAX, PROBE_WITHIN, WATCH_WITHIN};
+use crate::message::{
+    Candidate, Failure, FailureKind, Member, Nodes, Reachability, RegistryRequest, Reply, Request,
+    Roster, Seen, Status, TicketText,
+};
+use crate::registry::Registry;
+use crate::store::Embedded;
+use crate::ticket::{Secret, Ticket};
+use crate::transport::{DialError, Transport};
+use crate::wire::now_ms;
+
+/// Nodes that are asked at once whether they are there.
+const PROBES_AT_ONCE: usize = 64;
+
+/// Where the registry is.
+#[derive(Clone)]
+pub(crate) enum Seat {
+    /// Here.
+    Here(Arc<Registry<Embedded>>),
+    /// At this node.
+    At(NodeId),
+}
+
+/// A node at work.
+pub(crate) struct Service {
+    pub(crate) id: NodeId,
+    pub(crate) uid: u32,
+    pub(crate) about: Candidate,
+    pub(crate) data: DataDirectory,
+    pub(crate) transport: Transport,
+    started_ms: u64,
+    seat: watch::Sender<Seat>,
+    roster: watch::Sender<Arc<Roster>>,
+    removed: AtomicBool,
+    /// When the others answered last.
+    heard: Mutex<HashMap<NodeId, u64>>,
+    joining: AsyncMutex<()>,
+    pub(crate) stop: watch::Sender<bool>,
+    connections: AtomicUsize,
+    strangers: AtomicUsize,
+    /// Those who have asked the node to stop, and wait for the end of their connection: dropped last, after the
+    /// data directory's lock.
+    waiting_for_end: Mutex<Vec<UnixStream>>,
+}
+
+impl Service {
+    pub(crate) fn new(
+        (id, uid): (NodeId, u32),
+        about: Candidate,
+        data: DataDirectory,
+        transport: Transport,
+        (seat, roster): (Seat, Roster),
+    ) -> Self {
+        Self {
+            id,
+            uid,
+            about,
+            data,
+            transport,
+            started_ms: now_ms(),
+            seat: watch::Sender::new(seat),
+            roster: watch::Sender::new(Arc::new(roster)),
+            removed: AtomicBool::new(false),
+            heard: Mutex::default(),
+            joining: AsyncMutex::default(),
+            stop: watch::Sender::new(false),
+            connections: AtomicUsize::new(0),
+            strangers: AtomicUsize::new(0),
+            waiting_for_end: Mutex::default(),
+        }
+    }
+
+    /// Answers a request, or says why not.
+    pub(crate) async fn answer(&self, authority: Authority, request: Request) -> Reply {
+        let answered = match door::permit(authority, &request) {
+            Ok(()) => self.permitted(authority, request).await,
+            Err(failure) => Err(failure),
+        };
+        answered.unwrap_or_else(Reply::Failed)
+    }
+
+    async fn permitted(&self, authority: Authority, request: Request) -> Result<Reply, Failure> {
+        match request {
+            Request::Status => Ok(Reply::Status(self.status())),
+            Request::Nodes => Ok(Reply::Nodes(self.nodes().await)),
+            Request::Invite { valid_ms } => self.invite(valid_ms).await,
+            Request::Join { ticket } => self.join(&ticket).await,
+            Request::Remove { node } if node == self.id => Err(Failure::refused(
+                "this is the node itself: to leave, stop it, and remove it at another node",
+            )),
+            Request::Remove { node } => self.ask_registry(RegistryRequest::Remove { node }).await,
+            // Whoever serves the request stops the node once the answer is out.
+            Request::Stop => Ok(Reply::Done),
+            Request::Admit { secret, candidate } => self.admit(authority, &secret, candidate).await,
+            Request::Registry(request) => match (self.seat(), authority) {
+                (Seat::Here(registry), Authority::Member(by)) => registry.answer(by, request).await,
+                _ => Err(Failure::refused("this node does not serve the registry")),
+            },
+        }
+    }
+
+    pub(crate) fn seat(&self) -> Seat {
+        self.seat.borrow().clone()
+    }
+
+    pub(crate) fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.roster.borrow())
+    }
+
+    fn home(&self) -> NodeId {
+        match self.seat() {
+            Seat::Here(_) => self.id,
+            Seat::At(home) => home,
+        }
+    }
+
+    /// What this node is called in its cluster, where its name may have been taken.
+    fn status(&self) -> Status {
+        let roster = self.roster();
+        let entry = roster.member(self.id);
+        Status {
+            id: self.id,
+            about: entry.map_or_else(|| self.about.clone(), |entry| entry.about.clone()),
+            started_ms: self.started_ms,
+            home: self.home(),
+            removed: self.removed.load(Ordering::Relaxed),
+        }
+    }
+
+    async fn invite(&self, valid_ms: u64) -> Result<Reply, Failure> {
+        let ticket = Ticket {
+            node: self.id,
+            addresses: self.about.addresses.clone(),
+            secret: Secret::random(),
+        };
+        let seal = ticket.secret.seal();
+        self.ask_registry(RegistryRequest::AddTicket { seal, valid_ms })
+            .await?;
+        Ok(Reply::Ticket(ticket.text()))
+    }
+
+    async fn admit(
+        &self,
+        authority: Authority,
+        secret: &Secret,
+        candidate: Candidate,
+    ) -> Result<Reply, Failure> {
+        let (Authority::Stranger(node) | Authority::Member(node)) = authority else {
+            return Err(Failure::refused("only a node can be admitted"));
+        };
+        let request = RegistryRequest::Admit {
+            seal: secret.seal(),
+            node,
+            candidate,
+        };
+        let reply = self.ask_registry(request).await?;
+        // So that the new node is known here before it asks for anything else.
+        if let Reply::Roster(roster) = &reply {
+            self.adopt(roster.clone());
+        }
+        Ok(reply)
+    }
+
+    /// Joins the cluster of the node that a ticket names.
+    async fn join(&self, text: &TicketText) -> Result<Reply, Failure> {
+        let wrong = |message: String| Failure::new(FailureKind::Ticket, message);
+        let ticket: Ticket = text
+            .0
+            .parse()
+            .map_err(|error: crate::ticket::ParseTicketError| wrong(error.to_string()))?;
+        let _alone = self.joining.lock().await;
+        self.may_join(&ticket)?;
+        let request = Request::Admit {
+            secret: ticket.secret,
+            candidate: self.about.clone(),
+        };
+        // The clocks are compared before the ticket is shown.
+        let dialled = self.transport.ask(
+            ticket.node,
+            &ticket.addresses,
+            &Request::Status,
+            ANSWER_WITHIN,
+        );
+        let (_, hello) = dialled.await.map_err(|error| joining(&error))?;
+        let ahead = Duration::from_millis(hello.clock_ahead_ms().unsigned_abs());
+        if ahead > CLOCK_SKEW_MAX {
+            let way = if hello.clock_ahead_ms() > 0 {
+                "behind"
+            } else {
+                "ahead of"
+            };
+            return Err(Failure::refused(format!(
+                "this node's clock is {} s {way} that of {}: set the one that is wrong (see `sterna doctor`), \
+                 and use the ticket again",
+                ahead.as_secs(),
+                ticket.node
+            )));
+        }
+        let asked = self
+            .transport
+            .ask(ticket.node, &ticket.addresses, &request, ANSWER_WITHIN);
+        let roster = match asked.await.map_err(|error| joining(&error))?.0 {
+            Reply::Roster(roster) => roster,
+            Reply::Failed(failure) => return Err(failure),
+            _ => return Err(Failure::refused("the other node answered another question")),
+        };
+        self.settle_in(roster)
+    }
+
+    fn may_join(&self, ticket: &Ticket) -> Result<(), Failure> {
+        let roster = self.roster();
+        if ticket.node == self.id {
+            return Err(Failure::refused(
+                "this node made the ticket itself: take it to another node",
+            ));
+        }
+        if roster.member(ticket.node).is_some() {
+            return Err(Failure::refused(
+                "this node has joined that cluster already: see `sterna nodes`",
+            ));
+        }
+        match roster.members.len() {
+            0 | 1 if matches!(self.seat(), Seat::Here(_)) => Ok(()),
+            count => Err(Failure::refused(format!(
+                "this node belongs to a cluster of {count} already, and can be in one only: \
+                 start another node, with a data directory of its own"
+            ))),
+        }
+    }
+
+    /// Becomes a node of the cluster that has admitted it.
+    fn settle_in(&self, roster: Roster) -> Result<Reply, Failure> {
+        let home = roster.home.filter(|home| roster.member(*home).is_some());
+        let (Some(home), Some(_)) = (home, roster.member(self.id)) else {
+            return Err(Failure::refused(
+                "the other node sent a list of nodes that makes no sense",
+            ));
+        };
+        let internal = |error: crate::data::DataError| {
+            Failure::new(
+                FailureKind::Internal,
+                format!("{error}: the node has been admitted, join again"),
+            )
+        };
+        self.data.set_cluster(&roster).map_err(internal)?;
+        self.roster.send_replace(Arc::new(roster.clone()));
+        self.seat.send_replace(Seat::At(home));
+        // What this node knew while it was alone is nothing that others need. It is not opened again if it stays.
+        let _ = fs::remove_file(self.data.registry());
+        Ok(Reply::Roster(roster))
+    }
+
+    /// Takes over a newer list of nodes.
+    fn adopt(&self, roster: Roster) {
+        if roster.home != Some(self.home()) || roster.revision < self.roster().revision {
+            return;
+        }
+        if matches!(self.seat(), Seat::At(_))
+            && *self.roster() != roster
+            && let Err(error) = self.data.set_cluster(&roster)
+        {
+            tracing::warn!("could not keep the list of nodes: {error}");
+        }
+        for removed in &roster.removed {
+            self.transport.hang_up(*removed);
+        }
+        self.roster.send_replace(Arc::new(roster));
+    }
+
+    /// Asks the registry, here or where it is.
+    pub(crate) async fn ask_registry(&self, request: RegistryRequest) -> Result<Reply, Failure> {
+        let home = match self.seat() {
+            Seat::Here(registry) => return registry.answer(self.id, request).await,
+            Seat::At(home) => home,
+        };
+        let within = match request {
+            RegistryRequest::Roster { after } if after > 0 => WATCH_WITHIN + ANSWER_WITHIN,
+            _ => ANSWER_WITHIN,
+        };
+        let addresses = self.addresses(home);
+        let request = Request::Registry(request);
+        match self.transport.ask(home, &addresses, &request, within).await {
+            Ok((Reply::Failed(failure), _)) => Err(failure),
+            Ok((reply, _)) => Ok(reply),
+            Err(error) => Err(Failure::new(
+                FailureKind::Unreachable,
+                format!("the node that serves the registry does not answer: {error}"),
+            )),
+        }
+    }
+
+    fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+        let roster = self.roster();
+        let member = roster.member(node);
+        member.map_or_else(Vec::new, |member| member.about.addresses.clone())
+    }
+
+    /// All nodes, and whether they answer.
+    async fn nodes(&self) -> Nodes {
+        let this = self.status();
+        let mut nodes = self.probe_all().await;
+        nodes.sort_by(|one, other| {
+            let key = |seen: &Seen| (seen.member.about.name.clone(), seen.member.id);
+            key(one).cmp(&key(other))
+        });
+        Nodes { this, nodes }
+    }
+
+    /// Asks all others whether they are there, some at a time.
+    async fn probe_all(&self) -> Vec<Seen> {
+        let roster = self.roster();
+        let mut waiting: VecDeque<Member> = roster.members.iter().cloned().collect();
+        let mut seen = Vec::new();
+        while !waiting.is_empty() {
+            let some = waiting.drain(..waiting.len().min(PROBES_AT_ONCE));
+            // Each is polled in turn on this task: the work is waiting.
+            let mut probes: Vec<_> = some.map(|member| Box::pin(self.probe(member))).collect();
+            let found = std::future::poll_fn(|context| {
+                probes.retain_mut(|probe| match probe.as_mut().poll(context) {
+                    std::task::Poll::Ready(found) => {
+                        seen.push(found);
+                        false
+                    }
+                    std::task::Poll::Pending => true,
+                });
+                match probes.is_empty() {
+                    true => std::task::Poll::Ready(()),
+                    false => std::task::Poll::Pending,
+                }
+            });
+            found.await;
+        }
+        seen
+    }
+
+    async fn probe(&self, member: Member) -> Seen {
+        let id = member.id;
+        if id == self.id {
+            return Seen {
+                member,
+                state: Reachability::This,
+                clock_ahead_ms: Some(0),
+            };
+        }
+        let addresses = &member.about.addresses;
+        let asked = self
+            .transport
+            .ask(id, addresses, &Request::Status, PROBE_WITHIN);
+        let asked = tokio::time::timeout(PROBE_WITHIN, asked).await;
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let (state, clock_ahead_ms) = match asked {
+            Ok(Ok((_, hello))) => {
+                heard.insert(id, now_ms());
+                (Reachability::Reachable, Some(hello.clock_ahead_ms()))
+            }
+            _ => {
+                let since_ms = heard.get(&id).copied();
+                (Reachability::Unknown { since_ms }, None)
+            }
+        };
+        drop(heard);
+        Seen {
+            member,
+            state,
+            clock_ahead_ms,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub(crate) async fn run(self: Arc<Self>, local: tokio::net::UnixListener) {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&self).accept_nodes());
+        tasks.spawn(Arc::clone(&self).accept_users(local));
+        tasks.spawn(Arc::clone(&self).follow_roster());
+        tasks.spawn(Arc::clone(&self).keep_probing());
+        let mut stop = self.stop.subscribe();
+        let _ = stop.wait_for(|stop| *stop).await;
+        tasks.shutdown().await;
+        let _ = fs::remove_file(self.data.socket());
+        self.transport.close().await;
+    }
+}
+
+fn joining(error: &DialError) -> Failure {
+    match error {
+        DialError::OtherNode { .. } => Failure::new(
+            FailureKind::Ticket,
+            format!("{error}: the ticket was not shown to it; ask for a new one"),
+        ),
+        _ => Failure::new(
+            FailureKind::Unreachable,
+            format!("{error}: is the node running, and does a firewall let UDP through to it?"),
+        ),
+    }
+}

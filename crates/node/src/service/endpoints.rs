@@ -1,0 +1,217 @@
+//! Where requests come in: connections of other nodes, and the socket for users of this machine.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::Service;
+use crate::door::Authority;
+use crate::identity::NodeId;
+use crate::limits::{
+    CONNECTIONS_MAX, CONNECTIONS_UNPROVEN_MAX, FRAME_WITHIN, HELLO_WITHIN, LOCAL_MAX,
+    REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RETRY_FIRST, STRANGER_WITHIN, STRANGERS_MAX,
+};
+use crate::message::{Failure, Reply, Request};
+use crate::tls;
+use crate::transport::CLOSE_REFUSED;
+use crate::wire::{self, WireError};
+
+/// One more of something, until it is dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn enter(counter: &'a AtomicUsize, max: usize) -> Option<Self> {
+        let before = counter.fetch_add(1, Ordering::Relaxed);
+        let counted = Self(counter);
+        (before < max).then_some(counted)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Service {
+    pub(super) async fn accept_nodes(self: Arc<Self>) {
+        let mut connections = JoinSet::new();
+        while let Some(incoming) = self.transport.endpoint.accept().await {
+            while connections.try_join_next().is_some() {}
+            let open = self.connections.load(Ordering::Relaxed);
+            if open >= CONNECTIONS_UNPROVEN_MAX && !incoming.remote_address_validated() {
+                let _ = incoming.retry();
+                continue;
+            }
+            if open >= CONNECTIONS_MAX {
+                incoming.refuse();
+                continue;
+            }
+            connections.spawn(Arc::clone(&self).serve_node(incoming));
+        }
+    }
+
+    async fn serve_node(self: Arc<Self>, incoming: quinn::Incoming) {
+        let Some(_counted) = Counted::enter(&self.connections, CONNECTIONS_MAX) else {
+            return;
+        };
+        let Ok(connecting) = incoming.accept() else {
+            return;
+        };
+        let Ok(Ok(connection)) = timeout(HELLO_WITHIN, connecting).await else {
+            return;
+        };
+        let why = match tls::peer(&connection) {
+            Some(node) => self.serve_connection(&connection, node).await,
+            None => "no key",
+        };
+        connection.close(CLOSE_REFUSED.into(), why.as_bytes());
+    }
+
+    fn authority(&self, node: NodeId) -> Authority {
+        Authority::of_key(node, &self.roster())
+    }
+
+    /// Serves a connection until it ends; gives the reason for ending it from here.
+    async fn serve_connection(
+        self: &Arc<Self>,
+        connection: &quinn::Connection,
+        node: NodeId,
+    ) -> &'static str {
+        let is_stranger = || matches!(self.authority(node), Authority::Stranger(_));
+        let stranger = match is_stranger() {
+            true => match Counted::enter(&self.strangers, STRANGERS_MAX) {
+                Some(counted) => Some(counted),
+                None => return "too many strangers",
+            },
+            false => None,
+        };
+        if !matches!(timeout(HELLO_WITHIN, greet(connection)).await, Ok(true)) {
+            return "no hello";
+        }
+        let patience = Instant::now() + STRANGER_WITHIN;
+        let mut requests = JoinSet::new();
+        loop {
+            while requests.try_join_next().is_some() {}
+            let stream = tokio::select! {
+                stream = connection.accept_bi() => stream,
+                () = sleep_until(patience), if stranger.is_some() && is_stranger() => {
+                    return "not admitted";
+                }
+            };
+            let Ok((to, from)) = stream else {
+                return "";
+            };
+            requests.spawn(Arc::clone(self).serve_request(node, to, from));
+        }
+    }
+
+    async fn serve_request(
+        self: Arc<Self>,
+        node: NodeId,
+        mut to: quinn::SendStream,
+        mut from: quinn::RecvStream,
+    ) {
+        let request = wire::receive(&mut from, REQUEST_BYTES_MAX, FRAME_WITHIN).await;
+        // Nothing that comes after the request is read.
+        let _ = from.stop(CLOSE_REFUSED.into());
+        let reply = match request {
+            // Looked up for each request: a node may have been admitted or removed meanwhile.
+            Ok(request) => self.answer(self.authority(node), request).await,
+            Err(error) => not_understood(&error),
+        };
+        let sent = wire::send(&mut to, &reply, REPLY_BYTES_MAX, FRAME_WITHIN).await;
+        let taken = match sent.is_ok() && to.finish().is_ok() {
+            true => timeout(FRAME_WITHIN, to.stopped()).await.is_ok(),
+            false => false,
+        };
+        if !taken {
+            // It does not read: what was kept for it is given up.
+            let _ = to.reset(CLOSE_REFUSED.into());
+        }
+    }
+
+    pub(super) async fn accept_users(self: Arc<Self>, listener: UnixListener) {
+        let room = Arc::new(Semaphore::new(LOCAL_MAX));
+        let mut requests = JoinSet::new();
+        loop {
+            while requests.try_join_next().is_some() {}
+            let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let service = Arc::clone(&self);
+                    requests.spawn(async move {
+                        service.serve_user(stream).await;
+                        drop(place);
+                    });
+                }
+                // Out of descriptors, say: others are being served, and will give some back.
+                Err(_) => sleep(RETRY_FIRST).await,
+            }
+        }
+    }
+
+    async fn serve_user(self: Arc<Self>, mut stream: UnixStream) {
+        let mut stops = false;
+        let reply = match self.hear_user(&mut stream).await {
+            Ok((authority, request)) => {
+                stops = matches!(request, Request::Stop);
+                self.answer(authority, request).await
+            }
+            Err(Some(failure)) => Reply::Failed(failure),
+            Err(None) => return,
+        };
+        let _ = wire::send(&mut stream, &reply, REPLY_BYTES_MAX, FRAME_WITHIN).await;
+        if stops && matches!(reply, Reply::Done) {
+            let mut waiting = self
+                .waiting_for_end
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            waiting.push(stream);
+            drop(waiting);
+            self.stop.send_replace(true);
+        }
+    }
+
+    /// Who asks, and for what.
+    async fn hear_user(
+        &self,
+        stream: &mut UnixStream,
+    ) -> Result<(Authority, Request), Option<Failure>> {
+        let peer = sterna_sys::identity::peer_credentials(&*stream).map_err(|_| None)?;
+        let (mut from, mut to) = stream.split();
+        wire::greet(&mut from, &mut to, HELLO_WITHIN)
+            .await
+            .map_err(|_| None)?;
+        let authority = Authority::of_user(peer.uid, self.uid)?;
+        let request = wire::receive(&mut from, REQUEST_BYTES_MAX, FRAME_WITHIN).await;
+        let request = request.map_err(|error| match not_understood(&error) {
+            Reply::Failed(failure) => Some(failure),
+            _ => None,
+        })?;
+        Ok((authority, request))
+    }
+}
+
+/// Hears the other side's hello, and sees to it that it hears ours even if that is all they have in common.
+async fn greet(connection: &quinn::Connection) -> bool {
+    let Ok((mut to, mut from)) = connection.accept_bi().await else {
+        return false;
+    };
+    let greeted = wire::greet(&mut from, &mut to, HELLO_WITHIN).await;
+    if matches!(greeted, Ok(_) | Err(WireError::Version { .. })) {
+        let _ = to.finish();
+        let _ = to.stopped().await;
+    }
+    greeted.is_ok()
+}
+
+fn not_understood(error: &WireError) -> Reply {
+    Reply::Failed(Failure::refused(error))
+}

@@ -1,0 +1,13 @@
+//! Real nodes on loopback, and those who attack them.
+//!
+//! - `world`: nodes on threads of this process, and hostile peers
+//! - `frames`: what is on the wire when it is not what it should be
+//! - `hostile`: peers that do not keep to the protocol
+//! - `rights`: who may do what; tickets; removed nodes
+//! - `records`: the registry
+
+mod frames;
+mod hostile;
+mod records;
+mod rights;
+mod world;

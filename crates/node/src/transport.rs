@@ -1,0 +1,315 @@
+//! QUIC between nodes: [`Transport`] dials others and asks them; `service` answers those who dial in.
+//!
+//! A connection's first stream carries the hellos, each further one a request and its reply. Connections are kept
+//! for the next request, and made again when they have died.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use quinn::{ClientConfig, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::identity::{NodeId, NodeKey};
+use crate::limits::{
+    FRAME_WITHIN, GOODBYE_WITHIN, HELLO_WITHIN, IDLE_MAX, PROBE_OLD_WITHIN, REPLY_BYTES_MAX,
+    REQUEST_BYTES_MAX, REQUESTS_MAX,
+};
+use crate::message::{Reply, Request};
+use crate::tls;
+use crate::wire::{self, Hello, WireError};
+
+/// The port of nodes, unless another is named.
+pub const DEFAULT_PORT: u16 = 7355;
+/// Of a stream and of a connection: bytes that a peer may send before they are read.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+
+/// Close codes, for whoever looks at packets.
+pub(crate) const CLOSE_DONE: u32 = 0;
+pub(crate) const CLOSE_REFUSED: u32 = 1;
+
+/// Why another node did not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum DialError {
+    /// Nobody answered.
+    #[error("no answer from {}", list(addresses))]
+    NoAnswer {
+        /// Where it was tried.
+        addresses: Vec<SocketAddr>,
+    },
+    /// Another node answered.
+    #[error("at {} is another node, {found}, and not {expected}", list(addresses))]
+    OtherNode {
+        /// Where.
+        addresses: Vec<SocketAddr>,
+        /// Who was meant.
+        expected: NodeId,
+        /// Who answered.
+        found: NodeId,
+    },
+    /// What it said could not be used.
+    #[error("{node} answered with something that cannot be used: {why}")]
+    Unusable {
+        /// Who.
+        node: NodeId,
+        /// Why.
+        why: Arc<WireError>,
+    },
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    match shown.is_empty() {
+        true => "a node without addresses".to_owned(),
+        false => shown.join(", "),
+    }
+}
+
+/// A connection to another node, which has said hello.
+#[derive(Debug, Clone)]
+pub(crate) struct Connected {
+    connection: quinn::Connection,
+    pub(crate) hello: Hello,
+}
+
+/// The node's end of all connections to others.
+pub(crate) struct Transport {
+    /// Where others dial in.
+    pub(crate) endpoint: Endpoint,
+    /// From where this node dials: any of its addresses, so that a node which listens on one only reaches all others.
+    dialler: Endpoint,
+    key: NodeKey,
+    open: Mutex<HashMap<NodeId, Connected>>,
+}
+
+impl Transport {
+    /// Listens. Without an address on all of them, at the default port.
+    pub(crate) fn bind(key: NodeKey, address: Option<SocketAddr>) -> io::Result<Self> {
+        let socket = match address {
+            Some(address) => listen(address)?,
+            None => {
+                let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT));
+                let old = SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT));
+                // Only a machine without IPv6 has another reason than a taken port.
+                listen(all).or_else(|error| match error.kind() {
+                    io::ErrorKind::AddrInUse => Err(error),
+                    _ => listen(old),
+                })?
+            }
+        };
+        let mut server = ServerConfig::with_crypto(Arc::new(tls::server(&key)));
+        server.transport_config(Arc::new(limits()));
+        let runtime = Arc::new(TokioRuntime);
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;
+        Ok(Self {
+            endpoint,
+            dialler: dialler()?,
+            key,
+            open: Mutex::default(),
+        })
+    }
+
+    /// Asks a node something, on a connection that is open or on a new one.
+    pub(crate) async fn ask(
+        &self,
+        node: NodeId,
+        addresses: &[SocketAddr],
+        request: &Request,
+        within: Duration,
+    ) -> Result<(Reply, Hello), DialError> {
+        let open = self.lock().get(&node).cloned();
+        if let Some(connected) = open {
+            let old_within = match request {
+                Request::Status => PROBE_OLD_WITHIN,
+                _ => within,
+            };
+            match connected.ask(request, old_within).await {
+                Ok(reply) => return Ok((reply, connected.hello)),
+                Err(WireError::Io(_) | WireError::TimedOut { .. } | WireError::CutShort) => {
+                    self.forget(node, &connected);
+                }
+                Err(why) => return Err(unusable(node, why)),
+            }
+        }
+        let connected = self.dial(node, addresses).await?;
+        self.lock().insert(node, connected.clone());
+        match connected.ask(request, within).await {
+            Ok(reply) => Ok((reply, connected.hello)),
+            Err(why) => {
+                self.forget(node, &connected);
+                Err(unusable(node, why))
+            }
+        }
+    }
+
+    /// Connects to a node at whichever address answers first.
+    pub(crate) async fn dial(
+        &self,
+        node: NodeId,
+        addresses: &[SocketAddr],
+    ) -> Result<Connected, DialError> {
+        let found = Arc::new(OnceLock::new());
+        let mut config = ClientConfig::new(Arc::new(tls::client(&self.key, node, &found)));
+        config.transport_config(Arc::new(limits()));
+        let mut tries = JoinSet::new();
+        for address in addresses {
+            let (config, address) = (config.clone(), *address);
+            let connecting = self.dialler.connect_with(config, address, tls::SERVER_NAME);
+            if let Ok(connecting) = connecting {
+                tries.spawn(timeout(HELLO_WITHIN, greet(connecting)));
+            }
+        }
+        let mut failed = None;
+        while let Some(tried) = tries.join_next().await {
+            match tried {
+                Ok(Ok(Ok(connected))) => return Ok(connected),
+                Ok(Ok(Err(why @ (WireError::Foreign | WireError::Version { .. })))) => {
+                    failed = Some(unusable(node, why));
+                }
+                _ => {}
+            }
+        }
+        let addresses = addresses.to_vec();
+        Err(match (failed, found.get()) {
+            (Some(failed), _) => failed,
+            (None, Some(found)) if *found != node => DialError::OtherNode {
+                addresses,
+                expected: node,
+                found: *found,
+            },
+            (None, _) => DialError::NoAnswer { addresses },
+        })
+    }
+
+    /// Says goodbye to all, and waits a little for it to get there.
+    pub(crate) async fn close(&self) {
+        for endpoint in [&self.endpoint, &self.dialler] {
+            endpoint.close(CLOSE_DONE.into(), b"stopped");
+        }
+        let both = async {
+            self.endpoint.wait_idle().await;
+            self.dialler.wait_idle().await;
+        };
+        let _ = timeout(GOODBYE_WITHIN, both).await;
+    }
+
+    /// Closes what is open to a node.
+    pub(crate) fn hang_up(&self, node: NodeId) {
+        if let Some(connected) = self.lock().remove(&node) {
+            connected.connection.close(CLOSE_DONE.into(), b"removed");
+        }
+    }
+
+    fn forget(&self, node: NodeId, connected: &Connected) {
+        connected.connection.close(CLOSE_DONE.into(), b"");
+        let mut open = self.lock();
+        let same =
+            |known: &Connected| known.connection.stable_id() == connected.connection.stable_id();
+        if open.get(&node).is_some_and(same) {
+            open.remove(&node);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Connected>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connected {
+    /// Asks on a stream of its own.
+    async fn ask(&self, request: &Request, within: Duration) -> Result<Reply, WireError> {
+        let asked = timeout(within, async {
+            let (mut to, mut from) = self.connection.open_bi().await.map_err(io::Error::from)?;
+            wire::send(&mut to, request, REQUEST_BYTES_MAX, FRAME_WITHIN).await?;
+            let _ = to.finish();
+            wire::receive(&mut from, REPLY_BYTES_MAX, within).await
+        });
+        asked.await.map_err(|_| WireError::TimedOut { within })?
+    }
+}
+
+async fn greet(connecting: quinn::Connecting) -> Result<Connected, WireError> {
+    let connection = connecting.await.map_err(io::Error::from)?;
+    let (mut to, mut from) = connection.open_bi().await.map_err(io::Error::from)?;
+    let hello = wire::greet(&mut from, &mut to, HELLO_WITHIN).await?;
+    let _ = to.finish();
+    Ok(Connected { connection, hello })
+}
+
+fn unusable(node: NodeId, why: WireError) -> DialError {
+    let why = Arc::new(why);
+    DialError::Unusable { node, why }
+}
+
+/// What QUIC itself lets a peer do.
+fn limits() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(REQUESTS_MAX.into())
+        .max_concurrent_uni_streams(0_u8.into())
+        .stream_receive_window(STREAM_WINDOW_BYTES.into())
+        .receive_window(CONNECTION_WINDOW_BYTES.into())
+        .send_window(CONNECTION_WINDOW_BYTES.into())
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(IDLE_MAX.try_into().ok())
+        .keep_alive_interval(Some(IDLE_MAX / 3));
+    config
+}
+
+/// A UDP socket that, if it is bound to all of IPv6, takes IPv4 as well, whatever the system's default is.
+fn listen(address: SocketAddr) -> io::Result<UdpSocket> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    bind(&socket, &address)?;
+    Ok(socket.into())
+}
+
+fn dialler() -> io::Result<Endpoint> {
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    let socket = listen(any).or_else(|_| listen((Ipv4Addr::UNSPECIFIED, 0).into()))?;
+    let runtime = Arc::new(TokioRuntime);
+    Endpoint::new(EndpointConfig::default(), None, socket, runtime)
+}
+
+/// Where others can reach a socket that is bound so: the addresses of this machine that lead outside, and if there
+/// is none, itself.
+pub(crate) fn reachable_at(bound: SocketAddr) -> Vec<SocketAddr> {
+    if !bound.ip().is_unspecified() {
+        return vec![bound];
+    }
+    let port = bound.port();
+    // Addresses of documentation (RFC 5737, RFC 3849). Connecting a UDP socket sends nothing, and tells the route.
+    let routes = [
+        ("0.0.0.0:0", "192.0.2.1:9", true),
+        ("[::]:0", "[2001:db8::1]:9", bound.is_ipv6()),
+    ];
+    let mut found = Vec::new();
+    for (from, to, usable) in routes {
+        let local = || {
+            let socket = UdpSocket::bind(from)?;
+            socket.connect(to)?;
+            socket.local_addr()
+        };
+        if let (true, Ok(local)) = (usable, local())
+            && !local.ip().is_unspecified()
+        {
+            found.push(SocketAddr::new(local.ip(), port));
+        }
+    }
+    if found.is_empty() {
+        found.push((Ipv4Addr::LOCALHOST, port).into());
+    }
+    found
+}

@@ -1,0 +1,274 @@
+//! Frames: how requests and replies lie in a stream of bytes, and how two sides agree on a version.
+//!
+//! ```text
+//! connection   hello ─────────► ◄───────── hello      once
+//! hello        │ "STND" │ oldest u16 │ newest u16 │ clock u64: ms since 1970 │     never changes
+//! request      │ length u32 │ body │                  answered by a frame of the same form
+//! ```
+//!
+//! Integers outside of the body are little-endian; the body is in
+//! [postcard](https://postcard.jamesmunns.com/wire-format), by the schema of the version that both sides have in
+//! common. A node speaks the newest version and the one before it, so that a cluster is upgraded node by node.
+//! Memory is taken as bytes come, never as they are announced.
+
+use std::io::{self, Read, Write};
+use std::ops::RangeInclusive;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// Versions that this node speaks; from version 2 on, the newest and the one before.
+pub const VERSIONS: RangeInclusive<u16> = 1..=1;
+/// Length of a [`Hello`].
+pub const HELLO_BYTES: usize = 16;
+
+const MAGIC: [u8; 4] = *b"STND";
+const LENGTH_BYTES: usize = 4;
+
+/// Why the other end's bytes are not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// It speaks something else.
+    #[error("the other end is not a node of Sterna")]
+    Foreign,
+    /// The two have no version in common.
+    #[error("the other node speaks versions {} to {} of the protocol, this one {} to {}: upgrade the older one",
+            theirs.start(), theirs.end(), VERSIONS.start(), VERSIONS.end())]
+    Version {
+        /// What it speaks.
+        theirs: RangeInclusive<u16>,
+    },
+    /// The frame is longer than its kind may be.
+    #[error("a message of {bytes} bytes is too long: {max} are allowed")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// It ended in the middle.
+    #[error("the other end stopped in the middle of a message")]
+    CutShort,
+    /// It did not come, or was not taken, in time.
+    #[error("the other end took longer than {within:?}")]
+    TimedOut {
+        /// The limit.
+        within: Duration,
+    },
+    /// Its body is no message of this version, or has more than one.
+    #[error("a message is not understood")]
+    Malformed,
+    /// The connection is broken.
+    #[error("the connection is broken")]
+    Io(#[source] io::Error),
+}
+
+impl From<io::Error> for WireError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::CutShort,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// The first thing that each side says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Versions that it speaks.
+    pub versions: RangeInclusive<u16>,
+    /// What its clock says, in milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+impl Hello {
+    /// What this program says.
+    #[must_use]
+    pub fn own() -> Self {
+        Self {
+            versions: VERSIONS,
+            now_ms: now_ms(),
+        }
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HELLO_BYTES] {
+        let mut bytes = [0; HELLO_BYTES];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4..6].copy_from_slice(&self.versions.start().to_le_bytes());
+        bytes[6..8].copy_from_slice(&self.versions.end().to_le_bytes());
+        bytes[8..].copy_from_slice(&self.now_ms.to_le_bytes());
+        bytes
+    }
+
+    /// The hello with these bytes.
+    ///
+    /// # Errors
+    /// Not a hello.
+    pub fn decode(bytes: &[u8; HELLO_BYTES]) -> Result<Self, WireError> {
+        let [m0, m1, m2, m3, o0, o1, n0, n1, now @ ..] = *bytes;
+        let versions = u16::from_le_bytes([o0, o1])..=u16::from_le_bytes([n0, n1]);
+        match [m0, m1, m2, m3] == MAGIC && !versions.is_empty() {
+            true => Ok(Self {
+                versions,
+                now_ms: u64::from_le_bytes(now),
+            }),
+            false => Err(WireError::Foreign),
+        }
+    }
+
+    /// The newest version that it has in common with `ours`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn version(&self, ours: &RangeInclusive<u16>) -> Result<u16, WireError> {
+        let newest = *ours.end().min(self.versions.end());
+        match newest >= *ours.start() && newest >= *self.versions.start() {
+            true => Ok(newest),
+            false => Err(WireError::Version {
+                theirs: self.versions.clone(),
+            }),
+        }
+    }
+
+    /// By how much the other clock is ahead of ours, in milliseconds.
+    #[must_use]
+    pub fn clock_ahead_ms(&self) -> i64 {
+        let difference = i128::from(self.now_ms) - i128::from(now_ms());
+        let bounds = i128::from(i64::MIN)..=i128::from(i64::MAX);
+        difference.clamp(*bounds.start(), *bounds.end()) as i64
+    }
+}
+
+/// This machine's clock, in milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let ms = since.unwrap_or_default().as_millis();
+    ms.try_into().unwrap_or(u64::MAX)
+}
+
+/// A message as a frame.
+///
+/// # Errors
+/// It is too long.
+pub fn encode(message: &impl Serialize, max: usize) -> Result<Vec<u8>, WireError> {
+    let mut frame = vec![0; LENGTH_BYTES];
+    let body = postcard::to_stdvec(message).map_err(|_| WireError::Malformed)?;
+    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= max);
+    let length = length.ok_or(WireError::TooLong {
+        bytes: body.len(),
+        max,
+    })?;
+    frame.copy_from_slice(&length.to_le_bytes());
+    frame.extend_from_slice(&body);
+    Ok(frame)
+}
+
+/// The message with this body; nothing may be left over.
+///
+/// # Errors
+/// It is not one.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
+    match postcard::take_from_bytes(body) {
+        Ok((message, [])) => Ok(message),
+        _ => Err(WireError::Malformed),
+    }
+}
+
+fn announced(length: [u8; LENGTH_BYTES], max: usize) -> Result<u64, WireError> {
+    let bytes = u32::from_le_bytes(length);
+    match usize::try_from(bytes).is_ok_and(|bytes| bytes <= max) {
+        true => Ok(bytes.into()),
+        false => Err(WireError::TooLong {
+            bytes: bytes as usize,
+            max,
+        }),
+    }
+}
+
+/// Reads a frame and the message in it.
+///
+/// # Errors
+/// It is too long, comes too late, ends too early, or is no message.
+pub async fn receive<T: DeserializeOwned>(
+    from: &mut (impl AsyncRead + Unpin),
+    max: usize,
+    within: Duration,
+) -> Result<T, WireError> {
+    let body = timeout(within, async {
+        let mut length = [0; LENGTH_BYTES];
+        from.read_exact(&mut length).await?;
+        let bytes = announced(length, max)?;
+        let mut body = Vec::new();
+        match from.take(bytes).read_to_end(&mut body).await? as u64 == bytes {
+            true => Ok(body),
+            false => Err(WireError::CutShort),
+        }
+    });
+    decode(&body.await.map_err(|_| WireError::TimedOut { within })??)
+}
+
+/// Writes a message as a frame.
+///
+/// # Errors
+/// It is too long, or is not taken in time.
+pub async fn send(
+    to: &mut (impl AsyncWrite + Unpin),
+    message: &impl Serialize,
+    max: usize,
+    within: Duration,
+) -> Result<(), WireError> {
+    let frame = encode(message, max)?;
+    let written = timeout(within, to.write_all(&frame)).await;
+    Ok(written.map_err(|_| WireError::TimedOut { within })??)
+}
+
+/// Says hello and hears it, in that order: for both ends.
+///
+/// # Errors
+/// The other end is something else, has no version in common, or takes too long.
+pub async fn greet(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    within: Duration,
+) -> Result<Hello, WireError> {
+    let both = timeout(within, async {
+        to.write_all(&Hello::own().encode()).await?;
+        let mut bytes = [0; HELLO_BYTES];
+        from.read_exact(&mut bytes).await?;
+        Hello::decode(&bytes)
+    });
+    let hello = both.await.map_err(|_| WireError::TimedOut { within })??;
+    hello.version(&VERSIONS).map(|_| hello)
+}
+
+/// The same as [`greet`], [`send`] and [`receive`], for a program that waits: says hello, asks, and reads the
+/// answer. Time-outs are those of the stream.
+///
+/// # Errors
+/// As of those.
+pub fn ask<Q: Serialize, A: DeserializeOwned>(
+    stream: &mut (impl Read + Write),
+    question: &Q,
+    question_max: usize,
+    answer_max: usize,
+) -> Result<A, WireError> {
+    stream.write_all(&Hello::own().encode())?;
+    let mut hello = [0; HELLO_BYTES];
+    stream.read_exact(&mut hello)?;
+    Hello::decode(&hello)?.version(&VERSIONS)?;
+    stream.write_all(&encode(question, question_max)?)?;
+    let mut length = [0; LENGTH_BYTES];
+    stream.read_exact(&mut length)?;
+    let bytes = announced(length, answer_max)?;
+    let mut body = Vec::new();
+    match stream.take(bytes).read_to_end(&mut body)? as u64 == bytes {
+        true => decode(&body),
+        false => Err(WireError::CutShort),
+    }
+}

@@ -1,0 +1,332 @@
+//! `sterna node start`, `invite`, `join`, `stop`.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use rustix::process::geteuid;
+use sterna_node::message::{Reply, Request, TicketText};
+use sterna_node::ticket::TICKET_BYTES_MAX;
+use sterna_node::{Node, Options};
+use sterna_process::Plain;
+
+use crate::command::doctor;
+use crate::host::Signals;
+use crate::node::{self, Which};
+use crate::show;
+
+/// Makes this machine a node, and brings nodes together.
+#[derive(Debug, Args)]
+pub(crate) struct NodeCommand {
+    #[command(subcommand)]
+    command: Deed,
+}
+
+#[derive(Debug, Subcommand)]
+enum Deed {
+    Start(Start),
+    Invite(Invite),
+    Join(Join),
+    Stop(Stop),
+}
+
+/// Starts a node, in the foreground. Its key is made at the first start.
+#[derive(Debug, Args)]
+#[command(after_help = START_HELP)]
+struct Start {
+    /// Where to listen, by UDP [default: all addresses, port 7355].
+    #[arg(long, value_name = "ADDR")]
+    bind: Option<SocketAddr>,
+    /// Where others reach this node; may be given several times [default: this machine's addresses].
+    #[arg(long, value_name = "ADDR")]
+    advertise: Vec<SocketAddr>,
+    /// Where the node keeps its key and what it knows [default: $STERNA_NODE, else $STERNA_DATA_DIR/node].
+    #[arg(long, value_name = "DIR", env = "STERNA_NODE", hide_env = true)]
+    data: Option<PathBuf>,
+    /// What it is called; a number is added if another node has that name [default: the host's name].
+    #[arg(long)]
+    name: Option<String>,
+    /// Write a systemd unit that starts the node in this way, and start nothing: into FILE, `-` for standard output
+    /// [default: where systemd looks for units of this user].
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    systemd: Option<Option<PathBuf>>,
+}
+
+const START_HELP: &str = "\
+Examples:
+  sterna node start
+  sterna node start --bind '[::]:7400' --advertise 203.0.113.5:7400
+  sterna node start --data /tmp/second --bind 127.0.0.1:0     a second node on one machine
+  sterna node start --systemd && systemctl --user enable --now sterna-node
+
+No root is needed. Other nodes need to reach the port by UDP.";
+
+/// Makes a ticket, with which one other node can join.
+#[derive(Debug, Args)]
+#[command(after_help = INVITE_HELP)]
+struct Invite {
+    /// For how long it is valid.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = show::parse_duration)]
+    expires: Duration,
+    /// Write it into a file that only you can read, instead of to standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    which: Which,
+}
+
+const INVITE_HELP: &str = "\
+Examples:
+  sterna node invite | ssh other sterna node join
+  sterna node invite --expires 1h -o ticket; then copy the file, and there: sterna node join ticket
+
+Whoever has the ticket can join, once: treat it like a password until it is used or has expired.";
+
+/// Joins the cluster of the node that made a ticket.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sterna node join ticket\n  ssh first sterna node invite | sterna node join"
+)]
+struct Join {
+    /// The ticket's file; `-` is standard input. The ticket itself is never an argument, since all users of a machine
+    /// see those.
+    #[arg(value_name = "TICKETFILE", default_value = "-")]
+    ticket: PathBuf,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Stops the node of this machine. What it knows stays for the next start.
+#[derive(Debug, Args)]
+struct Stop {
+    #[command(flatten)]
+    which: Which,
+}
+
+impl NodeCommand {
+    pub(crate) fn run(self) -> Result<u8> {
+        match self.command {
+            Deed::Start(start) => start.run(),
+            Deed::Invite(invite) => invite.run(),
+            Deed::Join(join) => join.run(),
+            Deed::Stop(stop) => stop.run(),
+        }
+    }
+}
+
+impl Start {
+    fn run(self) -> Result<u8> {
+        if let Some(to) = &self.systemd {
+            return self.write_unit(to.as_deref());
+        }
+        let signals = Signals::catch()?;
+        let options = Options {
+            data: self.data.map_or_else(node::default, Ok)?,
+            bind: self.bind,
+            advertise: self.advertise,
+            name: self.name.unwrap_or_else(host_name),
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+            confinement: doctor::confinement(),
+        };
+        let node = Node::start(&options)?;
+        let stopper = node.stopper();
+        signals.each(move |_| stopper.stop())?;
+        let addresses = node.about().addresses.iter();
+        let addresses: Vec<String> = addresses.map(ToString::to_string).collect();
+        show::note(format_args!(
+            "node {} ({}) is ready at {}, data in {}",
+            Plain(&node.about().name),
+            node.id(),
+            addresses.join(", "),
+            show::path(node.data())
+        ));
+        node.serve();
+        Ok(0)
+    }
+
+    /// A unit with these options, as systemd.service(5) has it.
+    fn unit(&self) -> Result<String> {
+        let program = std::env::current_exe().context("could not find this program")?;
+        let data = self.data.clone().map_or_else(node::default, Ok)?;
+        let data = std::path::absolute(data).context("could not find the data directory")?;
+        let mut words = vec![quoted(&program)?, "node".into(), "start".into()];
+        words.extend(["--data".to_owned(), quoted(&data)?]);
+        words.extend(self.bind.map(|bind| format!("--bind {bind}")));
+        let advertise = self.advertise.iter();
+        words.extend(advertise.map(|address| format!("--advertise {address}")));
+        if let Some(name) = &self.name {
+            words.extend(["--name".to_owned(), quoted(Path::new(name))?]);
+        }
+        let target = match geteuid().is_root() {
+            true => "multi-user.target",
+            false => "default.target",
+        };
+        Ok(format!(
+            "[Unit]\nDescription=Sterna node\nAfter=network-online.target\nWants=network-online.target\n\n\
+             [Service]\nExecStart={}\nRestart=on-failure\n\n[Install]\nWantedBy={target}\n",
+            words.join(" ")
+        ))
+    }
+
+    fn write_unit(&self, to: Option<&Path>) -> Result<u8> {
+        let unit = self.unit()?;
+        if to == Some(Path::new("-")) {
+            show::print(unit);
+            return Ok(0);
+        }
+        let path = to.map_or_else(unit_path, |path| Ok(path.to_owned()))?;
+        let shown = show::path(&path);
+        let parent = path.parent().filter(|path| !path.as_os_str().is_empty());
+        parent
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(&path, unit))
+            .with_context(|| format!("could not write {shown}"))?;
+        let user = if geteuid().is_root() { "" } else { " --user" };
+        show::note(format_args!(
+            "written: {shown}\nstart it, now and at each boot: systemctl{user} daemon-reload && \
+             systemctl{user} enable --now sterna-node"
+        ));
+        Ok(0)
+    }
+}
+
+/// Where systemd looks for units of this user.
+fn unit_path() -> Result<PathBuf> {
+    const FILE: &str = "sterna-node.service";
+    if geteuid().is_root() {
+        return Ok(Path::new("/etc/systemd/system").join(FILE));
+    }
+    let named = |variable| {
+        std::env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let config = named("XDG_CONFIG_HOME").or_else(|| Some(named("HOME")?.join(".config")));
+    let config = config.context("no home directory is known: say where to with --systemd=FILE")?;
+    Ok(config.join("systemd/user").join(FILE))
+}
+
+/// A word for systemd: in quotes, with what it would replace escaped.
+fn quoted(path: &Path) -> Result<String> {
+    let text = path
+        .to_str()
+        .filter(|text| !text.contains(char::is_control));
+    let text = text.with_context(|| {
+        format!(
+            "{} cannot be written into a unit: it is not plain text",
+            path.display()
+        )
+    })?;
+    let mut word = String::from("\"");
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => word.extend(['\\', letter]),
+            '%' | '$' => word.extend([letter, letter]),
+            _ => word.push(letter),
+        }
+    }
+    word.push('"');
+    Ok(word)
+}
+
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let first: String = name
+        .split(['.', '\n'])
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .filter(|letter| letter.is_ascii_alphanumeric() || *letter == '-')
+        .take(32)
+        .collect();
+    match first.is_empty() {
+        true => "node".to_owned(),
+        false => first,
+    }
+}
+
+impl Invite {
+    fn run(self) -> Result<u8> {
+        let valid_ms = self.expires.as_millis().try_into().unwrap_or(u64::MAX);
+        let ticket = match self.which.ask(&Request::Invite { valid_ms })? {
+            Reply::Ticket(TicketText(text)) => text,
+            _ => return Err(node::unexpected()),
+        };
+        match &self.output {
+            None => show::print(format_args!("{ticket}\n")),
+            Some(path) => {
+                write_private(path, &ticket)
+                    .with_context(|| format!("could not write {}", path.display()))?;
+                show::note(format_args!(
+                    "written: {}, valid for {}",
+                    show::path(path),
+                    show::time(self.expires)
+                ));
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Writes a file that only its owner can read, also in the place of one that others could.
+fn write_private(path: &Path, ticket: &str) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    writeln!(file, "{ticket}")
+}
+
+impl Join {
+    fn run(self) -> Result<u8> {
+        let text = self.read()?;
+        let ticket = TicketText(text.trim().to_owned());
+        let roster = match self.which.ask(&Request::Join { ticket })? {
+            Reply::Roster(roster) => roster,
+            _ => return Err(node::unexpected()),
+        };
+        show::note(format_args!(
+            "joined: this is now a cluster of {} nodes",
+            roster.members.len()
+        ));
+        Ok(0)
+    }
+
+    fn read(&self) -> Result<String> {
+        let mut text = String::new();
+        let limit = TICKET_BYTES_MAX as u64 + 1;
+        let from_stdin = self.ticket == Path::new("-");
+        let looks_like_one = self.ticket.to_string_lossy().starts_with("sterna-ticket-");
+        if looks_like_one && !self.ticket.exists() {
+            bail!(
+                "a ticket is not given as an argument, where every user of this machine can see it: \
+                 write it into a file, or to standard input; that one is spoilt, make a new one"
+            );
+        }
+        let read = match from_stdin {
+            true => io::stdin().lock().take(limit).read_to_string(&mut text),
+            false => fs::File::open(&self.ticket)
+                .and_then(|file| file.take(limit).read_to_string(&mut text)),
+        };
+        read.with_context(|| format!("could not read the ticket {}", self.ticket.display()))?;
+        Ok(text)
+    }
+}
+
+impl Stop {
+    fn run(self) -> Result<u8> {
+        self.which.stop()?;
+        Ok(0)
+    }
+}

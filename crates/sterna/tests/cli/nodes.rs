@@ -1,0 +1,399 @@
+//! Nodes as their users meet them: real processes on loopback, each with a data directory of its own.
+
+use std::fs;
+use std::io::Write;
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::world::{Actor, Answer, World, until};
+
+/// A node of a world.
+struct Node {
+    actor: Actor,
+    data: String,
+}
+
+fn start(world: &World, name: &str, bind: &str) -> Node {
+    let data = world.path(name).to_str().unwrap().to_owned();
+    let actor = world.start([
+        "node", "start", "--data", &data, "--bind", bind, "--name", name,
+    ]);
+    actor.err.wait_for("is ready at");
+    Node { actor, data }
+}
+
+impl Node {
+    fn ask(&self, world: &World, words: &[&str]) -> Answer {
+        let mut words = words.to_vec();
+        words.extend(["--node", &self.data]);
+        world.ask(words)
+    }
+
+    fn nodes(&self, world: &World) -> Vec<Value> {
+        let listed: Value =
+            serde_json::from_str(&self.ask(world, &["nodes", "--json"]).ok()).unwrap();
+        listed["nodes"].as_array().unwrap().clone()
+    }
+
+    fn state_of(&self, world: &World, name: &str) -> String {
+        let nodes = self.nodes(world);
+        let node = nodes.iter().find(|node| node["name"] == name);
+        node.map_or("none".into(), |node| node["state"].as_str().unwrap().into())
+    }
+
+    fn invite(&self, world: &World) -> String {
+        self.ask(world, &["node", "invite"]).ok()
+    }
+
+    /// Joins by standard input.
+    fn join(&self, world: &World, ticket: &str) -> Answer {
+        let mut command = world.command(["node", "join", "--node", &self.data]);
+        let command = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(ticket.as_bytes())
+            .unwrap();
+        Answer(child.wait_with_output().unwrap())
+    }
+
+    fn stop(mut self, world: &World) {
+        self.ask(world, &["node", "stop"]).ok();
+        self.actor.ended(0);
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.data).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+/// Three nodes of one cluster, of both families of addresses.
+fn three(world: &World) -> [Node; 3] {
+    let one = start(world, "one", "127.0.0.1:0");
+    let two = start(world, "two", "[::1]:0");
+    let three = start(world, "three", "127.0.0.1:0");
+    let file = world.path("ticket").to_str().unwrap().to_owned();
+    one.ask(world, &["node", "invite", "--expires", "5m", "-o", &file])
+        .ok();
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    two.ask(world, &["node", "join", &file]).ok();
+    let ticket = two.invite(world);
+    three.join(world, &ticket).ok();
+    three
+        .join(world, &ticket)
+        .fails(1, &["joined that cluster already"]);
+    [one, two, three]
+}
+
+#[test]
+fn nodes_that_have_joined_see_each_other() {
+    let world = World::new();
+    let nodes = three(&world);
+    for node in &nodes {
+        let listed = node.nodes(&world);
+        let names: Vec<&str> = listed
+            .iter()
+            .map(|node| node["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, ["one", "three", "two"]);
+        let shown = node.ask(&world, &["nodes"]).ok();
+        assert!(
+            shown.contains("127.0.0.1:") && shown.contains("[::1]:"),
+            "{shown}"
+        );
+        until("all are reachable", || {
+            let nodes = node.nodes(&world);
+            nodes
+                .iter()
+                .filter(|node| node["state"] == "reachable")
+                .count()
+                == 2
+        });
+    }
+    for node in nodes {
+        assert!(node.files().contains(&"control.sock".into()));
+        let data = node.data.clone();
+        node.stop(&world);
+        assert!(!fs::exists(format!("{data}/control.sock")).unwrap());
+    }
+}
+
+#[test]
+fn a_killed_node_is_unknown_and_a_removed_one_is_gone() {
+    let world = World::new();
+    let [one, two, mut three] = three(&world);
+    three.actor.signal(Signal::KILL);
+    three.actor.end();
+    until("it is noticed", || {
+        one.state_of(&world, "three") == "unknown"
+    });
+    let shown = one.ask(&world, &["nodes"]).ok();
+    assert!(
+        shown.contains("unknown") && !shown.contains("lost"),
+        "{shown}"
+    );
+    // It comes back as the same node, at another port, and knows where it belongs.
+    let three = start(&world, "three", "127.0.0.1:0");
+    until("it is back", || {
+        one.state_of(&world, "three") == "reachable"
+    });
+    assert_eq!(three.nodes(&world).len(), 3);
+
+    one.ask(&world, &["nodes", "rm", "thre"])
+        .fails(1, &["no node thre", "did you mean three"]);
+    two.ask(&world, &["nodes", "rm", "three"]).ok();
+    until("all know that it is gone", || {
+        [&one, &two]
+            .iter()
+            .all(|node| node.state_of(&world, "three") == "none")
+    });
+    until("it knows itself", || {
+        three
+            .ask(&world, &["nodes"])
+            .err()
+            .contains("was removed from the cluster")
+    });
+    three
+        .ask(&world, &["node", "invite"])
+        .fails(1, &["was removed"]);
+    for node in [three, two, one] {
+        node.stop(&world);
+    }
+}
+
+#[test]
+fn a_killed_registry_comes_back_with_all_it_knew() {
+    let world = World::new();
+    let address = UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let mut one = start(&world, "one", &address);
+    let two = start(&world, "two", "127.0.0.1:0");
+    two.join(&world, &one.invite(&world)).ok();
+    let ticket = one.invite(&world);
+    one.actor.signal(Signal::KILL);
+    one.actor.end();
+    let one = start(&world, "one", &address);
+    assert_eq!(one.nodes(&world).len(), 2);
+    until("they have found each other", || {
+        two.state_of(&world, "one") == "reachable"
+    });
+    let three = start(&world, "three", "127.0.0.1:0");
+    three.join(&world, &ticket).ok();
+    assert_eq!(three.nodes(&world).len(), 3);
+    for node in [three, two, one] {
+        node.stop(&world);
+    }
+}
+
+#[test]
+fn who_joined_knows_its_cluster_while_the_registry_is_away() {
+    let world = World::new();
+    let one = start(&world, "one", "127.0.0.1:0");
+    let two = start(&world, "two", "127.0.0.1:0");
+    two.join(&world, &one.invite(&world)).ok();
+    assert!(!two.files().contains(&"registry.redb".into()));
+    one.stop(&world);
+    two.stop(&world);
+    let two = start(&world, "two", "127.0.0.1:0");
+    assert_eq!(two.state_of(&world, "one"), "unknown");
+    two.ask(&world, &["node", "invite"])
+        .fails(1, &["registry does not answer"]);
+    two.ask(&world, &["nodes", "rm", "one"])
+        .fails(1, &["registry does not answer"]);
+    two.stop(&world);
+}
+
+#[test]
+fn secrets_are_in_no_argument_log_or_listing() {
+    let world = World::new();
+    let mut one = start(&world, "one", "127.0.0.1:0");
+    let two = start(&world, "two", "127.0.0.1:0");
+    let ticket = one.invite(&world);
+    let ticket = ticket.trim();
+    assert!(ticket.starts_with("sterna-ticket-1-"));
+    two.ask(&world, &["node", "join", ticket])
+        .fails(1, &["not given as an argument", "spoilt"]);
+    two.join(&world, ticket).ok();
+    let key = fs::read_to_string(format!("{}/node.key", one.data)).unwrap();
+    let key = key.lines().nth(1).unwrap().to_owned();
+    let listed = one.ask(&world, &["nodes", "--json"]).ok();
+    two.stop(&world);
+    one.actor.signal(Signal::TERM);
+    one.actor.ended(0);
+    let secret = &ticket[ticket.len() - 24..];
+    for said in [listed, one.actor.err.text(), one.actor.out.text()] {
+        assert!(!said.contains(&key) && !said.contains(secret), "{said}");
+    }
+    let registry = fs::read(format!("{}/registry.redb", one.data)).unwrap();
+    assert!(
+        !registry
+            .windows(secret.len())
+            .any(|window| window == secret.as_bytes())
+    );
+    for name in one.files() {
+        let found = fs::metadata(format!("{}/{name}", one.data)).unwrap();
+        assert_eq!(found.permissions().mode() & 0o077, 0, "{name}");
+    }
+}
+
+#[test]
+fn tickets_that_are_expired_garbled_or_of_nobody_are_refused() {
+    let world = World::new();
+    let one = start(&world, "one", "127.0.0.1:0");
+    let two = start(&world, "two", "127.0.0.1:0");
+    let late = one
+        .ask(&world, &["node", "invite", "--expires", "1ms"])
+        .ok();
+    two.join(&world, &late).fails(1, &["expired", "new one"]);
+    let good = one.invite(&world);
+    two.join(&world, &good[..good.len() - 5])
+        .fails(1, &["damaged or was cut short"]);
+    two.join(&world, "hello").fails(1, &["not a ticket"]);
+    two.join(&world, "").fails(1, &["not a ticket"]);
+    two.ask(&world, &["node", "join", "nothing"])
+        .fails(1, &["could not read the ticket nothing"]);
+    one.join(&world, &good)
+        .fails(1, &["made the ticket itself"]);
+    one.ask(&world, &["node", "invite", "--expires", "30d"])
+        .fails(1, &["at most 7 days"]);
+    one.stop(&world);
+    two.join(&world, &good)
+        .fails(1, &["no answer from 127.0.0.1", "firewall"]);
+    two.stop(&world);
+}
+
+#[test]
+fn a_node_that_cannot_start_says_what_to_do() {
+    let world = World::new();
+    let start_with =
+        |data: &str, bind: &str| world.ask(["node", "start", "--data", data, "--bind", bind]);
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    start_with("d", &address).fails(1, &[&address, "port is taken", "--bind"]);
+
+    let one = start(&world, "one", "127.0.0.1:0");
+    let pid = one.actor.pid();
+    start_with(&one.data, "127.0.0.1:0").fails(1, &["in use", &pid, "sterna node stop"]);
+    let data = one.data.clone();
+    one.stop(&world);
+
+    fs::write(format!("{data}/registry.redb"), "x".repeat(5000)).unwrap();
+    start_with(&data, "127.0.0.1:0").fails(1, &["registry.redb is damaged", "good copy"]);
+    fs::write(format!("{data}/node.key"), "x").unwrap();
+    start_with(&data, "127.0.0.1:0").fails(1, &["node.key", "damaged"]);
+    fs::write(format!("{data}/VERSION"), "sterna node 2\n").unwrap();
+    start_with(&data, "127.0.0.1:0").fails(1, &["version 2", "newer sterna"]);
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+    start_with(&data, "127.0.0.1:0").fails(1, &["open to other users", "--data"]);
+    world
+        .ask([
+            "node",
+            "start",
+            "--data",
+            "e",
+            "--bind",
+            "127.0.0.1:0",
+            "--name",
+            "a b",
+        ])
+        .fails(1, &["cannot be a node's name"]);
+}
+
+#[test]
+fn the_node_that_is_meant_is_the_options_then_the_variables_then_the_users() {
+    let world = World::new();
+    let nothing = world.ask(["nodes"]);
+    nothing.fails(1, &["no node runs", "sterna node start", "STERNA_NODE"]);
+    let one = start(&world, "one", "127.0.0.1:0");
+    let two = start(&world, "two", "127.0.0.1:0");
+    let of_user = world.start(["node", "start", "--bind", "127.0.0.1:0", "--name", "mine"]);
+    of_user.err.wait_for("is ready at");
+    let asked = |arguments: &[&str], variable: Option<&str>| {
+        let mut command = world.command(arguments);
+        command.envs(variable.map(|value| ("STERNA_NODE", value)));
+        Answer(command.output().unwrap()).ok()
+    };
+    assert!(asked(&["nodes"], None).contains("mine"));
+    assert!(asked(&["nodes"], Some(&one.data)).contains("one"));
+    assert!(asked(&["nodes", "--node", &two.data], Some(&one.data)).contains("two"));
+    assert!(asked(&["nodes", "--help"], None).contains("STERNA_NODE"));
+    assert!(asked(&["node", "stop"], None).is_empty());
+    one.stop(&world);
+    two.stop(&world);
+}
+
+#[test]
+fn the_unit_starts_the_node_as_it_was_asked_for() {
+    let world = World::new();
+    let words = [
+        "node",
+        "start",
+        "--bind",
+        "[::1]:7000",
+        "--name",
+        "x",
+        "--data",
+        "a b%",
+    ];
+    let unit = world.ask([&words[..], &["--systemd=-"]].concat()).ok();
+    let data = world.path("a b%%");
+    let expected = format!(
+        "--data \"{}\" --bind [::1]:7000 --name \"x\"\n",
+        data.display()
+    );
+    assert!(
+        unit.contains("[Service]\nExecStart=\"/") && unit.contains(&expected),
+        "{unit}"
+    );
+    let file = world.path("units/sterna.service");
+    world
+        .ask(["node", "start", &format!("--systemd={}", file.display())])
+        .ok();
+    assert!(fs::read_to_string(file).unwrap().contains(" node start "));
+}
+
+#[test]
+fn the_doctor_says_what_is_there_and_how_to_mend_what_is_not() {
+    let world = World::new();
+    let findings: Vec<Value> = serde_json::from_str(&world.ask(["doctor", "--json"]).ok()).unwrap();
+    let shown = world.ask(["doctor"]).ok();
+    for what in [
+        "PAGEMAP_SCAN",
+        "Landlock",
+        "seccomp",
+        "user namespaces",
+        "control groups",
+        "KVM",
+        "vm.max_map_count",
+        "clock",
+    ] {
+        let finding = findings
+            .iter()
+            .find(|finding| finding["what"].as_str().unwrap().contains(what));
+        let finding = finding.unwrap_or_else(|| panic!("nothing about {what}"));
+        assert!(shown.contains(what));
+        let lacking = finding["state"] != "yes";
+        assert_eq!(lacking, finding["mend"].is_string(), "{finding}");
+        assert!(!lacking || shown.contains(finding["mend"].as_str().unwrap()));
+    }
+}
