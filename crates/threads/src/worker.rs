@@ -28,6 +28,8 @@ use timers::Timers;
 /// Turns between two looks at timers and descriptors adapt so that looks are about this far apart.
 const POLL_INTERVAL: Duration = Duration::from_micros(100);
 const POLL_TURNS_MAX: u32 = 4096;
+/// Reads and writes that need not wait, between two turns of others.
+const CALLS_MAX: u32 = 128;
 /// Threads stolen at once.
 const STEAL_MAX: usize = 64;
 
@@ -110,6 +112,7 @@ pub(crate) struct Worker {
     told: Cell<bool>,
     /// Whether timers and descriptors wake now: those run in the order of waking.
     looking: Cell<bool>,
+    calls_left: Cell<u32>,
     /// Whose turn it is: a thread that has not started, or one that has.
     newcomers_first: Cell<bool>,
 }
@@ -194,6 +197,7 @@ impl Worker {
             polled: Cell::new(Instant::now()),
             told: Cell::new(false),
             looking: Cell::new(false),
+            calls_left: Cell::new(CALLS_MAX),
             newcomers_first: Cell::new(false),
         }
     }
@@ -228,6 +232,16 @@ impl Worker {
         let from = run::context_of(&record);
         self.queue.borrow_mut().push(record);
         self.resume(from);
+    }
+
+    /// The running thread made a call that did not have to wait. Who never waits gives way now and then all the same.
+    pub(crate) fn count_call(&self) {
+        let left = self.calls_left.get() - 1;
+        self.calls_left.set(left);
+        if left == 0 {
+            self.calls_left.set(CALLS_MAX);
+            self.yield_now();
+        }
     }
 
     /// Stops the running thread: see [`here::block`].

@@ -13,6 +13,7 @@ use crate::here;
 use crate::poller::{Edges, Side, Watch, lock};
 use crate::record::Blocked;
 use crate::wait::{Cancel, Outcome, Waiting};
+use crate::worker::Worker;
 
 pub(super) struct Source<F: AsFd> {
     inner: F,
@@ -99,7 +100,10 @@ impl<F: AsFd> Source<F> {
                     self.wait(direction, deadline)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
+                result => {
+                    here::with_worker(|worker| worker.map(Worker::count_call));
+                    return result;
+                }
             }
         }
     }

@@ -194,6 +194,20 @@ fn a_call_that_blocks_stops_nobody_else() {
 }
 
 #[test]
+fn who_never_waits_for_input_gives_way() {
+    let runtime = Runtime::user().unwrap();
+    runtime.run(|| {
+        let (mut one, mut two) = UnixStream::pair().unwrap();
+        let other = spawn(|| 5);
+        while !other.is_finished() {
+            one.write_all(b"x").unwrap();
+            two.read_exact(&mut [0]).unwrap();
+        }
+        assert_eq!(other.join().unwrap(), 5);
+    });
+}
+
+#[test]
 fn descriptors_are_given_back() {
     on_all(|| {
         let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
