@@ -217,6 +217,9 @@ fn work_for_ever() {
     }
 }
 
+/// Tries of a share, of which one must be right.
+const TRIES: usize = 20;
+
 /// The share of a group of one thread beside a group of nine.
 fn share_of_one() -> f64 {
     let (one, nine) = (Group::new("one"), Group::new("nine"));
@@ -238,10 +241,10 @@ fn share_of_one() -> f64 {
 fn a_group_of_one_gets_as_much_as_a_group_of_nine() {
     let runtime = Runtime::user().unwrap();
     runtime.run(|| {
-        // If the kernel takes the processor away from one of them just before the end, that one try is off.
-        let shares: Vec<_> = (0..3).map(|_| share_of_one()).collect();
-        let fair = |share: &f64| (share - 0.5).abs() < 0.02;
-        assert!(shares.iter().any(fair), "{shares:?}");
+        // A try is off if the kernel takes the processor away from one of them: its time seems to run on. Without fair
+        // shares none comes near: a tenth is what one thread of ten has.
+        let fair = |share: f64| (share - 0.5).abs() < 0.02;
+        assert!((0..TRIES).any(|_| fair(share_of_one())));
     });
 }
 
@@ -259,10 +262,8 @@ fn a_cap_holds() {
             capped.join();
             share
         };
-        // While the kernel runs others instead of the worker, its thread seems to run.
-        let shares: Vec<_> = (0..3).map(|_| share()).collect();
-        let holds = |share: &f64| (0.2..0.3).contains(share);
-        assert!(shares.iter().any(holds), "{shares:?}");
+        // As above; without a cap it would have all.
+        assert!((0..TRIES).any(|_| (0.2..0.3).contains(&share())));
     });
 }
 
