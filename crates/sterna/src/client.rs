@@ -36,6 +36,9 @@ pub(crate) fn ask_within(
     patience: Duration,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Reply> {
+    if is_stopped(record.pid) {
+        return Err(stopped(record));
+    }
     let explained = |error: anyhow::Error| explain(error, record, patience);
     let mut stream = directory
         .connect(record)
@@ -91,10 +94,7 @@ fn explain(error: anyhow::Error, record: &Record, patience: Duration) -> anyhow:
         | ErrorKind::ConnectionReset
         | ErrorKind::BrokenPipe
         | ErrorKind::UnexpectedEof => JustEnded.into(),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut if is_stopped(record.pid) => anyhow!(
-            "its host is stopped (Ctrl-Z?): continue it with `fg`, or with `kill -CONT {}`",
-            record.pid
-        ),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut if is_stopped(record.pid) => stopped(record),
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
             anyhow!(
                 "its host (pid {}) did not answer for {patience:?}",
@@ -103,6 +103,13 @@ fn explain(error: anyhow::Error, record: &Record, patience: Duration) -> anyhow:
         }
         _ => error,
     }
+}
+
+fn stopped(record: &Record) -> anyhow::Error {
+    anyhow!(
+        "its host is stopped (Ctrl-Z?): continue it with `fg`, or with `kill -CONT {}`",
+        record.pid
+    )
 }
 
 /// Whether the kernel has stopped a process on a signal: proc_pid_stat(5).

@@ -20,10 +20,10 @@ pub(crate) struct Given {
     /// (by default the same), `:ro` forbids writing. May be given several times.
     #[arg(long = "dir", value_name = "HOST[::GUEST][:ro]", value_parser = parse_directory)]
     directories: Vec<WantedDirectory>,
-    /// Most memory the program may have, e.g. 256M [default: 4G].
+    /// Most memory the program may have, e.g. 256M [default: 4G, or what it had when it was frozen].
     #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes)]
     memory: Option<u64>,
-    /// Name under which `sterna ps` shows it [default: its file's name].
+    /// Name under which `sterna ps` shows it [default: its file's name, or what it had when it was frozen].
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// Write a snapshot this often, e.g. 30s; needs --to.

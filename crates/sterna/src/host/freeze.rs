@@ -10,7 +10,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use sterna_process::image::Written;
 use sterna_process::{
     ChangedPages, Exit, Image, ImageWriter, MemoryError, PAGE_SIZE, PackedProgram, PageProvider,
@@ -187,7 +187,15 @@ impl Sheet<'_> {
         let path = &self.order.file;
         match special(path)? {
             false => Ok(writer.write_file(path, &mut pages)?),
-            true => write_device(&writer, path, &mut pages),
+            true => {
+                let written = write_device(&writer, path, &mut pages)?;
+                ensure!(
+                    fs::metadata(path)?.file_type().is_block_device(),
+                    "{} keeps nothing that is written to it: freeze into a file",
+                    path.display()
+                );
+                Ok(written)
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The control socket of a hosted process: [`Server`]. What is said on it: [`protocol`](crate::protocol).
 
+use std::io::{self, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -113,7 +114,7 @@ fn prepare(stream: &UnixStream) -> Result<()> {
     Ok(())
 }
 
-/// Answers one request. That the other end has gone away changes nothing in what it asked for.
+/// Answers one request. That the other end goes away changes nothing in what is being done for it.
 fn serve(stream: &mut UnixStream, seat: &Seat) {
     let request = match protocol::receive::<Request>(stream) {
         Ok(Some(request)) => request,
@@ -124,6 +125,9 @@ fn serve(stream: &mut UnixStream, seat: &Seat) {
             return;
         }
     };
+    if !is_waiting(stream) {
+        return;
+    }
     let mut progress = |done, total| {
         let _ = protocol::send(stream, &Reply::Progress { done, total });
     };
@@ -131,6 +135,16 @@ fn serve(stream: &mut UnixStream, seat: &Seat) {
         message: format!("{error:#}"),
     });
     let _ = protocol::send(stream, &reply);
+}
+
+/// Whether the other end still waits for an answer. While this program was stopped it may have given up, and said
+/// that nothing was done.
+fn is_waiting(stream: &mut UnixStream) -> bool {
+    let more = stream
+        .set_nonblocking(true)
+        .and_then(|()| stream.read(&mut [0]));
+    let blocks = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    more.is_err_and(|error| blocks(&error)) && stream.set_nonblocking(false).is_ok()
 }
 
 fn answer(request: &Request, seat: &Seat, progress: &mut dyn FnMut(u64, u64)) -> Result<Reply> {

@@ -174,12 +174,53 @@ fn the_entry_of_a_killed_host_is_swept_away() {
 #[test]
 fn a_stopped_host_is_told_from_a_lost_one() {
     let world = World::new();
-    let mut run = echo(&world);
+    let run = echo(&world);
     run.signal(Signal::STOP);
     crate::world::until("it is stopped", || world.ps()[0]["state"] == "stopped");
+    for request in [&["freeze", "echo", "-o", "x.sterna"][..], &["kill", "echo"]] {
+        world.ask(request).fails(1, &["stopped", "kill -CONT"]);
+    }
     run.signal(Signal::CONT);
+    runs_on(run);
+    assert!(!world.path("x.sterna").exists());
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_is_not_done() {
+    let world = World::new();
+    let mut run = echo(&world);
+    let socket = world
+        .entries()
+        .into_iter()
+        .find(|name| name.ends_with(".sock"));
+    let socket = world.path("run").join(socket.unwrap());
+    run.signal(Signal::STOP);
+    crate::world::until("it is stopped", || world.ps()[0]["state"] == "stopped");
+    let ask_to_kill = || {
+        let mut asking = UnixStream::connect(&socket).unwrap();
+        let request = br#"{"version":1,"body":"kill"}"#;
+        let length = u32::try_from(request.len()).unwrap().to_le_bytes();
+        asking.write_all(&[&length[..], request].concat()).unwrap();
+        asking
+    };
+    drop(ask_to_kill());
+    run.signal(Signal::CONT);
+    world.ask(["inspect", "echo"]).ok();
     run.say("two\n");
     run.out.wait_for("2: two\n");
+    let mut waiting = ask_to_kill();
+    waiting.read_exact(&mut [0; 4]).unwrap();
+    run.ended(137);
+}
+
+#[test]
+fn what_keeps_nothing_is_no_place_for_a_process() {
+    let world = World::new();
+    let run = echo(&world);
+    world
+        .ask(["freeze", "echo", "-o", "/dev/null"])
+        .fails(1, &["/dev/null", "freeze into a file"]);
+    runs_on(run);
 }
 
 #[test]
