@@ -416,9 +416,12 @@ impl Controls for Seat {
         if self.has_ended() {
             return Err(DescribeError::Ended);
         }
-        Err(DescribeError::Failed {
-            doing: "look into the process",
-            source: REMEDY.into(),
+        Ok(Description {
+            notes: vec![(
+                "immobile".into(),
+                "its calls and files cannot be seen".into(),
+            )],
+            ..Description::default()
         })
     }
 }

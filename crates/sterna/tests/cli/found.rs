@@ -147,3 +147,17 @@ fn names_cannot_take_a_terminal_over() {
     answer.fails(134, &["trapped"]);
     safe(&answer.err());
 }
+
+#[test]
+fn of_an_immobile_process_is_shown_what_is_known() {
+    let world = World::new();
+    let mut run = world.start(["run", "--immobile", &guest("echo")]);
+    run.say("one\n");
+    run.out.wait_for("1: one");
+    let shown = world.ask(["inspect", "echo"]).ok();
+    for part in ["state", "CPU time", "immobile"] {
+        assert!(shown.contains(part), "{part} is not in: {shown}");
+    }
+    run.hang_up();
+    run.ended(0);
+}
