@@ -20,6 +20,8 @@ use sterna_wasm::{Engine, EngineOptions, Installed, ProgramError, Programs, Wasm
 
 use crate::programs::Job;
 
+/// Where compiled programs are kept, in the workspace.
+pub(crate) const CACHE: &str = "target/bench/cache";
 /// Longer than any program here runs.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 
@@ -82,7 +84,7 @@ impl Movable {
     /// As its tool runs programs: out of a cache, here the one in `target/bench`.
     pub(crate) fn cached(root: &Path) -> Result<Movable> {
         let mut movable = Movable::new(EngineOptions::default(), pass::Options::default())?;
-        let folder = root.join("target/bench/cache");
+        let folder = root.join(CACHE);
         movable.cache = Some(ProgramCache::open(
             &folder,
             movable.engine.clone(),

@@ -11,7 +11,7 @@ use sterna_sys::clock::process_cpu_time;
 
 use crate::Plan;
 use crate::measure::{median, ms};
-use crate::movable::{Movable, finish};
+use crate::movable::{CACHE, Movable, finish};
 use crate::peers;
 use crate::programs::{Job, module};
 use crate::table::{Cell, Table};
@@ -54,38 +54,56 @@ pub(crate) fn large(plan: &Plan) -> Result<Vec<Table>> {
             .args(["-c", LINE]);
         command
     };
-    let ours = || {
+    let library = || {
         let mut command = Command::new(&this);
         command.arg("--root").arg(&root).args(["--start", LINE]);
         command
     };
+    let ours = || {
+        let mut command = Command::new(this.with_file_name("sterna"));
+        command.arg("run").arg(&python).args(["-c", LINE]);
+        command.env("STERNA_CACHE_DIR", root.join(CACHE));
+        // Not the user's own.
+        for name in ["STERNA_RUN_DIR", "STERNA_DATA_DIR"] {
+            command.env(name, root.join("target/bench").join(name));
+        }
+        command
+    };
+    let commands: [(&str, &dyn Fn() -> Command); 3] = [
+        ("wasmtime run", &theirs),
+        ("sterna run", &ours),
+        ("Sterna as a library", &library),
+    ];
+    compare(plan, &commands)
+}
+
+/// The table of commands that do the same; the first is what the others are relative to.
+fn compare(plan: &Plan, commands: &[(&str, &dyn Fn() -> Command)]) -> Result<Vec<Table>> {
+    let mut lines = vec![Vec::new(); commands.len()];
     // The first of each fills caches.
-    let mut lines = [Vec::new(), Vec::new()];
-    first_line(theirs())?;
-    first_line(ours())?;
+    for (_, command) in commands {
+        first_line(command())?;
+    }
     for round in 0..plan.rounds * 3 {
-        for turn in 0..2 {
-            let at = (turn + round) % 2;
-            lines[at].push(ms(first_line(if at == 0 { theirs() } else { ours() })?));
+        for turn in 0..commands.len() {
+            let at = (turn + round) % commands.len();
+            lines[at].push(ms(first_line(commands[at].1())?));
         }
     }
-    let ratios: Vec<_> = lines[1]
-        .iter()
-        .zip(&lines[0])
-        .map(|(ours, theirs)| ours / theirs)
-        .collect();
     let note = "Milliseconds of real time from the start of the command to CPython's first line of output; the \
                 program is compiled already, for `wasmtime run --allow-precompiled` as for Sterna.";
     let mut table = Table::new("Start of CPython", note, &["command", "median", "relative"]);
-    let number = |value| Cell::Number(value, 1);
-    table.row(
-        "wasmtime run",
-        vec![number(median(&lines[0])), Cell::Number(1.0, 2)],
-    );
-    table.row(
-        "Sterna",
-        vec![number(median(&lines[1])), Cell::Number(median(&ratios), 2)],
-    );
+    for ((name, _), times) in commands.iter().zip(&lines) {
+        let ratios = times.iter().zip(&lines[0]);
+        let ratios: Vec<_> = ratios.map(|(time, theirs)| time / theirs).collect();
+        table.row(
+            name,
+            vec![
+                Cell::Number(median(times), 1),
+                Cell::Number(median(&ratios), 2),
+            ],
+        );
+    }
     Ok(vec![table])
 }
 

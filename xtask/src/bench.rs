@@ -67,16 +67,19 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
             }
         }
     }
-    let mut bench = child::cargo();
-    bench.current_dir(root).args([
-        "run",
-        "--quiet",
+    // The command beside the benches, which start it: both from one build, so that they agree on features.
+    let mut build = child::cargo();
+    build.current_dir(root).args([
+        "build",
         "--release",
         "--package",
+        "sterna",
+        "--package",
         "sterna-benches",
-        "--",
     ]);
-    child::show(bench.args(options))
+    child::show(&mut build)?;
+    let mut bench = Command::new(child::target(root).join("release/sterna-benches"));
+    child::show(bench.current_dir(root).args(options))
 }
 
 fn binaryen(_: &Path, folder: &Path) -> Result<()> {

@@ -1,6 +1,8 @@
 //! Running other programs: a failure names the whole command line and shows what the program said.
 
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -33,6 +35,19 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
         .with_context(|| format!("{} printed something that is not UTF-8", line(command)))
 }
 
+/// Runs a program whose standard output is taken line by line while it runs. The answer is how it ended.
+pub(crate) fn follow(command: &mut Command, mut take: impl FnMut(String)) -> Result<ExitStatus> {
+    let mut running = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("could not start {}", line(command)))?;
+    let output = running.stdout.take().context("the output is a pipe")?;
+    for text in BufReader::new(output).lines() {
+        take(text.with_context(|| format!("could not read the output of {}", line(command)))?);
+    }
+    Ok(running.wait()?)
+}
+
 /// Whether a program starts and ends well, without a word.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     command
@@ -41,6 +56,12 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
+}
+
+/// Where cargo builds.
+pub(crate) fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root.join("target"), |folder| root.join(folder))
 }
 
 /// The cargo that runs us.

@@ -7,7 +7,6 @@
 
 mod report;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -114,8 +113,7 @@ fn documentation(root: &Path) -> Result<Report> {
 }
 
 fn nextest(root: &Path, args: &Args) -> Result<Report> {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), |folder| root.join(folder));
+    let target = child::target(root);
     let results = target.join("nextest/default/junit.xml");
     match std::fs::remove_file(&results) {
         Ok(()) => {}
@@ -157,25 +155,13 @@ fn cargo_test(root: &Path, args: &Args) -> Result<Report> {
         "--tests",
         "--no-fail-fast",
     ]);
-    command
-        .args(["--", "--show-output"])
-        .args(&args.filters)
-        .stdout(Stdio::piped());
+    command.args(["--", "--show-output"]).args(&args.filters);
     set_full(&mut command, args.full);
-    let mut running = command
-        .spawn()
-        .with_context(|| format!("could not start {}", child::line(&command)))?;
-    let output = running
-        .stdout
-        .take()
-        .context("the output of the tests is a pipe")?;
     let mut report = Report::default();
-    for line in BufReader::new(output).lines() {
-        let line = line.context("could not read the output of the tests")?;
+    let status = child::follow(&mut command, |line| {
         println!("{line}");
         report.read_line(&line);
-    }
-    let status = running.wait()?;
+    })?;
     if !status.success() && report.failed == 0 {
         bail!("{} failed: {status}", child::line(&command));
     }

@@ -9,6 +9,7 @@ mod continuations;
 pub(crate) mod images;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
@@ -100,6 +101,8 @@ pub struct Installed {
     options: pass::Options,
     /// Compiles what is needed later; without one, that is done in this process.
     compiler: Option<Builder>,
+    /// Whether somebody sees to [`Installed::warm`].
+    pub(crate) warming: AtomicBool,
     points: OnceLock<PointTable>,
     names: OnceLock<HashMap<u32, String>>,
     continuation_builder: OnceLock<Result<ContinuationBuilder, String>>,
@@ -208,6 +211,7 @@ impl Installed {
             origin,
             options,
             compiler: None,
+            warming: AtomicBool::new(false),
             points: OnceLock::new(),
             names: OnceLock::new(),
             continuation_builder: OnceLock::new(),

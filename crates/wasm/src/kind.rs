@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use sterna_process::image::{Image, ImageHeader, Section, Sections};
@@ -507,6 +508,9 @@ pub(crate) fn now<F: Future>(future: F) -> F::Output {
 
 /// A program that runs for a while will perhaps be stopped.
 fn warm_soon(installed: Arc<Installed>) {
+    if installed.warming.swap(true, Ordering::Relaxed) {
+        return;
+    }
     wait::reactor().spawn(async move {
         tokio::time::sleep(WARM_AFTER).await;
         let warm = move || installed.warm();

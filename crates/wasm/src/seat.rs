@@ -255,6 +255,8 @@ impl Seat {
 
     /// Lets a parked guest go on.
     pub(crate) fn unpark(&self) {
+        // Nobody tells it to give way, or stops it, between the two: the word would be cleared after it was set.
+        let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         self.standing().paused = false;
         let killed = self.signals.killed.load(Ordering::Acquire);
         self.stopper.release(if killed {

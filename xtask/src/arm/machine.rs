@@ -75,8 +75,7 @@ impl Machines {
             "--package",
             "sterna",
         ]))?;
-        let target = std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| root.join("target"), |folder| root.join(folder));
+        let target = child::target(root);
         let cache = root.join("target/arm/cache");
         let folder = |path: &Path| {
             let made = fs::DirBuilder::new()

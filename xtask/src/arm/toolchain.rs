@@ -3,9 +3,8 @@
 //! The standard library must be that of the compiler. rustup has it for its own compilers. Where that cannot be asked,
 //! Debian's package of a current Rust has one for its own compiler, which then builds everything here.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -100,23 +99,13 @@ pub(super) fn test(root: &Path) -> Result<Report> {
     }
     command
         .args(["--lib", "--tests", "--no-fail-fast", "--", "--show-output"])
-        .args(NOT_TESTED.map(|name| ["--skip", name]).as_flattened())
-        .stdout(Stdio::piped());
-    let mut running = command
-        .spawn()
-        .with_context(|| format!("could not start {}", child::line(&command)))?;
-    let output = running
-        .stdout
-        .take()
-        .context("the output of the tests is a pipe")?;
+        .args(NOT_TESTED.map(|name| ["--skip", name]).as_flattened());
     let mut report = Report::default();
     let mut said = Vec::new();
-    for line in BufReader::new(output).lines() {
-        let line = line.context("could not read the output of the tests")?;
+    let status = child::follow(&mut command, |line| {
         report.read_line(&line);
         said.push(line);
-    }
-    let status = running.wait()?;
+    })?;
     if !status.success() {
         println!("{}", said.join("\n"));
         if report.failed == 0 {

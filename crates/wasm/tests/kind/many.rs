@@ -108,8 +108,12 @@ fn those_beyond_the_threads_take_turns() {
     for running in &spinning {
         until(|| !running.control.stats().cpu_time.is_zero());
     }
-    // Whether it has a thread at the moment or not.
-    let mut paused = pause(spin.start().process).unwrap();
+    // Whether it has a thread at the moment or not, and though it is told to give way meanwhile.
+    let mut one = spin.start();
+    for _ in 0..50 {
+        one = pause(one.process).unwrap().resume();
+    }
+    let mut paused = pause(one.process).unwrap();
     capture(&mut *paused);
     drop(paused);
     for running in &spinning {
