@@ -13,6 +13,7 @@
 //! | [`clock`] | CPU time of threads |
 //! | [`ability`] | what this kernel has: Landlock, seccomp |
 //! | [`identity`] | who is at the other end of a local socket, which boot this is |
+//! | [`messages`] | descriptors beside bytes over a local socket; waiting for and killing the process at its other end |
 //! | `stacks` | guarded stacks, switching between them, telling an overflow from other faults |
 
 #[cfg(feature = "ability")]
@@ -27,6 +28,8 @@ pub mod gate;
 pub mod identity;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(feature = "messages")]
+pub mod messages;
 #[cfg(feature = "spawn")]
 pub mod spawn;
 #[cfg(feature = "stacks")]
