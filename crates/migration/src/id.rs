@@ -10,6 +10,7 @@ use sterna_process::{Epoch, ProcessId};
 
 /// For what [`Grant::seal`] hashes, so that it is no other hash of the same bytes.
 const SEAL_CONTEXT: &str = "sterna-migration 2026 seal of a grant";
+const FILE_CONTEXT: &str = "sterna-migration 2026-11-29 who has the file of a frozen process";
 
 /// A node: the Ed25519 public key by which it is known, never an address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -77,6 +78,15 @@ impl Grant {
     #[must_use]
     pub const fn from_bytes(bits: [u8; 16]) -> Self {
         Self(bits)
+    }
+
+    /// The grant that only who has a file with this root can know: by it a frozen process is thawed. The root is
+    /// a hash over all of the file, and is not to be published.
+    #[must_use]
+    pub fn of_file(root: &[u8; 32]) -> Self {
+        let hash = blake3::derive_key(FILE_CONTEXT, root);
+        let (bits, _) = hash.split_first_chunk().expect("more than 16 bytes");
+        Self(*bits)
     }
 
     /// What the registry keeps to recognise it.

@@ -9,6 +9,8 @@
 //!   (S, e+1, –)                   (S, e+1, –)          from both also, by S: (S, e+1, –, ended or lost)
 //!
 //!   (T, e, –, lost) ── recover (whoever has a copy, told to by a person) ──► (N, e+1, –)
+//!
+//!   (S, e, –) ── freeze (S) ──► (S, e+1, –, frozen in a file) ── thaw (whoever has that file) ──► (N, e+2, –)
 //! ```
 //!
 //! Each epoch has one owner, and in it a record goes at most from "no move" to one move. So all records that a
@@ -58,6 +60,9 @@ pub enum Life {
     Ended,
     /// Its owner's runner died, and it with it. Only the owner says so: silence never means this.
     Lost,
+    /// It is in a file and nowhere else. The seal is of the grant that [the file](Grant::of_file) gives: who has
+    /// the file goes on from it, one time. Older files of the same process have another one.
+    Frozen(GrantSeal),
 }
 
 /// The place of a record in the order of all records of its process: newer ones are greater.
@@ -118,7 +123,7 @@ impl Record {
         })
     }
 
-    /// Of a lost process, with the node that goes on from a copy.
+    /// Of a lost or frozen process, with the node that goes on from a copy or from the file.
     #[must_use]
     pub fn recovered(self, owner: NodeId) -> Option<Self> {
         Some(Self::owned(owner, self.epoch.next()?))
@@ -131,6 +136,9 @@ impl Record {
         match (self.life, self.intent) {
             (Life::Ended, _) => false,
             (Life::Lost, _) => next(self.recovered(by)),
+            (Life::Frozen(seal), _) => {
+                grant.is_some_and(|grant| grant.seal() == seal) && next(self.recovered(by))
+            }
             (Life::Alive, None) => {
                 let declares = new
                     .intent
@@ -162,6 +170,7 @@ impl fmt::Display for Record {
             Life::Alive => f.write_str(")"),
             Life::Ended => f.write_str(", ended)"),
             Life::Lost => f.write_str(", lost)"),
+            Life::Frozen(seal) => write!(f, ", frozen in {seal})"),
         }
     }
 }
@@ -177,7 +186,7 @@ pub struct Swap {
     pub expected: Record,
     /// What it becomes.
     pub new: Record,
-    /// The source's grant, if this is a commit.
+    /// The source's grant, if this is a commit; the file's, if a process is thawed.
     pub grant: Option<Grant>,
 }
 
@@ -232,6 +241,16 @@ mod tests {
     const U: NodeId = NodeId::from_bytes([3; 32]);
     const GRANT: Grant = Grant::from_bytes([4; 16]);
 
+    /// In a file that gives the grant.
+    fn frozen() -> Life {
+        Life::Frozen(GRANT.seal())
+    }
+
+    /// In another one.
+    fn frozen_otherwise() -> Life {
+        Life::Frozen(Grant::from_bytes([9; 16]).seal())
+    }
+
     fn intent(target: NodeId) -> Intent {
         Intent {
             move_id: MoveId::from_bytes([5; 16]),
@@ -255,7 +274,13 @@ mod tests {
         let mut records = Vec::new();
         for owner in [S, T, U] {
             for epoch in [6, 7, 8] {
-                for life in [Life::Alive, Life::Ended, Life::Lost] {
+                for life in [
+                    Life::Alive,
+                    Life::Ended,
+                    Life::Lost,
+                    frozen(),
+                    frozen_otherwise(),
+                ] {
                     for intent in [None, Some(intent(S)), Some(intent(T)), Some(intent(U))] {
                         records.push(Record {
                             owner,
@@ -316,6 +341,8 @@ mod tests {
                 (S, closed(Life::Alive), false),
                 (S, closed(Life::Ended), false),
                 (S, closed(Life::Lost), false),
+                (S, closed(frozen()), false),
+                (S, closed(frozen_otherwise()), false),
             ],
         );
     }
@@ -333,6 +360,8 @@ mod tests {
                 (S, closed(Life::Alive), false),
                 (S, closed(Life::Ended), false),
                 (S, closed(Life::Lost), false),
+                (S, closed(frozen()), false),
+                (S, closed(frozen_otherwise()), false),
                 (T, closed(Life::Alive), false),
                 (T, Record::owned(T, Epoch(8)), true),
             ],
@@ -351,6 +380,17 @@ mod tests {
             vec![recovered(S), recovered(T), recovered(U)],
         );
         check(closed(Life::Ended), vec![]);
+    }
+
+    #[test]
+    fn what_is_frozen_goes_on_at_whoever_has_that_file() {
+        let closed = |life| Record {
+            life,
+            ..Record::owned(S, Epoch(7))
+        };
+        let thawed = |by| (by, Record::owned(by, Epoch(8)), true);
+        check(closed(frozen()), vec![thawed(S), thawed(T), thawed(U)]);
+        check(closed(frozen_otherwise()), vec![]);
     }
 
     #[test]

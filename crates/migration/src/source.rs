@@ -413,7 +413,7 @@ impl Source {
                 self.repeat = Some(turn.repeat());
                 self.write(turn);
             }
-            (Life::Ended, _) => self.end(turn, Outcome::Ended),
+            (Life::Ended | Life::Frozen(_), _) => self.end(turn, Outcome::Ended),
             (Life::Lost, _) => {
                 turn.notify(Notice::Lost { process, epoch });
                 let copy = Copied::Gone;
@@ -463,7 +463,7 @@ impl Source {
         turn.command(Command::Discard { attempt });
         let copy = match self.goal {
             Life::Alive => Copied::Discarded,
-            Life::Ended | Life::Lost => Copied::Gone,
+            Life::Ended | Life::Lost | Life::Frozen(_) => Copied::Gone,
         };
         self.end(turn, Outcome::Moved { copy });
     }

@@ -285,7 +285,7 @@ impl Target {
         if record.owner == turn.node && record.life == Life::Alive {
             match self.life {
                 Life::Alive => self.won(turn, record),
-                Life::Ended | Life::Lost => self.close(record),
+                Life::Ended | Life::Lost | Life::Frozen(_) => self.close(record),
             }
         } else if self.phase == Phase::Committing {
             self.fail(turn, TargetFailure::Settled);
@@ -410,7 +410,9 @@ impl Target {
     fn drop_it(&mut self, turn: &mut Turn<'_>) {
         match self.life {
             Life::Alive => self.let_go(turn),
-            Life::Ended | Life::Lost => self.fail(turn, TargetFailure::RunnerDied),
+            Life::Ended | Life::Lost | Life::Frozen(_) => {
+                self.fail(turn, TargetFailure::RunnerDied)
+            }
         }
     }
 

@@ -14,6 +14,7 @@
 //! be. There is no checksum: messages travel on sealed connections, and registries keep their own.
 
 mod v1;
+mod v2;
 
 use std::ops::RangeInclusive;
 
@@ -21,12 +22,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::message::Message;
-use crate::record::Record;
+use crate::record::{Life, Record};
 
 /// Version that is written, unless the other side is older.
 pub const VERSION_NEWEST: u16 = 1;
 /// Oldest version that is read. From version 2 on this is the one before the newest.
 pub const VERSION_OLDEST: u16 = 1;
+/// Newest version of records. Each is written in the oldest version that can say it, which most nodes read.
+pub const RECORD_VERSION_NEWEST: u16 = 2;
 /// Length of what comes before a body: [`body_bytes`] reads it.
 pub const HEAD_BYTES: usize = 2 + 2 + 4;
 /// Longest body. The longest message is an offer with the most regions that a process can have.
@@ -48,9 +51,7 @@ pub enum WireError {
         what: &'static str,
     },
     /// They were written by a newer node.
-    #[error(
-        "version {found} is newer than {VERSION_NEWEST}, the newest that is understood: upgrade this node"
-    )]
+    #[error("version {found} is newer than any that is understood: upgrade this node")]
     Newer {
         /// The version.
         found: u16,
@@ -96,7 +97,7 @@ impl Message {
     /// # Errors
     /// If the version is unknown.
     pub fn encode(&self, version: u16) -> Result<Vec<u8>, WireError> {
-        check_version(version)?;
+        check_version(version, VERSION_NEWEST)?;
         frame(MESSAGE, version, &v1::Message::from(self))
     }
 
@@ -112,12 +113,17 @@ impl Message {
 }
 
 impl Record {
-    /// Its bytes, for a registry to keep: in the oldest version, which all nodes of a cluster read.
+    /// Its bytes, for a registry to keep: in the oldest version that can say it.
     ///
     /// # Errors
-    /// None, as long as records are shorter than the limit.
+    /// It is no record of any process: frozen in a file, and moving.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        frame(RECORD, VERSION_OLDEST, &v1::Record::from(self))
+        match self.life {
+            Life::Frozen(_) => frame(RECORD, 2, &v2::FrozenRecord::try_from(self)?),
+            Life::Alive | Life::Ended | Life::Lost => {
+                frame(RECORD, 1, &v1::Record::try_from(self)?)
+            }
+        }
     }
 
     /// The record with these bytes, all of which must belong to it.
@@ -125,8 +131,10 @@ impl Record {
     /// # Errors
     /// If there is none, or it is beyond a limit.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        let (_, body) = unframe(RECORD, "record", bytes)?;
-        parse::<v1::Record>(body).map(Into::into)
+        match unframe(RECORD, "record", bytes)? {
+            (1, body) => parse::<v1::Record>(body).map(Into::into),
+            (_, body) => parse::<v2::FrozenRecord>(body).map(Into::into),
+        }
     }
 }
 
@@ -151,10 +159,10 @@ pub fn body_bytes(head: &[u8; HEAD_BYTES]) -> Result<usize, WireError> {
     head_of(MESSAGE, "message", head).map(|(_, length)| length)
 }
 
-fn check_version(version: u16) -> Result<(), WireError> {
+fn check_version(version: u16, newest: u16) -> Result<(), WireError> {
     match version {
-        VERSION_OLDEST..=VERSION_NEWEST => Ok(()),
-        found if found > VERSION_NEWEST => Err(WireError::Newer { found }),
+        found if found > newest => Err(WireError::Newer { found }),
+        VERSION_OLDEST.. => Ok(()),
         found => Err(WireError::Older { found }),
     }
 }
@@ -209,7 +217,11 @@ fn head_of(
         return Err(WireError::Foreign { what });
     }
     let version = u16::from_le_bytes([version_low, version_high]);
-    check_version(version)?;
+    let newest = match magic {
+        RECORD => RECORD_VERSION_NEWEST,
+        _ => VERSION_NEWEST,
+    };
+    check_version(version, newest)?;
     let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
     check_length("body", length, BODY_BYTES_MAX)?;
     Ok((version, length))

@@ -19,6 +19,31 @@ pub const TICKETS_MAX: usize = 1024;
 /// Longest time for which a ticket may be valid.
 pub const TICKET_VALID_MAX: Duration = Duration::from_secs(7 * 86_400);
 
+/// Longest name of a process, in bytes.
+pub const PROCESS_NAME_BYTES_MAX: usize = 200;
+/// Longest path of a file that is shown to people, in bytes (`PATH_MAX` of Linux).
+pub const FILE_BYTES_MAX: usize = 4096;
+/// All arguments of a process together, in bytes, with one more for each.
+pub const ARGUMENTS_BYTES_MAX: usize = 16 << 10;
+/// What a service may keep of a process in the registry, in bytes.
+pub const EXTRA_BYTES_MAX: usize = 8 << 10;
+/// Longest back-trace of a trap that is kept, in bytes.
+pub const BACK_TRACE_BYTES_MAX: usize = 8 << 10;
+/// Processes of a cluster, those that have ended included. Counted from time to time: it may be exceeded by as
+/// many as are started meanwhile.
+pub const PROCESSES_MAX: usize = 100_000;
+/// For how long it is remembered how a process ended. Lost ones are kept for [`LOST_KEPT`], frozen ones until they
+/// are thawed or removed.
+pub const ENDINGS_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// For how long a lost process can be recovered under its own id.
+pub const LOST_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Processes that have ended or are lost, and are remembered: of more, the oldest are forgotten.
+pub const ENDINGS_MAX: usize = 20_000;
+/// Processes, or records, in one answer.
+pub const PAGE_ENTRIES_MAX: usize = 1024;
+/// Length from which on an answer with several processes is ended: the last one may exceed it.
+pub const PAGE_BYTES_MAX: usize = 2 << 20;
+
 /// From the first packet of a connection until both sides have said hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// For a whole request to arrive, and for a reply to be taken.

@@ -1,5 +1,7 @@
 //! What is asked of a node, and what it answers. Who may ask for what is decided at the [door](crate::door).
 
+mod process;
+
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,9 @@ use sterna_process::ProcessId;
 
 use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::ticket::{Seal, Secret};
+pub use process::{
+    Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage, is_process_name,
+};
 
 /// A question, or an order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -80,13 +85,51 @@ pub enum RegistryRequest {
         /// Which.
         process: ProcessId,
     },
-    /// The first record of a process that the asking node has started.
+    /// The first record of a process that the asking node has started, and its name. Both, or nothing.
     CreateRecord {
         /// Which.
         process: ProcessId,
+        /// How it began.
+        info: Box<ProcessInfo>,
     },
-    /// A compare-and-swap of a record.
-    SwapRecord(SwapBytes),
+    /// A compare-and-swap of a record. With one that closes it, its name becomes free; a process that is recovered
+    /// or thawed takes its name again, unless another has it now.
+    SwapRecord(Box<SwapBytes>),
+    /// Forget a process that runs nowhere. What is frozen in a file goes on from it as another process then.
+    Forget {
+        /// Which.
+        process: ProcessId,
+    },
+    /// What is known of a process.
+    Process {
+        /// Which.
+        process: ProcessId,
+    },
+    /// Which living process has this name?
+    Named {
+        /// The name.
+        name: String,
+    },
+    /// All processes, some at a time.
+    Processes {
+        /// Those that run nowhere too.
+        ended: bool,
+        /// The last one that is known: [`ProcessPage::next`].
+        after: Option<ProcessId>,
+    },
+    /// The records in which a node is the owner, or the target of a move; some at a time. Those that say "ended"
+    /// are left out.
+    ProcessesOf {
+        /// Which node.
+        node: NodeId,
+        /// The last process that is known: [`RecordPage::next`].
+        after: Option<ProcessId>,
+    },
+    /// Answers as soon as some process may have changed since a revision, or after a while; at once if that is 0.
+    ProcessesChanged {
+        /// The revision of what is known.
+        after: u64,
+    },
 }
 
 /// A [`Swap`](sterna_migration::Swap) with its records in the encoding that they are stored in.
@@ -98,8 +141,10 @@ pub struct SwapBytes {
     pub expected: Vec<u8>,
     /// What it becomes.
     pub new: Vec<u8>,
-    /// The source's grant, if this is a commit.
+    /// The source's grant, if this is a commit; the file's, if a process is thawed.
     pub grant: Option<Grant>,
+    /// How it ended, with a record that says that it did.
+    pub ending: Option<How>,
 }
 
 /// What comes back.
@@ -113,8 +158,16 @@ pub enum Reply {
     Ticket(TicketText),
     /// To [`Request::Join`], [`Request::Admit`] and [`RegistryRequest::Roster`].
     Roster(Roster),
-    /// To [`RegistryRequest::Record`] and [`RegistryRequest::SwapRecord`]: the record as it is now, encoded.
+    /// To [`RegistryRequest::Record`], [`RegistryRequest::CreateRecord`] and [`RegistryRequest::SwapRecord`]: the record as it is now, encoded.
     Record(Option<Vec<u8>>),
+    /// To [`RegistryRequest::Process`] and [`RegistryRequest::Named`].
+    Process(Option<Box<ProcessEntry>>),
+    /// To [`RegistryRequest::Processes`].
+    Processes(ProcessPage),
+    /// To [`RegistryRequest::ProcessesOf`].
+    Records(RecordPage),
+    /// To [`RegistryRequest::ProcessesChanged`]: the registry's revision.
+    Revision(u64),
     /// To the others.
     Done,
     /// It was not done.
@@ -142,6 +195,8 @@ pub enum FailureKind {
     Ticket,
     /// What was asked for makes no sense here and now.
     Refused,
+    /// Another process has the name.
+    Taken,
     /// Another node does not answer: trying again may help.
     Unreachable,
     /// Too many at once: trying again may help.

@@ -296,7 +296,11 @@ impl Service {
             Seat::At(home) => home,
         };
         let within = match request {
-            RegistryRequest::Roster { after } if after > 0 => WATCH_WITHIN + ANSWER_WITHIN,
+            RegistryRequest::Roster { after } | RegistryRequest::ProcessesChanged { after }
+                if after > 0 =>
+            {
+                WATCH_WITHIN + ANSWER_WITHIN
+            }
             _ => ANSWER_WITHIN,
         };
         let addresses = self.addresses(home);

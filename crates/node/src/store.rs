@@ -1,6 +1,6 @@
 //! What a registry must be able to do: [`Store`], keys and values with compare-and-swap, leases and watches.
 //!
-//! Whatever changes, changes by [`Store::swap`], in one step, and gets a revision that is greater than all before.
+//! Whatever changes, changes by [`Store::swap`] or [`Store::swap_all`], in one step, and gets a revision that is greater than all before.
 //! [`Embedded`] is one file on one node.
 
 mod embedded;
@@ -10,6 +10,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use embedded::Embedded;
+
+/// Entries that can be changed in one step.
+pub const CHANGES_MAX: usize = 16;
 
 /// Why a store did not answer, or could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +109,15 @@ pub trait Store: Send + Sync + 'static {
     /// All entries whose keys begin so.
     fn list(&self, prefix: &[u8]) -> impl Future<Output = Result<Listing, StoreError>> + Send;
 
+    /// The same in pieces: at most so many entries, whose keys begin with `prefix` and come after `after`, in the
+    /// order of keys.
+    fn page(
+        &self,
+        prefix: &[u8],
+        after: &[u8],
+        entries_max: usize,
+    ) -> impl Future<Output = Result<Listing, StoreError>> + Send;
+
     /// Changes an entry if it is as expected, and is safe on disk when it answers.
     fn swap(&self, change: Change) -> impl Future<Output = Result<Swapped, StoreError>> + Send;
 
@@ -114,6 +126,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Lets a lease begin again. False if it has ended.
     fn renew(&self, lease: LeaseId) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Makes all changes, of different entries, if all entries are as expected; else none. Gives the revision of
+    /// all of them, `None` if nothing was changed. At most [`CHANGES_MAX`] at once.
+    fn swap_all(
+        &self,
+        changes: Vec<Change>,
+    ) -> impl Future<Output = Result<Option<u64>, StoreError>> + Send;
 
     /// Returns when something below a prefix may have changed since a revision. The end of a lease is not told.
     fn changed(

@@ -8,6 +8,8 @@
 //! | frozen | mine, later epoch | settled before: it runs on |
 //! | running | theirs, later epoch | it was recovered elsewhere: fenced |
 //! | frozen | theirs, later epoch | committed: kept until the target confirms |
+//! | running | mine, frozen in a file | the file has it: fenced |
+//! | frozen | mine, ended or frozen in a file | let go |
 //! | frozen | theirs, lost | kept: a person may recover the process from it |
 //! | ready | theirs, with an intent to me | in doubt as a target, with the grant: commit |
 //! | ready | mine, the next epoch | committed before: it runs |
@@ -16,6 +18,7 @@
 //! | exited | mine | ended, which is written down |
 //! | exited | any other later epoch | decided without it: forgotten |
 //! | nothing, or exited as a target | theirs, with an intent to me | in doubt as a target without a process: settle |
+//! | nothing | anybody's, ended, lost or frozen in a file | nothing: so it should be |
 //! | nothing | mine | lost, which is written down; not at once if there is an intent |
 //!
 //! All that is written on the ground of a record is a swap that expects this record. So an old one does no harm.
@@ -101,8 +104,8 @@ impl Moves {
         match record.life {
             Life::Alive if self.in_doubt(now, process, record) => {}
             Life::Alive if later => self.turn(now).resume(process, record.epoch),
-            Life::Ended if later => self.discard(now, attempt),
-            Life::Alive | Life::Ended | Life::Lost => {}
+            Life::Ended | Life::Frozen(_) if later => self.discard(now, attempt),
+            Life::Alive | Life::Ended | Life::Lost | Life::Frozen(_) => {}
         }
     }
 

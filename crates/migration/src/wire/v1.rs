@@ -9,7 +9,7 @@ use sterna_process::{Epoch, MemoryLayout, ProgramId, Tag};
 use super::{TEXT_BYTES_MAX, WireError, check_length};
 use crate::id::{Attempt, Grant, GrantSeal, MoveId, NodeId};
 use crate::message::{self, Offer, Refusal, Size, Snapshot, Strategy, TargetFailure, Timings};
-use crate::record::{self, Intent, Life};
+use crate::record::{self, Intent};
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Message {
@@ -151,15 +151,33 @@ pub(super) struct Record {
     life: Life,
 }
 
-impl From<&record::Record> for Record {
-    fn from(record: &record::Record) -> Self {
+#[derive(Serialize, Deserialize)]
+enum Life {
+    Alive,
+    Ended,
+    Lost,
+}
+
+impl TryFrom<&record::Record> for Record {
+    type Error = WireError;
+
+    fn try_from(record: &record::Record) -> Result<Self, WireError> {
         let intent = record.intent.as_ref();
-        Self {
+        let life = match record.life {
+            record::Life::Alive => Life::Alive,
+            record::Life::Ended => Life::Ended,
+            record::Life::Lost => Life::Lost,
+            record::Life::Frozen(_) => {
+                let reason = "version 1 knows no frozen processes".into();
+                return Err(WireError::Malformed { reason });
+            }
+        };
+        Ok(Self {
             owner: record.owner,
             epoch: record.epoch,
             intent: intent.map(|intent| (intent.move_id, intent.target, intent.seal)),
-            life: record.life,
-        }
+            life,
+        })
     }
 }
 
@@ -173,7 +191,11 @@ impl From<Record> for record::Record {
                 target,
                 seal,
             }),
-            life: record.life,
+            life: match record.life {
+                Life::Alive => record::Life::Alive,
+                Life::Ended => record::Life::Ended,
+                Life::Lost => record::Life::Lost,
+            },
         }
     }
 }

@@ -16,6 +16,7 @@ use sterna_process::{Epoch, MemoryLayout, ProcessId, ProgramId, Region, RegionId
 /// two versions would not understand each other. New versions get samples of their own.
 const SAMPLES_1: &str = include_str!("../samples/messages-1.txt");
 const RECORDS_1: &str = include_str!("../samples/records-1.txt");
+const RECORD_2: &str = include_str!("../samples/records-2.txt");
 
 fn attempt() -> Attempt {
     Attempt {
@@ -107,6 +108,13 @@ fn records() -> Vec<Record> {
     ]
 }
 
+/// A record of version 2.
+fn frozen() -> Record {
+    let grant = Grant::of_file(&[7; 32]);
+    let owned = Record::owned(NodeId::from_bytes([5; 32]), Epoch(300));
+    owned.closed(Life::Frozen(grant.seal())).unwrap()
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -143,6 +151,20 @@ fn records_of_version_1_are_written_and_read_as_ever() {
 }
 
 #[test]
+fn records_of_version_2_are_written_and_read_as_ever() {
+    let written = hex(&frozen().encode().unwrap());
+    assert_eq!(written, RECORD_2.trim_end());
+    assert_eq!(Record::decode(&unhex(RECORD_2.trim_end())), Ok(frozen()));
+    // A process that moves is not frozen.
+    let intent = records()[1].intent;
+    let nonsense = Record { intent, ..frozen() };
+    assert!(matches!(
+        nonsense.encode(),
+        Err(WireError::Malformed { .. })
+    ));
+}
+
+#[test]
 fn every_cut_is_noticed() {
     for body in bodies() {
         let bytes = message(body).encode(VERSION_NEWEST).unwrap();
@@ -156,7 +178,7 @@ fn every_cut_is_noticed() {
             Err(WireError::Leftover { bytes: 1 })
         );
     }
-    for record in records() {
+    for record in records().into_iter().chain([frozen()]) {
         let bytes = record.encode().unwrap();
         for length in 0..bytes.len() {
             assert_eq!(Record::decode(&bytes[..length]), Err(WireError::Truncated));
@@ -179,7 +201,7 @@ fn every_bit_counts() {
             }
         }
     }
-    for record in records() {
+    for record in records().into_iter().chain([frozen()]) {
         let bytes = record.encode().unwrap();
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();

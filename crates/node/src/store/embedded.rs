@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
+use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -189,6 +190,25 @@ fn entry(
     Ok((!ended).then_some(Entry { revision, value }))
 }
 
+/// Writes what an entry becomes.
+fn put(
+    entries: &mut Table<'_, &[u8], &[u8]>,
+    change: &Change,
+    revision: u64,
+) -> Result<(), redb::Error> {
+    match &change.value {
+        Some(value) => {
+            let lease = change.lease.map_or(0, |LeaseId(lease)| lease);
+            let head = [revision.to_le_bytes(), lease.to_le_bytes()].concat();
+            entries.insert(&*change.key, &*[&head, &value[..]].concat())?;
+        }
+        None => {
+            entries.remove(&*change.key)?;
+        }
+    }
+    Ok(())
+}
+
 impl Inner {
     fn get(&self, key: &[u8]) -> Result<Option<Entry>, redb::Error> {
         let read = self.database.begin_read()?;
@@ -199,14 +219,21 @@ impl Inner {
         }
     }
 
-    fn list(&self, prefix: &[u8]) -> Result<Listing, redb::Error> {
+    fn page(&self, prefix: &[u8], after: &[u8], max: usize) -> Result<Listing, redb::Error> {
         let transaction = self.database.begin_read()?;
         let leases = transaction.open_table(LEASES)?;
         let now_ms = (self.clock)();
         let mut entries = Vec::new();
-        for found in transaction.open_table(ENTRIES)?.range(prefix..)? {
+        let after = match after < prefix {
+            true => Bound::Included(prefix),
+            false => Bound::Excluded(after),
+        };
+        let range = transaction
+            .open_table(ENTRIES)?
+            .range::<&[u8]>((after, Bound::Unbounded))?;
+        for found in range {
             let (key, bytes) = found?;
-            if !key.value().starts_with(prefix) {
+            if !key.value().starts_with(prefix) || entries.len() >= max {
                 break;
             }
             if let Some(entry) = entry(bytes.value(), &leases, now_ms)? {
@@ -218,33 +245,43 @@ impl Inner {
     }
 
     fn swap(&self, change: &Change) -> Result<Swapped, redb::Error> {
+        let changes = std::slice::from_ref(change);
+        Ok(match self.change(changes)? {
+            Ok(revision) => Swapped::Done(revision),
+            Err(found) => Swapped::Other(found),
+        })
+    }
+
+    fn swap_all(&self, changes: &[Change]) -> Result<Option<u64>, redb::Error> {
+        Ok(self.change(changes)?.ok())
+    }
+
+    /// Makes all changes or none, and gives the revision, or the first entry that is not as expected.
+    fn change(&self, changes: &[Change]) -> Result<Result<u64, Option<Entry>>, redb::Error> {
         let write = self.database.begin_write()?;
         let revision;
         {
             let mut entries = write.open_table(ENTRIES)?;
             let leases = write.open_table(LEASES)?;
-            let found = match entries.get(&*change.key)? {
-                Some(bytes) => entry(bytes.value(), &leases, (self.clock)())?,
-                None => None,
-            };
-            if found.as_ref().map(|entry| entry.revision) != change.expected {
-                return Ok(Swapped::Other(found));
+            for change in changes {
+                let found = match entries.get(&*change.key)? {
+                    Some(bytes) => entry(bytes.value(), &leases, (self.clock)())?,
+                    None => None,
+                };
+                if found.as_ref().map(|entry| entry.revision) != change.expected {
+                    return Ok(Err(found));
+                }
             }
             revision = next(&mut write.open_table(META)?, "revision")?;
-            match &change.value {
-                Some(value) => {
-                    let lease = change.lease.map_or(0, |LeaseId(lease)| lease);
-                    let head = [revision.to_le_bytes(), lease.to_le_bytes()].concat();
-                    entries.insert(&*change.key, &*[&head, &value[..]].concat())?;
-                }
-                None => {
-                    entries.remove(&*change.key)?;
-                }
+            for change in changes {
+                put(&mut entries, change, revision)?;
             }
         }
         write.commit()?;
-        self.tell(revision, &change.key);
-        Ok(Swapped::Done(revision))
+        for change in changes {
+            self.tell(revision, &change.key);
+        }
+        Ok(Ok(revision))
     }
 
     fn tell(&self, revision: u64, key: &[u8]) {
@@ -327,11 +364,27 @@ impl Store for Embedded {
 
     async fn list(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
         let prefix = prefix.to_vec();
-        self.with(move |inner| inner.list(&prefix)).await
+        self.with(move |inner| inner.page(&prefix, &[], usize::MAX))
+            .await
+    }
+
+    async fn page(
+        &self,
+        prefix: &[u8],
+        after: &[u8],
+        entries_max: usize,
+    ) -> Result<Listing, StoreError> {
+        let (prefix, after) = (prefix.to_vec(), after.to_vec());
+        self.with(move |inner| inner.page(&prefix, &after, entries_max))
+            .await
     }
 
     async fn swap(&self, change: Change) -> Result<Swapped, StoreError> {
         self.with(move |inner| inner.swap(&change)).await
+    }
+
+    async fn swap_all(&self, changes: Vec<Change>) -> Result<Option<u64>, StoreError> {
+        self.with(move |inner| inner.swap_all(&changes)).await
     }
 
     async fn lease(&self, valid: Duration) -> Result<LeaseId, StoreError> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sterna_migration::{Grant, Intent, MoveId, Record};
 use sterna_process::ProcessId;
 
-use super::world::{about, on_runtime, options};
+use super::world::{about, info, on_runtime, options};
 use crate::identity::NodeId;
 use crate::message::{FailureKind, RegistryRequest, Reply, SwapBytes};
 use crate::registry::Registry;
@@ -221,11 +221,14 @@ fn a_process_record_changes_by_the_rules_of_moves_only() {
             Ok(Reply::Record(Some(bytes))) => Record::decode(&bytes).unwrap(),
             other => panic!("{other:?}"),
         };
-        let create = || RegistryRequest::CreateRecord { process };
-        let first = record(ask(HOME, create()).await);
+        let create = |by| RegistryRequest::CreateRecord {
+            process,
+            info: Box::new(info(by, None)),
+        };
+        let first = record(ask(HOME, create(HOME)).await);
         assert_eq!(first, Record::first(HOME));
         // It is there already, and stays whose it is.
-        assert_eq!(record(ask(OTHER, create()).await), first);
+        assert_eq!(record(ask(OTHER, create(OTHER)).await), first);
 
         let grant = Grant::from_bytes([5; 16]);
         let declared = first.declared(Intent {
@@ -235,12 +238,13 @@ fn a_process_record_changes_by_the_rules_of_moves_only() {
         });
         let committed = declared.committed().unwrap();
         let swap = |expected: Record, new: Record, grant| {
-            RegistryRequest::SwapRecord(SwapBytes {
+            RegistryRequest::SwapRecord(Box::new(SwapBytes {
                 process,
                 expected: expected.encode().unwrap(),
                 new: new.encode().unwrap(),
                 grant,
-            })
+                ending: None,
+            }))
         };
         let stolen = ask(OTHER, swap(first, Record::first(OTHER), None))
             .await

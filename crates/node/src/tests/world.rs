@@ -7,11 +7,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use quinn::{ClientConfig, Endpoint};
+use sterna_process::{ProgramId, Tag};
 use tempfile::TempDir;
 
 use crate::identity::{NodeId, NodeKey};
 use crate::limits::{HELLO_WITHIN, REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
-use crate::message::{Candidate, Failure, Reply, Request, Roster, TicketText};
+use crate::message::{Candidate, Failure, ProcessInfo, Reply, Request, Roster, TicketText};
 use crate::ticket::Ticket;
 use crate::wire::{self, Hello};
 use crate::{AskError, Node, Options, Stopper, tls};
@@ -45,6 +46,21 @@ pub(super) fn about(name: &str) -> Candidate {
         addresses: vec![(Ipv4Addr::LOCALHOST, 9).into()],
         software: "0.0.1".to_owned(),
         confinement: "full".to_owned(),
+    }
+}
+
+/// How a process began that `by` has started.
+pub(super) fn info(by: NodeId, name: Option<&str>) -> ProcessInfo {
+    ProcessInfo {
+        name: name.map(Into::into),
+        program: ProgramId::of(b"program"),
+        kind: Tag::new("wasm"),
+        file: "program.wasm".to_owned(),
+        arguments: vec!["one".to_owned(), "two".to_owned()],
+        started_ms: 1,
+        started_on: by,
+        parent: None,
+        extra: vec![1, 2, 3],
     }
 }
 

@@ -26,6 +26,15 @@ fn a_source_that_starts_again_knows_what_to_do() {
     check(S, running, closed(Life::Alive), &[resume(NEXT)]);
     check(S, frozen, closed(Life::Alive), &[resume(NEXT)]);
     check(S, frozen, at_rest(), &[]);
+    let filed = at_rest().closed(Life::Frozen(GRANT.seal())).unwrap();
+    check(S, frozen, filed, &[discard()]);
+    check(S, None, filed, &[]); // it is where it should be: nothing is lost
+    let (process, epoch) = (P, E);
+    let fenced = [
+        told(Command::Fence { process, epoch }),
+        Action::Notify(Notice::Fenced { process, epoch }),
+    ];
+    check(S, running, filed, &fenced);
     check(S, frozen, committed(), &asks);
     check(S, frozen, committed().closed(Life::Lost).unwrap(), &[]);
     let moved_on = Record::owned(U, Epoch(9));

@@ -1,0 +1,344 @@
+//! Processes: who owns them, how they began and ended, and what they are called.
+//!
+//! ```text
+//! record/ID   │ has its name u8 │ changed at u64 │ Record │      as long as the process is known
+//! info/ID     ProcessInfo                                      as long
+//! ending/ID   Ending                                           while it runs nowhere
+//! name/NAME   ID                                               while it lives and has that name
+//! ```
+//!
+//! What belongs together changes in one step, so there is no name without its process, and no process with a name
+//! that it does not have. Who runs nowhere has no name: another may take it.
+
+use sterna_migration::{Life, NodeId, Record, Swap, Verdict};
+use sterna_process::ProcessId;
+
+use super::{Registry, TRIES_MAX, contended, damaged, read, write};
+use crate::identity;
+use crate::limits::{PROCESS_NAME_BYTES_MAX, PROCESSES_MAX};
+use crate::message::{Ending, Failure, FailureKind, How, ProcessInfo, Reply, SwapBytes};
+use crate::store::{Change, Entry, Store};
+
+pub(super) const RECORDS: &[u8] = b"record/";
+pub(super) const INFOS: &[u8] = b"info/";
+pub(super) const ENDINGS: &[u8] = b"ending/";
+const NAMES: &[u8] = b"name/";
+const HEAD_BYTES: usize = 1 + 8;
+
+/// What is stored of who owns a process.
+pub(super) struct Stored {
+    /// Whether it has the name of its [`ProcessInfo`].
+    pub(super) named: bool,
+    pub(super) changed_ms: u64,
+    /// The record, encoded.
+    pub(super) record: Vec<u8>,
+}
+
+impl Stored {
+    pub(super) fn write(&self) -> Vec<u8> {
+        let head = [&[u8::from(self.named)], &self.changed_ms.to_le_bytes()[..]].concat();
+        [head, self.record.clone()].concat()
+    }
+
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, Failure> {
+        let (head, record) = bytes
+            .split_first_chunk::<HEAD_BYTES>()
+            .ok_or_else(damaged)?;
+        let &[named, ref at @ ..] = head;
+        Ok(Self {
+            named: match named {
+                0 => false,
+                1 => true,
+                _ => return Err(damaged()),
+            },
+            changed_ms: u64::from_le_bytes(*at),
+            record: record.to_vec(),
+        })
+    }
+
+    pub(super) fn decoded(&self) -> Result<Record, Failure> {
+        Record::decode(&self.record)
+            .map_err(|error| Failure::new(FailureKind::Internal, format!("a record: {error}")))
+    }
+}
+
+impl<S: Store> Registry<S> {
+    pub(super) async fn record(&self, process: ProcessId) -> Result<Reply, Failure> {
+        let found = self.stored(process).await?;
+        Ok(Reply::Record(found.map(|(_, stored)| stored.record)))
+    }
+
+    pub(super) async fn stored(
+        &self,
+        process: ProcessId,
+    ) -> Result<Option<(u64, Stored)>, Failure> {
+        let found = self.store.get(&key(RECORDS, process)).await?;
+        let read = |entry: Entry| Ok((entry.revision, Stored::read(&entry.value)?));
+        found.map(read).transpose()
+    }
+
+    /// The process that has a name.
+    pub(super) async fn holder(&self, name: &str) -> Result<Option<(u64, ProcessId)>, Failure> {
+        if name.len() > PROCESS_NAME_BYTES_MAX {
+            return Ok(None);
+        }
+        let found = self.store.get(&name_key(name)).await?;
+        let read = |entry: Entry| {
+            let id = <[u8; 16]>::try_from(&*entry.value).map_err(|_| damaged())?;
+            Ok((entry.revision, ProcessId::from_bytes(id)))
+        };
+        found.map(read).transpose()
+    }
+
+    pub(super) async fn create_record(
+        &self,
+        by: NodeId,
+        process: ProcessId,
+        info: ProcessInfo,
+    ) -> Result<Reply, Failure> {
+        if !info.is_plain() {
+            return Err(Failure::refused(
+                "the process's name has more than 200 bytes or is not plain text in one word, or its file, arguments \
+                 or limits are too long",
+            ));
+        }
+        if info.started_on != by {
+            return Err(Failure::new(
+                FailureKind::Forbidden,
+                "a node makes records of processes that it has started itself",
+            ));
+        }
+        self.has_room().await?;
+        let first = encode(&Record::first(by))?;
+        let stored = Stored {
+            named: info.name.is_some(),
+            changed_ms: self.store.now_ms(),
+            record: first.clone(),
+        };
+        let mut changes = vec![
+            change(key(RECORDS, process), None, Some(stored.write())),
+            change(key(INFOS, process), None, Some(write(&info))),
+        ];
+        if let Some(name) = &info.name {
+            let id = process.as_bytes().to_vec();
+            changes.push(change(name_key(name), None, Some(id)));
+        }
+        for _ in 0..TRIES_MAX {
+            if self.store.swap_all(changes.clone()).await?.is_some() {
+                return Ok(Reply::Record(Some(first)));
+            }
+            if let Some((_, stored)) = self.stored(process).await? {
+                return Ok(Reply::Record(Some(stored.record)));
+            }
+            let name = info.name.as_deref().unwrap_or_default();
+            if let Some((_, holder)) = self.holder(name).await? {
+                return Err(self.taken(name, holder).await?);
+            }
+        }
+        Err(contended())
+    }
+
+    async fn taken(&self, name: &str, holder: ProcessId) -> Result<Failure, Failure> {
+        let stored = self.stored(holder).await?;
+        let record = stored.map(|(_, stored)| stored.decoded()).transpose()?;
+        let place = record.map_or_else(String::new, |record| {
+            format!(" of node {}", identity::text(record.owner))
+        });
+        Ok(Failure::new(
+            FailureKind::Taken,
+            format!(
+                "the name {name} belongs to process {holder}{place}: choose another one, or end that process"
+            ),
+        ))
+    }
+
+    async fn has_room(&self) -> Result<(), Failure> {
+        match self.count().await? < PROCESSES_MAX {
+            true => Ok(()),
+            false => Err(Failure::new(
+                FailureKind::Busy,
+                format!(
+                    "the registry has {PROCESSES_MAX} processes already, those that have ended included: remove some \
+                     with `sterna rm`"
+                ),
+            )),
+        }
+    }
+
+    /// Carries out a swap; the answer is the record as it is afterwards.
+    pub(super) async fn swap_record(&self, by: NodeId, bytes: SwapBytes) -> Result<Reply, Failure> {
+        let swap = Swap {
+            process: bytes.process,
+            expected: decode(&bytes.expected)?,
+            new: decode(&bytes.new)?,
+            grant: bytes.grant,
+        };
+        let how = match bytes.ending {
+            Some(how) if !how.fits(swap.new.life) => {
+                return Err(Failure::refused(
+                    "the ending is of another kind than the record",
+                ));
+            }
+            how => how.or_else(|| How::of(swap.new.life)).map(How::bounded),
+        };
+        for _ in 0..TRIES_MAX {
+            let Some((revision, stored)) = self.stored(swap.process).await? else {
+                return Ok(Reply::Record(None));
+            };
+            let current = stored.decoded()?;
+            let verdict = swap
+                .judge(&current, by)
+                .map_err(|error| Failure::new(FailureKind::Forbidden, error))?;
+            if verdict == Verdict::Keep {
+                return Ok(Reply::Record(Some(stored.record)));
+            }
+            let changes = self.changes(&swap, by, how.as_ref(), (revision, stored));
+            if self.store.swap_all(changes.await?).await?.is_some() {
+                if how.is_some() {
+                    self.sweep().await?;
+                }
+                return Ok(Reply::Record(Some(bytes.new)));
+            }
+        }
+        Err(contended())
+    }
+
+    /// All that changes with a record.
+    async fn changes(
+        &self,
+        swap: &Swap,
+        by: NodeId,
+        how: Option<&How>,
+        (revision, stored): (u64, Stored),
+    ) -> Result<Vec<Change>, Failure> {
+        let process = swap.process;
+        let mut changes = Vec::new();
+        let mut named = stored.named;
+        match (swap.expected.life, how) {
+            (Life::Alive, Some(how)) => {
+                let ending = Ending {
+                    at_ms: self.store.now_ms(),
+                    node: by,
+                    how: how.clone(),
+                };
+                changes.push(change(key(ENDINGS, process), None, Some(write(&ending))));
+                changes.extend(self.name_given_up(process, named).await?);
+                named = false;
+            }
+            (Life::Alive, None) => {}
+            _ => {
+                let ending = self.store.get(&key(ENDINGS, process)).await?;
+                let gone = |entry: Entry| change(key(ENDINGS, process), Some(entry.revision), None);
+                changes.extend(ending.map(gone));
+                let name = self.name_taken_again(process).await?;
+                named = name.is_some();
+                changes.extend(name);
+            }
+        }
+        let new = Stored {
+            named,
+            changed_ms: self.store.now_ms(),
+            record: encode(&swap.new)?,
+        };
+        let record = change(key(RECORDS, process), Some(revision), Some(new.write()));
+        changes.push(record);
+        Ok(changes)
+    }
+
+    pub(super) async fn info(&self, process: ProcessId) -> Result<Option<ProcessInfo>, Failure> {
+        let found = self.store.get(&key(INFOS, process)).await?;
+        found.map(|entry| read(&entry.value)).transpose()
+    }
+
+    async fn name_given_up(
+        &self,
+        process: ProcessId,
+        named: bool,
+    ) -> Result<Option<Change>, Failure> {
+        if !named {
+            return Ok(None);
+        }
+        let info = self.info(process).await?;
+        let Some(name) = info.and_then(|info| info.name) else {
+            return Ok(None);
+        };
+        let held = self.holder(&name).await?;
+        let own = held.filter(|(_, holder)| *holder == process);
+        Ok(own.map(|(revision, _)| change(name_key(&name), Some(revision), None)))
+    }
+
+    async fn name_taken_again(&self, process: ProcessId) -> Result<Option<Change>, Failure> {
+        let info = self.info(process).await?;
+        let Some(name) = info.and_then(|info| info.name) else {
+            return Ok(None);
+        };
+        let free = self.holder(&name).await?.is_none();
+        let id = process.as_bytes().to_vec();
+        Ok(free.then(|| change(name_key(&name), None, Some(id))))
+    }
+
+    pub(super) async fn forget(&self, process: ProcessId) -> Result<Reply, Failure> {
+        for _ in 0..TRIES_MAX {
+            let Some((revision, stored)) = self.stored(process).await? else {
+                return Ok(Reply::Done);
+            };
+            if stored.decoded()?.life == Life::Alive {
+                return Err(Failure::refused(format!(
+                    "process {} has not ended: end it with `sterna kill` first",
+                    process.short()
+                )));
+            }
+            let changes = self.removal(process, revision).await?;
+            if self.store.swap_all(changes).await?.is_some() {
+                return Ok(Reply::Done);
+            }
+        }
+        Err(contended())
+    }
+
+    /// Everything of a process that runs nowhere, and so has no name.
+    pub(super) async fn removal(
+        &self,
+        process: ProcessId,
+        revision: u64,
+    ) -> Result<Vec<Change>, Failure> {
+        let mut changes = vec![change(key(RECORDS, process), Some(revision), None)];
+        for prefix in [INFOS, ENDINGS] {
+            let key = key(prefix, process);
+            let found = self.store.get(&key).await?;
+            changes.extend(found.map(|entry| change(key, Some(entry.revision), None)));
+        }
+        Ok(changes)
+    }
+}
+
+pub(super) const fn change(key: Vec<u8>, expected: Option<u64>, value: Option<Vec<u8>>) -> Change {
+    Change {
+        key,
+        expected,
+        value,
+        lease: None,
+    }
+}
+
+pub(super) fn key(prefix: &[u8], process: ProcessId) -> Vec<u8> {
+    [prefix, process.as_bytes()].concat()
+}
+
+/// The process of a key.
+pub(super) fn process_of(prefix: &[u8], key: &[u8]) -> Result<ProcessId, Failure> {
+    let id = key.get(prefix.len()..).and_then(|id| id.try_into().ok());
+    id.map(ProcessId::from_bytes).ok_or_else(damaged)
+}
+
+fn name_key(name: &str) -> Vec<u8> {
+    [NAMES, name.as_bytes()].concat()
+}
+
+fn encode(record: &Record) -> Result<Vec<u8>, Failure> {
+    record.encode().map_err(Failure::refused)
+}
+
+fn decode(bytes: &[u8]) -> Result<Record, Failure> {
+    Record::decode(bytes).map_err(Failure::refused)
+}
