@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::id::{ProgramId, Tag};
 use crate::image::SectionError;
 use crate::memory::MemoryError;
+use crate::waypoint::Waypoint;
 
 /// An error of a kind's own.
 pub type KindError = Box<dyn Error + Send + Sync>;
@@ -96,6 +97,12 @@ pub enum PrepareError {
         /// How many there are.
         limit: u64,
     },
+    /// No process of the program can stand there.
+    #[error("the program has no waypoint {waypoint}: the process is of another program")]
+    Waypoint {
+        /// The place.
+        waypoint: Waypoint,
+    },
     /// Something else failed.
     #[error("could not {doing}")]
     Failed {
@@ -106,7 +113,7 @@ pub enum PrepareError {
     },
 }
 
-/// Why a running process was not paused. It runs on.
+/// Why a running process was not paused, or not looked at. It runs on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PauseRefused {
@@ -118,6 +125,9 @@ pub enum PauseRefused {
         /// The time it was given.
         within: Duration,
     },
+    /// It has ended.
+    #[error("the process has ended")]
+    Ended,
     /// It was started without mobility, or is in the middle of something that cannot be interrupted.
     #[error("the process cannot be paused: {reason}")]
     Immovable {

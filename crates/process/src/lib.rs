@@ -7,6 +7,7 @@
 //! - [`id`]: names of processes and programs; epochs, which count changes of owner
 //! - [`process`]: the traits that every kind of process implements, and who owns a process when
 //! - [`control`]: watching and ending a process that one does not own
+//! - [`waypoint`]: places at which a process can stand, so that a target makes ready what it needs there
 //! - [`environment`]: what a process is given, at the start and after each move
 //! - [`run`], [`memory`], [`pages`]: pages of memory, in runs, in a process, in a set
 //! - [`binding`], [`description`]: what a process refers to outside of itself, what it is doing, for people
@@ -30,6 +31,7 @@ pub mod plain;
 pub mod process;
 pub mod run;
 pub mod toy;
+pub mod waypoint;
 
 pub use binding::Binding;
 pub use control::{Control, Controls, Exit, State, Stats};
@@ -51,3 +53,4 @@ pub use pages::{ChangedPages, PageProvider, PageSet, ZERO_PAGE};
 pub use plain::Plain;
 pub use process::{Identity, Incoming, Kind, Paused, Pausing, Process, Program, Running};
 pub use run::{PageRun, PageRuns};
+pub use waypoint::{WAYPOINTS_MAX, Waypoint};

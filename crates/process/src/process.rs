@@ -24,6 +24,7 @@
 //!
 //! The smallest complete kind is [`toy`](crate::toy).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use crate::error::{CaptureError, PauseRefused, PrepareError, RestoreError, Spawn
 use crate::id::{Epoch, ProcessId, ProgramId, Tag};
 use crate::image::Image;
 use crate::memory::{Memory, MemoryLayout, PageSource};
+use crate::waypoint::Waypoint;
 
 /// What a process is started from.
 #[derive(Debug, Clone)]
@@ -126,6 +128,17 @@ pub trait Kind: Send + Sync {
         program: &Program,
         layout: &MemoryLayout,
     ) -> Result<Box<dyn Incoming>, PrepareError>;
+
+    /// Makes ready what a process of this program needs to go on from these places, so that
+    /// [`Incoming::finish`] need not: by compiling, if it must, so that this may take seconds. A process that stands
+    /// elsewhere goes on all the same, later.
+    ///
+    /// The waypoints come from another machine and may be anything.
+    ///
+    /// # Errors
+    /// If the program is not known, a waypoint is none of its, or there are more than
+    /// [`WAYPOINTS_MAX`](crate::WAYPOINTS_MAX). What was made ready until then stays.
+    fn anticipate(&self, program: &Program, waypoints: &[Waypoint]) -> Result<(), PrepareError>;
 }
 
 /// A process that is about to arrive. Dropping it gives the attempt up.
@@ -165,11 +178,23 @@ pub trait Process: Send {
     /// Its memory, which can be read while it runs.
     fn memory(&self) -> Arc<dyn Memory>;
 
+    /// Where it stands right now: the places of its frames, innermost first, each named once. It is held up
+    /// for microseconds and runs on; nothing is made to go on from there.
+    ///
+    /// # Errors
+    /// [`PauseRefused`], if it cannot be looked at, has ended, or came to no point at which it can be within the
+    /// given time.
+    fn waypoints(&self, within: Duration) -> Result<Vec<Waypoint>, PauseRefused>;
+
     /// Makes it stand still, within the given time.
     fn pause(self: Box<Self>, within: Duration) -> Pausing;
+
+    /// Makes it stand still at a moment at which all its frames are at places in `ready`. If there is none within the
+    /// given time, it is refused with [`PauseRefused::TimedOut`] and runs on.
+    fn pause_among(self: Box<Self>, ready: &BTreeSet<Waypoint>, within: Duration) -> Pausing;
 }
 
-/// What came of [`Process::pause`].
+/// What came of [`Process::pause`] or [`Process::pause_among`].
 pub enum Pausing {
     /// It stands still.
     Paused(Box<dyn Paused>),

@@ -44,6 +44,7 @@ mod seat;
 
 pub use program::{CODE, DATA, Instruction, ToyProgram};
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -58,6 +59,7 @@ use crate::id::{ProgramId, Tag};
 use crate::image::{Image, ImageHeader, Section, Sections};
 use crate::memory::{Memory, MemoryLayout, PageSource};
 use crate::process::{Identity, Incoming, Kind, Paused, Pausing, Process, Program, Running};
+use crate::waypoint::{WAYPOINTS_MAX, Waypoint};
 use machine::{Machine, Registers};
 use memory::ToyMemory;
 use seat::{Asked, Seat};
@@ -167,6 +169,30 @@ impl Kind for Toy {
             waits_after: self.waits_after,
         }))
     }
+
+    /// A toy goes on from anywhere: there is nothing to make, only to check.
+    fn anticipate(&self, program: &Program, waypoints: &[Waypoint]) -> Result<(), PrepareError> {
+        let bytes = program.bytes().ok_or(PrepareError::UnknownProgram {
+            program: program.id(),
+        })?;
+        let (needed, limit) = (waypoints.len() as u64, WAYPOINTS_MAX as u64);
+        if needed > limit {
+            return Err(PrepareError::OverLimit {
+                what: "waypoints",
+                needed,
+                limit,
+            });
+        }
+        let program = ToyProgram::decode(bytes).map_err(|reason| PrepareError::Failed {
+            doing: "read the program",
+            source: reason.into(),
+        })?;
+        let instructions = program.code.len() as u64;
+        match waypoints.iter().find(|place| place.0 >= instructions) {
+            Some(&waypoint) => Err(PrepareError::Waypoint { waypoint }),
+            None => Ok(()),
+        }
+    }
 }
 
 struct ToyIncoming {
@@ -270,8 +296,30 @@ impl Process for ToyProcess {
         Arc::clone(&self.seat.memory) as _
     }
 
+    /// Its waypoints are the numbers of its instructions.
+    fn waypoints(&self, _within: Duration) -> Result<Vec<Waypoint>, PauseRefused> {
+        match self.seat.position() {
+            Some(next) => Ok(vec![Waypoint(next)]),
+            None => Err(PauseRefused::Ended),
+        }
+    }
+
     fn pause(self: Box<Self>, within: Duration) -> Pausing {
-        match self.seat.pause(within) {
+        self.pause_where(None, within)
+    }
+
+    fn pause_among(self: Box<Self>, ready: &BTreeSet<Waypoint>, within: Duration) -> Pausing {
+        self.pause_where(Some(ready.clone()), within)
+    }
+}
+
+impl ToyProcess {
+    fn pause_where(
+        self: Box<Self>,
+        ready: Option<BTreeSet<Waypoint>>,
+        within: Duration,
+    ) -> Pausing {
+        match self.seat.pause(ready, within) {
             Asked::Parked(machine) => {
                 let Self { program, seat } = *self;
                 Pausing::Paused(Box::new(ToyPaused {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use wasmtime::Val;
 
-use crate::pass::{PointEntry, PointTable, Stop, ValueType, record};
+use crate::pass::{PointEntry, PointTable, Spot, Stop, ValueType, record};
 
 /// A frame: where a function stands, and the values that it needs to go on. `V` is a value: of one
 /// store while the guest lives there ([`Val`]), or portable ([`Value`]).
@@ -24,6 +24,15 @@ pub struct Frame<V> {
 }
 
 impl<V> Frame<V> {
+    /// Where it stands.
+    pub(crate) fn spot(&self) -> Spot {
+        Spot {
+            function: self.function,
+            offset: self.offset,
+            after: self.after,
+        }
+    }
+
     /// The frame with every value translated.
     pub(crate) fn try_map<W, E>(
         &self,

@@ -4,7 +4,7 @@
 //! something is to be ended; then every guest of this engine looks whether it is meant, and goes on if not.
 //! What the engine cannot interrupt by itself, the [lesser pass](crate::pass::killable) replaces.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use sterna_process::{
     Control, Controls, DescribeError, Description, Environment, Exit, Identity, Incoming, Kind,
     Memory, MemoryError, MemoryLayout, PageRun, PageRuns, PauseRefused, Pausing, PrepareError,
-    Process, Program, Running, SpawnError, State, Stats, Tag,
+    Process, Program, Running, SpawnError, State, Stats, Tag, Waypoint,
 };
 use sterna_wasi::Wasi;
 use wasmtime::{
@@ -170,6 +170,13 @@ impl Kind for ImmobileWasm {
             doing: "take a process in",
             source: "this runs processes as immobile: none can arrive here; thaw it as movable"
                 .into(),
+        })
+    }
+
+    fn anticipate(&self, _: &Program, _: &[Waypoint]) -> Result<(), PrepareError> {
+        Err(PrepareError::Failed {
+            doing: "make ready what a process needs to go on",
+            source: "this runs processes as immobile: none can arrive here".into(),
         })
     }
 }
@@ -433,6 +440,18 @@ struct Sitting {
 impl Process for Sitting {
     fn memory(&self) -> Arc<dyn Memory> {
         Arc::new(Unseen)
+    }
+
+    fn waypoints(&self, _: Duration) -> Result<Vec<Waypoint>, PauseRefused> {
+        if self.seat.has_ended() {
+            return Err(PauseRefused::Ended);
+        }
+        let reason = REMEDY.into();
+        Err(PauseRefused::Immovable { reason })
+    }
+
+    fn pause_among(self: Box<Self>, _: &BTreeSet<Waypoint>, within: Duration) -> Pausing {
+        self.pause(within)
     }
 
     fn pause(self: Box<Self>, _: Duration) -> Pausing {

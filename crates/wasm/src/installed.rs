@@ -3,8 +3,9 @@
 //!
 //! It comes out of the [cache](crate::cache) (its [`Shelf`] then has what is needed rarely: the original module, the
 //! points, continuations compiled earlier), or is built on the spot and has everything in memory.
-//! `continuations` finds, loads and compiles these; `images` makes what its memories start from.
+//! `continuations` finds, loads and compiles these, `anticipated` before they are needed; `images` makes what its memories start from.
 
+mod anticipated;
 mod continuations;
 pub(crate) mod images;
 
@@ -18,12 +19,13 @@ use wasmparser::{Parser, Payload};
 use wasmtime::Module;
 
 use crate::builder::{BuildError, Builder, MadeProgram};
-use crate::cache::{ReadModuleError, Shelf, take_artifact};
+use crate::cache::{ElsewhereError, ReadModuleError, Shelf, take_artifact};
 use crate::describe;
 use crate::engine::Engine;
 use crate::memory::Initial;
 use crate::pass::{self, ContinuationBuilder, PointTable};
 
+pub use anticipated::AnticipateError;
 pub use continuations::LoopHeaders;
 pub(crate) use continuations::{CompiledContinuations, Key, Place};
 
@@ -46,6 +48,12 @@ pub enum InstallError {
     /// The original module could not be read.
     #[error(transparent)]
     Module(#[from] ReadModuleError),
+    /// Who writes the program cache did not do it.
+    #[error(transparent)]
+    Elsewhere(#[from] ElsewhereError),
+    /// Who writes the program cache said that it was done, but it is not there.
+    #[error("what the process needs to go on is not in the program cache, though it was put there")]
+    NotThere,
     /// What is known of the program makes no sense.
     #[error("what the builder says of the program makes no sense")]
     Metadata,

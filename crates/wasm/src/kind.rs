@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use sterna_process::image::{Image, ImageHeader, Section, Sections};
+use sterna_process::image::{Image, ImageHeader};
 use sterna_process::{
-    CaptureError, Control, Environment, Identity, Incoming, Kind, Limits, Memory, MemoryLayout,
-    PAGE_SIZE, PageSource, PauseRefused, Paused, Pausing, Plain, PrepareError, Process, Program,
-    ProgramId, Resources, RestoreError, Running, SpawnError, Tag,
+    Environment, Identity, Incoming, Kind, Limits, Memory, MemoryLayout, PAGE_SIZE, PageSource,
+    Paused, PrepareError, Program, ProgramId, Resources, RestoreError, Running, SpawnError, Tag,
+    WAYPOINTS_MAX, Waypoint,
 };
 use sterna_wasi::{Wasi, WasiState};
 use wasmtime::Linker;
@@ -24,11 +24,12 @@ use crate::environment::{config, rebind};
 use crate::frames::{Frame, Value};
 use crate::guest::{Guest, GuestError};
 use crate::host::{self, Host};
-use crate::installed::{InstallError, Installed};
+use crate::installed::{AnticipateError, InstallError, Installed};
 use crate::machine::MachineError;
+use crate::owned::{Held, Standing, running};
 use crate::pass::InstrumentError;
 use crate::portable::{FRAMES, STATE, State, VERSION, WASI};
-use crate::seat::{Asked, Seat};
+use crate::seat::Seat;
 use crate::wait;
 
 /// Name of the kind.
@@ -186,13 +187,7 @@ impl Kind for WasmKind {
         program: &Program,
         layout: &MemoryLayout,
     ) -> Result<Box<dyn Incoming>, PrepareError> {
-        let installed = self.programs.get(program).map_err(|error| match error {
-            ProgramError::Unknown(program) => PrepareError::UnknownProgram { program },
-            error => PrepareError::Failed {
-                doing: "make the program ready",
-                source: error.into(),
-            },
-        })?;
+        let installed = self.programs.get(program).map_err(prepare_error)?;
         let unlimited = Limits {
             memory_bytes_max: u64::MAX,
             table_elements_max: u64::MAX,
@@ -223,148 +218,36 @@ impl Kind for WasmKind {
             program: program.id(),
         }))
     }
-}
 
-fn running(seat: Arc<Seat>) -> Running {
-    let control = Control::new(seat.clone());
-    Running {
-        process: Box::new(Sitting { seat }),
-        control,
-    }
-}
-
-struct Sitting {
-    seat: Arc<Seat>,
-}
-
-impl Process for Sitting {
-    fn memory(&self) -> Arc<dyn Memory> {
-        self.seat.pages.clone()
-    }
-
-    fn pause(self: Box<Self>, within: Duration) -> Pausing {
-        match self.seat.park(within) {
-            Asked::Parked => Pausing::Paused(Box::new(Standing {
-                seat: self.seat,
-                guest: Held::Parked,
-            })),
-            Asked::Exited(exit) => Pausing::Exited(exit),
-            Asked::TimedOut => Pausing::Refused(self, PauseRefused::TimedOut { within }),
-            Asked::Busy => {
-                let reason = "it is being stopped by somebody else: try again".into();
-                Pausing::Refused(self, PauseRefused::Immovable { reason })
-            }
+    fn anticipate(&self, program: &Program, waypoints: &[Waypoint]) -> Result<(), PrepareError> {
+        let (needed, limit) = (waypoints.len() as u64, WAYPOINTS_MAX as u64);
+        if needed > limit {
+            return Err(PrepareError::OverLimit {
+                what: "waypoints",
+                needed,
+                limit,
+            });
         }
+        let installed = self.programs.get(program).map_err(prepare_error)?;
+        installed
+            .anticipate(waypoints)
+            .map_err(|error| match error {
+                AnticipateError::Unknown(waypoint) => PrepareError::Waypoint { waypoint },
+                error => PrepareError::Failed {
+                    doing: "make ready what the process needs to go on",
+                    source: error.into(),
+                },
+            })
     }
 }
 
-/// A process that stands still.
-struct Standing {
-    seat: Arc<Seat>,
-    guest: Held,
-}
-
-/// Who has its guest.
-enum Held {
-    /// Its thread, parked with the stack intact.
-    Parked,
-    /// We, unwound.
-    Here(Box<Guest>),
-    /// Nobody any more.
-    Gone,
-}
-
-impl Standing {
-    fn unwound(&mut self) -> Result<&mut Guest, CaptureError> {
-        if let Held::Parked = self.guest {
-            self.guest = match self.seat.take() {
-                Some(guest) => Held::Here(Box::new(guest)),
-                None => Held::Gone,
-            };
-        }
-        match &mut self.guest {
-            Held::Here(guest) if self.seat.exit().is_none() => Ok(guest),
-            _ => Err(CaptureError::Killed),
-        }
-    }
-}
-
-impl Paused for Standing {
-    fn memory(&self) -> Arc<dyn Memory> {
-        self.seat.pages.clone()
-    }
-
-    fn capture(&mut self) -> Result<Image, CaptureError> {
-        let seat = self.seat.clone();
-        let guest = self.unwound()?;
-        let failed = |error: crate::portable::PortableError| CaptureError::Uncapturable {
-            what: describe::chain(&error),
-            remedy: "let it run on and try again later".into(),
-        };
-        let wasi = guest
-            .store
-            .data()
-            .wasi
-            .as_ref()
-            .map(Wasi::capture)
-            .transpose();
-        let wasi = wasi.map_err(|error| uncapturable(&error))?;
-        let frames = guest.frames().map_err(failed)?;
-        let state = guest.state(
-            nanoseconds_since_epoch(seat.started),
-            nanoseconds(seat.cpu.read()),
-        );
-        let state = state.map_err(failed)?;
-        let mut sections = Sections::new();
-        sections.push(Section::encode(FRAMES, VERSION, &frames)?)?;
-        sections.push(Section::encode(STATE, VERSION, &state)?)?;
-        sections.push(Section::encode(WASI, VERSION, &wasi)?)?;
-        Ok(Image {
-            header: ImageHeader {
-                kind: KIND,
-                program: seat.program,
-                process: seat.identity.process,
-                epoch: seat.identity.epoch,
-                layout: seat.pages.layout(),
-            },
-            description: describe::guest(guest),
-            sections,
-        })
-    }
-
-    fn resume(mut self: Box<Self>) -> Running {
-        match std::mem::replace(&mut self.guest, Held::Gone) {
-            Held::Parked => self.seat.unpark(),
-            Held::Here(guest) => self.seat.start(*guest),
-            Held::Gone => {}
-        }
-        running(self.seat.clone())
-    }
-
-    fn discard(self: Box<Self>) {}
-}
-
-/// What the process has open that cannot be put into an image, and why.
-fn uncapturable(error: &sterna_wasi::CaptureError) -> CaptureError {
-    let open =
-        |one: &sterna_wasi::Unmovable| format!("descriptor {} ({})", one.number, Plain(&one.label));
-    let why = error.0.first().map_or("", |first| first.why);
-    CaptureError::Uncapturable {
-        what: error.0.iter().map(open).collect::<Vec<_>>().join(", "),
-        remedy: format!("it {why}"),
-    }
-}
-
-impl Drop for Standing {
-    fn drop(&mut self) {
-        match std::mem::replace(&mut self.guest, Held::Gone) {
-            Held::Parked => self.seat.depart(true),
-            Held::Here(guest) => {
-                drop(guest);
-                self.seat.depart(false);
-            }
-            Held::Gone => {}
-        }
+fn prepare_error(error: ProgramError) -> PrepareError {
+    match error {
+        ProgramError::Unknown(program) => PrepareError::UnknownProgram { program },
+        error => PrepareError::Failed {
+            doing: "make the program ready",
+            source: error.into(),
+        },
     }
 }
 
@@ -569,15 +452,4 @@ fn guest_spawn_error(error: GuestError) -> SpawnError {
             source: error.into(),
         },
     }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn nanoseconds_since_epoch(time: SystemTime) -> u64 {
-    nanoseconds(
-        time.duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default(),
-    )
 }

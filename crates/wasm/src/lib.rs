@@ -17,6 +17,7 @@ mod installed;
 mod kind;
 mod machine;
 mod memory;
+mod owned;
 mod pages;
 pub mod pass;
 mod pool;
@@ -28,7 +29,7 @@ mod wait;
 pub use engine::{Engine, EngineError, EngineOptions, Processor, Target};
 pub use frames::{Frame, ReadFramesError, Value};
 pub use immobile::ImmobileWasm;
-pub use installed::{InstallError, Installed, LoopHeaders};
+pub use installed::{AnticipateError, InstallError, Installed, LoopHeaders};
 pub use kind::{KIND, ProgramError, Programs, Uncached, WasmKind};
 
 #[cfg(any(test, fuzzing))]

@@ -3,6 +3,7 @@
 //! The thread owns the machine while it runs. It gives it back through [`Standing::parked`] when it is asked to
 //! pause, so whoever holds a machine knows that nobody runs it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -18,6 +19,7 @@ use crate::description::{Description, FrameDescription, FrameKind};
 use crate::error::DescribeError;
 use crate::memory::Memory;
 use crate::process::Identity;
+use crate::waypoint::Waypoint;
 
 /// How long the thread waits for output or pages before it looks again whether it is asked to stop.
 const WAIT_MS: u32 = 5;
@@ -51,8 +53,16 @@ pub(super) struct Standing {
 #[derive(PartialEq, Eq)]
 enum Wish {
     Run,
-    Pause,
+    /// At one of these instructions, or at any.
+    Pause(Option<BTreeSet<Waypoint>>),
     Kill,
+}
+
+impl Wish {
+    /// Whether a pause was wished for, but not at this instruction.
+    fn pauses_elsewhere(&self, next: u64) -> bool {
+        matches!(self, Wish::Pause(Some(ready)) if !ready.contains(&Waypoint(next)))
+    }
 }
 
 /// What came of asking for a pause.
@@ -102,10 +112,11 @@ impl Seat {
         Ok(())
     }
 
-    pub(super) fn pause(&self, within: Duration) -> Asked {
+    /// Waits until it stands still: at one of these instructions, or at any.
+    pub(super) fn pause(&self, ready: Option<BTreeSet<Waypoint>>, within: Duration) -> Asked {
         let mut standing = self.standing();
         if standing.wish == Wish::Run {
-            self.wish(&mut standing, Wish::Pause);
+            self.wish(&mut standing, Wish::Pause(ready));
         }
         let waiting =
             |standing: &mut Standing| standing.exit.is_none() && standing.parked.is_none();
@@ -117,7 +128,7 @@ impl Seat {
         if let Some(exit) = standing.exit.clone() {
             return Asked::Exited(exit);
         }
-        if standing.wish == Wish::Pause {
+        if let Wish::Pause(_) = standing.wish {
             self.wish(&mut standing, Wish::Run);
         }
         Asked::TimedOut
@@ -133,6 +144,12 @@ impl Seat {
 
     pub(super) fn exit(&self) -> Option<Exit> {
         self.standing().exit.clone()
+    }
+
+    /// The next instruction; `None` if there is none any more.
+    pub(super) fn position(&self) -> Option<u64> {
+        let ended = self.standing().state == State::Ended;
+        (!ended).then(|| self.position.load(Ordering::Relaxed))
     }
 
     pub(super) fn cpu_time(&self) -> Duration {
@@ -199,8 +216,11 @@ impl Seat {
     /// Does what is wished for: gives the machine back if it is to run on.
     fn obey(&self, machine: Machine, waits_here: bool) -> Option<Machine> {
         let mut standing = self.standing();
+        let next = machine.registers.next;
         if waits_here {
-            let idle = |standing: &mut Standing| standing.wish == Wish::Run;
+            let idle = |standing: &mut Standing| {
+                standing.wish == Wish::Run || standing.wish.pauses_elsewhere(next)
+            };
             standing = self
                 .changed
                 .wait_while(standing, idle)
@@ -211,8 +231,10 @@ impl Seat {
             .is_some_and(|after| machine.registers.executed < after);
         match standing.wish {
             Wish::Run => return Some(machine),
-            Wish::Pause if early => return Some(machine),
-            Wish::Pause => {
+            Wish::Pause(_) if early || standing.wish.pauses_elsewhere(next) => {
+                return Some(machine);
+            }
+            Wish::Pause(_) => {
                 standing.state = State::Paused;
                 standing.parked = Some(machine);
                 self.wish(&mut standing, Wish::Run);

@@ -5,6 +5,7 @@ mod images;
 mod moves;
 mod samples;
 mod waiting;
+mod waypoints;
 
 use std::time::Duration;
 

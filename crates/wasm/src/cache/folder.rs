@@ -5,7 +5,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sterna_process::ProgramId;
@@ -21,6 +21,8 @@ const USED: &str = "used";
 const LOCK: &str = "lock";
 /// How often someone who waits for another process looks again, and says so.
 const WAIT_TICK: Duration = Duration::from_millis(50);
+/// The same for someone who waits for what takes others a moment, and whom a move waits for.
+const SHORT_TICK: Duration = Duration::from_millis(1);
 
 /// The folder of one program.
 #[derive(Debug, Clone)]
@@ -135,14 +137,20 @@ impl Lock {
         }
     }
 
-    /// The lock of a folder that must be there; `None` if another has it.
-    pub(super) fn existing(folder: &Folder) -> io::Result<Option<Lock>> {
+    /// The lock of a folder that must be there; `None` if another has it for longer than `wait`.
+    pub(super) fn existing(folder: &Folder, wait: Duration) -> io::Result<Option<Lock>> {
+        let until = Instant::now() + wait;
         let file = open(folder, true)?;
-        match file.try_lock() {
-            Ok(()) if is_at(&file, &folder.0.join(LOCK)) => Ok(Some(Lock(file))),
-            Ok(()) => Err(io::ErrorKind::NotFound.into()),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
+        loop {
+            match file.try_lock() {
+                Ok(()) if is_at(&file, &folder.0.join(LOCK)) => return Ok(Some(Lock(file))),
+                Ok(()) => return Err(io::ErrorKind::NotFound.into()),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    std::thread::sleep(SHORT_TICK);
+                }
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
         }
     }
 }

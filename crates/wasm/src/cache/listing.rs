@@ -118,7 +118,7 @@ impl ProgramCache {
         if !folder.path().exists() {
             return Ok(false);
         }
-        match Lock::existing(&folder) {
+        match Lock::existing(&folder, Duration::ZERO) {
             Ok(Some(_lock)) => self.remove_locked(&folder).map_err(failed)?,
             Ok(None) => {
                 return Err(failed(io::Error::new(
@@ -212,7 +212,7 @@ impl ProgramCache {
 
     fn remove_stale(&self, id: &ProgramId) {
         let folder = self.folder(id);
-        let Ok(Some(_lock)) = Lock::existing(&folder) else {
+        let Ok(Some(_lock)) = Lock::existing(&folder, Duration::ZERO) else {
             return;
         };
         for made in subfolders(folder.path()) {

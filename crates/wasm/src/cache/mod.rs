@@ -8,6 +8,7 @@
 //! ```
 //!
 //! - [`ProgramCache`] finds, adds, lists and removes programs; `listing` is the part for people
+//! - `elsewhere` for processes that only read a cache, and those who write it for them
 //! - `folder` one program's folder and its lock; `shelf` its files for one engine; `index` names files without
 //!   reading them
 //! - `files` private files, written whole or not at all; `verified` checksums compared once a boot; `native` the only
@@ -21,6 +22,7 @@
 //! program from running: [`AddError::NotKept`] carries it.
 
 mod compatibility;
+mod elsewhere;
 mod error;
 mod files;
 mod folder;
@@ -31,6 +33,7 @@ mod shelf;
 mod verified;
 
 pub(crate) use compatibility::Compatibility;
+pub use elsewhere::{Elsewhere, ElsewhereError};
 pub use error::{
     AddError, AddForError, FindError, KeepError, OpenCacheError, ReadModuleError, RemoveError,
 };
@@ -38,7 +41,7 @@ pub use listing::{Entry, Prune, Pruned};
 pub(crate) use native::take as take_artifact;
 pub(crate) use shelf::{CONTINUATION_BYTES_MAX, Continuation, Shelf};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -73,7 +76,7 @@ const INDEX: &str = "index";
 /// let program = cache.install(&file, Some("lua.wasm"), &mut |_progress| Continue(()))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ProgramCache {
     directory: PathBuf,
     builder: Builder,
@@ -81,6 +84,18 @@ pub struct ProgramCache {
     portable: Arc<OnceLock<Option<Compatibility>>>,
     /// Programs in use in this process.
     loaded: Arc<Mutex<HashMap<ProgramId, Weak<Installed>>>>,
+    /// Those that something was prepared for last.
+    prepared: Arc<Mutex<VecDeque<Arc<Installed>>>>,
+    /// Who writes it, if this process does not.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
+}
+
+impl std::fmt::Debug for ProgramCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProgramCache")
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ProgramCache {
@@ -109,7 +124,7 @@ impl ProgramCache {
             path: directory.to_owned(),
             why: error.to_string(),
         })?;
-        check_version(directory)?;
+        check_or_write_version(directory)?;
         for name in [PROGRAMS, INDEX] {
             files::make_folder(&directory.join(name)).map_err(failed("mkdir"))?;
         }
@@ -118,6 +133,8 @@ impl ProgramCache {
             builder: Builder::new(engine, limits, Launch::Here),
             portable: Arc::default(),
             loaded: Arc::default(),
+            prepared: Arc::default(),
+            elsewhere: None,
         })
     }
 
@@ -176,6 +193,7 @@ impl ProgramCache {
         if let Some(program) = self.ready(&id) {
             return Ok(program);
         }
+        self.check_writable().map_err(AddError::Read)?;
         let folder = self.folder(&id);
         let lock = match Lock::take(&folder, on_progress) {
             Ok(Some(lock)) => Ok(lock),
@@ -270,6 +288,9 @@ impl ProgramCache {
         if let Some(program) = self.ready(id) {
             return Ok(Some(program));
         }
+        if self.elsewhere.is_some() {
+            return Ok(None);
+        }
         match self.bytes(id) {
             Ok(bytes) => self.add(&bytes, None, on_progress).map(Some),
             Err(ReadModuleError::Io(error)) => Err(AddError::Read(error)),
@@ -285,7 +306,7 @@ impl ProgramCache {
         let program = loaded.get(id).and_then(Weak::upgrade);
         drop(loaded);
         if program.is_some() {
-            folder.touch();
+            self.touch(&folder);
             return program;
         }
         match self.load(id) {
@@ -320,6 +341,12 @@ impl ProgramCache {
         }
     }
 
+    fn touch(&self, folder: &Folder) {
+        if self.elsewhere.is_none() {
+            folder.touch();
+        }
+    }
+
     fn folder(&self, id: &ProgramId) -> Folder {
         Folder::of(&self.directory.join(PROGRAMS), id)
     }
@@ -327,7 +354,10 @@ impl ProgramCache {
     /// Loads what is in the cache, and shares it with others in this process who load it at the same time.
     fn load(&self, id: &ProgramId) -> io::Result<Arc<Installed>> {
         let folder = self.folder(id);
-        let open = |made_by| Shelf::open(folder.clone(), *id, made_by, &self.builder);
+        let open = |made_by| {
+            let elsewhere = self.elsewhere.clone();
+            Shelf::open(folder.clone(), *id, made_by, &self.builder, elsewhere)
+        };
         let mut on_shelf = open(self.builder.compatibility());
         if let Err(error) = &on_shelf
             && error.kind() == io::ErrorKind::NotFound
@@ -343,7 +373,7 @@ impl ProgramCache {
             images,
         } = on_shelf?;
         let program = Arc::new(Installed::from_shelf(shelf, module, metadata, images));
-        folder.touch();
+        self.touch(&folder);
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = loaded.get(id).and_then(Weak::upgrade) {
             return Ok(other);
@@ -377,8 +407,7 @@ impl ProgramCache {
 }
 
 /// Checks the layout's version, or writes it into an empty folder.
-fn check_version(directory: &Path) -> Result<(), OpenCacheError> {
-    let path = || directory.to_owned();
+fn check_or_write_version(directory: &Path) -> Result<(), OpenCacheError> {
     let failed = |step| {
         move |source| OpenCacheError::Io {
             path: directory.to_owned(),
@@ -387,7 +416,7 @@ fn check_version(directory: &Path) -> Result<(), OpenCacheError> {
         }
     };
     let text = match std::fs::read(directory.join(VERSION)) {
-        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+        Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut entries = std::fs::read_dir(directory).map_err(failed("readdir"))?;
             // Someone else may just be making it.
@@ -400,13 +429,21 @@ fn check_version(directory: &Path) -> Result<(), OpenCacheError> {
                 })
             });
             if foreign {
-                return Err(OpenCacheError::Foreign { path: path() });
+                let path = directory.to_owned();
+                return Err(OpenCacheError::Foreign { path });
             }
             let text = format!("{VERSION_PREFIX}{LAYOUT_VERSION}\n");
             return files::write(directory, VERSION, text.as_bytes()).map_err(failed("write"));
         }
         Err(error) => return Err(failed("read")(error)),
     };
+    check_version(directory, &text)
+}
+
+/// Checks the layout's version, as its file has it.
+fn check_version(directory: &Path, text: &[u8]) -> Result<(), OpenCacheError> {
+    let path = || directory.to_owned();
+    let text = String::from_utf8_lossy(text);
     let version = text.trim_end().strip_prefix(VERSION_PREFIX);
     match version.and_then(|version| version.parse::<u32>().ok()) {
         Some(LAYOUT_VERSION) => Ok(()),

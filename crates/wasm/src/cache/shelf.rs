@@ -21,12 +21,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sterna_process::ProgramId;
 use wasmtime::Module;
 
 use super::Compatibility;
+use super::elsewhere::Elsewhere;
 use super::error::{KeepError, ReadModuleError};
 use super::files::{self, Stamp, Sum};
 use super::folder::{Folder, Lock};
@@ -74,7 +76,6 @@ struct Kept {
 /// A continuation: its key and parameters. Its name follows from the key.
 pub(crate) type Continuation = (Key, Vec<Param>);
 
-#[derive(Debug)]
 pub(crate) struct Shelf {
     folder: Folder,
     /// The folder of this engine's files.
@@ -85,6 +86,8 @@ pub(crate) struct Shelf {
     points: File,
     points_sum: Sum,
     builder: Builder,
+    /// Who writes it, if this process does not.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
     listing: Mutex<Listing>,
 }
 
@@ -112,6 +115,7 @@ impl Shelf {
         id: ProgramId,
         compatibility: &Compatibility,
         builder: &Builder,
+        elsewhere: Option<Arc<dyn Elsewhere>>,
     ) -> io::Result<OnShelf> {
         let made = folder.made(compatibility);
         let about = |name: &str| {
@@ -119,7 +123,7 @@ impl Shelf {
             move |error: io::Error| io::Error::new(error.kind(), format!("{name}: {error}"))
         };
         let main: Main = files::read_record(&made.join(META)).map_err(about(META))?;
-        let mut verified = Verified::read(&made);
+        let mut verified = Verified::read(&made, elsewhere.is_none());
         let mut open = |path: &Path, name: &str, sum: &Sum| {
             let file = files::open_trusted(&path.join(name));
             file.and_then(|file| verified.check(file, sum))
@@ -156,6 +160,7 @@ impl Shelf {
             points,
             points_sum: main.points,
             builder: builder.clone(),
+            elsewhere,
             listing: Mutex::default(),
         };
         Ok(OnShelf {
@@ -217,6 +222,16 @@ impl Shelf {
         &self.builder
     }
 
+    /// Who writes it, if this process does not.
+    pub(crate) fn elsewhere(&self) -> Option<&Arc<dyn Elsewhere>> {
+        self.elsewhere.as_ref()
+    }
+
+    /// The program.
+    pub(crate) fn id(&self) -> ProgramId {
+        self.id
+    }
+
     /// The bytes of the original module.
     pub(crate) fn module(&self) -> Result<Arc<[u8]>, ReadModuleError> {
         let bytes = read_all(&self.module, self.module_bytes).map_err(ReadModuleError::Io)?;
@@ -255,7 +270,7 @@ impl Shelf {
         if wanted.is_empty() {
             return Vec::new();
         }
-        let mut verified = Verified::read(&self.made);
+        let mut verified = Verified::read(&self.made, self.elsewhere.is_none());
         let mut taken = Vec::new();
         for kept in wanted {
             match self.load(&kept, &mut verified) {
@@ -292,12 +307,14 @@ impl Shelf {
     }
 
     /// Puts a module of continuations on the shelf for the next time. `mine`: this process has it already.
+    /// `wait`: how long to wait for others who write there.
     pub(crate) fn put(
         &self,
         artifact: &Artifact,
         imports: &[Import],
         entries: &[Continuation],
         mine: bool,
+        wait: Duration,
     ) -> Result<(), KeepError> {
         let sum = Sum::of(artifact.bytes());
         let digits = blake3::Hash::from_bytes(sum.hash).to_hex();
@@ -306,7 +323,7 @@ impl Shelf {
             path: self.made.join(&file),
             source,
         };
-        let lock = Lock::existing(&self.folder).map_err(failed)?;
+        let lock = Lock::existing(&self.folder, wait).map_err(failed)?;
         let _lock = lock.ok_or_else(|| failed(io::ErrorKind::ResourceBusy.into()))?;
         let mut listing = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
         listing.refresh(&self.made);

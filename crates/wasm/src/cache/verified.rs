@@ -22,18 +22,25 @@ pub(super) struct Verified {
     files: Vec<(Stamp, Sum)>,
     #[serde(skip)]
     changed: bool,
+    #[serde(skip)]
+    may_write: bool,
 }
 
 impl Verified {
-    /// What is remembered in `folder`; nothing if that cannot be read or is from before the last restart.
-    pub(super) fn read(folder: &Path) -> Verified {
+    /// What is remembered in `folder`; nothing if that cannot be read or is from before the last restart. Who may not
+    /// write there need not be able to tell one boot from another, and relies on who does: that one compares again.
+    pub(super) fn read(folder: &Path, may_write: bool) -> Verified {
+        if !may_write {
+            return files::read_record(&folder.join(NAME)).unwrap_or_default();
+        }
         let boot = sterna_sys::identity::boot_id().unwrap_or_default();
         let known = files::read_record::<Verified>(&folder.join(NAME)).ok();
         let known = known.filter(|known| known.boot == boot && !boot.is_empty());
-        known.unwrap_or(Verified {
+        let known = known.unwrap_or(Verified {
             boot,
             ..Verified::default()
-        })
+        });
+        Verified { may_write, ..known }
     }
 
     /// Compares a file opened with [`files::open_trusted`] with what it must be.
@@ -61,7 +68,7 @@ impl Verified {
 
     /// Writes down what was found. Failing that costs time only.
     pub(super) fn remember(&self, folder: &Path) {
-        if !self.changed {
+        if !self.changed || !self.may_write {
             return;
         }
         let written = files::encode(self).and_then(|bytes| files::write(folder, NAME, &bytes));

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use wasmtime::Module;
 
@@ -10,11 +11,17 @@ use super::{InstallError, Installed, Origin};
 use crate::builder::{Artifact, BuildError, OnProgress, Progress};
 use crate::cache::{CONTINUATION_BYTES_MAX, Continuation, ReadModuleError, take_artifact};
 use crate::frames::Frame;
-use crate::pass::{self, ContinuationBuilder, Continuations, Entry, Import, Param, Stop, names};
+use crate::pass::{
+    self, ContinuationBuilder, Continuations, Entry, Import, Param, Spot, Stop, names,
+};
 
 /// Loop headers that are put into one module when they are compiled in advance. Fewer: more files to map when a program
 /// goes on; more: more imports to look up for each.
 const HEADERS_PER_MODULE: usize = 64;
+
+/// How long to wait for others who write on the shelf: each does so for a moment, but for one who builds the whole
+/// program again.
+pub(super) const KEEP_WAIT: Duration = Duration::from_secs(5);
 
 /// Key of a continuation.
 pub(crate) type Key = (u32, Entry);
@@ -65,25 +72,28 @@ pub struct LoopHeaders {
 impl Installed {
     /// The entry at which `frame` goes on.
     pub(crate) fn entry<V>(&self, frame: &Frame<V>) -> Result<Key, InstallError> {
-        let point = self.points()?.at_offset(frame.function, frame.offset);
-        match point {
-            Some(point) => {
-                let op = point.op as usize;
-                let entry = match (point.stop, frame.after) {
-                    (Stop::After | Stop::Import, true) => Entry::After(op),
-                    (Stop::Before | Stop::Import, false) => Entry::At(op),
-                    _ => {
-                        let (function, offset) = (frame.function, frame.offset);
-                        return Err(pass::InstrumentError::NoPoint { function, offset }.into());
-                    }
-                };
-                Ok((frame.function, entry))
-            }
-            None => {
-                let builder = self.continuation_builder()?;
-                let entry = builder.entry_at(frame.function, frame.offset, frame.after)?;
-                Ok((frame.function, entry))
-            }
+        self.entry_at(frame.spot())
+    }
+
+    /// The entry at which a frame that stands there goes on.
+    pub(crate) fn entry_at(&self, spot: Spot) -> Result<Key, InstallError> {
+        let Spot {
+            function,
+            offset,
+            after,
+        } = spot;
+        let Some(point) = self.points()?.at_offset(function, offset) else {
+            // Another version of the pass may know it.
+            let entry = self
+                .continuation_builder()?
+                .entry_at(function, offset, after)?;
+            return Ok((function, entry));
+        };
+        let op = point.op as usize;
+        match (point.stop, after) {
+            (Stop::After | Stop::Import, true) => Ok((function, Entry::After(op))),
+            (Stop::Before | Stop::Import, false) => Ok((function, Entry::At(op))),
+            _ => Err(pass::InstrumentError::NoPoint { function, offset }.into()),
         }
     }
 
@@ -106,6 +116,12 @@ impl Installed {
         let missing = self.missing(keys);
         if missing.is_empty() {
             return Ok(());
+        }
+        if self.is_read_only() {
+            self.ask_elsewhere(&missing)?;
+            self.adopt_from_shelf(&missing);
+            let there = self.ready(&missing);
+            return there.then_some(()).ok_or(InstallError::NotThere);
         }
         let built = self.build_continuations(&missing)?;
         let entries = continuations_of(&built);
@@ -151,6 +167,9 @@ impl Installed {
         let (Origin::Shelf(shelf), Some(builder)) = (&self.origin, &self.compiler) else {
             return Ok(summary);
         };
+        if self.is_read_only() {
+            return Ok(summary);
+        }
         let continuations = self.continuation_builder()?;
         let (there, mut bytes) = shelf.continuations();
         let there: HashSet<Key> = there.into_iter().collect();
@@ -182,10 +201,21 @@ impl Installed {
             bytes += artifact.bytes().len() as u64;
             summary.bytes += artifact.bytes().len() as u64;
             summary.compiled += keys.len();
-            let put = shelf.put(&artifact, &built.imports, &continuations_of(&built), false);
+            let put = shelf.put(
+                &artifact,
+                &built.imports,
+                &continuations_of(&built),
+                false,
+                Duration::ZERO,
+            );
             put.map_err(|error| InstallError::Module(ReadModuleError::Io(error.source)))?;
         }
         Ok(summary)
+    }
+
+    /// Whether what is missing has to be made elsewhere.
+    fn is_read_only(&self) -> bool {
+        matches!(&self.origin, Origin::Shelf(shelf) if shelf.elsewhere().is_some())
     }
 
     fn missing(&self, keys: &[Key]) -> Vec<Key> {
@@ -267,7 +297,7 @@ impl Installed {
         };
         let shelf = shelf.clone();
         let keeper = std::thread::Builder::new().name("keep".into()).spawn(move || {
-            if let Err(error) = shelf.put(&artifact, &imports, &entries, true) {
+            if let Err(error) = shelf.put(&artifact, &imports, &entries, true, KEEP_WAIT) {
                 tracing::warn!(%error, reason = %error.source, "a compiled continuation is not kept");
             }
         });
@@ -281,7 +311,7 @@ impl Installed {
         }
     }
 
-    fn continuation_builder(&self) -> Result<&ContinuationBuilder, InstallError> {
+    pub(super) fn continuation_builder(&self) -> Result<&ContinuationBuilder, InstallError> {
         if self.continuation_builder.get().is_none() {
             let bytes = self.bytes()?;
             self.continuation_builder.get_or_init(|| {
@@ -297,7 +327,7 @@ impl Installed {
     }
 }
 
-fn continuations_of(built: &Continuations) -> Vec<Continuation> {
+pub(super) fn continuations_of(built: &Continuations) -> Vec<Continuation> {
     let entries = built.entries.iter();
     entries
         .map(|(function, entry, _, params)| ((*function, *entry), params.clone()))

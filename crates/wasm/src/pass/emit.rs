@@ -50,6 +50,17 @@ pub enum Entry {
     After(usize),
 }
 
+impl Entry {
+    /// The operator of its point, and whether it comes after it; `None` for the beginning.
+    pub(crate) fn operator(self) -> Option<(u32, bool)> {
+        match self {
+            Entry::Start => None,
+            Entry::At(op) => Some((op as u32, false)),
+            Entry::After(op) => Some((op as u32, true)),
+        }
+    }
+}
+
 /// The module that is being written: gives indices in it for what the original module names.
 pub(crate) trait Target: Reencode<Error = InstrumentError> {
     /// The memory that holds the word and the records.

@@ -4,6 +4,7 @@
 //! - `module` the original module by index, `calls` which of its functions may unwind
 //! - `plan` what is known of one function (`read`, `polls`, `liveness`, `sharing` fill it in), `points` the
 //!   same for the whole program, to be kept beside it
+//! - `spot` where a frame can stand, as a number
 //! - `record` how a stopped function's values lie in memory
 //! - `emit` writes a body, for `main_module` (with `routines`, `segments`) and `continuation`; `look`
 //!   is how a guest looks at the word, `signatures` and `encoding` are what all writers share
@@ -35,6 +36,7 @@ pub(crate) mod routines;
 mod segments;
 mod sharing;
 mod signatures;
+mod spot;
 
 pub use continuation::{ContinuationBuilder, Continuations, Import, Param};
 pub use emit::Entry;
@@ -42,6 +44,7 @@ pub use points::{PointEntry, PointTable, Stop, ValueType};
 pub use segments::Piece;
 
 pub(crate) use module::Module;
+pub(crate) use spot::Spot;
 
 /// Version of the pass: compiled artifacts of another version are not used.
 pub const PASS_VERSION: u32 = 3;
