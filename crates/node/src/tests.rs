@@ -5,9 +5,11 @@
 //! - `hostile`: peers that do not keep to the protocol
 //! - `rights`: who may do what; tickets; removed nodes
 //! - `records`: the registry
+//! - `processes`: what it knows of processes
 
 mod frames;
 mod hostile;
+mod processes;
 mod records;
 mod rights;
 mod world;
