@@ -7,9 +7,10 @@ mod embedded;
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use embedded::Embedded;
+pub use embedded::{Embedded, Figures};
 
 /// Entries that can be changed in one step.
 pub const CHANGES_MAX: usize = 16;
@@ -46,7 +47,7 @@ pub enum StoreError {
     },
     /// A read or write failed.
     #[error("the registry could not be read or written")]
-    Failed(#[source] Box<redb::Error>),
+    Failed(#[source] Arc<redb::Error>),
     /// The library that reads the file gave up.
     #[error(
         "the registry could not be read or written, and may be damaged: start the node again, then it is checked"

@@ -5,9 +5,13 @@
 //! - `hostile`: peers that do not keep to the protocol
 //! - `rights`: who may do what; tickets; removed nodes
 //! - `records`: the registry
+//! - `durable`: that what it answered is on disk
+//! - `processes`: what it knows of processes
 
+mod durable;
 mod frames;
 mod hostile;
+mod processes;
 mod records;
 mod rights;
 mod world;

@@ -6,6 +6,8 @@
 //! meta      "format", "revision", "lease"
 //! ```
 
+mod writer;
+
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::ops::Bound;
@@ -20,12 +22,13 @@ use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use super::{Change, Entry, LeaseId, Listing, Store, StoreError, Swapped};
+use super::{CHANGES_MAX, Change, Entry, LeaseId, Listing, Store, StoreError, Swapped};
+use writer::{Answer, Job, Queue};
 
 /// Version of what is in the file.
 pub(super) const FORMAT: u64 = 1;
 /// Changes that are remembered for those who watch; who is further behind is told that something may have changed.
-const CHANGES_MAX: usize = 4096;
+const CHANGES_REMEMBERED_MAX: usize = 4096;
 const HEAD_BYTES: usize = 16;
 
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
@@ -40,10 +43,31 @@ type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
 pub struct Embedded(Arc<Inner>);
 
 struct Inner {
+    /// Dropped first: it waits until the last changes are written.
+    queue: Queue,
+    shared: Arc<Shared>,
+}
+
+/// What those who read and the one who writes have in common.
+struct Shared {
     database: Database,
     clock: Clock,
     changes: Mutex<Changes>,
     newest: watch::Sender<u64>,
+    figures: Mutex<Figures>,
+}
+
+/// What the file's writer has done since the file was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Requests for changes that were answered.
+    pub requests: u64,
+    /// Transactions that brought them to disk: those that wait at the same time share one.
+    pub commits: u64,
+    /// How long the last one took, `fsync` included.
+    pub commit_last: Duration,
+    /// How long the slowest took.
+    pub commit_max: Duration,
 }
 
 /// The last changes, oldest first.
@@ -87,7 +111,7 @@ impl Embedded {
                 found: format,
             });
         }
-        Ok(Self(Arc::new(Inner {
+        let shared = Arc::new(Shared {
             database,
             clock: Box::new(clock),
             changes: Mutex::new(Changes {
@@ -95,21 +119,32 @@ impl Embedded {
                 last: VecDeque::new(),
             }),
             newest: watch::Sender::new(revision),
-        })))
+            figures: Mutex::default(),
+        });
+        let queue =
+            Queue::start(Arc::clone(&shared)).map_err(|error| wrong(redb::Error::Io(error)))?;
+        Ok(Self(Arc::new(Inner { queue, shared })))
+    }
+
+    /// What its writer has done so far.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let figures = self.0.shared.figures.lock();
+        *figures.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does something with the file on a thread that may wait for the disk.
     async fn with<T: Send + 'static>(
         &self,
-        act: impl FnOnce(&Inner) -> Result<T, redb::Error> + Send + 'static,
+        act: impl FnOnce(&Shared) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.0);
-        let done = spawn_blocking(move || act(&inner)).await;
+        let done = spawn_blocking(move || act(&inner.shared)).await;
         done.map_err(|error| match error.is_panic() {
             true => StoreError::Broken,
             false => StoreError::Closed,
         })?
-        .map_err(|error| StoreError::Failed(Box::new(error)))
+        .map_err(|error| StoreError::Failed(Arc::new(error)))
     }
 }
 
@@ -190,26 +225,7 @@ fn entry(
     Ok((!ended).then_some(Entry { revision, value }))
 }
 
-/// Writes what an entry becomes.
-fn put(
-    entries: &mut Table<'_, &[u8], &[u8]>,
-    change: &Change,
-    revision: u64,
-) -> Result<(), redb::Error> {
-    match &change.value {
-        Some(value) => {
-            let lease = change.lease.map_or(0, |LeaseId(lease)| lease);
-            let head = [revision.to_le_bytes(), lease.to_le_bytes()].concat();
-            entries.insert(&*change.key, &*[&head, &value[..]].concat())?;
-        }
-        None => {
-            entries.remove(&*change.key)?;
-        }
-    }
-    Ok(())
-}
-
-impl Inner {
+impl Shared {
     fn get(&self, key: &[u8]) -> Result<Option<Entry>, redb::Error> {
         let read = self.database.begin_read()?;
         let leases = read.open_table(LEASES)?;
@@ -242,103 +258,6 @@ impl Inner {
         }
         let revision = read(&transaction.open_table(META)?, "revision")?;
         Ok(Listing { revision, entries })
-    }
-
-    fn swap(&self, change: &Change) -> Result<Swapped, redb::Error> {
-        let changes = std::slice::from_ref(change);
-        Ok(match self.change(changes)? {
-            Ok(revision) => Swapped::Done(revision),
-            Err(found) => Swapped::Other(found),
-        })
-    }
-
-    fn swap_all(&self, changes: &[Change]) -> Result<Option<u64>, redb::Error> {
-        Ok(self.change(changes)?.ok())
-    }
-
-    /// Makes all changes or none, and gives the revision, or the first entry that is not as expected.
-    fn change(&self, changes: &[Change]) -> Result<Result<u64, Option<Entry>>, redb::Error> {
-        let write = self.database.begin_write()?;
-        let revision;
-        {
-            let mut entries = write.open_table(ENTRIES)?;
-            let leases = write.open_table(LEASES)?;
-            for change in changes {
-                let found = match entries.get(&*change.key)? {
-                    Some(bytes) => entry(bytes.value(), &leases, (self.clock)())?,
-                    None => None,
-                };
-                if found.as_ref().map(|entry| entry.revision) != change.expected {
-                    return Ok(Err(found));
-                }
-            }
-            revision = next(&mut write.open_table(META)?, "revision")?;
-            for change in changes {
-                put(&mut entries, change, revision)?;
-            }
-        }
-        write.commit()?;
-        for change in changes {
-            self.tell(revision, &change.key);
-        }
-        Ok(Ok(revision))
-    }
-
-    fn tell(&self, revision: u64, key: &[u8]) {
-        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        if changes.last.len() == CHANGES_MAX
-            && let Some((forgotten, _)) = changes.last.pop_front()
-        {
-            changes.complete_after = forgotten;
-        }
-        changes.last.push_back((revision, key.to_vec()));
-        drop(changes);
-        self.newest
-            .send_modify(|newest| *newest = (*newest).max(revision));
-    }
-
-    /// Adds a lease, and removes those that have ended with what was written under them.
-    fn lease(&self, valid_ms: u64) -> Result<LeaseId, redb::Error> {
-        let write = self.database.begin_write()?;
-        let lease;
-        {
-            let now_ms = (self.clock)();
-            let mut leases = write.open_table(LEASES)?;
-            leases.retain(|_, (_, ends_ms)| ends_ms > now_ms)?;
-            let mut dead = Vec::new();
-            let mut entries = write.open_table(ENTRIES)?;
-            for found in entries.iter()? {
-                let (key, bytes) = found?;
-                if entry(bytes.value(), &leases, now_ms)?.is_none() {
-                    dead.push(key.value().to_vec());
-                }
-            }
-            for key in dead {
-                entries.remove(&*key)?;
-            }
-            lease = next(&mut write.open_table(META)?, "lease")?;
-            leases.insert(lease, (valid_ms, now_ms.saturating_add(valid_ms)))?;
-        }
-        write.commit()?;
-        Ok(LeaseId(lease))
-    }
-
-    fn renew(&self, LeaseId(lease): LeaseId) -> Result<bool, redb::Error> {
-        let write = self.database.begin_write()?;
-        {
-            let now_ms = (self.clock)();
-            let mut leases = write.open_table(LEASES)?;
-            let found = leases.get(lease)?.map(|found| found.value());
-            let Some((valid_ms, ends_ms)) = found else {
-                return Ok(false);
-            };
-            if ends_ms <= now_ms {
-                return Ok(false);
-            }
-            leases.insert(lease, (valid_ms, now_ms.saturating_add(valid_ms)))?;
-        }
-        write.commit()?;
-        Ok(true)
     }
 
     fn has_changed(&self, prefix: &[u8], after: u64) -> bool {
@@ -380,27 +299,43 @@ impl Store for Embedded {
     }
 
     async fn swap(&self, change: Change) -> Result<Swapped, StoreError> {
-        self.with(move |inner| inner.swap(&change)).await
+        let answer = self.0.queue.ask(Job::Change(vec![change])).await?;
+        match answer {
+            Answer::Changed(revision) => Ok(Swapped::Done(revision)),
+            Answer::Other(found) => Ok(Swapped::Other(found)),
+            _ => Err(StoreError::Broken),
+        }
     }
 
     async fn swap_all(&self, changes: Vec<Change>) -> Result<Option<u64>, StoreError> {
-        self.with(move |inner| inner.swap_all(&changes)).await
+        assert!(changes.len() <= CHANGES_MAX, "{} changes", changes.len());
+        match self.0.queue.ask(Job::Change(changes)).await? {
+            Answer::Changed(revision) => Ok(Some(revision)),
+            Answer::Other(_) => Ok(None),
+            _ => Err(StoreError::Broken),
+        }
     }
 
     async fn lease(&self, valid: Duration) -> Result<LeaseId, StoreError> {
         let valid_ms = valid.as_millis().try_into().unwrap_or(u64::MAX);
-        self.with(move |inner| inner.lease(valid_ms)).await
+        match self.0.queue.ask(Job::Lease { valid_ms }).await? {
+            Answer::Lease(lease) => Ok(lease),
+            _ => Err(StoreError::Broken),
+        }
     }
 
     async fn renew(&self, lease: LeaseId) -> Result<bool, StoreError> {
-        self.with(move |inner| inner.renew(lease)).await
+        match self.0.queue.ask(Job::Renew(lease)).await? {
+            Answer::Renewed(renewed) => Ok(renewed),
+            _ => Err(StoreError::Broken),
+        }
     }
 
     async fn changed(&self, prefix: &[u8], after: u64) -> Result<(), StoreError> {
-        let mut newest = self.0.newest.subscribe();
+        let mut newest = self.0.shared.newest.subscribe();
         loop {
             newest.borrow_and_update();
-            if self.0.has_changed(prefix, after) {
+            if self.0.shared.has_changed(prefix, after) {
                 return Ok(());
             }
             newest.changed().await.map_err(|_| StoreError::Closed)?;
@@ -408,6 +343,6 @@ impl Store for Embedded {
     }
 
     fn now_ms(&self) -> u64 {
-        (self.0.clock)()
+        (self.0.shared.clock)()
     }
 }
