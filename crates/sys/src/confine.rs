@@ -113,7 +113,8 @@ impl Confinement {
         }
     }
 
-    /// Lets files beneath a directory be read, listed and mapped, also as code, but not run as programs.
+    /// Lets files beneath a directory be read, listed and mapped, also as code, but not run as programs. Their times can be
+    /// changed by a process whose system calls allow it, since Landlock has no right for that.
     pub fn readable_beneath(mut self, directory: OwnedFd) -> Confinement {
         self.files.beneath(directory, Beneath::Read);
         self

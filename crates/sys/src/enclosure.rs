@@ -18,13 +18,17 @@
 //!   all others: directories that stay open are named in its answer. Files, sockets and pipes lead nowhere.
 //! - The root directory of a *detached* mount (see [`trees`](../trees/index.html)) is no hole: `..` stays there, and an
 //!   absolute path or symbolic link starts at the new, empty root. Such mounts may also arrive later, over a socket.
-//! - Landlock refuses everything below a detached mount, unless a rule is on a directory in it, which would have to be known before; and
-//!   with any right to files handled, renaming and linking between directories is refused. Rules can only narrow. So
-//!   inside an enclosure, Landlock is asked for network and scopes alone, and files are left to the mounts
-//!   ([`files_by_mounts`](crate::confine::Confinement::files_by_mounts)).
-//! - `nosuid` and `nodev` do not keep code from being mapped; `noexec` does, so it is not set on bound directories.
-//! - `/proc/self/pagemap` must be open before ([`memory::keep_pagemap`](crate::memory::keep_pagemap)); userfaultfd needs no file.
-//! - Another process of the user can be reached by its number still (there is no process namespace, which would take a second
+//! - Landlock refuses everything in a detached mount, unless a rule is for that directory (rules follow inodes, not mounts) or one in it;
+//!   so the directory would have to be known before, for rules can only narrow. Inside an enclosure, Landlock is
+//!   therefore asked for network and scopes alone, and files are left to the mounts
+//!   ([`files_by_mounts`](../confine/struct.Confinement.html#method.files_by_mounts)). Without one, rules for the
+//!   directories known at the start are what there is.
+//! - `nosuid` and `nodev` do not keep code from being mapped. `noexec` would, so it is not set on bound directories.
+//! - A descriptor's mount belongs to the mount namespace it was opened in, and can be cloned by no other; so directories
+//!   to be bound are opened again, by path, and compared. Detached mounts can be bound as they are.
+//! - `/proc/self/pagemap` and the like must be opened before
+//!   ([`memory::keep_pagemap`](../memory/fn.keep_pagemap.html)); userfaultfd needs no file.
+//! - Other processes of the user have their numbers still (there is no process namespace, which would take a second
 //!   process): signals and tracing are for Landlock's scopes and the system calls' filter to forbid.
 //!
 //! Sources: user_namespaces(7), mount_namespaces(7), pivot_root(2), open_tree(2), mount_setattr(2), capabilities(7), landlock(7).
@@ -45,7 +49,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags};
 use thiserror::Error;
 
-use crate::mounts::{self, Attributes};
+use crate::mounts;
 
 pub use trial::{Unavailable, available};
 
@@ -215,11 +219,7 @@ fn build_root(bound: &Bound) -> Result<Bound, Reason> {
             .map_err(|error| failed(error.into()))?;
         inside.push((name.clone(), directory));
     }
-    let read_only = Attributes {
-        read_only: true,
-        without_programs: false,
-    };
-    mounts::restrict(root.as_fd(), read_only).map_err(step("making the new root read-only"))?;
+    mounts::restrict(root.as_fd(), true).map_err(step("making the new root read-only"))?;
     mounts::change_root(root.as_fd()).map_err(step("changing the root"))?;
     Ok(inside)
 }
@@ -231,11 +231,7 @@ fn bindable(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         // It belongs to the mounts outside; the new ones are copies.
         Err(_) => mounts::clone_tree(mounts::reopen(directory)?.as_fd())?,
     };
-    let read_only = Attributes {
-        read_only: true,
-        without_programs: false,
-    };
-    mounts::restrict(tree.as_fd(), read_only)?;
+    mounts::restrict(tree.as_fd(), true)?;
     Ok(tree)
 }
 

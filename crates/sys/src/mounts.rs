@@ -7,7 +7,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::UnshareFlags;
@@ -19,6 +19,7 @@ const AT_RECURSIVE: libc::c_int = 0x8000;
 const MOUNT_ATTR_RDONLY: u64 = 0x1;
 const MOUNT_ATTR_NOSUID: u64 = 0x2;
 const MOUNT_ATTR_NODEV: u64 = 0x4;
+#[cfg(feature = "enclosure")]
 const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 #[cfg(feature = "enclosure")]
 const MOVE_MOUNT_EMPTY_FROM: libc::c_int = 0x4;
@@ -26,13 +27,6 @@ const MOVE_MOUNT_EMPTY_FROM: libc::c_int = 0x4;
 const FSCONFIG_SET_STRING: libc::c_int = 1;
 #[cfg(feature = "enclosure")]
 const FSCONFIG_CMD_CREATE: libc::c_int = 6;
-
-/// What may not be done through a mount. Set-user-id programs and device nodes never work.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Attributes {
-    pub(crate) read_only: bool,
-    pub(crate) without_programs: bool,
-}
 
 /// `struct mount_attr`.
 #[repr(C)]
@@ -57,14 +51,12 @@ pub(crate) fn clone_tree(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     descriptor(answer)
 }
 
-/// Restricts a mount and all below it, and lets no mount made elsewhere appear there.
-pub(crate) fn restrict(mount: BorrowedFd<'_>, attributes: Attributes) -> io::Result<()> {
+/// Takes set-user-id programs, device nodes and perhaps writing from a mount and all below it, and lets no mount made
+/// elsewhere appear there.
+pub(crate) fn restrict(mount: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
     let mut set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
-    if attributes.read_only {
+    if read_only {
         set |= MOUNT_ATTR_RDONLY;
-    }
-    if attributes.without_programs {
-        set |= MOUNT_ATTR_NOEXEC;
     }
     set_attributes(mount, c"", libc::AT_EMPTY_PATH | AT_RECURSIVE, set)
 }
@@ -223,7 +215,8 @@ fn done(answer: libc::c_long) -> io::Result<()> {
 }
 
 /// Whether the mount that `directory` lies in forbids writing.
-pub(crate) fn is_read_only(directory: impl AsFd) -> io::Result<bool> {
+#[cfg(feature = "trees")]
+pub(crate) fn is_read_only(directory: BorrowedFd<'_>) -> io::Result<bool> {
     let flags = rustix::fs::fstatvfs(directory)?.f_flag;
     Ok(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }

@@ -23,7 +23,7 @@ use rustix::thread::UnshareFlags;
 use thiserror::Error;
 
 use crate::messages::{self, ReceiveError};
-use crate::mounts::{self, Attributes};
+use crate::mounts;
 use crate::spawn::{Spawn, SpawnError, inherited};
 
 #[cfg(test)]
@@ -94,12 +94,9 @@ pub fn detach(directory: BorrowedFd<'_>, access: Access) -> Result<OwnedFd, Deta
         Some(libc::EPERM) => DetachError::Privilege(source),
         _ => os("open_tree")(source),
     })?;
-    let attributes = Attributes {
-        read_only: access == Access::Read
-            || mounts::is_read_only(directory).map_err(os("fstatvfs"))?,
-        without_programs: false,
-    };
-    mounts::restrict(tree.as_fd(), attributes).map_err(os("mount_setattr"))?;
+    let read_only =
+        access == Access::Read || mounts::is_read_only(directory).map_err(os("fstatvfs"))?;
+    mounts::restrict(tree.as_fd(), read_only).map_err(os("mount_setattr"))?;
     Ok(tree)
 }
 
@@ -191,7 +188,7 @@ fn detach_in_namespaces() -> Result<OwnedFd, String> {
     })?;
     let again = mounts::reopen(directory.as_fd()).map_err(|error| error.to_string())?;
     // The mount that was given may forbid more than the one found by path.
-    let read_only = mounts::is_read_only(&directory).map_err(|error| error.to_string())?;
+    let read_only = mounts::is_read_only(directory.as_fd()).map_err(|error| error.to_string())?;
     let access = if read_only { Access::Read } else { access };
     detach(again.as_fd(), access).map_err(|error| match std::error::Error::source(&error) {
         Some(source) => format!("{error}: {source}"),

@@ -112,6 +112,7 @@ fn can_enclose() -> bool {
 /// How many there are, so that none is left out by an early end. Seven calls exist on x86-64 only.
 const ATTACKS: usize = 370 + if cfg!(target_arch = "x86_64") { 7 } else { 0 };
 const NEEDS: usize = 27;
+const ATTACKS_WITHOUT_ENCLOSURE: usize = 324 + if cfg!(target_arch = "x86_64") { 7 } else { 0 };
 
 #[test]
 fn intruder_in_a_runner_of_this_user_gets_nothing() {
@@ -132,4 +133,76 @@ fn intruder_in_a_runner_of_a_user_without_rights_gets_nothing() {
         let text = run(folder.path(), &["as-nobody", "service", "runner"]);
         check(&text, ATTACKS, NEEDS);
     }
+}
+
+/// Where the machine forbids namespaces: Landlock, with a rule for the programs. Directories that come later are of no use.
+#[test]
+fn intruder_under_landlock_alone_gets_nothing() {
+    let folder = folder(None);
+    let text = run(folder.path(), &["service", "runner-without-enclosure"]);
+    check(&text, ATTACKS_WITHOUT_ENCLOSURE, 7);
+}
+
+/// Landlock's rules hold for a directory's detached mounts, too.
+#[test]
+fn directories_with_rules_can_be_used_under_landlock_alone() {
+    let folder = folder(None);
+    let text = run(folder.path(), &["landlocked"]);
+    // For a file's times Landlock has no right, whatever it denies otherwise.
+    let text: String = text
+        .split_inclusive('\n')
+        .filter(|line| !line.starts_with("attack touch in a fixed tree: "))
+        .collect();
+    check(&text, 24, 18);
+}
+
+/// The same attempts without confinement: that they fail in a runner is the confinement's doing.
+#[test]
+fn attacks_succeed_where_nothing_is_confined() {
+    let folder = folder(None);
+    let path = folder.path();
+    let text = run(path, &["unconfined"]);
+    for attack in [
+        "read /etc/passwd",
+        "read /proc/self/status",
+        "read /proc/self/root/etc/passwd",
+        "read /dev/null",
+        &format!("read {}/key", path.display()),
+        "list the folder",
+        "find the secret among open descriptors",
+        "leave by an open descriptor",
+        "climb out of the tree",
+        "read ../key in the tree",
+        "read folder/../../key in the tree",
+    ] {
+        let line = format!("attack {attack}: SUCCEEDED");
+        assert!(text.lines().any(|found| found == line), "{attack}");
+    }
+}
+
+#[test]
+fn directories_that_stay_open_are_reported() {
+    if !can_enclose() {
+        return;
+    }
+    let folder = folder(None);
+    let text = run(folder.path(), &["leaky"]);
+    let (leaks, _) = text
+        .strip_prefix("leaks: ")
+        .and_then(|text| text.split_once(", and"))
+        .unwrap();
+    let expected = format!(
+        "enclosed: partial; no descriptors: descriptors {leaks}: directories of the outside, still open"
+    );
+    assert_eq!(text.lines().last().unwrap(), expected);
+}
+
+#[test]
+fn process_with_threads_is_told_why_it_is_not_enclosed() {
+    let folder = folder(None);
+    let text = run(folder.path(), &["threaded"]);
+    assert!(
+        text.starts_with("enclosed: none; no namespaces: new namespaces: Invalid argument"),
+        "{text}"
+    );
 }

@@ -56,6 +56,28 @@ fn list(directory: BorrowedFd<'_>, path: &str) -> rustix::io::Result<Vec<String>
 /// `folder`: the real path of what holds the trees and the secret.
 pub(crate) fn on_files(folder: &CStr, tree: BorrowedFd<'_>, fixed: BorrowedFd<'_>, enclosed: bool) {
     let folder = folder.to_str().unwrap();
+    look_around(folder);
+    for path in ["/x", "/tmp/x", "/dev/shm/x", &format!("{folder}/x")] {
+        let flags = OFlags::WRONLY | OFlags::CREATE;
+        let made = rustix::fs::openat(CWD, path, flags, Mode::RWXU);
+        attack(&format!("create {path}"), made);
+    }
+    if enclosed {
+        on_the_root();
+        upwards("the tree", tree);
+        upwards("the fixed tree", fixed);
+        on_tree(folder, tree, fixed);
+        on_fixed_tree(fixed);
+    } else {
+        // Under Landlock alone, detached mounts are of no use.
+        attack("use a tree", read(tree, "file"));
+        attack("use a fixed tree", read(fixed, "file"));
+        attack("climb out of a tree", read(tree, "../key"));
+    }
+}
+
+/// What reads only: these succeed where nothing is confined.
+pub(crate) fn look_around(folder: &str) {
     let key = format!("{folder}/key");
     let elsewhere = [
         "/etc/passwd",
@@ -75,23 +97,7 @@ pub(crate) fn on_files(folder: &CStr, tree: BorrowedFd<'_>, fixed: BorrowedFd<'_
         attack(&format!("read {path}"), read(CWD, path));
     }
     attack("list the folder", list(CWD, folder));
-    for path in ["/x", "/tmp/x", "/dev/shm/x", &format!("{folder}/x")] {
-        let flags = OFlags::WRONLY | OFlags::CREATE;
-        let made = rustix::fs::openat(CWD, path, flags, Mode::RWXU);
-        attack(&format!("create {path}"), made);
-    }
     on_descriptors();
-    if enclosed {
-        on_the_root();
-        upwards("the tree", tree);
-        upwards("the fixed tree", fixed);
-        on_tree(folder, tree, fixed);
-        on_fixed_tree(fixed);
-    } else {
-        // Under Landlock alone, detached mounts are of no use.
-        attack("use a tree", read(tree, "file"));
-        attack("use a fixed tree", read(fixed, "file"));
-    }
 }
 
 /// Everything that is open: is it the secret, does it lead upwards?
@@ -130,7 +136,7 @@ fn on_the_root() {
     attack("link at the root", rustix::fs::symlink("/x", "/y"));
 }
 
-fn upwards(name: &str, tree: BorrowedFd<'_>) {
+pub(crate) fn upwards(name: &str, tree: BorrowedFd<'_>) {
     let here = rustix::fs::statat(tree, ".", AtFlags::empty()).unwrap();
     let above = rustix::fs::statat(tree, "../..", AtFlags::empty()).unwrap();
     let other = (here.st_dev, here.st_ino) != (above.st_dev, above.st_ino);
@@ -213,7 +219,7 @@ fn on_tree(folder: &str, tree: BorrowedFd<'_>, fixed: BorrowedFd<'_>) {
     attack("make a device", node);
 }
 
-fn on_fixed_tree(fixed: BorrowedFd<'_>) {
+pub(crate) fn on_fixed_tree(fixed: BorrowedFd<'_>) {
     for (name, flags) in [
         ("write", OFlags::WRONLY),
         ("truncate", OFlags::RDWR | OFlags::TRUNC),

@@ -6,7 +6,7 @@ mod attacks;
 mod needs;
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -35,6 +35,10 @@ fn main() -> ExitCode {
         "tree" => return trees::run_helper(),
         "runner" => runner(false),
         "runner-without-enclosure" => runner(true),
+        "unconfined" => unconfined(),
+        "landlocked" => landlocked(),
+        "leaky" => leaky(),
+        "threaded" => threaded(),
         other => panic!("no role {other}"),
     }
     ExitCode::SUCCESS
@@ -103,6 +107,64 @@ fn service() {
     messages::send(&here, b"s", &[one.as_fd(), other.as_fd()]).unwrap();
     let finished = child.finish(SOON).unwrap();
     assert!(finished.exit.status.success(), "{:?}", finished.exit);
+}
+
+/// The attacks that only read, by a process that nothing was taken from, with everything open.
+fn unconfined() {
+    let folder = folder();
+    let tree = OwnedFd::from(std::fs::File::open(folder.join("tree")).unwrap());
+    let _key = std::fs::File::open(folder.join("key")).unwrap();
+    attacks::look_around(folder.to_str().unwrap());
+    attacks::upwards("the tree", tree.as_fd());
+}
+
+/// Landlock alone, with rules for directories that are known at the start, and used through other mounts of them.
+fn landlocked() {
+    let open = |name: &str| OwnedFd::from(std::fs::File::open(folder().join(name)).unwrap());
+    let detached = |name, access| match trees::detach(open(name).as_fd(), access) {
+        Err(DetachError::Privilege(_)) => open(name),
+        tree => tree.unwrap(),
+    };
+    let tree = detached("tree", Access::Change);
+    let fixed = detached("fixed", Access::Change);
+    let applied = Confinement::for_runner()
+        .changeable_beneath(open("tree"))
+        .readable_beneath(open("fixed"))
+        .apply();
+    println!("applied: {applied}");
+    needs::files(tree.as_fd(), fixed.as_fd());
+    attacks::on_fixed_tree(fixed.as_fd());
+    attacks::look_around(folder().to_str().unwrap());
+}
+
+/// An enclosure with directories of the outside open: the root, and another.
+fn leaky() {
+    let open = |path: &str| OwnedFd::from(std::fs::File::open(path).unwrap());
+    let leaks = [open("/"), open("/usr"), open("/etc/passwd")];
+    let tree = OwnedFd::from(std::fs::File::open(folder().join("tree")).unwrap());
+    let safe = trees::detach(tree.as_fd(), Access::Read);
+    drop(tree);
+    let enclosed = Enclosure::new().enter();
+    let numbers: Vec<_> = leaks[..2].iter().map(AsRawFd::as_raw_fd).collect();
+    println!("leaks: {numbers:?}, and a tree: {}", safe.is_ok());
+    println!("enclosed: {enclosed}");
+    assert!(enclosed.files.holds() && enclosed.extent() == enclosure::Extent::Partial);
+}
+
+/// No new namespaces for a process with two threads.
+fn threaded() {
+    let (end, wait) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || wait.recv().is_err());
+    let programs = std::fs::File::open(folder().join("programs")).unwrap();
+    let number = programs.as_raw_fd();
+    let enclosed = Enclosure::new().bind("programs", programs.into()).enter();
+    println!("enclosed: {enclosed}");
+    // The caller goes on with what it gave, and Landlock.
+    let directory = enclosed.directory("programs").unwrap();
+    assert_eq!(directory.as_raw_fd(), number);
+    assert_eq!(enclosed.extent(), enclosure::Extent::None);
+    drop(end);
+    assert!(thread.join().unwrap());
 }
 
 /// What a runner does at its start; and then everything else.
