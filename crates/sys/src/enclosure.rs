@@ -28,6 +28,8 @@
 //!   to be bound are opened again, by path, and compared. Detached mounts can be bound as they are.
 //! - `/proc/self/pagemap` and the like must be opened before
 //!   ([`memory::keep_pagemap`](../memory/fn.keep_pagemap.html)); userfaultfd needs no file.
+//! - The pagemap gives physical addresses to whoever opened it as root; so it is opened without that privilege.
+//! - Supplementary groups stay, and count for access to files: who starts runners as root gives them none.
 //! - Other processes of the user have their numbers still (there is no process namespace, which would take a second
 //!   process): signals and tracing are for Landlock's scopes and the system calls' filter to forbid.
 //!

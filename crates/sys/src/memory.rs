@@ -39,7 +39,7 @@ pub fn os_page_bytes() -> usize {
 
 /// Opens `/proc/self/pagemap` now and keeps it open for as long as the process lives: for one that is about to lose sight of
 /// `/proc`, so that [`Scanner`]s and dirty-page tracking made later work all the same. Not to be followed by a fork: the
-/// file goes on speaking of the process that opened it.
+/// file goes on speaking of the process that opened it. Physical addresses are not to be had from it, even if root asks.
 ///
 /// # Errors
 /// There is no `/proc`, or this process was made not dumpable before.

@@ -5,7 +5,8 @@
 //! io_uring (which would do all that beside the filter), changing limits, and controlling terminals (a character pushed
 //! into one is typed into the shell behind it).
 //!
-//! What a filter cannot see: the address in a `sendmsg`. Hand over connected sockets only.
+//! What a filter cannot see: the address in a `sendmsg`. Hand over connected sockets only. On x86-64 paths are taken by
+//! the calls that name a directory alone (`openat`, not `open`), as the C library makes them.
 
 use std::collections::BTreeMap;
 
@@ -128,7 +129,8 @@ pub(super) fn conditional() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendEr
     ]))
 }
 
-/// `mmap` and `mprotect`: code comes from files, and is never writable while it is executable.
+/// `mmap` and `mprotect`: code is mapped from files, and never writable while it is executable. That is order and no wall: a
+/// filter cannot see what `mprotect` is for, so memory that was written may be made executable afterwards.
 pub(super) fn code_from_files() -> Result<[(i64, Vec<SeccompRule>); 2], BackendError> {
     let exec = libc::PROT_EXEC as u64;
     let both = exec | libc::PROT_WRITE as u64;

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 
 /// `_IOWR('f', 16, struct pm_scan_arg)`, the same on x86-64 and AArch64.
 const PAGEMAP_SCAN: libc::Ioctl = 0xC060_6610_u32 as libc::Ioctl;
@@ -77,11 +78,19 @@ pub(crate) struct Pagemap {
 /// Opened by [`keep`], for a process that will not see `/proc`.
 static KEPT: OnceLock<Pagemap> = OnceLock::new();
 
-/// Opens the file now and keeps it, for all who ask later in this process.
+/// Opens the file now and keeps it, for all who ask later in this process. Without the privilege to learn physical addresses from it,
+/// which goes by who opened it: a process that is about to lose its privileges is not to keep that one.
 pub(super) fn keep() -> rustix::io::Result<()> {
-    if KEPT.get().is_none() {
-        let _same = KEPT.set(Pagemap::open()?);
+    if KEPT.get().is_some() {
+        return Ok(());
     }
+    let before = rustix::thread::capabilities(None)?;
+    let mut during = before;
+    during.effective.remove(CapabilitySet::SYS_ADMIN);
+    rustix::thread::set_capabilities(None, during)?;
+    let opened = Pagemap::open();
+    rustix::thread::set_capabilities(None, before)?;
+    let _same = KEPT.set(opened?);
     Ok(())
 }
 

@@ -122,8 +122,25 @@ fn on_descriptors() {
         }
     }
     assert!(open > 3);
+    must_not_hold("learn physical addresses", shows_physical_addresses());
     must_not_hold("find the secret among open descriptors", secrets > 0);
     must_not_hold("leave by an open descriptor", ways_out > 0);
+}
+
+/// Whether an open `/proc/self/pagemap` gives the frame of a page that is surely present (pagemap.rst).
+fn shows_physical_addresses() -> bool {
+    const PRESENT: u64 = 1 << 63;
+    const FRAME: u64 = (1 << 55) - 1;
+    let here = std::hint::black_box([1u8; 64]);
+    let at = here.as_ptr() as u64 / 4096 * 8;
+    (0..1024).any(|number| {
+        // SAFETY: 1. Borrowed for this call; a number that is not open is answered with an error.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        let mut entry = [0; 8];
+        let read = rustix::io::pread(descriptor, &mut entry, at);
+        let entry = u64::from_ne_bytes(entry);
+        read == Ok(8) && entry & PRESENT != 0 && entry & FRAME != 0
+    })
 }
 
 /// The new root holds what was bound, and nothing can be put there.
