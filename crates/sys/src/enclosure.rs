@@ -18,8 +18,8 @@
 //!   all others: directories that stay open are named in its answer. Files, sockets and pipes lead nowhere.
 //! - The root directory of a *detached* mount (see [`trees`](../trees/index.html)) is no hole: `..` stays there, and an
 //!   absolute path or symbolic link starts at the new, empty root. Such mounts may also arrive later, over a socket.
-//! - Landlock refuses everything in a detached mount, unless a rule is for that directory (rules follow inodes, not mounts) or one in it;
-//!   so the directory would have to be known before, for rules can only narrow. Inside an enclosure, Landlock is
+//! - Landlock refuses everything in a detached mount, unless a rule is for that directory or one in it (rules follow
+//!   inodes, not mounts); so the directory would have to be known before, for rules can only narrow. Inside an enclosure, Landlock is
 //!   therefore asked for network and scopes alone, and files are left to the mounts
 //!   ([`files_by_mounts`](../confine/struct.Confinement.html#method.files_by_mounts)). Without one, rules for the
 //!   directories known at the start are what there is.
@@ -33,7 +33,8 @@
 //! - Other processes of the user have their numbers still (there is no process namespace, which would take a second
 //!   process): signals and tracing are for Landlock's scopes and the system calls' filter to forbid.
 //!
-//! Sources: user_namespaces(7), mount_namespaces(7), pivot_root(2), open_tree(2), mount_setattr(2), capabilities(7), landlock(7).
+//! Sources: user_namespaces(7), mount_namespaces(7), pivot_root(2), open_tree(2), mount_setattr(2), capabilities(7),
+//! landlock(7).
 
 #![allow(
     unsafe_code,
@@ -127,8 +128,8 @@ impl Enclosure {
         Enclosure::default()
     }
 
-    /// Gives it a directory, to be found as `/name`: read-only, but native code can be mapped from it. A descriptor of any kind,
-    /// also that of a detached mount.
+    /// Gives it a directory, to be found as `/name`: read-only, but native code can be mapped from it. A descriptor of
+    /// any kind, also that of a detached mount.
     ///
     /// # Panics
     /// `name` is not the name of one directory, is given twice, or is one more than [`BOUND_MAX`].
@@ -250,8 +251,8 @@ fn open_directories(bound: &Bound, outside: u64) -> io::Result<Vec<RawFd>> {
 }
 
 fn leads_upwards(number: RawFd, outside: u64) -> bool {
-    // SAFETY: 1. Borrowed for these calls alone. Listed as open just now, and this process has no other thread to close it; the
-    // number of the list's own directory is closed, and the calls say so.
+    // SAFETY: 1. Borrowed for these calls alone. Listed as open just now, and this process has no other thread to close
+    // it; the number of the list's own directory is closed, and the calls say so.
     let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
     let Ok((here, mount)) = place(descriptor, "") else {
         return false;

@@ -1,5 +1,5 @@
-//! Mounts by descriptor (the kernel's calls since Linux 5.2, `mount_setattr` since 5.12), and user namespaces in which they may
-//! be used without privilege. For `enclosure` and `trees`.
+//! Mounts by descriptor (the kernel's calls since Linux 5.2, `mount_setattr` since 5.12), and user namespaces in which
+//! they may be used without privilege. For `enclosure` and `trees`.
 #![allow(
     unsafe_code,
     reason = "system calls that libc and rustix's present features do not have, and unshare"

@@ -2,8 +2,8 @@
 //!
 //! What is opened through such a descriptor lies in the directory: at its root `..` stays, and set-user-id programs and
 //! device nodes do not work. It stands for the directory itself, so changes are seen on both sides. It needs no place in
-//! any file system's tree, and goes with its last descriptor. What is mounted further below comes along as it is at that moment: who
-//! hands over `/` hands over `/proc` and `/dev`, too, if without devices.
+//! any file system's tree, and goes with its last descriptor. What is mounted further below comes along as it is at that
+//! moment: who hands over `/` hands over `/proc` and `/dev`, too, if without devices.
 //!
 //! Whoever asks passes a descriptor that the *user* opened; no path is opened with more rights than the user's:
 //!

@@ -1,4 +1,5 @@
-//! A runner that was taken over, seen from outside: an intruder in an enclosure, confined, with two directories handed to it.
+//! A runner that was taken over, seen from outside: an intruder in an enclosure, confined, with two directories handed
+//! to it.
 
 use std::fs;
 use std::io::{Read, Write};

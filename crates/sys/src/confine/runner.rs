@@ -1,5 +1,6 @@
 //! The further system calls of a runner: files below directories it has, readiness, memory of guests, sockets that were
-//! handed to it. The list comes from its sources and from what a kernel saw of them (strace); `tests/runner.rs` keeps both sides of it.
+//! handed to it. The list comes from its sources and from what a kernel saw of them (strace); `tests/runner.rs` keeps
+//! both sides of it.
 //!
 //! Not among them: making sockets and giving them addresses, other programs, other processes, mounts and namespaces, keys,
 //! io_uring (which would do all that beside the filter), changing limits, and controlling terminals (a character pushed

@@ -1,5 +1,6 @@
-//! The system calls left to a confined process: what a multithreaded Rust program needs that computes, allocates, and reads and
-//! writes descriptors it already has. All others fail with `EPERM`, so that a library that only tries one goes on.
+//! The system calls left to a confined process: what a multithreaded Rust program needs that computes, allocates, and
+//! reads and writes descriptors it already has. All others fail with `EPERM`, so that a library that only tries one goes
+//! on.
 //!
 //! `clone3` fails with `ENOSYS`: its arguments lie in memory, where a filter cannot look, and the C library then uses
 //! `clone`, which is allowed for threads alone. For the same reason no `newfstatat` and no `statx`: a filter cannot tell an

@@ -78,8 +78,9 @@ pub(crate) struct Pagemap {
 /// Opened by [`keep`], for a process that will not see `/proc`.
 static KEPT: OnceLock<Pagemap> = OnceLock::new();
 
-/// Opens the file now and keeps it, for all who ask later in this process. Without the privilege to learn physical addresses from it,
-/// which goes by who opened it: a process that is about to lose its privileges is not to keep that one.
+/// Opens the file now and keeps it, for all who ask later in this process. Without the privilege to learn physical
+/// addresses from it, which goes by who opened it: a process that is about to lose its privileges is not to keep that
+/// one.
 pub(super) fn keep() -> rustix::io::Result<()> {
     if KEPT.get().is_some() {
         return Ok(());

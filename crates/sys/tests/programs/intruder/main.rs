@@ -1,6 +1,6 @@
-//! A service that starts a runner, and the runner taken over by an intruder: `sterna-sys-intruder ROLE`. The intruder runs native
-//! code with all that a runner has, and tries to get more. It writes a line per attempt to standard output: `attack NAME: …`
-//! for what must fail, `need NAME: …` for what a runner has to be able to do.
+//! A service that starts a runner, and the runner taken over by an intruder: `sterna-sys-intruder ROLE`. The intruder
+//! runs native code with all that a runner has, and tries to get more. It writes a line per attempt to standard output:
+//! `attack NAME: …` for what must fail, `need NAME: …` for what a runner has to be able to do.
 
 mod attacks;
 mod needs;
