@@ -28,7 +28,6 @@ pub(super) const ALWAYS: &[i64] = &[
     libc::SYS_getdents64,
     libc::SYS_mkdirat,
     libc::SYS_unlinkat,
-    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_linkat,
     libc::SYS_symlinkat,
@@ -66,7 +65,8 @@ pub(super) const ALWAYS: &[i64] = &[
 
 /// Calls that only one of the architectures has.
 #[cfg(target_arch = "x86_64")]
-pub(super) const OF_THIS_ARCHITECTURE: &[i64] = &[libc::SYS_epoll_wait, libc::SYS_dup2];
+pub(super) const OF_THIS_ARCHITECTURE: &[i64] =
+    &[libc::SYS_renameat, libc::SYS_epoll_wait, libc::SYS_dup2];
 #[cfg(target_arch = "aarch64")]
 pub(super) const OF_THIS_ARCHITECTURE: &[i64] = &[];
 

@@ -358,7 +358,7 @@ pub(crate) fn on_the_system() {
     {
         forbid! {
             SYS_fork(); SYS_vfork(); SYS_open(c"/etc/passwd".as_ptr(), 0); SYS_iopl(3); SYS_ioperm(0x80, 1, 1);
-            SYS_modify_ldt(1); SYS_chmod(c"/x".as_ptr(), 0o777);
+            SYS_modify_ldt(1); SYS_chmod(c"/x".as_ptr(), 0o777); SYS_setrlimit(libc::RLIMIT_NOFILE, 0);
         }
     }
 }
@@ -397,7 +397,7 @@ fn processes() {
         SYS_pidfd_open(parent); SYS_pidfd_send_signal(1); SYS_pidfd_getfd(1);
         SYS_ptrace(libc::PTRACE_ATTACH, parent); SYS_ptrace(libc::PTRACE_SEIZE, parent); SYS_ptrace(libc::PTRACE_TRACEME);
         SYS_process_vm_readv(parent); SYS_process_vm_writev(parent); SYS_process_madvise(1); SYS_kcmp(parent, parent);
-        SYS_prlimit64(0, libc::RLIMIT_NOFILE, 1); SYS_prlimit64(parent, libc::RLIMIT_NOFILE, 1); SYS_setrlimit(libc::RLIMIT_NOFILE, 0);
+        SYS_prlimit64(0, libc::RLIMIT_NOFILE, 1); SYS_prlimit64(parent, libc::RLIMIT_NOFILE, 1);
         SYS_setpriority(0, 0, -20); SYS_sched_setscheduler(0); SYS_sched_setattr(0); SYS_sched_setaffinity(0);
         SYS_setuid(0); SYS_setgid(0); SYS_setresuid(0); SYS_setgroups(0); SYS_setfsuid(0); SYS_capset(); SYS_setpgid(0, 0); SYS_setsid();
         SYS_prctl(libc::PR_SET_DUMPABLE, 1); SYS_prctl(libc::PR_SET_SECCOMP, 1); SYS_prctl(libc::PR_CAPBSET_DROP, 1); SYS_prctl(libc::PR_SET_PTRACER, -1);
