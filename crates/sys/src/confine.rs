@@ -6,8 +6,8 @@
 //! | limits | memory, CPU time, descriptors and file sizes end somewhere; no core dumps | setrlimit(2) |
 //! | not dumpable | other processes of the user cannot read or trace it | prctl(2), `PR_SET_DUMPABLE` |
 //! | no new privileges | no set-user-id program gives it any | prctl(2), `PR_SET_NO_NEW_PRIVS` |
-//! | Landlock | no file can be opened, made or removed; no TCP; no signal or abstract socket leads out | landlock(7) |
-//! | system calls | memory, threads and descriptors already open, and nothing else | seccomp(2) |
+//! | Landlock | no file can be opened, made or removed, except as asked for; no TCP; no signal or abstract socket leads out | landlock(7) |
+//! | system calls | memory, threads and descriptors already open, and nothing else; or what a runner needs | seccomp(2) |
 //!
 //! Each layer holds without the others. Not every kernel has all, and an emulated one (qemu-user) may have none: the
 //! answer, [`Applied`], says what holds, and the caller decides whether that is enough.
@@ -15,19 +15,18 @@
 //! Not limited here: the number of processes (`RLIMIT_NPROC` counts a user's, not a process's; new processes are denied by
 //! the system calls' filter), and threads (their memory is).
 
+mod files;
+mod runner;
 mod system_calls;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset,
-    RulesetAttr, RulesetStatus, Scope,
-};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
-/// What the Landlock layer asks for: all rights up to this version (Linux 6.12); later ones add no restriction of ours.
-const LANDLOCK_ABI: ABI = ABI::V6;
+use files::{Beneath, Files};
+use system_calls::Profile;
 
 /// Limits of resources, each optional.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +55,8 @@ pub struct Limits {
 #[derive(Clone, Debug, Default)]
 pub struct Confinement {
     limits: Limits,
-    executable_memory: bool,
+    profile: Profile,
+    files: Files,
     also: Vec<i64>,
 }
 
@@ -92,7 +92,7 @@ pub struct Applied {
     pub not_dumpable: Layer,
     /// No privileges through exec.
     pub no_new_privs: Layer,
-    /// No access to files by path, no TCP.
+    /// No access to files by path but as asked for, no TCP.
     pub landlock: Layer,
     /// System calls by list.
     pub system_calls: Layer,
@@ -104,6 +104,35 @@ impl Confinement {
         Confinement::default()
     }
 
+    /// For a process that hosts guests: it may use files, readiness, userfaultfd and sockets that were handed to it, and
+    /// run code that it maps from files. Which files, other methods and the [`enclosure`](../enclosure/index.html) say.
+    pub fn for_runner() -> Confinement {
+        Confinement {
+            profile: Profile::Runner,
+            ..Confinement::default()
+        }
+    }
+
+    /// Lets files beneath a directory be read, listed and mapped, also as code, but not run as programs. Their times can be
+    /// changed by a process whose system calls allow it, since Landlock has no right for that.
+    pub fn readable_beneath(mut self, directory: OwnedFd) -> Confinement {
+        self.files.beneath(directory, Beneath::Read);
+        self
+    }
+
+    /// Lets files beneath a directory be read, written, made, renamed and removed. No devices, sockets or pipes are made.
+    pub fn changeable_beneath(mut self, directory: OwnedFd) -> Confinement {
+        self.files.beneath(directory, Beneath::Change);
+        self
+    }
+
+    /// Leaves files to the mount namespace: for a process in an [`enclosure`](../enclosure/index.html), to which directories
+    /// come later as detached mounts. Landlock would refuse everything in those; its rules for network and scopes stay.
+    pub fn files_by_mounts(mut self) -> Confinement {
+        self.files = Files::ByMounts;
+        self
+    }
+
     /// Limits resources.
     pub fn limits(mut self, limits: Limits) -> Confinement {
         self.limits = limits;
@@ -112,7 +141,9 @@ impl Confinement {
 
     /// Lets memory become executable: for who runs what it compiles or loads.
     pub fn executable_memory(mut self) -> Confinement {
-        self.executable_memory = true;
+        if self.profile == Profile::Computing {
+            self.profile = Profile::Executing;
+        }
         self
     }
 
@@ -126,17 +157,19 @@ impl Confinement {
     /// are confined too, but for those that run already Landlock does not hold, and the answer says so.
     pub fn apply(self) -> Applied {
         let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+        // Read from the kernel when it is first asked for, by a call or a file that will be denied, and kept.
+        let _page_bytes = rustix::param::page_size();
         // In this order: each step may be forbidden by a later one.
         let limits = self.limits.apply();
         let not_dumpable = Layer::from(rustix::process::set_dumpable_behavior(
             DumpableBehavior::NotDumpable,
         ));
         let no_new_privs = Layer::from(rustix::thread::set_no_new_privs(true));
-        let mut landlock = forbid_files();
+        let mut landlock = self.files.restrict();
         if landlock == Layer::Full && threads > 1 {
             landlock = Layer::Partial(format!("it holds for one of {threads} threads"));
         }
-        let system_calls = system_calls::restrict(self.executable_memory, &self.also);
+        let system_calls = system_calls::restrict(self.profile, &self.also);
         Applied {
             limits,
             not_dumpable,
@@ -183,35 +216,6 @@ impl Limits {
             0 => Layer::Full,
             count if count == asked => Layer::Unavailable(failed.join(", ")),
             _ => Layer::Partial(failed.join(", ")),
-        }
-    }
-}
-
-/// Restricts every right that Landlock knows and grants none.
-fn forbid_files() -> Layer {
-    let restricted = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(LANDLOCK_ABI))
-        .and_then(|rules| rules.handle_access(AccessNet::from_all(LANDLOCK_ABI)))
-        .and_then(|rules| rules.scope(Scope::from_all(LANDLOCK_ABI)))
-        .and_then(Ruleset::create)
-        .and_then(landlock::RulesetCreated::restrict_self);
-    match restricted {
-        Ok(status) => match status.ruleset {
-            RulesetStatus::FullyEnforced => Layer::Full,
-            RulesetStatus::PartiallyEnforced => Layer::Partial(explain(status.landlock)),
-            RulesetStatus::NotEnforced => Layer::Unavailable(explain(status.landlock)),
-        },
-        Err(error) => Layer::Unavailable(error.to_string()),
-    }
-}
-
-fn explain(status: LandlockStatus) -> String {
-    match status {
-        LandlockStatus::NotImplemented => "the kernel does not have it".into(),
-        LandlockStatus::NotEnabled => "the kernel has it switched off".into(),
-        LandlockStatus::Available { effective_abi, .. } => {
-            format!("the kernel has version {}", effective_abi as i32)
         }
     }
 }

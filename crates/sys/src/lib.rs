@@ -14,6 +14,8 @@
 //! | [`ability`] | what this kernel has: Landlock, seccomp |
 //! | [`identity`] | who is at the other end of a local socket, which boot this is |
 //! | [`messages`] | descriptors beside bytes over a local socket; waiting for and killing the process at its other end |
+//! | [`enclosure`] | an empty place with nothing but named directories in it, without network and capabilities |
+//! | [`trees`] | one directory as a detached mount, to be handed to who may see nothing else |
 //! | `stacks` | guarded stacks, switching between them, telling an overflow from other faults |
 
 #[cfg(feature = "ability")]
@@ -22,6 +24,8 @@ pub mod ability;
 pub mod clock;
 #[cfg(feature = "confine")]
 pub mod confine;
+#[cfg(feature = "enclosure")]
+pub mod enclosure;
 #[cfg(feature = "gate")]
 pub mod gate;
 #[cfg(feature = "identity")]
@@ -30,9 +34,13 @@ pub mod identity;
 pub mod memory;
 #[cfg(feature = "messages")]
 pub mod messages;
+#[cfg(any(feature = "enclosure", feature = "trees"))]
+mod mounts;
 #[cfg(feature = "spawn")]
 pub mod spawn;
 #[cfg(feature = "stacks")]
 pub mod stacks;
 #[cfg(feature = "tracking")]
 pub mod tracking;
+#[cfg(feature = "trees")]
+pub mod trees;

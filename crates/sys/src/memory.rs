@@ -37,6 +37,16 @@ pub fn os_page_bytes() -> usize {
     rustix::param::page_size()
 }
 
+/// Opens `/proc/self/pagemap` now and keeps it open for as long as the process lives: for one that is about to lose sight of
+/// `/proc`, so that [`Scanner`]s and dirty-page tracking made later work all the same. Not to be followed by a fork: the
+/// file goes on speaking of the process that opened it. Physical addresses are not to be had from it, even if root asks.
+///
+/// # Errors
+/// There is no `/proc`, or this process was made not dumpable before.
+pub fn keep_pagemap() -> std::io::Result<()> {
+    Ok(pagemap::keep()?)
+}
+
 /// `bytes` rounded up to whole pages of the kernel; `None` if that overflows.
 fn round_up_to_os_page(bytes: usize) -> Option<usize> {
     bytes.checked_next_multiple_of(os_page_bytes())

@@ -1,5 +1,6 @@
-//! The system calls left to a confined process: what a multithreaded Rust program needs that computes, allocates, and reads and
-//! writes descriptors it already has. All others fail with `EPERM`, so that a library that only tries one goes on.
+//! The system calls left to a confined process: what a multithreaded Rust program needs that computes, allocates, and
+//! reads and writes descriptors it already has. All others fail with `EPERM`, so that a library that only tries one goes
+//! on.
 //!
 //! `clone3` fails with `ENOSYS`: its arguments lie in memory, where a filter cannot look, and the C library then uses
 //! `clone`, which is allowed for threads alone. For the same reason no `newfstatat` and no `statx`: a filter cannot tell an
@@ -13,7 +14,19 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-use super::Layer;
+use super::{Layer, runner};
+
+/// Which processes' system calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Profile {
+    /// Computing on what is open.
+    #[default]
+    Computing,
+    /// Computing, where memory may become executable.
+    Executing,
+    /// A runner's.
+    Runner,
+}
 
 /// Allowed with any arguments.
 const ALWAYS: &[i64] = &[
@@ -81,8 +94,8 @@ const OF_THIS_ARCHITECTURE: &[i64] = &[];
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
 /// Installs the filters for all threads of the process.
-pub(super) fn restrict(executable_memory: bool, also: &[i64]) -> Layer {
-    let filters = match (answer_clone3(), allow(executable_memory, also)) {
+pub(super) fn restrict(profile: Profile, also: &[i64]) -> Layer {
+    let filters = match (answer_clone3(), allow(profile, also)) {
         (Ok(clone3), Ok(allow)) => [clone3, allow],
         (Err(error), _) | (_, Err(error)) => return Layer::Unavailable(error.to_string()),
     };
@@ -106,8 +119,15 @@ fn answer_clone3() -> Result<BpfProgram, BackendError> {
     )
 }
 
-fn allow(executable_memory: bool, also: &[i64]) -> Result<BpfProgram, BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = conditional(executable_memory)?;
+fn allow(profile: Profile, also: &[i64]) -> Result<BpfProgram, BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = conditional(profile)?;
+    if profile == Profile::Runner {
+        rules.extend(runner::conditional()?);
+        rules.extend(runner::code_from_files()?);
+        for call in runner::ALWAYS.iter().chain(runner::OF_THIS_ARCHITECTURE) {
+            rules.insert(*call, Vec::new());
+        }
+    }
     for call in ALWAYS.iter().chain(OF_THIS_ARCHITECTURE).chain(also) {
         rules.insert(*call, Vec::new());
     }
@@ -119,10 +139,10 @@ fn allow(executable_memory: bool, also: &[i64]) -> Result<BpfProgram, BackendErr
 }
 
 /// Calls allowed for certain arguments.
-fn conditional(executable_memory: bool) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
+fn conditional(profile: Profile) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let is = |argument, value: u64| one(argument, Len::Dword, Op::Eq, value);
     let mut protection = Vec::new(); // an empty list allows any arguments
-    if !executable_memory {
+    if profile == Profile::Computing {
         protection.push(one(2, Len::Dword, Op::MaskedEq(libc::PROT_EXEC as u64), 0)?);
     }
     let any_of = |argument, values: &[u64]| {
@@ -131,6 +151,15 @@ fn conditional(executable_memory: bool) -> Result<BTreeMap<i64, Vec<SeccompRule>
             .map(|value| is(argument, *value))
             .collect::<Result<Vec<_>, _>>()
     };
+    let mut fcntl = vec![
+        libc::F_GETFD as u64,
+        libc::F_SETFD as u64,
+        libc::F_GETFL as u64,
+        libc::F_DUPFD_CLOEXEC as u64,
+    ];
+    if profile == Profile::Runner {
+        fcntl.extend_from_slice(runner::FCNTL);
+    }
     Ok(BTreeMap::from([
         (libc::SYS_mmap, protection.clone()),
         (libc::SYS_mprotect, protection),
@@ -162,18 +191,7 @@ fn conditional(executable_memory: bool) -> Result<BTreeMap<i64, Vec<SeccompRule>
                 ],
             )?,
         ),
-        (
-            libc::SYS_fcntl,
-            any_of(
-                1,
-                &[
-                    libc::F_GETFD as u64,
-                    libc::F_SETFD as u64,
-                    libc::F_GETFL as u64,
-                    libc::F_DUPFD_CLOEXEC as u64,
-                ],
-            )?,
-        ),
+        (libc::SYS_fcntl, any_of(1, &fcntl)?),
     ]))
 }
 
@@ -198,9 +216,9 @@ mod tests {
 
     #[test]
     fn filters_compile_and_stay_small() {
-        for executable in [false, true] {
+        for profile in [Profile::Computing, Profile::Executing, Profile::Runner] {
             // The kernel takes at most 4096 instructions.
-            assert!(allow(executable, &[libc::SYS_memfd_create]).unwrap().len() < 1000);
+            assert!(allow(profile, &[libc::SYS_memfd_create]).unwrap().len() < 1000);
         }
         assert!(answer_clone3().unwrap().len() < 20);
     }

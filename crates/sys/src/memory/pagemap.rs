@@ -4,9 +4,11 @@
 
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 
 /// `_IOWR('f', 16, struct pm_scan_arg)`, the same on x86-64 and AArch64.
 const PAGEMAP_SCAN: libc::Ioctl = 0xC060_6610_u32 as libc::Ioctl;
@@ -68,19 +70,45 @@ pub(crate) const PRIVATELY_WRITTEN: Query = Query {
 };
 
 /// The open file. It speaks of the process that opened it, even after a fork.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pagemap {
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
+}
+
+/// Opened by [`keep`], for a process that will not see `/proc`.
+static KEPT: OnceLock<Pagemap> = OnceLock::new();
+
+/// Opens the file now and keeps it, for all who ask later in this process. Without the privilege to learn physical
+/// addresses from it, which goes by who opened it: a process that is about to lose its privileges is not to keep that
+/// one.
+pub(super) fn keep() -> rustix::io::Result<()> {
+    if KEPT.get().is_some() {
+        return Ok(());
+    }
+    let before = rustix::thread::capabilities(None)?;
+    let mut during = before;
+    during.effective.remove(CapabilitySet::SYS_ADMIN);
+    rustix::thread::set_capabilities(None, during)?;
+    let opened = Pagemap::open();
+    rustix::thread::set_capabilities(None, before)?;
+    let _same = KEPT.set(opened?);
+    Ok(())
 }
 
 impl Pagemap {
+    /// The one that is kept, if any is.
     pub(crate) fn open() -> rustix::io::Result<Pagemap> {
+        if let Some(kept) = KEPT.get() {
+            return Ok(kept.clone());
+        }
         let file = rustix::fs::open(
             "/proc/self/pagemap",
             OFlags::RDONLY | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
-        Ok(Pagemap { file })
+        Ok(Pagemap {
+            file: Arc::new(file),
+        })
     }
 
     /// Calls `found` with each range of addresses in `addresses` that the query matches, in order.
@@ -142,7 +170,7 @@ impl Pagemap {
         while at < addresses.end {
             let want = ((addresses.end - at) / page_bytes).min(REGIONS_PER_CALL) * 8;
             let got = rustix::io::pread(
-                &self.file,
+                &*self.file,
                 &mut entries[..want],
                 (at / page_bytes * 8) as u64,
             )?;

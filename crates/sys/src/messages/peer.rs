@@ -1,8 +1,8 @@
 //! [`PeerProcess`]: the process at the other end of a Unix socket, by descriptor.
 //!
 //! Which process that is, the kernel notes when the connection is made: whoever called `connect`, `socketpair`, or last
-//! called `listen` on the listening socket. It does not follow descriptors that are handed on. So a process that gets its listening
-//! socket from another calls `listen` on it once more, and is from then on the one that clients see.
+//! called `listen` on the listening socket. It does not follow descriptors that are handed on. So a process that gets
+//! its listening socket from another calls `listen` on it once more, and is from then on the one that clients see.
 #![allow(
     unsafe_code,
     reason = "asks for a socket option that libc and rustix do not know"
