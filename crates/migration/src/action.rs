@@ -18,6 +18,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use sterna_process::{Epoch, ProcessId, ProgramId};
 
 use crate::id::{Attempt, Grant, MoveId, NodeId};
@@ -75,7 +76,7 @@ pub enum Event {
 }
 
 /// What a runner says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunnerEvent {
     /// Room is made ([`Command::Prepare`]).
     Prepared {
@@ -196,7 +197,7 @@ pub enum Action {
 }
 
 /// What a runner is told to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Make room for a process ([`Kind::prepare`](sterna_process::Kind::prepare)).
     Prepare {
@@ -265,7 +266,7 @@ pub enum Command {
 }
 
 /// What a runner holds of a process. It is all that survives the death of the service beside it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Holding {
     /// It runs.
     Running {

@@ -52,7 +52,7 @@ pub enum Strategy {
 }
 
 /// What a target must know to say yes or no, and to make ready.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// What kind of process it is.
     pub kind: Tag,

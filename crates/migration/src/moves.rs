@@ -268,6 +268,15 @@ impl Moves {
         self.holdings.get(&process).copied()
     }
 
+    /// Where a process is being moved to from here.
+    #[must_use]
+    pub fn target_of(&self, process: ProcessId) -> Option<NodeId> {
+        match self.activities.get(&process) {
+            Some(Activity::Source(source)) => Some(source.target()),
+            _ => None,
+        }
+    }
+
     /// Whether a move of the process, or the writing of its end, goes on here.
     #[must_use]
     pub fn is_busy(&self, process: ProcessId) -> bool {

@@ -141,6 +141,10 @@ impl Source {
         }
     }
 
+    pub(crate) const fn target(&self) -> NodeId {
+        self.target
+    }
+
     pub(crate) const fn attempt(&self) -> Attempt {
         self.attempt
     }

@@ -1,14 +1,15 @@
-//! Asks a node of this machine: [`ask`] and [`stop`], for commands.
+//! Asks a node of this machine: [`ask`], [`ask_with`] and [`stop`], for commands.
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::data::socket_in;
-use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
-use crate::message::{Failure, Reply, Request};
+use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX, START_WITHIN};
+use crate::message::{Failure, HostingRequest, Remains, Reply, Request};
 use crate::wire::{self, WireError};
 
 /// For a node to answer: longer than whatever it may wait for itself.
@@ -46,16 +47,36 @@ pub enum AskError {
 /// # Errors
 /// See [`AskError`].
 pub fn ask(data: &Path, request: &Request) -> Result<Reply, AskError> {
-    on(&mut connect(data)?, request)
+    ask_with(data, request, &[])
+}
+
+/// The same, with descriptors that belong to the request.
+///
+/// # Errors
+/// See [`AskError`].
+pub fn ask_with(
+    data: &Path,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<Reply, AskError> {
+    let mut stream = connect(data)?;
+    let within = match request {
+        Request::Hosting(HostingRequest::Start(_)) => START_WITHIN + PATIENCE,
+        _ => PATIENCE,
+    };
+    stream
+        .set_read_timeout(Some(within))
+        .map_err(|error| AskError::Wire(error.into()))?;
+    on(&mut stream, request, descriptors)
 }
 
 /// Stops the node whose data directory this is. When it returns, another one can use the directory.
 ///
 /// # Errors
 /// See [`AskError`].
-pub fn stop(data: &Path) -> Result<(), AskError> {
+pub fn stop(data: &Path, remains: Remains) -> Result<(), AskError> {
     let mut stream = connect(data)?;
-    on(&mut stream, &Request::Stop)?;
+    on(&mut stream, &Request::Stop { remains }, &[])?;
     // The node keeps this connection until it ends.
     match stream.read(&mut [0]) {
         Ok(0) => Ok(()),
@@ -90,8 +111,18 @@ fn connect(data: &Path) -> Result<UnixStream, AskError> {
     }
 }
 
-fn on(stream: &mut UnixStream, request: &Request) -> Result<Reply, AskError> {
-    match wire::ask(stream, request, REQUEST_BYTES_MAX, REPLY_BYTES_MAX) {
+fn on(
+    stream: &mut UnixStream,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<Reply, AskError> {
+    match wire::ask(
+        stream,
+        request,
+        descriptors,
+        REQUEST_BYTES_MAX,
+        REPLY_BYTES_MAX,
+    ) {
         Ok(Reply::Failed(failure)) => Err(AskError::Failed(failure)),
         Ok(reply) => Ok(reply),
         Err(error) => Err(AskError::Wire(error)),

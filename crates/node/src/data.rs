@@ -7,6 +7,7 @@
 //! registry.redb   the registry, if this node serves it
 //! cluster         otherwise: who does, and the nodes as they were last known
 //! control.sock    where the commands of this machine reach it
+//! hosting/        where its runner listens, and the output of processes
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -152,6 +153,10 @@ impl DataDirectory {
             Some(roster) => Ok(Some(roster)),
             None => Err(DataError::Damaged { path, advice }),
         }
+    }
+
+    pub(crate) fn hosting(&self) -> PathBuf {
+        self.path.join("hosting")
     }
 
     pub(crate) fn set_cluster(&self, roster: &Roster) -> Result<(), DataError> {

@@ -6,12 +6,14 @@
 //! | invite, join, remove, stop | yes | | |
 //! | be admitted | | yes, to no effect | yes, with a ticket |
 //! | registry | | yes; it looks at whose records they are | |
+//! | processes | yes | yes, but for finding and listing them | |
+//! | messages, channels and programs of moves | | yes; only the two nodes of a move are heard | |
 //!
 //! A removed node is nobody, with a ticket or without.
 
 use sterna_migration::NodeId;
 
-use crate::message::{Failure, FailureKind, Request, Roster};
+use crate::message::{Failure, FailureKind, HostingRequest, Request, Roster};
 
 /// On whose behalf a request is made, as far as that was proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +64,7 @@ impl Authority {
 /// It may not.
 pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
     use Authority::{Local, Member, Removed, Stranger};
-    use Request::{Admit, Invite, Join, Nodes, Registry, Remove, Status, Stop};
+    use Request::{Admit, Hosting, Invite, Join, Nodes, Registry, Remove, Status, Stop};
     match (authority, request) {
         (Removed(_), _) => Err(Failure::new(
             FailureKind::Removed,
@@ -70,17 +72,41 @@ pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
              start it with another data directory, and join again",
         )),
         (Local { .. } | Member(_), Status | Nodes)
-        | (Local { .. }, Invite { .. } | Join { .. } | Remove { .. } | Stop)
+        | (Local { .. }, Invite { .. } | Join { .. } | Remove { .. } | Stop { .. })
         | (Member(_) | Stranger(_), Admit { .. })
         | (Member(_), Registry(_)) => Ok(()),
+        (Local { .. }, Hosting(request)) if !is_between_nodes(request) => Ok(()),
+        (Member(_), Hosting(request)) if !is_for_users(request) => Ok(()),
         (Stranger(_), _) => Err(forbidden(
             "this node does not know you: join its cluster with a ticket of `sterna node invite`",
         )),
         (Member(_), _) => Err(forbidden(
             "only users of the node's own machine may ask that",
         )),
-        (Local { .. }, Admit { .. } | Registry(_)) => Err(forbidden("only nodes may ask that")),
+        (Local { .. }, Admit { .. } | Registry(_) | Hosting(_)) => {
+            Err(forbidden("only nodes may ask that"))
+        }
     }
+}
+
+/// What nodes say to each other in a move.
+const fn is_between_nodes(request: &HostingRequest) -> bool {
+    matches!(
+        request,
+        HostingRequest::Message { .. }
+            | HostingRequest::Channel { .. }
+            | HostingRequest::Program { .. }
+            | HostingRequest::MayCome { .. }
+            | HostingRequest::LogPart { .. }
+    )
+}
+
+/// What each node's users ask that node, which asks the others what it needs.
+const fn is_for_users(request: &HostingRequest) -> bool {
+    matches!(
+        request,
+        HostingRequest::List { .. } | HostingRequest::Find { .. }
+    )
 }
 
 fn forbidden(message: impl ToString) -> Failure {
@@ -90,7 +116,7 @@ fn forbidden(message: impl ToString) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Candidate, RegistryRequest, TicketText};
+    use crate::message::{Candidate, RegistryRequest, Remains, TicketText};
     use crate::ticket::Secret;
 
     #[test]
@@ -113,7 +139,12 @@ mod tests {
                 "l",
             ),
             (Request::Remove { node: id }, "l"),
-            (Request::Stop, "l"),
+            (
+                Request::Stop {
+                    remains: Remains::Left,
+                },
+                "l",
+            ),
             (
                 Request::Admit {
                     secret: Secret::random(),
@@ -122,6 +153,12 @@ mod tests {
                 "ms",
             ),
             (Request::Registry(RegistryRequest::Roster { after: 0 }), "m"),
+            (Request::Hosting(HostingRequest::Held), "lm"),
+            (Request::Hosting(HostingRequest::List { ended: false }), "l"),
+            (
+                Request::Hosting(HostingRequest::Message { bytes: vec![] }),
+                "m",
+            ),
         ];
         let authorities = [
             ('l', Authority::Local { uid: 1 }),

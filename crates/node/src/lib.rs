@@ -17,15 +17,17 @@
 //! - [`ticket`]: how a node gets into a cluster
 //! - [`store`], [`registry`]: records that change by compare-and-swap; which ones there are, and who may change them
 //! - [`data`]: what is on disk
+//! - `hosting`: the processes of a node, and their moves; [`workshop`]: what that needs of whoever wires it
 //! - `service`, [`node`]: a node at work, from its start to its end
 //! - [`client`]: asks a node of this machine
 //! - [`limits`]: every limit
 //!
-//! This crate runs nothing and moves nothing yet. It never opens a file because somebody on the network says so.
+//! This crate compiles nothing and knows no kind of process. It never opens a file because somebody on the network says so.
 
 pub mod client;
 pub mod data;
 pub mod door;
+mod hosting;
 pub mod identity;
 pub mod limits;
 pub mod message;
@@ -39,9 +41,11 @@ pub mod ticket;
 mod tls;
 mod transport;
 pub mod wire;
+pub mod workshop;
 
-pub use client::{AskError, ask, stop};
+pub use client::{AskError, ask, ask_with, stop};
 pub use identity::{NodeId, NodeKey};
 pub use node::{Node, Options, StartError, Stopper};
 pub use ticket::Ticket;
 pub use transport::DEFAULT_PORT;
+pub use workshop::Workshop;

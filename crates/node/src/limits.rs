@@ -54,6 +54,8 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 pub const PROBE_WITHIN: Duration = Duration::from_secs(3);
 /// Of that, for a connection that may be dead.
 pub const PROBE_OLD_WITHIN: Duration = Duration::from_secs(1);
+/// For another node to start a process, whose program it may have to fetch and compile first.
+pub const START_WITHIN: Duration = Duration::from_secs(300);
 /// Between two such questions, unless somebody asks.
 pub const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// For how long a question for changes stays open at most.
@@ -79,6 +81,41 @@ pub const CONNECTIONS_UNPROVEN_MAX: usize = 256;
 pub const REQUESTS_MAX: u32 = 64;
 /// Requests at the same time on the local socket.
 pub const LOCAL_MAX: usize = 256;
+
+/// Directories of one process.
+pub const BINDINGS_MAX: usize = sterna_runner::limits::DIRECTORIES_MAX;
+/// Length of a piece of a program, in bytes.
+pub const PROGRAM_PIECE_BYTES: usize = 1 << 20;
+/// Longest program that is fetched from another node, in bytes.
+pub const PROGRAM_BYTES_MAX: u64 = 256 << 20;
+/// Output in one answer, in bytes.
+pub const LOG_PAGE_BYTES: usize = 256 << 10;
+/// Longest wait for output in one answer.
+pub const LOG_WAIT_MAX: Duration = Duration::from_secs(8);
+/// How often a log is looked at while somebody waits for more.
+pub const LOG_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Nodes that are asked one after the other for the parts of a log.
+pub const LOG_NODES_MAX: usize = 64;
+/// Input in one request, in bytes.
+pub const INPUT_BYTES_MAX: usize = 32 << 10;
+/// For a connection between two runners to be made.
+pub const CHANNEL_WITHIN: Duration = Duration::from_secs(5);
+/// Connections for pages that are announced and not made yet.
+pub const CHANNELS_WAITING_MAX: usize = 64;
+/// Reports of moves that have ended, kept for those who ask.
+pub const REPORTS_MAX: usize = 1024;
+/// Events that are kept.
+pub const EVENTS_MAX: usize = 4096;
+/// For news of a move in one answer.
+pub const NEWS_WITHIN: Duration = Duration::from_secs(8);
+/// How often records are compared with what the runner holds, without being asked.
+pub const COMPARE_EVERY: Duration = Duration::from_secs(10);
+/// For a runner that was started to listen.
+pub const RUNNER_WITHIN: Duration = Duration::from_secs(20);
+/// When a node stops: for the end of its processes to be written down.
+pub const KILLED_WITHIN: Duration = Duration::from_secs(5);
+/// Names that are suggested from.
+pub const NAMES_MAX: usize = 1024;
 
 /// By how much the clocks of two nodes may differ when one joins the other.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);

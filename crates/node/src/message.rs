@@ -1,5 +1,6 @@
 //! What is asked of a node, and what it answers. Who may ask for what is decided at the [door](crate::door).
 
+mod hosting;
 mod process;
 
 use std::net::SocketAddr;
@@ -10,6 +11,10 @@ use sterna_process::ProcessId;
 
 use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::ticket::{Seal, Secret};
+pub use hosting::{
+    Belongings, Binding, BindingSort, Brief, Capacity, Deed, EventRecord, Found, HostingReply,
+    HostingRequest, Listed, LogPage, Missing, MoveReport, StartOrder, Where,
+};
 pub use process::{
     Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage, is_process_name,
 };
@@ -37,7 +42,10 @@ pub enum Request {
         node: NodeId,
     },
     /// End.
-    Stop,
+    Stop {
+        /// What becomes of processes that run here.
+        remains: Remains,
+    },
     /// Let me in.
     Admit {
         /// What the ticket says.
@@ -47,6 +55,19 @@ pub enum Request {
     },
     /// Something of the registry.
     Registry(RegistryRequest),
+    /// Something about processes.
+    Hosting(HostingRequest),
+}
+
+/// What becomes of a node's processes when it stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Remains {
+    /// There must be none.
+    None,
+    /// They run on in their runner, for the next start of the node.
+    Left,
+    /// They are ended.
+    Killed,
 }
 
 /// What members ask of the node that serves the registry.
@@ -168,6 +189,8 @@ pub enum Reply {
     Records(RecordPage),
     /// To [`RegistryRequest::ProcessesChanged`]: the registry's revision.
     Revision(u64),
+    /// To [`Request::Hosting`].
+    Hosting(HostingReply),
     /// To the others.
     Done,
     /// It was not done.
@@ -197,6 +220,8 @@ pub enum FailureKind {
     Refused,
     /// Another process has the name.
     Taken,
+    /// There is no such process, or not here.
+    NotHere,
     /// Another node does not answer: trying again may help.
     Unreachable,
     /// Too many at once: trying again may help.

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::process::geteuid;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::data::{DataDirectory, DataError};
+use crate::hosting::{Exports, Hosting};
 use crate::identity::{KeyError, NodeId, NodeKey};
 use crate::message::{Candidate, Failure, RegistryRequest, Reply, Roster};
 use crate::registry::Registry;
@@ -18,6 +19,7 @@ use crate::service::{Seat, Service};
 use crate::store::{Embedded, StoreError};
 use crate::transport::{Transport, reachable_at};
 use crate::wire::now_ms;
+use crate::workshop::Workshop;
 
 /// How a node is started.
 #[derive(Debug, Clone)]
@@ -34,6 +36,10 @@ pub struct Options {
     pub software: String,
     /// How well it can confine what it runs.
     pub confinement: String,
+    /// Directories that processes from other nodes may be bound to, by name.
+    pub exports: Vec<(String, PathBuf)>,
+    /// What it needs to host processes; without, it hosts none.
+    pub workshop: Option<Arc<dyn Workshop>>,
 }
 
 /// Why a node could not be started.
@@ -82,6 +88,14 @@ pub enum StartError {
         /// Which.
         name: String,
     },
+    /// A directory that it is to export cannot be.
+    #[error("could not export {}", path.display())]
+    Export {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// No threads.
     #[error("could not start threads")]
     Threads(#[source] io::Error),
@@ -92,6 +106,7 @@ pub struct Node {
     runtime: Runtime,
     service: Arc<Service>,
     local: UnixListener,
+    pages: TcpListener,
 }
 
 /// Ends a node from anywhere.
@@ -134,11 +149,19 @@ impl Node {
             socket(&data)?
         };
         let who = (id, geteuid().as_raw());
-        let service = Arc::new(Service::new(who, about, data, transport, seat));
+        let pages = runtime
+            .block_on(listen_for_pages(bound))
+            .map_err(|error| listening(options, error))?;
+        let hosting = hosting(options, &data)?;
+        if let (Some(hosting), Ok(bound)) = (&hosting, pages.local_addr()) {
+            hosting.channels.set_port(bound.port());
+        }
+        let service = Service::new(who, about, data, (transport, hosting), seat);
         Ok(Self {
             runtime,
-            service,
+            service: Arc::new(service),
             local,
+            pages,
         })
     }
 
@@ -168,7 +191,8 @@ impl Node {
 
     /// Serves until it is told to stop.
     pub fn serve(self) {
-        self.runtime.block_on(self.service.run(self.local));
+        self.runtime
+            .block_on(self.service.run(self.local, self.pages));
     }
 }
 
@@ -179,6 +203,23 @@ fn listening(options: &Options, source: io::Error) -> StartError {
         io::ErrorKind::AddrInUse => StartError::PortTaken { address },
         _ => StartError::Listen { address, source },
     }
+}
+
+/// Where other nodes bring image and pages: the port that has the same number for TCP, if it is free, otherwise any.
+async fn listen_for_pages(bound: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(bound).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            TcpListener::bind(SocketAddr::new(bound.ip(), 0)).await
+        }
+        other => other,
+    }
+}
+
+fn hosting(options: &Options, data: &DataDirectory) -> Result<Option<Hosting>, StartError> {
+    let exports = Exports::open(&options.exports)
+        .map_err(|(path, source)| StartError::Export { path, source })?;
+    let workshop = options.workshop.clone();
+    Ok(workshop.map(|workshop| Hosting::new(workshop, exports, data.hosting())))
 }
 
 fn about(options: &Options, bound: SocketAddr) -> Result<Candidate, StartError> {

@@ -9,6 +9,7 @@ mod watching;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,11 +20,12 @@ use tokio::task::JoinSet;
 
 use crate::data::DataDirectory;
 use crate::door::{self, Authority};
+use crate::hosting::Hosting;
 use crate::identity::NodeId;
 use crate::limits::{ANSWER_WITHIN, CLOCK_SKEW_MAX, PROBE_WITHIN, WATCH_WITHIN};
 use crate::message::{
-    Candidate, Failure, FailureKind, Member, Nodes, Reachability, RegistryRequest, Reply, Request,
-    Roster, Seen, Status, TicketText,
+    Candidate, Failure, FailureKind, Member, Nodes, Reachability, RegistryRequest, Remains, Reply,
+    Request, Roster, Seen, Status, TicketText,
 };
 use crate::registry::Registry;
 use crate::store::Embedded;
@@ -43,13 +45,22 @@ pub(crate) enum Seat {
     At(NodeId),
 }
 
+/// Where a request came in.
+pub(crate) enum Origin<'a> {
+    /// On this machine, with these descriptors.
+    Here(Vec<OwnedFd>),
+    /// From a node, on this connection.
+    Node(&'a quinn::Connection),
+}
+
 /// A node at work.
 pub(crate) struct Service {
     pub(crate) id: NodeId,
     pub(crate) uid: u32,
     pub(crate) about: Candidate,
     pub(crate) data: DataDirectory,
-    pub(crate) transport: Transport,
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) hosting: Option<Arc<Hosting>>,
     started_ms: u64,
     seat: watch::Sender<Seat>,
     roster: watch::Sender<Arc<Roster>>,
@@ -70,7 +81,7 @@ impl Service {
         (id, uid): (NodeId, u32),
         about: Candidate,
         data: DataDirectory,
-        transport: Transport,
+        (transport, hosting): (Transport, Option<Hosting>),
         (seat, roster): (Seat, Roster),
     ) -> Self {
         Self {
@@ -78,7 +89,8 @@ impl Service {
             uid,
             about,
             data,
-            transport,
+            transport: Arc::new(transport),
+            hosting: hosting.map(Arc::new),
             started_ms: now_ms(),
             seat: watch::Sender::new(seat),
             roster: watch::Sender::new(Arc::new(roster)),
@@ -93,9 +105,19 @@ impl Service {
     }
 
     /// Answers a request, or says why not.
-    pub(crate) async fn answer(&self, authority: Authority, request: Request) -> Reply {
+    pub(crate) async fn answer(
+        self: &Arc<Self>,
+        authority: Authority,
+        request: Request,
+        origin: Origin<'_>,
+    ) -> Reply {
         let answered = match door::permit(authority, &request) {
-            Ok(()) => self.permitted(authority, request).await,
+            Ok(()) => match request {
+                Request::Hosting(request) => {
+                    Box::pin(self.answer_hosting(authority, request, origin)).await
+                }
+                request => self.permitted(authority, request).await,
+            },
             Err(failure) => Err(failure),
         };
         answered.unwrap_or_else(Reply::Failed)
@@ -112,7 +134,8 @@ impl Service {
             )),
             Request::Remove { node } => self.ask_registry(RegistryRequest::Remove { node }).await,
             // Whoever serves the request stops the node once the answer is out.
-            Request::Stop => Ok(Reply::Done),
+            Request::Stop { remains } => self.may_stop(remains).await,
+            Request::Hosting(_) => Err(Failure::refused("not a request of this sort")),
             Request::Admit { secret, candidate } => self.admit(authority, &secret, candidate).await,
             Request::Registry(request) => match (self.seat(), authority) {
                 (Seat::Here(registry), Authority::Member(by)) => registry.answer(by, request).await,
@@ -146,6 +169,14 @@ impl Service {
             started_ms: self.started_ms,
             home: self.home(),
             removed: self.removed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Sees to the processes that run here, before the node stops.
+    async fn may_stop(&self, remains: Remains) -> Result<Reply, Failure> {
+        match &self.hosting {
+            Some(hosting) => hosting.stop(remains).await.map(|()| Reply::Done),
+            None => Ok(Reply::Done),
         }
     }
 
@@ -315,7 +346,7 @@ impl Service {
         }
     }
 
-    fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
         let roster = self.roster();
         let member = roster.member(node);
         member.map_or_else(Vec::new, |member| member.about.addresses.clone())
@@ -393,12 +424,20 @@ impl Service {
     }
 
     /// Runs until it is told to stop.
-    pub(crate) async fn run(self: Arc<Self>, local: tokio::net::UnixListener) {
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        local: tokio::net::UnixListener,
+        pages: tokio::net::TcpListener,
+    ) {
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&self).accept_nodes());
         tasks.spawn(Arc::clone(&self).accept_users(local));
         tasks.spawn(Arc::clone(&self).follow_roster());
         tasks.spawn(Arc::clone(&self).keep_probing());
+        if let Some(hosting) = &self.hosting {
+            tasks.spawn(Arc::clone(&self).drive(Arc::clone(hosting)));
+            tasks.spawn(Arc::clone(&self).accept_pages(pages));
+        }
         let mut stop = self.stop.subscribe();
         let _ = stop.wait_for(|stop| *stop).await;
         tasks.shutdown().await;

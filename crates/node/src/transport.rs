@@ -123,6 +123,18 @@ impl Transport {
         request: &Request,
         within: Duration,
     ) -> Result<(Reply, Hello), DialError> {
+        let (reply, connected) = self.ask_on(node, addresses, request, within).await?;
+        Ok((reply, connected.hello))
+    }
+
+    /// The same, and on which connection.
+    pub(crate) async fn ask_on(
+        &self,
+        node: NodeId,
+        addresses: &[SocketAddr],
+        request: &Request,
+        within: Duration,
+    ) -> Result<(Reply, Connected), DialError> {
         let open = self.lock().get(&node).cloned();
         if let Some(connected) = open {
             let old_within = match request {
@@ -130,7 +142,7 @@ impl Transport {
                 _ => within,
             };
             match connected.ask(request, old_within).await {
-                Ok(reply) => return Ok((reply, connected.hello)),
+                Ok(reply) => return Ok((reply, connected)),
                 Err(WireError::Io(_) | WireError::TimedOut { .. } | WireError::CutShort) => {
                     self.forget(node, &connected);
                 }
@@ -140,7 +152,7 @@ impl Transport {
         let connected = self.dial(node, addresses).await?;
         self.lock().insert(node, connected.clone());
         match connected.ask(request, within).await {
-            Ok(reply) => Ok((reply, connected.hello)),
+            Ok(reply) => Ok((reply, connected)),
             Err(why) => {
                 self.forget(node, &connected);
                 Err(unusable(node, why))
@@ -222,6 +234,10 @@ impl Transport {
 }
 
 impl Connected {
+    pub(crate) const fn connection(&self) -> &quinn::Connection {
+        &self.connection
+    }
+
     /// Asks on a stream of its own.
     async fn ask(&self, request: &Request, within: Duration) -> Result<Reply, WireError> {
         let asked = timeout(within, async {

@@ -13,10 +13,13 @@
 
 use std::io::{self, Read, Write};
 use std::ops::RangeInclusive;
-use std::time::{Duration, SystemTime};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sterna_sys::messages;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -27,6 +30,8 @@ pub const HELLO_BYTES: usize = 16;
 
 const MAGIC: [u8; 4] = *b"STND";
 const LENGTH_BYTES: usize = 4;
+/// So much memory is taken before as many bytes have come.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// Why the other end's bytes are not taken.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +174,11 @@ pub fn encode(message: &impl Serialize, max: usize) -> Result<Vec<u8>, WireError
     Ok(frame)
 }
 
+/// A value as bytes, without a frame.
+pub(crate) fn encode_plain(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("plain values can be written")
+}
+
 /// The message with this body; nothing may be left over.
 ///
 /// # Errors
@@ -247,14 +257,77 @@ pub async fn greet(
     hello.version(&VERSIONS).map(|_| hello)
 }
 
-/// The same as [`greet`], [`send`] and [`receive`], for a program that waits: says hello, asks, and reads the
-/// answer. Time-outs are those of the stream.
+/// [`greet`] for a thread that may wait.
 ///
 /// # Errors
-/// As of those.
+/// As of that.
+pub fn greet_now(stream: &mut UnixStream, within: Duration) -> Result<Hello, WireError> {
+    stream.set_read_timeout(Some(within))?;
+    stream.set_write_timeout(Some(within))?;
+    stream.write_all(&Hello::own().encode())?;
+    let mut bytes = [0; HELLO_BYTES];
+    stream.read_exact(&mut bytes).map_err(timed(within))?;
+    let hello = Hello::decode(&bytes)?;
+    hello.version(&VERSIONS).map(|_| hello)
+}
+
+/// [`receive`] for a thread that may wait, with the descriptors that come beside the message.
+///
+/// # Errors
+/// As of that.
+pub fn receive_now<T: DeserializeOwned>(
+    stream: &UnixStream,
+    max: usize,
+    within: Duration,
+) -> Result<(T, Vec<OwnedFd>), WireError> {
+    let until = Instant::now() + within;
+    let mut descriptors = Vec::new();
+    let mut fill = |mut buffer: &mut [u8]| -> Result<(), WireError> {
+        while !buffer.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(WireError::TimedOut { within });
+            }
+            stream.set_read_timeout(Some(left))?;
+            match messages::receive(stream, buffer, &mut descriptors) {
+                Ok(0) => return Err(WireError::CutShort),
+                Ok(got) => buffer = &mut buffer[got..],
+                Err(messages::ReceiveError::Os(error)) => return Err(timed(within)(error)),
+                Err(_) => return Err(WireError::Malformed),
+            }
+        }
+        Ok(())
+    };
+    let mut length = [0; LENGTH_BYTES];
+    fill(&mut length)?;
+    // Memory is taken as bytes come.
+    let mut left = announced(length, max)? as usize;
+    let mut body = Vec::new();
+    while left > 0 {
+        let start = body.len();
+        body.resize(start + left.min(PIECE_BYTES), 0);
+        fill(&mut body[start..])?;
+        left -= body.len() - start;
+    }
+    Ok((decode(&body)?, descriptors))
+}
+
+/// What a time-out of a socket is to who waits.
+fn timed(within: Duration) -> impl Fn(io::Error) -> WireError {
+    move |error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => WireError::TimedOut { within },
+        _ => error.into(),
+    }
+}
+
+/// Says hello, asks something with descriptors, and reads the answer. Time-outs are those of the stream.
+///
+/// # Errors
+/// As of [`greet`], [`send`] and [`receive`].
 pub fn ask<Q: Serialize, A: DeserializeOwned>(
-    stream: &mut (impl Read + Write),
+    stream: &mut UnixStream,
     question: &Q,
+    descriptors: &[BorrowedFd<'_>],
     question_max: usize,
     answer_max: usize,
 ) -> Result<A, WireError> {
@@ -262,7 +335,11 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(
     let mut hello = [0; HELLO_BYTES];
     stream.read_exact(&mut hello)?;
     Hello::decode(&hello)?.version(&VERSIONS)?;
-    stream.write_all(&encode(question, question_max)?)?;
+    let sent = messages::send(stream, &encode(question, question_max)?, descriptors);
+    sent.map_err(|error| match error {
+        messages::SendError::Os { source, .. } => source.into(),
+        _ => WireError::Malformed,
+    })?;
     let mut length = [0; LENGTH_BYTES];
     stream.read_exact(&mut length)?;
     let bytes = announced(length, answer_max)?;

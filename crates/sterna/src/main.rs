@@ -6,7 +6,8 @@
 //! - `client`, `protocol`: how a command speaks with a process's host
 //! - `kinds`: the kinds of processes, and how their programs are made ready
 //! - `local`, `key`: what an image says beside the process; who made it
-//! - `node`: the node that a command talks to
+//! - `node`: the node that a command talks to; `workshop`: what a node needs of this program
+//! - `runner`: this program as a runner, which hosts a node's processes
 //! - `private`: directories of the user's own
 //! - `show`: lines, JSON, tables, colours, progress
 
@@ -20,7 +21,9 @@ mod node;
 mod private;
 mod protocol;
 mod rundir;
+mod runner;
 mod show;
+mod workshop;
 
 use std::process::ExitCode;
 
@@ -61,6 +64,10 @@ enum Command {
     Resume(Steer),
     /// Ends processes.
     Kill(Steer),
+    Move(command::moving::Move),
+    Logs(command::logs::Logs),
+    Wait(command::wait::Wait),
+    Rm(command::rm::Rm),
     Inspect(command::inspect::Inspect),
     Programs(command::programs::Programs),
     Node(command::node::NodeCommand),
@@ -81,12 +88,12 @@ enum Command {
 const EXIT_NOT_STARTED: u8 = 125;
 
 fn main() -> ExitCode {
-    // First of all, while there is one thread: a builder confines itself.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|argument| argument == kinds::BUILDER)
-    {
-        return sterna_wasm::builder::run();
+    // First of all, while there is one thread: these roles confine themselves.
+    match std::env::args_os().nth(1) {
+        Some(role) if role == kinds::BUILDER => return sterna_wasm::builder::run(),
+        Some(role) if role == runner::RUNNER => return runner::run(),
+        Some(role) if role == workshop::TREE => return sterna_sys::trees::run_helper(),
+        _ => {}
     }
     log_warnings();
     let Cli { command } = Cli::parse();
@@ -99,6 +106,10 @@ fn main() -> ExitCode {
         Command::Pause(steer) => steer.run(Deed::Pause),
         Command::Resume(steer) => steer.run(Deed::Resume),
         Command::Kill(steer) => steer.run(Deed::Kill),
+        Command::Move(moving) => moving.run(),
+        Command::Logs(logs) => logs.run(),
+        Command::Wait(wait) => wait.run(),
+        Command::Rm(rm) => rm.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Programs(programs) => programs.run(),
         Command::Node(node) => node.run(),

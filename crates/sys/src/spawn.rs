@@ -82,6 +82,7 @@ pub struct Spawn {
     command: Command,
     descriptors: Vec<OwnedFd>,
     die_with_thread: bool,
+    own_session: bool,
 }
 
 impl Spawn {
@@ -97,6 +98,7 @@ impl Spawn {
             command,
             descriptors: Vec::new(),
             die_with_thread: false,
+            own_session: false,
         }
     }
 
@@ -159,6 +161,12 @@ impl Spawn {
         self
     }
 
+    /// The child leads a session of its own (setsid(2)): signals from this process's terminal do not reach it.
+    pub fn in_its_own_session(mut self) -> Spawn {
+        self.own_session = true;
+        self
+    }
+
     /// Starts it. Of this process's descriptors the child has its standard streams and the named ones, whatever flags others have.
     ///
     /// # Errors
@@ -168,6 +176,7 @@ impl Spawn {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
             .current
             .unwrap_or(1 << 20);
+        let own_session = self.own_session;
         let parent = self.die_with_thread.then(rustix::process::getpid);
         let program = self.command.get_program().to_owned();
         let failed = |step, source: io::Error| SpawnError {
@@ -182,6 +191,9 @@ impl Spawn {
                 if rustix::process::getppid() != Some(parent) {
                     return Err(Errno::SRCH.into()); // it died before the signal was set up
                 }
+            }
+            if own_session {
+                rustix::process::setsid()?;
             }
             keep_only(&inherit, limit)?;
             Err(exec.replace_this_process())

@@ -1,14 +1,16 @@
 //! Where requests come in: connections of other nodes, and the socket for users of this machine.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
+use sterna_sys::identity::peer_credentials;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::Service;
+use super::{Origin, Service};
 use crate::door::Authority;
 use crate::identity::NodeId;
 use crate::limits::{
@@ -106,12 +108,13 @@ impl Service {
             let Ok((to, from)) = stream else {
                 return "";
             };
-            requests.spawn(Arc::clone(self).serve_request(node, to, from));
+            requests.spawn(Arc::clone(self).serve_request(connection.clone(), node, to, from));
         }
     }
 
     async fn serve_request(
         self: Arc<Self>,
+        connection: quinn::Connection,
         node: NodeId,
         mut to: quinn::SendStream,
         mut from: quinn::RecvStream,
@@ -121,7 +124,10 @@ impl Service {
         let _ = from.stop(CLOSE_REFUSED.into());
         let reply = match request {
             // Looked up for each request: a node may have been admitted or removed meanwhile.
-            Ok(request) => self.answer(self.authority(node), request).await,
+            Ok(request) => {
+                let origin = Origin::Node(&connection);
+                self.answer(self.authority(node), request, origin).await
+            }
             Err(error) => not_understood(&error),
         };
         let sent = wire::send(&mut to, &reply, REPLY_BYTES_MAX, FRAME_WITHIN).await;
@@ -157,15 +163,18 @@ impl Service {
         }
     }
 
-    async fn serve_user(self: Arc<Self>, mut stream: UnixStream) {
+    async fn serve_user(self: Arc<Self>, stream: UnixStream) {
+        let Some((heard, mut stream)) = hear(stream, self.uid).await else {
+            return;
+        };
         let mut stops = false;
-        let reply = match self.hear_user(&mut stream).await {
-            Ok((authority, request)) => {
-                stops = matches!(request, Request::Stop);
-                self.answer(authority, request).await
+        let reply = match heard {
+            Ok((authority, request, descriptors)) => {
+                stops = matches!(request, Request::Stop { .. });
+                self.answer(authority, request, Origin::Here(descriptors))
+                    .await
             }
-            Err(Some(failure)) => Reply::Failed(failure),
-            Err(None) => return,
+            Err(failure) => Reply::Failed(failure),
         };
         let _ = wire::send(&mut stream, &reply, REPLY_BYTES_MAX, FRAME_WITHIN).await;
         if stops && matches!(reply, Reply::Done) {
@@ -178,25 +187,31 @@ impl Service {
             self.stop.send_replace(true);
         }
     }
+}
 
-    /// Who asks, and for what.
-    async fn hear_user(
-        &self,
-        stream: &mut UnixStream,
-    ) -> Result<(Authority, Request), Option<Failure>> {
-        let peer = sterna_sys::identity::peer_credentials(&*stream).map_err(|_| None)?;
-        let (mut from, mut to) = stream.split();
-        wire::greet(&mut from, &mut to, HELLO_WITHIN)
-            .await
-            .map_err(|_| None)?;
-        let authority = Authority::of_user(peer.uid, self.uid)?;
-        let request = wire::receive(&mut from, REQUEST_BYTES_MAX, FRAME_WITHIN).await;
-        let request = request.map_err(|error| match not_understood(&error) {
-            Reply::Failed(failure) => Some(failure),
-            _ => None,
-        })?;
-        Ok((authority, request))
-    }
+/// Who asks, for what, and what came along.
+type Heard = Result<(Authority, Request, Vec<OwnedFd>), Failure>;
+
+/// Hears a user of this machine; `None` if it is none. Descriptors come beside bytes only where one may block for them.
+async fn hear(stream: UnixStream, uid: u32) -> Option<(Heard, UnixStream)> {
+    let stream = stream.into_std().ok()?;
+    stream.set_nonblocking(false).ok()?;
+    let hearing = tokio::task::spawn_blocking(move || {
+        let peer = peer_credentials(&stream).ok()?;
+        let mut hearing = stream.try_clone().ok()?;
+        wire::greet_now(&mut hearing, HELLO_WITHIN).ok()?;
+        let authority = Authority::of_user(peer.uid, uid);
+        let received = wire::receive_now(&hearing, REQUEST_BYTES_MAX, FRAME_WITHIN);
+        let heard = match (authority, received) {
+            (Ok(authority), Ok((request, descriptors))) => Ok((authority, request, descriptors)),
+            (Err(failure), _) => Err(failure),
+            (_, Err(error)) => Err(Failure::refused(error)),
+        };
+        stream.set_nonblocking(true).ok()?;
+        Some((heard, stream))
+    });
+    let (heard, stream) = hearing.await.ok()??;
+    Some((heard, UnixStream::from_std(stream).ok()?))
 }
 
 /// Hears the other side's hello, and sees to it that it hears ours even if that is all they have in common.

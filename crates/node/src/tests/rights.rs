@@ -60,7 +60,9 @@ fn strangers_may_ask_for_nothing_but_to_be_admitted() {
             ticket: node.invite(),
         },
         Request::Remove { node: node.id },
-        Request::Stop,
+        Request::Stop {
+            remains: crate::message::Remains::Left,
+        },
         Request::Registry(RegistryRequest::Roster { after: 0 }),
         Request::Registry(RegistryRequest::Remove { node: node.id }),
     ];
@@ -105,7 +107,9 @@ fn members_have_no_rights_of_the_users_of_other_machines() {
     let key = NodeKey::load_or_make(&two.data().join("node.key")).unwrap();
     two.join(&one);
     for request in [
-        Request::Stop,
+        Request::Stop {
+            remains: crate::message::Remains::Left,
+        },
         Request::Invite { valid_ms: 1000 },
         Request::Remove { node: one.id },
         Request::Join {

@@ -37,6 +37,8 @@ pub(super) fn options(data: &Path, name: &str) -> Options {
         name: name.to_owned(),
         software: "0.0.1".to_owned(),
         confinement: "full".to_owned(),
+        exports: Vec::new(),
+        workshop: None,
     }
 }
 

@@ -1,11 +1,13 @@
 //! What a process is given on the command line, at its start and when it is thawed: [`Given`].
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use sterna_node::message::{Binding, BindingSort};
 use sterna_process::{Directory, Limits, ProcessId};
 
 use crate::host::Snapshots;
@@ -17,7 +19,8 @@ use crate::show;
 #[derive(Debug, Args)]
 pub(crate) struct Given {
     /// Directory the program may use, and all below it. GUEST is the path by which the program knows it
-    /// (by default the same), `:ro` forbids writing. May be given several times.
+    /// (by default the same), `:ro` forbids writing. On a node also NAME::GUEST:shared, what each node exports under
+    /// that name; others are fixed to their node. May be given several times.
     #[arg(long = "dir", value_name = "HOST[::GUEST][:ro]", value_parser = parse_directory)]
     directories: Vec<WantedDirectory>,
     /// Most memory the program may have, e.g. 256M [default: 4G, or what it had when it was frozen].
@@ -41,12 +44,27 @@ struct WantedDirectory {
     host: PathBuf,
     guest: String,
     read_only: bool,
+    /// Not a directory of this machine, but what each node exports under the name in `host`.
+    shared: bool,
+}
+
+/// A directory for a process on a node.
+#[derive(Debug)]
+pub(crate) struct BoundDirectory {
+    pub(crate) binding: Binding,
+    /// Opened here, if it is fixed.
+    pub(crate) handle: Option<OwnedFd>,
 }
 
 impl Given {
     /// The directories, opened, and how to open them again.
     pub(crate) fn directories(&self) -> Result<Vec<(Directory, GivenDirectory)>> {
         let opened = |wanted: &WantedDirectory| {
+            ensure!(
+                !wanted.shared,
+                "{}:shared is for processes on nodes: run it with --on or --detach",
+                wanted.host.display()
+            );
             let host = fs::canonicalize(&wanted.host).with_context(|| {
                 let shown = wanted.host.display();
                 format!("could not find the directory {shown} (--dir)")
@@ -55,6 +73,32 @@ impl Given {
             Ok((open(&given)?, given))
         };
         self.directories.iter().map(opened).collect()
+    }
+
+    /// The directories for a process on a node: those of this machine are opened.
+    pub(crate) fn bound(&self) -> Result<Vec<BoundDirectory>> {
+        let bound = |wanted: &WantedDirectory| {
+            let export = wanted.host.to_string_lossy().into_owned();
+            let handle =
+                match wanted.shared {
+                    true => None,
+                    false => Some(Directory::open(&wanted.host, "").with_context(|| {
+                        format!("could not open the directory {export} (--dir)")
+                    })?),
+                };
+            Ok(BoundDirectory {
+                binding: Binding {
+                    guest_path: wanted.guest.clone(),
+                    read_only: wanted.read_only,
+                    sort: match wanted.shared {
+                        true => BindingSort::Shared { export },
+                        false => BindingSort::Fixed,
+                    },
+                },
+                handle: handle.map(|directory| directory.handle),
+            })
+        };
+        self.directories.iter().map(bound).collect()
     }
 
     /// The limits: given here, or else `before`.
@@ -102,10 +146,26 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 }
 
 fn parse_directory(text: &str) -> Result<WantedDirectory, String> {
-    let (rest, read_only) = match text.strip_suffix(":ro") {
-        Some(rest) => (rest, true),
-        None => (text.strip_suffix(":rw").unwrap_or(text), false),
-    };
+    let (mut rest, mut read_only, mut shared) = (text, false, false);
+    loop {
+        rest = match rest.rsplit_once(':') {
+            Some((before, "ro")) => {
+                read_only = true;
+                before
+            }
+            Some((before, "rw" | "fixed")) => before,
+            Some((before, "shared")) => {
+                shared = true;
+                before
+            }
+            Some((_, "copy")) => {
+                return Err(
+                    "directories cannot be copied along yet: write :fixed or :shared".into(),
+                );
+            }
+            _ => break,
+        };
+    }
     let (host, guest) = rest.rsplit_once("::").unwrap_or((rest, rest));
     if host.is_empty() || guest.is_empty() {
         return Err("write HOST::GUEST, for example .::/work or ./data::/data:ro".into());
@@ -114,6 +174,7 @@ fn parse_directory(text: &str) -> Result<WantedDirectory, String> {
         host: host.into(),
         guest: guest.into(),
         read_only,
+        shared,
     })
 }
 
@@ -128,6 +189,7 @@ mod tests {
                 host,
                 guest,
                 read_only,
+                ..
             } = parse_directory(text).unwrap();
             (host.to_str().unwrap().to_owned(), guest, read_only)
         };
@@ -136,6 +198,10 @@ mod tests {
         assert_eq!(parsed("a::/b:ro"), whole("a", "/b", true));
         assert_eq!(parsed("/x:ro"), whole("/x", "/x", true));
         assert_eq!(parsed("a::b::/c:rw"), whole("a::b", "/c", false));
+        let shared = parse_directory("data::/d:shared:ro").unwrap();
+        assert!(shared.shared && shared.read_only && shared.guest == "/d");
+        assert!(!parse_directory("data::/d:fixed").unwrap().shared);
+        assert!(parse_directory("data::/d:copy").is_err());
         for text in ["", "::", "::/a", "a::", ":ro"] {
             assert!(parse_directory(text).is_err(), "{text}");
         }

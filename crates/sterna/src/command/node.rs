@@ -1,16 +1,18 @@
 //! `sterna node start`, `invite`, `join`, `stop`.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use rustix::process::geteuid;
-use sterna_node::message::{Reply, Request, TicketText};
+use sterna_node::message::{Remains, Reply, Request, TicketText};
 use sterna_node::ticket::TICKET_BYTES_MAX;
 use sterna_node::{Node, Options};
 use sterna_process::Plain;
@@ -19,6 +21,7 @@ use crate::command::doctor;
 use crate::host::Signals;
 use crate::node::{self, Which};
 use crate::show;
+use crate::workshop::Workshop;
 
 /// Makes this machine a node, and brings nodes together.
 #[derive(Debug, Args)]
@@ -51,6 +54,9 @@ struct Start {
     /// What it is called; a number is added if another node has that name [default: the host's name].
     #[arg(long)]
     name: Option<String>,
+    /// Directory that processes of any node may be bound to under this name; may be given several times.
+    #[arg(long, value_name = "NAME=DIR", value_parser = parse_export)]
+    export: Vec<(String, PathBuf)>,
     /// Write a systemd unit that starts the node in this way, and start nothing: into FILE, `-` for standard output
     /// [default: where systemd looks for units of this user].
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
@@ -103,7 +109,16 @@ struct Join {
 
 /// Stops the node of this machine. What it knows stays for the next start.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sterna node stop\n  sterna node stop --kill     with the processes that run there"
+)]
 struct Stop {
+    /// End the processes that run there.
+    #[arg(long, conflicts_with = "leave")]
+    kill: bool,
+    /// Let the processes that run there run on; the next start of the node takes them up.
+    #[arg(long)]
+    leave: bool,
     #[command(flatten)]
     which: Which,
 }
@@ -132,6 +147,8 @@ impl Start {
             name: self.name.unwrap_or_else(host_name),
             software: env!("CARGO_PKG_VERSION").to_owned(),
             confinement: doctor::confinement(),
+            exports: self.export,
+            workshop: Some(Arc::new(Workshop::new()?)),
         };
         let node = Node::start(&options)?;
         let stopper = node.stopper();
@@ -159,6 +176,12 @@ impl Start {
         words.extend(self.bind.map(|bind| format!("--bind {bind}")));
         let advertise = self.advertise.iter();
         words.extend(advertise.map(|address| format!("--advertise {address}")));
+        for (name, path) in &self.export {
+            let path = std::path::absolute(path).context("could not find an exported directory")?;
+            let mut word = OsString::from(format!("{name}="));
+            word.push(path);
+            words.extend(["--export".to_owned(), quoted(Path::new(&word))?]);
+        }
         if let Some(name) = &self.name {
             words.extend(["--name".to_owned(), quoted(Path::new(name))?]);
         }
@@ -168,7 +191,7 @@ impl Start {
         };
         Ok(format!(
             "[Unit]\nDescription=Sterna node\nAfter=network-online.target\nWants=network-online.target\n\n\
-             [Service]\nExecStart={}\nRestart=on-failure\n\n[Install]\nWantedBy={target}\n",
+             [Service]\nExecStart={}\nRestart=on-failure\nKillMode=process\n\n[Install]\nWantedBy={target}\n",
             words.join(" ")
         ))
     }
@@ -192,6 +215,15 @@ impl Start {
              systemctl{user} enable --now sterna-node"
         ));
         Ok(0)
+    }
+}
+
+fn parse_export(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.to_owned(), path.into()))
+        }
+        _ => Err("write NAME=DIR, for example data=/srv/data".into()),
     }
 }
 
@@ -326,7 +358,12 @@ impl Join {
 
 impl Stop {
     fn run(self) -> Result<u8> {
-        self.which.stop()?;
+        let remains = match (self.kill, self.leave) {
+            (true, _) => Remains::Killed,
+            (_, true) => Remains::Left,
+            _ => Remains::None,
+        };
+        self.which.stop(remains)?;
         Ok(0)
     }
 }

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use sterna_node::identity;
 use sterna_node::message::{Nodes, Reachability, Reply, Request, Seen};
-use sterna_node::{NodeId, identity};
 use sterna_process::Plain;
 
 use crate::node::{self, Which};
@@ -76,9 +76,6 @@ struct Row {
 
 /// By how much a clock may differ before people are told.
 const CLOCK_NOTED_MS: u64 = 5000;
-/// How alike a name must be to be suggested, of 1.
-const ALIKE_MIN: f64 = 0.6;
-const SUGGESTIONS_MAX: usize = 3;
 
 impl NodesCommand {
     pub(crate) fn run(self) -> Result<u8> {
@@ -177,57 +174,10 @@ fn table(nodes: &Nodes) -> Table<6> {
 impl Rm {
     fn run(self) -> Result<u8> {
         let nodes = self.which.nodes()?;
-        let node = find(&nodes, &self.wanted)?;
+        let node = node::member(&nodes, &self.wanted)?;
         match self.which.ask(&Request::Remove { node })? {
             Reply::Done => Ok(0),
             _ => Err(node::unexpected()),
         }
     }
-}
-
-/// The node that a user means: by its whole name, or by the beginning of its id.
-fn find(nodes: &Nodes, wanted: &str) -> Result<NodeId> {
-    let members = || nodes.nodes.iter().map(|seen| &seen.member);
-    let named = members().find(|member| member.about.name == wanted);
-    if let Some(member) = named {
-        return Ok(member.id);
-    }
-    let lower = wanted.to_ascii_lowercase();
-    let begin = |id| !lower.is_empty() && identity::text(id).starts_with(&lower);
-    let found: Vec<_> = members().filter(|member| begin(member.id)).collect();
-    let shown = Plain(wanted);
-    match found[..] {
-        [one] => Ok(one.id),
-        [] => Err(match nearest(nodes, wanted) {
-            near if near.is_empty() => anyhow!("no node {shown}: see `sterna nodes`"),
-            near => anyhow!("no node {shown}: did you mean {}?", near.join(" or ")),
-        }),
-        _ => {
-            let ids: Vec<String> = found
-                .iter()
-                .map(|member| identity::text(member.id))
-                .collect();
-            Err(anyhow!(
-                "{shown} can mean several nodes: {}",
-                ids.join(", ")
-            ))
-        }
-    }
-}
-
-fn nearest(nodes: &Nodes, wanted: &str) -> Vec<String> {
-    let wanted = wanted.to_lowercase();
-    let mut alike: Vec<(f64, String)> = Vec::new();
-    for seen in &nodes.nodes {
-        let (name, id) = (&seen.member.about.name, seen.member.id.to_string());
-        let by_name = strsim::jaro_winkler(&wanted, &name.to_lowercase());
-        let by_id = strsim::normalized_damerau_levenshtein(&wanted, &id);
-        let likeness = by_name.max(by_id);
-        if likeness >= ALIKE_MIN {
-            alike.push((likeness, format!("{} ({id})", Plain(name))));
-        }
-    }
-    alike.sort_by(|one, other| other.0.total_cmp(&one.0));
-    alike.truncate(SUGGESTIONS_MAX);
-    alike.into_iter().map(|(_, name)| name).collect()
 }

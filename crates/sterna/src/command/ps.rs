@@ -1,4 +1,4 @@
-//! `sterna ps`: the processes of this machine and user.
+//! `sterna ps`: the processes of this machine and user, and those of the cluster if a node runs here.
 
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -6,25 +6,34 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
+use sterna_migration::Life;
+use sterna_node::message::{HostingReply, HostingRequest, Listed, Nodes};
 use sterna_process::{Plain, ProcessId, ProgramId, Tag};
 
 use crate::client::{self, PATIENCE_IN_LISTS};
+use crate::node::{self, Which};
 use crate::protocol::{Reply, Request, Status};
 use crate::rundir::{self, Record, RunDirectory};
 use crate::show::{self, Align, Paint, Table};
 
-/// Lists the processes that run on this machine.
+/// Lists the processes that run on this machine, and, if a node runs here, on all nodes of its cluster.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Ps {
+    /// Also those on nodes that have ended; they are remembered for a day.
+    #[arg(short, long)]
+    all: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    which: Which,
 }
 
 const AFTER_HELP: &str = "\
 Examples:
   sterna ps
+  sterna ps -a
   sterna ps --json | jq '.[].id'
 
 Other commands take a process by the beginning of its id, by its name, or by the pid of its `sterna run`.";
@@ -36,26 +45,33 @@ const ASKED_AT_ONCE: usize = 16;
 struct Row {
     id: ProcessId,
     name: String,
-    pid: u32,
+    /// Of its `sterna run`; null on nodes.
+    pid: Option<u32>,
+    /// The node that it is on, or was on last; null without one.
+    node: Option<String>,
     kind: Tag,
     program: ProgramId,
     file: String,
-    /// `running`, `waiting`, `paused`, what is being done with it, `stopped` or `not responding`.
+    /// `running`, `waiting`, `paused`, what is being done with it, `stopped` or `not responding`; `unknown` if its node
+    /// does not answer; how it ended.
     state: String,
     cpu_ms: Option<u64>,
     memory_bytes: Option<u64>,
     memory_bytes_peak: Option<u64>,
     /// When it was first started, in milliseconds since 1970.
     started_ms: Option<u64>,
-    /// Since when it runs under this host.
-    hosted_ms: u64,
+    /// Since when it runs under its `sterna run`; null on nodes.
+    hosted_ms: Option<u64>,
     age_ms: u64,
 }
 
 impl Ps {
     pub(crate) fn run(self) -> Result<u8> {
         let (directory, live) = rundir::look()?;
-        let rows = rows(&directory, live);
+        let mut rows = rows(&directory, live);
+        if self.all || self.which.is_there() {
+            rows.extend(self.on_nodes()?);
+        }
         if self.json {
             show::json(&rows)?;
         } else if rows.is_empty() {
@@ -65,6 +81,60 @@ impl Ps {
         }
         Ok(0)
     }
+
+    /// Those of the cluster.
+    fn on_nodes(&self) -> Result<Vec<Row>> {
+        let request = HostingRequest::List { ended: self.all };
+        let Some(HostingReply::Listed(listed)) = self.which.hosting(request)? else {
+            return Err(node::unexpected());
+        };
+        let nodes = self.which.nodes()?;
+        let mut rows: Vec<Row> = listed
+            .into_iter()
+            .filter_map(|listed| row_on_node(listed, &nodes))
+            .collect();
+        rows.sort_by_key(|row| row.started_ms);
+        Ok(rows)
+    }
+}
+
+fn row_on_node(listed: Listed, nodes: &Nodes) -> Option<Row> {
+    let Listed { entry, brief } = listed;
+    let record = entry.record().ok()?;
+    let alive = record.life == Life::Alive;
+    let stats = brief.as_ref().map(|brief| &brief.stats);
+    let state = match (alive, &brief) {
+        (false, _) => show::ending(entry.ending.as_ref()),
+        (true, Some(brief)) => {
+            let doing = brief.doing.clone();
+            doing.unwrap_or_else(|| brief.stats.state.to_string())
+        }
+        (true, None) => "unknown".to_owned(),
+    };
+    let until_ms = match &entry.ending {
+        Some(ending) if !alive => ending.at_ms,
+        _ => show::since_epoch_ms(SystemTime::now()),
+    };
+    Some(Row {
+        id: entry.process,
+        name: entry.name.unwrap_or_default(),
+        pid: None,
+        node: Some(node::name_of(nodes, record.owner)),
+        kind: entry.info.kind,
+        program: entry.info.program,
+        file: entry.info.file,
+        state,
+        cpu_ms: stats.map(|stats| ms(stats.cpu_time)),
+        memory_bytes: stats.map(|stats| stats.memory_bytes),
+        memory_bytes_peak: stats.map(|stats| stats.memory_bytes_peak),
+        started_ms: Some(entry.info.started_ms),
+        hosted_ms: None,
+        age_ms: until_ms.saturating_sub(entry.info.started_ms),
+    })
+}
+
+fn ms(time: Duration) -> u64 {
+    time.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 /// Asks all, some at a time, so that one that does not answer does not hold up the others.
@@ -112,7 +182,6 @@ fn row(record: &Record, status: Result<Status, &'static str>) -> Option<Row> {
     if stats.is_some_and(|stats| stats.state == sterna_process::State::Ended) {
         return None;
     }
-    let ms = |time: Duration| time.as_millis().try_into().unwrap_or(u64::MAX);
     let age = stats.map_or(record.hosted_for(), |stats| {
         SystemTime::now()
             .duration_since(stats.started)
@@ -121,7 +190,8 @@ fn row(record: &Record, status: Result<Status, &'static str>) -> Option<Row> {
     Some(Row {
         id: record.id,
         name: record.name.clone(),
-        pid: record.pid,
+        pid: Some(record.pid),
+        node: None,
         kind: record.kind.clone(),
         program: record.program,
         file: record.file.clone(),
@@ -136,15 +206,16 @@ fn row(record: &Record, status: Result<Status, &'static str>) -> Option<Row> {
         memory_bytes: stats.map(|stats| stats.memory_bytes),
         memory_bytes_peak: stats.map(|stats| stats.memory_bytes_peak),
         started_ms: stats.map(|stats| show::since_epoch_ms(stats.started)),
-        hosted_ms: record.hosted_ms,
+        hosted_ms: Some(record.hosted_ms),
         age_ms: ms(age),
     })
 }
 
-fn table(rows: &[Row]) -> Table<8> {
+fn table(rows: &[Row]) -> Table<9> {
     let mut table = Table::new([
         ("ID", Align::Left),
         ("NAME", Align::Left),
+        ("NODE", Align::Left),
         ("PROGRAM", Align::Left),
         ("STATE", Align::Left),
         ("CPU", Align::Right),
@@ -157,13 +228,14 @@ fn table(rows: &[Row]) -> Table<8> {
         table.row([
             row.id.short(),
             Plain(&row.name).to_string(),
+            row.node.clone().unwrap_or_else(unknown),
             row.program.short(),
             Plain(&row.state).to_string(),
             row.cpu_ms
                 .map_or_else(unknown, |ms| show::time(Duration::from_millis(ms))),
             row.memory_bytes.map_or_else(unknown, show::bytes),
             show::age(Duration::from_millis(row.age_ms)),
-            row.pid.to_string(),
+            row.pid.map_or_else(unknown, |pid| pid.to_string()),
         ]);
     }
     table

@@ -1,22 +1,24 @@
-//! `sterna run`: a program in the foreground.
+//! `sterna run`: a program in the foreground, or on a node.
 
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use sterna_process::{Environment, Identity, Resources, Stdio};
 
 use super::given::{self, Given};
+use super::placed::Placed;
 use crate::host::{self, Facts, Signals};
 use crate::key;
 use crate::kinds::{self, KindName, Ready};
 use crate::local::Local;
+use crate::node::Which;
 use crate::rundir::{Record, Registered, RunDirectory};
 
-/// Runs a WebAssembly program in the foreground.
+/// Runs a WebAssembly program, in the foreground or on a node.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Run {
@@ -31,6 +33,20 @@ pub(crate) struct Run {
     /// Run a program that cannot be moved: it cannot be frozen, only killed.
     #[arg(long, conflicts_with = "snapshot_every")]
     immobile: bool,
+    /// Run it on this node of the cluster, where it can be moved from; `auto`: where there is most room.
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["immobile", "snapshot_every"])]
+    on: Option<String>,
+    /// Run it on a node, here unless --on says where, and come back at once; prints its id.
+    #[arg(short, long, conflicts_with_all = ["immobile", "snapshot_every"])]
+    detach: bool,
+    /// On a node: give it a standard input, this command's unless --detach is given.
+    #[arg(short, long)]
+    interactive: bool,
+    /// Print JSON (with --detach).
+    #[arg(long, requires = "detach")]
+    json: bool,
+    #[command(flatten)]
+    which: Which,
     /// For tests.
     #[arg(long, hide = true, value_enum, default_value_t = KindName::Wasm)]
     kind: KindName,
@@ -53,6 +69,8 @@ Examples:
   sterna run --dir data::/data:ro --env LANG=C --memory 256M tool.wasm -v /data
   sterna run --invoke add library.wat 2 3
   sterna run --snapshot-every 30s --to snapshots server.wasm
+  sterna run --detach --name job job.wasm        on this machine's node; see it with `sterna logs -f job`
+  sterna run --on lab-2 -i lua.wasm              on another node, in the foreground
 
 Exit code:
   that of the program; 134 if it trapped, 137 if it was killed by `sterna kill`,
@@ -62,6 +80,9 @@ Exit code:
 
 impl Run {
     pub(crate) fn run(self) -> Result<u8> {
+        if self.on.is_some() || self.detach {
+            return self.on_node();
+        }
         let key = key::own()?;
         let directory = RunDirectory::open()?;
         let Ready {
@@ -104,11 +125,53 @@ impl Run {
         host::host(entry, running, facts, signals, snapshots)
     }
 
+    fn on_node(self) -> Result<u8> {
+        ensure!(self.kind == KindName::Wasm, "nodes host WebAssembly only");
+        if let Some(name) = &self.given.name {
+            given::check_name(name)?;
+        }
+        let directories = self.given.bound()?;
+        let environment = Environment {
+            arguments: self.arguments(),
+            variables: self.variables()?,
+            entry: self.invoke.clone(),
+            resources: Resources {
+                limits: self.given.limits(None),
+                ..Resources::default()
+            },
+        };
+        Placed {
+            which: &self.which,
+            on: self.on.as_deref(),
+            detach: self.detach,
+            interactive: self.interactive,
+            name: self.given.name.clone(),
+            file: &self.file,
+            build: &self.given.build,
+            directories,
+            environment,
+            json: self.json,
+        }
+        .run()
+    }
+
+    /// The program's arguments; the first is its own name.
+    fn arguments(&self) -> Vec<OsString> {
+        let first = self.file.file_name().unwrap_or(self.file.as_os_str());
+        [first.to_owned()]
+            .into_iter()
+            .chain(self.arguments.clone())
+            .collect()
+    }
+
+    fn variables(&self) -> Result<Vec<(OsString, OsString)>> {
+        self.variables.iter().map(variable).collect()
+    }
+
     /// All that the program gets.
     fn environment(&self, name: String) -> Result<(Environment, Local)> {
         let (directories, given): (Vec<_>, Vec<_>) = self.given.directories()?.into_iter().unzip();
         let limits = self.given.limits(None);
-        let first = self.file.file_name().unwrap_or(self.file.as_os_str());
         let local = Local {
             name,
             file: given::file_text(&self.file),
@@ -117,11 +180,8 @@ impl Run {
             canonical_nans: self.given.build.canonical_nans,
         };
         let environment = Environment {
-            arguments: [first.to_owned()]
-                .into_iter()
-                .chain(self.arguments.clone())
-                .collect(),
-            variables: self.variables.iter().map(variable).collect::<Result<_>>()?,
+            arguments: self.arguments(),
+            variables: self.variables()?,
             entry: self.invoke.clone(),
             resources: Resources {
                 stdio: Stdio::inherited().context("could not take over the standard streams")?,

@@ -3,23 +3,27 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
+use sterna_node::message::{self, HostingRequest, ProcessEntry};
 use sterna_process::{Plain, ProcessId};
 
 use crate::client;
+use crate::node::Which;
 use crate::protocol::Request;
-use crate::rundir;
+use crate::rundir::{self, Found};
 use crate::show;
 
 /// Which process.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Steer {
-    /// The process: the beginning of its id, its name, or the pid of its `sterna run`.
+    /// The process: the beginning of its id, its name, or the pid of its `sterna run`. On any node of the cluster, too.
     #[arg(value_name = "P", required = true)]
     processes: Vec<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    which: Which,
 }
 
 const AFTER_HELP: &str = "\
@@ -43,20 +47,27 @@ struct Steered {
     state: &'static str,
 }
 
+/// Where a process is.
+enum Place {
+    /// In a `sterna run` of this machine.
+    Here(Box<Found>),
+    /// On a node.
+    OnNode(Box<ProcessEntry>),
+}
+
 impl Steer {
     pub(crate) fn run(self, deed: Deed) -> Result<u8> {
-        let (request, state) = match deed {
-            Deed::Pause => (Request::Pause, "paused"),
-            Deed::Resume => (Request::Resume, "running"),
-            Deed::Kill => (Request::Kill, "killed"),
+        let state = match deed {
+            Deed::Pause => "paused",
+            Deed::Resume => "running",
+            Deed::Kill => "killed",
         };
         // All are found before anything is done to the first.
-        let found = self.processes.iter().map(|wanted| rundir::find(wanted));
+        let found = self.processes.iter().map(|wanted| self.find(wanted));
         let found = found.collect::<Result<Vec<_>>>()?;
         let mut steered = Vec::new();
-        for found in &found {
-            client::ask(found, &request, &mut |_, _| {})?;
-            let (id, name) = (found.record.id, found.record.name.clone());
+        for place in &found {
+            let (id, name) = self.steer(place, deed)?;
             if !self.json {
                 show::note(format_args!("{} ({}) is {state}", id.short(), Plain(&name)));
             }
@@ -66,5 +77,42 @@ impl Steer {
             show::json(&steered)?;
         }
         Ok(0)
+    }
+
+    fn find(&self, wanted: &str) -> Result<Place> {
+        match rundir::find(wanted) {
+            Ok(found) => Ok(Place::Here(Box::new(found))),
+            Err(_) if self.which.is_there() => {
+                let entry = self.which.find_living(wanted)?;
+                Ok(Place::OnNode(Box::new(entry)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn steer(&self, place: &Place, deed: Deed) -> Result<(ProcessId, String)> {
+        match place {
+            Place::Here(found) => {
+                let request = match deed {
+                    Deed::Pause => Request::Pause,
+                    Deed::Resume => Request::Resume,
+                    Deed::Kill => Request::Kill,
+                };
+                client::ask(found, &request, &mut |_, _| {})?;
+                Ok((found.record.id, found.record.name.clone()))
+            }
+            Place::OnNode(entry) => {
+                let process = entry.process;
+                let deed = match deed {
+                    Deed::Pause => message::Deed::Pause,
+                    Deed::Resume => message::Deed::Resume,
+                    Deed::Kill => message::Deed::Kill,
+                };
+                self.which
+                    .hosting(HostingRequest::Steer { process, deed })?;
+                let name = entry.name.clone();
+                Ok((process, name.unwrap_or_else(|| entry.info.file.clone())))
+            }
+        }
     }
 }

@@ -40,7 +40,7 @@ pub(crate) const EXIT_FROZEN: u8 = 75;
 /// As shells show a program that ended by SIGABRT.
 pub(crate) const EXIT_TRAPPED: u8 = 134;
 /// As shells show a program that ended by SIGKILL.
-const EXIT_KILLED: u8 = 137;
+pub(crate) const EXIT_KILLED: u8 = 137;
 
 /// How often the end is waited for anew.
 const WAIT: Duration = Duration::from_secs(3600);

@@ -8,7 +8,9 @@
 mod source;
 mod wasm;
 
-pub(crate) use wasm::{BUILDER, BuildOptions, building, cache, install, install_for};
+pub(crate) use wasm::{
+    BUILDER, BuildOptions, building, cache, install, install_for, prepare_moves,
+};
 
 use std::path::Path;
 use std::sync::Arc;

@@ -219,7 +219,7 @@ impl Programs for One {
 
 /// Compiles in the background what the program will most likely need to go on after a move, so that the move need
 /// not wait for it. It is kept in the cache.
-pub(super) fn prepare_moves(installed: Arc<Installed>) {
+pub(crate) fn prepare_moves(installed: Arc<Installed>) {
     let prepare = move || {
         thread::sleep(PREPARE_AFTER);
         // Of this thread only (nice(2)), and of the builders that it starts.

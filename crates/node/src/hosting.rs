@@ -1,0 +1,166 @@
+//! The processes of a node: [`Hosting`].
+//!
+//! ```text
+//!  requests ──► answers ──► start, logs, listing ──┐
+//!                  │                               ├──► runner (Handle)
+//!                  └──► driver: Moves ─────────────┘        │ what it says
+//!                         ▲  │                              │
+//!                         └──┼──────────────────────────────┘
+//!                            └──► messages, swaps, channels to other nodes
+//! ```
+//!
+//! - `answers`: what is asked, here or of the node that has the process
+//! - `start`: from an order to a process
+//! - `driver`: the one task that holds the machines of moves and carries out what they want
+//! - `runner`: starting a runner, finding one that outlived the last service, noticing its death
+//! - `channels`: connections for image and pages; `programs`: modules that other nodes have
+//! - `bindings`: what an arriving process may be bound to
+//! - `logs`: output, wherever it was written; `listing`: all processes, as they are
+//! - `news`: reports of moves, events
+
+mod answers;
+mod bindings;
+mod channels;
+mod driver;
+mod listing;
+mod logs;
+mod news;
+mod programs;
+mod runner;
+mod start;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sterna_process::ProcessId;
+use sterna_runner::Handle;
+use sterna_runner::message::{Answer, Ended, Order};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
+
+use crate::limits::{KILLED_WITHIN, LOG_LOOK_EVERY, RUNNER_WITHIN};
+use crate::message::{Failure, FailureKind, Remains};
+use crate::workshop::Workshop;
+pub(crate) use bindings::Exports;
+pub(crate) use channels::Channels;
+use driver::Input;
+use news::News;
+
+/// What a node has for hosting processes.
+pub(crate) struct Hosting {
+    pub(crate) workshop: Arc<dyn Workshop>,
+    exports: Exports,
+    folder: PathBuf,
+    inputs: mpsc::UnboundedSender<Input>,
+    /// Taken by the driver.
+    from_all: Mutex<Option<mpsc::UnboundedReceiver<Input>>>,
+    runner: watch::Sender<Option<Runner>>,
+    pub(crate) channels: Channels,
+    news: News,
+    /// How processes ended, until it is written down.
+    ended: Mutex<HashMap<ProcessId, Ended>>,
+}
+
+/// The runner that serves now.
+#[derive(Clone)]
+pub(crate) struct Runner {
+    pub(crate) handle: Handle,
+    pub(crate) confinement: String,
+    pub(crate) takes_directories: bool,
+}
+
+impl Hosting {
+    /// In a folder of the node's data directory.
+    pub(crate) fn new(workshop: Arc<dyn Workshop>, exports: Exports, folder: PathBuf) -> Self {
+        let (inputs, from_all) = mpsc::unbounded_channel();
+        Self {
+            workshop,
+            exports,
+            folder,
+            inputs,
+            from_all: Mutex::new(Some(from_all)),
+            runner: watch::Sender::new(None),
+            channels: Channels::default(),
+            news: News::default(),
+            ended: Mutex::default(),
+        }
+    }
+
+    /// The runner, if there is one now.
+    pub(crate) fn runner(&self) -> Result<Runner, Failure> {
+        self.runner.borrow().clone().ok_or_else(|| {
+            Failure::new(
+                FailureKind::Busy,
+                "the node's runner is being started: try again",
+            )
+        })
+    }
+
+    /// Asks the runner.
+    async fn ask(&self, order: Order, descriptors: Vec<OwnedFd>) -> Result<Answer, Failure> {
+        let runner = self.runner()?;
+        let (answer, answered) = oneshot::channel();
+        runner.handle.ask(order, descriptors, move |result| {
+            let _ = answer.send(result);
+        });
+        match answered.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(message)) => Err(Failure::refused(message)),
+            Err(_) => Err(Failure::new(FailureKind::Busy, "the runner is gone")),
+        }
+    }
+
+    /// Sees to the processes before the node stops. A runner without any ends with it.
+    pub(crate) async fn stop(&self, remains: Remains) -> Result<(), Failure> {
+        let Ok(runner) = self.runner() else {
+            return Ok(());
+        };
+        let count = self.held().await?.len();
+        match remains {
+            Remains::None if count > 0 => Err(Failure::refused(format!(
+                "{count} processes run here: move them (`sterna move P NODE`), end them (`--kill`), or let them run on \
+                 for the next start of the node (`--leave`)"
+            ))),
+            Remains::Left if count > 0 => Ok(()),
+            _ => {
+                self.kill_all().await;
+                runner.handle.order(Order::End, Vec::new());
+                let process = runner.handle.process();
+                let _ = blocking(move || process.wait(Some(RUNNER_WITHIN))).await?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends all processes, and waits a little until that is written down.
+    async fn kill_all(&self) {
+        let until = Instant::now() + KILLED_WITHIN;
+        for brief in self.held().await.unwrap_or_default() {
+            let _ = self.ask(Order::Kill(brief.process), Vec::new()).await;
+        }
+        let mut remaining = self.ended().len();
+        while remaining > 0 && Instant::now() < until {
+            sleep(LOG_LOOK_EVERY).await;
+            remaining = self.ended().len();
+        }
+    }
+
+    /// Tells the driver something. It lives as long as the node.
+    fn tell(&self, input: Input) {
+        let _ = self.inputs.send(input);
+    }
+
+    fn ended(&self) -> MutexGuard<'_, HashMap<ProcessId, Ended>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs what may block where that does no harm.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Failure::new(FailureKind::Internal, "the node failed: see its log"))
+}

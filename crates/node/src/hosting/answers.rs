@@ -1,0 +1,536 @@
+//! What is asked about processes, answered here or by the node that has the process.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sterna_migration::{
+    Attempt, Copied, Event, Grant, Holding, Life, Message, MoveFailure, MoveId, NodeId, Offer,
+    Order as Move, Outcome, Part, Report, Retry, Strategy,
+};
+use sterna_process::ProcessId;
+use sterna_runner::message::{Answer, Order, Seen};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Hosting;
+use super::driver::Input;
+use crate::door::Authority;
+use crate::limits::{
+    ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, NEWS_WITHIN, WATCH_WITHIN,
+};
+use crate::message::{
+    Belongings, Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest, MoveReport,
+    RegistryRequest, Reply, Request,
+};
+use crate::service::{Origin, Service};
+
+/// How long a process that is just moving is waited for.
+const SETTLE_WITHIN: Duration = Duration::from_secs(10);
+
+impl Service {
+    /// Answers a request about processes that the door has let through.
+    pub(crate) async fn answer_hosting(
+        self: &Arc<Self>,
+        authority: Authority,
+        request: HostingRequest,
+        origin: Origin<'_>,
+    ) -> Result<Reply, Failure> {
+        let Some(hosting) = &self.hosting else {
+            return Err(Failure::refused("this node hosts no processes"));
+        };
+        let answered = match (authority, origin) {
+            (Authority::Local { .. }, Origin::Here(descriptors)) => {
+                self.answer_user(hosting, request, descriptors).await
+            }
+            (Authority::Member(node), Origin::Node(connection)) => {
+                self.answer_node(hosting, node, request, connection).await
+            }
+            _ => Err(Failure::new(
+                FailureKind::Forbidden,
+                "only users and nodes may ask that",
+            )),
+        };
+        answered.map(|reply| reply.map_or(Reply::Done, Reply::Hosting))
+    }
+
+    /// A user of this machine: what is elsewhere is asked for there.
+    async fn answer_user(
+        self: &Arc<Self>,
+        hosting: &Arc<Hosting>,
+        request: HostingRequest,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Option<HostingReply>, Failure> {
+        match request {
+            HostingRequest::Start(order) => {
+                let started = self.start(hosting, *order, descriptors, None);
+                started.await.map(Some)
+            }
+            HostingRequest::List { ended } => self.listed(hosting, ended).await.map(Some),
+            HostingRequest::Find { text } => self.find(text).await.map(Some),
+            HostingRequest::Wait { process } => self.wait_for(process).await.map(Some),
+            HostingRequest::Steer {
+                process,
+                deed: Deed::Forget,
+            } => {
+                self.ask_registry(RegistryRequest::Forget { process })
+                    .await?;
+                Ok(None)
+            }
+            HostingRequest::MoveNews { source, .. } | HostingRequest::CancelMove { source, .. }
+                if source != self.id =>
+            {
+                self.pass_on(source, request).await.map(Some)
+            }
+            request => match request.about() {
+                Some(process) => self.where_it_is(hosting, process, request).await,
+                None => self.answer_here(hosting, request).await,
+            },
+        }
+    }
+
+    /// Has a request about a process answered by whoever owns it. While it moves, that may change.
+    async fn where_it_is(
+        self: &Arc<Self>,
+        hosting: &Arc<Hosting>,
+        process: ProcessId,
+        request: HostingRequest,
+    ) -> Result<Option<HostingReply>, Failure> {
+        let until = Instant::now() + SETTLE_WITHIN;
+        loop {
+            let entry = self.entry(process).await?;
+            let record = entry.record().map_err(Failure::refused)?;
+            if record.life != Life::Alive && !matches!(request, HostingRequest::Log { .. }) {
+                return Err(gone(process, record.life));
+            }
+            let answered = match record.owner == self.id {
+                true => self.answer_here(hosting, request.clone()).await,
+                false => self.pass_on(record.owner, request.clone()).await.map(Some),
+            };
+            match answered {
+                Err(failure)
+                    if matches!(failure.kind, FailureKind::NotHere | FailureKind::Busy)
+                        && Instant::now() < until =>
+                {
+                    sleep(LOG_LOOK_EVERY).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Another node: it is answered here, or not at all.
+    async fn answer_node(
+        self: &Arc<Self>,
+        hosting: &Arc<Hosting>,
+        node: NodeId,
+        request: HostingRequest,
+        connection: &quinn::Connection,
+    ) -> Result<Option<HostingReply>, Failure> {
+        match request {
+            HostingRequest::Start(order) => {
+                let started = self.start(hosting, *order, Vec::new(), Some(node));
+                started.await.map(Some)
+            }
+            HostingRequest::Message { bytes } => {
+                let (message, _) = Message::decode(&bytes).map_err(Failure::refused)?;
+                hosting.tell(Input::Event(Event::Message {
+                    from: node,
+                    message,
+                }));
+                Ok(None)
+            }
+            HostingRequest::Channel { attempt } => {
+                let expected = hosting.channels.expect(connection, attempt);
+                expected.map(Some)
+            }
+            HostingRequest::Program { program, offset } => {
+                hosting.program_piece(program, offset).await.map(Some)
+            }
+            HostingRequest::MayCome { kind, bindings, .. } => {
+                match hosting.objection(&kind, &bindings) {
+                    Some(refusal) => Err(Failure::refused(refusal)),
+                    None => Ok(None),
+                }
+            }
+            HostingRequest::LogPart { process, after } => {
+                hosting.log_part(process, after).await.map(Some)
+            }
+            request => self.answer_here(hosting, request).await,
+        }
+    }
+
+    async fn answer_here(
+        self: &Arc<Self>,
+        hosting: &Arc<Hosting>,
+        request: HostingRequest,
+    ) -> Result<Option<HostingReply>, Failure> {
+        match request {
+            HostingRequest::Held => Ok(Some(HostingReply::Held(hosting.held().await?))),
+            HostingRequest::Capacity => Ok(Some(HostingReply::Capacity(hosting.capacity().await))),
+            HostingRequest::Steer { process, deed } => {
+                let order = match deed {
+                    Deed::Pause => Order::Pause(process),
+                    Deed::Resume => Order::Resume(process),
+                    Deed::Kill => Order::Kill(process),
+                    Deed::Forget => return Err(Failure::refused("only the registry forgets")),
+                };
+                hosting.ask_about(process, order).await?;
+                Ok(None)
+            }
+            HostingRequest::Describe { process } => {
+                match hosting.ask_about(process, Order::Describe(process)).await? {
+                    Answer::Described(description) => {
+                        Ok(Some(HostingReply::Described(description)))
+                    }
+                    _ => Err(Failure::refused("the runner answers another question")),
+                }
+            }
+            HostingRequest::Input {
+                process,
+                bytes,
+                end,
+            } => hosting.input(process, bytes, end).await.map(|()| None),
+            HostingRequest::Log {
+                process,
+                after,
+                wait_ms,
+            } => {
+                let wait = Duration::from_millis(wait_ms);
+                self.log(hosting, process, after, wait).await.map(Some)
+            }
+            HostingRequest::Move {
+                process,
+                target,
+                dry_run,
+            } => self
+                .begin_move(hosting, process, target, dry_run)
+                .await
+                .map(Some),
+            HostingRequest::MoveNews { attempt, .. } => {
+                Ok(Some(HostingReply::MoveNews(hosting.news_of(attempt).await)))
+            }
+            HostingRequest::CancelMove { attempt, .. } => {
+                hosting.cancel(attempt).await.map(|()| None)
+            }
+            HostingRequest::Events { after, wait_ms } => {
+                let wait = Duration::from_millis(wait_ms).min(LOG_WAIT_MAX);
+                let events = hosting.events(after, wait).await;
+                Ok(Some(HostingReply::Events(events)))
+            }
+            _ => Err(Failure::refused("not a request of this sort")),
+        }
+    }
+
+    /// Waits until a process runs nowhere, or for a while.
+    async fn wait_for(&self, process: ProcessId) -> Result<HostingReply, Failure> {
+        let until = Instant::now() + WATCH_WITHIN;
+        let mut after = 0;
+        loop {
+            let revision = self
+                .ask_registry(RegistryRequest::ProcessesChanged { after })
+                .await?;
+            let entry = self.entry(process).await?;
+            let lives = entry
+                .record()
+                .is_ok_and(|record| record.life == Life::Alive);
+            if !lives || Instant::now() >= until {
+                return Ok(HostingReply::Waited(Box::new(entry)));
+            }
+            if let Reply::Revision(revision) = revision {
+                after = revision.max(1);
+            }
+        }
+    }
+
+    async fn begin_move(
+        self: &Arc<Self>,
+        hosting: &Hosting,
+        process: ProcessId,
+        target: NodeId,
+        dry_run: bool,
+    ) -> Result<HostingReply, Failure> {
+        let seen = hosting.seen(process).await?;
+        self.may_move(process, target, &seen).await?;
+        if dry_run {
+            return Ok(HostingReply::CouldMove {
+                source: self.id,
+                memory_bytes: seen.layout.bytes(),
+            });
+        }
+        let order = Move {
+            process,
+            target,
+            move_id: MoveId::from_bytes(random()?),
+            grant: Grant::from_bytes(random()?),
+            offer: Offer {
+                kind: seen.kind,
+                program: seen.program,
+                layout: seen.layout,
+                image_format: sterna_process::image::FORMAT_NEWEST,
+                strategy: Strategy::StopAndCopy,
+            },
+        };
+        let (begun, attempt) = oneshot::channel();
+        hosting.tell(Input::Begin { order, begun });
+        match attempt.await {
+            Ok(Ok(attempt)) => Ok(HostingReply::Moving {
+                source: self.id,
+                attempt,
+            }),
+            Ok(Err(error)) => Err(Failure::refused(error)),
+            Err(_) => Err(Failure::new(FailureKind::Internal, "the node is stopping")),
+        }
+    }
+
+    /// Asks first what would make the move fail: before anything is written anywhere.
+    async fn may_move(
+        &self,
+        process: ProcessId,
+        target: NodeId,
+        seen: &Seen,
+    ) -> Result<(), Failure> {
+        if target == self.id {
+            return Err(Failure::refused(format!(
+                "process {} is on that node already",
+                process.short()
+            )));
+        }
+        if self.roster().member(target).is_none() {
+            return Err(Failure::refused(
+                "the cluster has no such node: see `sterna nodes`",
+            ));
+        }
+        let entry = self.entry(process).await?;
+        let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
+        let request = HostingRequest::MayCome {
+            kind: seen.kind.clone(),
+            bindings: belongings.bindings,
+            memory_bytes: seen.layout.bytes(),
+        };
+        let addresses = self.addresses(target);
+        let request = Request::Hosting(request);
+        let asked = self
+            .transport
+            .ask(target, &addresses, &request, ANSWER_WITHIN)
+            .await;
+        match asked {
+            Ok((Reply::Done, _)) => Ok(()),
+            Ok((Reply::Failed(failure), _)) => Err(failure),
+            Ok(_) => Err(Failure::refused("the target answers another question")),
+            Err(error) => Err(Failure::new(
+                FailureKind::Unreachable,
+                format!("{error}: the process stays where it is"),
+            )),
+        }
+    }
+
+    /// Sends a message of a move.
+    pub(super) async fn send_message(&self, to: NodeId, message: &Message) -> Result<(), Failure> {
+        let version = sterna_migration::wire::VERSION_NEWEST;
+        let bytes = message.encode(version).map_err(Failure::refused)?;
+        let request = Request::Hosting(HostingRequest::Message { bytes });
+        let addresses = self.addresses(to);
+        match self
+            .transport
+            .ask(to, &addresses, &request, ANSWER_WITHIN)
+            .await
+        {
+            Ok((Reply::Failed(failure), _)) => Err(failure),
+            Ok(_) => Ok(()),
+            Err(error) => Err(Failure::new(FailureKind::Unreachable, error)),
+        }
+    }
+}
+
+impl Hosting {
+    async fn input(&self, process: ProcessId, bytes: Vec<u8>, end: bool) -> Result<(), Failure> {
+        if bytes.len() > INPUT_BYTES_MAX {
+            return Err(Failure::refused(format!(
+                "{} bytes of input at once, {INPUT_BYTES_MAX} are allowed",
+                bytes.len()
+            )));
+        }
+        let order = Order::Input {
+            process,
+            bytes,
+            end,
+        };
+        self.ask_about(process, order).await.map(drop)
+    }
+
+    async fn cancel(&self, attempt: Attempt) -> Result<(), Failure> {
+        let (done, cancelled) = oneshot::channel();
+        self.tell(Input::Cancel { attempt, done });
+        match cancelled.await {
+            Ok(cancelled) => cancelled.map_err(Failure::refused),
+            Err(_) => Err(Failure::new(FailureKind::Internal, "the node is stopping")),
+        }
+    }
+
+    /// Events after a number; if there are none, those that come within some time.
+    async fn events(&self, after: u64, wait: Duration) -> Vec<EventRecord> {
+        let mut changed = self.news.watch();
+        if self.news.events_after(after).is_empty() {
+            let _ = timeout(wait, changed.changed()).await;
+        }
+        self.news.events_after(after)
+    }
+
+    /// Orders something of a process; that it is not here, or just moving, is told as such.
+    async fn ask_about(&self, process: ProcessId, order: Order) -> Result<Answer, Failure> {
+        let seen = self.seen(process).await?;
+        if !matches!(seen.holding, Holding::Running { .. }) || seen.doing.is_some() {
+            return Err(Failure::new(
+                FailureKind::Busy,
+                format!("process {} is just being moved: try again", process.short()),
+            ));
+        }
+        self.ask(order, Vec::new()).await
+    }
+
+    async fn seen(&self, process: ProcessId) -> Result<Seen, Failure> {
+        let not_here = |failure: Failure| Failure::new(FailureKind::NotHere, failure.message);
+        match self
+            .ask(Order::Look(process), Vec::new())
+            .await
+            .map_err(not_here)?
+        {
+            Answer::Seen(mut seen) if seen.len() == 1 => Ok(seen.remove(0)),
+            _ => Err(Failure::refused("the runner answers another question")),
+        }
+    }
+
+    /// The report of a move, when there is one, or nothing after a while.
+    async fn news_of(&self, attempt: Attempt) -> Option<Box<MoveReport>> {
+        let mut changed = self.news.watch();
+        let until = Instant::now() + NEWS_WITHIN;
+        loop {
+            changed.borrow_and_update();
+            if let Some(report) = self.news.report_of(attempt) {
+                return Some(Box::new(report));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if timeout(left, changed.changed()).await.is_err() {
+                return None;
+            }
+        }
+    }
+}
+
+impl HostingRequest {
+    /// The process that it is about, if any node may have that.
+    const fn about(&self) -> Option<ProcessId> {
+        match self {
+            Self::Steer { process, .. }
+            | Self::Describe { process }
+            | Self::Log { process, .. }
+            | Self::Input { process, .. }
+            | Self::Move { process, .. } => Some(*process),
+            _ => None,
+        }
+    }
+}
+
+fn gone(process: ProcessId, life: Life) -> Failure {
+    let how = match life {
+        Life::Lost => "was lost with its runner: see `sterna ps -a`, and `sterna recover`",
+        Life::Frozen(_) => "is frozen in a file: thaw it first",
+        _ => "has ended: see `sterna ps -a`",
+    };
+    Failure::refused(format!("process {} {how}", process.short()))
+}
+
+fn random() -> Result<[u8; 16], Failure> {
+    let mut bytes = [0; 16];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    match filled {
+        Ok(16) => Ok(bytes),
+        _ => Err(Failure::new(
+            FailureKind::Internal,
+            "the system gives no random numbers",
+        )),
+    }
+}
+
+impl MoveReport {
+    /// As it is told to people and programs.
+    pub(super) fn of(report: &Report, watched: Option<(u64, bool)>) -> Self {
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let size = report.size.unwrap_or_default();
+        let parts = report.parts.iter();
+        let (moved, outcome, retry) = told(&report.outcome);
+        Self {
+            process: report.attempt.process,
+            move_id: report.attempt.move_id,
+            source: report.source,
+            target: report.target,
+            moved,
+            outcome,
+            retry,
+            image_bytes: size.image_bytes,
+            pages: size.pages,
+            downtime_us: report.downtime().map(us),
+            watched_us: watched.map(|(us, _)| us),
+            was_ready: watched.map(|(_, ready)| ready),
+            total_us: us(report.total),
+            parts: parts
+                .map(|(part, time)| (part_name(*part).to_owned(), us(*time)))
+                .collect(),
+        }
+    }
+}
+
+fn told(outcome: &Outcome) -> (bool, String, bool) {
+    match outcome {
+        Outcome::Moved { copy } => {
+            let text = match copy {
+                Copied::Discarded | Copied::Gone => "was moved",
+                Copied::Kept => {
+                    "belongs to the target, which has not said that it runs there; its copy here is kept"
+                }
+            };
+            (true, text.to_owned(), false)
+        }
+        Outcome::Stayed(failure) => {
+            let retry = failure.retry() != Retry::Never;
+            (
+                false,
+                format!("stayed where it is: {}", chain(failure)),
+                retry,
+            )
+        }
+        Outcome::Ended => (false, "ended before it could be moved".to_owned(), false),
+        Outcome::Lost { copy } => {
+            let text = match copy {
+                Copied::Kept => "was lost with the target's runner; a copy is kept here",
+                _ => "was lost with its runner",
+            };
+            (false, text.to_owned(), false)
+        }
+    }
+}
+
+fn chain(failure: &MoveFailure) -> String {
+    match std::error::Error::source(failure) {
+        Some(source) => format!("{failure}: {source}"),
+        None => failure.to_string(),
+    }
+}
+
+const fn part_name(part: Part) -> &'static str {
+    match part {
+        Part::Accept => "accept",
+        Part::Declare => "declare",
+        Part::Pause => "pause",
+        Part::Capture => "capture",
+        Part::Send => "send",
+        Part::Restore => "restore",
+        Part::Commit => "commit",
+        Part::Resume => "resume",
+        Part::Travel => "travel",
+        Part::Confirm => "confirm",
+        Part::Settle => "settle",
+        Part::Return => "return",
+    }
+}

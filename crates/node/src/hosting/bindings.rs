@@ -1,0 +1,121 @@
+//! What processes of this node may be bound to: what its operator exports, and, for those that are started here and stay,
+//! what their user has opened.
+//!
+//! A binding in an arriving process is a request. Nothing is opened because it says so: it is looked up among the exports,
+//! which were opened when the node was started.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sterna_migration::Refusal;
+use sterna_process::Tag;
+use sterna_runner::message::PlacedDirectory;
+
+use super::{Hosting, blocking};
+use crate::message::{Binding, BindingSort, Failure};
+
+/// Directories that a node's operator exports, by name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Exports(BTreeMap<String, Arc<File>>);
+
+impl Exports {
+    /// Opens them, with the operator's rights.
+    pub(crate) fn open(exports: &[(String, PathBuf)]) -> Result<Self, (PathBuf, io::Error)> {
+        let open = |(name, path): &(String, PathBuf)| {
+            let opened = File::open(path).and_then(|file| match file.metadata()?.is_dir() {
+                true => Ok(Arc::new(file)),
+                false => Err(io::ErrorKind::NotADirectory.into()),
+            });
+            match opened {
+                Ok(file) => Ok((name.clone(), file)),
+                Err(error) => Err((path.clone(), error)),
+            }
+        };
+        exports.iter().map(open).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Hosting {
+    /// Why a process that is bound so cannot come; nothing if it can.
+    pub(super) fn objection(&self, kind: &Tag, bindings: &[Binding]) -> Option<Refusal> {
+        if !self.workshop.kinds().contains(kind) {
+            let what = format!("processes of kind {kind}");
+            return Some(Refusal::Unsupported { what });
+        }
+        let directories = self.runner().is_ok_and(|runner| runner.takes_directories);
+        if !bindings.is_empty() && !directories {
+            let reason = "the machine cannot confine a process to its directories: see `sterna doctor` there";
+            return Some(Refusal::NotAdmitted {
+                reason: reason.into(),
+            });
+        }
+        bindings.iter().find_map(|binding| match &binding.sort {
+            BindingSort::Fixed => Some(Refusal::Unsupported {
+                what: format!(
+                    "directory {}, which is fixed to its node: start the process with `:shared` for what every node \
+                     exports",
+                    binding.guest_path
+                ),
+            }),
+            BindingSort::Shared { export } if !self.exports.0.contains_key(export) => {
+                Some(Refusal::NotAdmitted {
+                    reason: format!(
+                        "it exports no directory {export:?}: start that node with `--export {export}=DIR`"
+                    ),
+                })
+            }
+            BindingSort::Shared { .. } => None,
+        })
+    }
+
+    /// The directories of a process, detached, in the order of its bindings. `opened`: those that its user has opened.
+    pub(super) async fn directories(
+        &self,
+        bindings: &[Binding],
+        opened: Vec<OwnedFd>,
+    ) -> Result<Vec<OwnedFd>, Failure> {
+        let mut opened = opened.into_iter();
+        let mut detached = Vec::new();
+        for binding in bindings {
+            let directory = match &binding.sort {
+                BindingSort::Fixed => opened
+                    .next()
+                    .ok_or_else(|| Failure::refused("a directory did not come with the order"))?,
+                BindingSort::Shared { export } => self.exported(export)?,
+            };
+            let (workshop, read_only) = (Arc::clone(&self.workshop), binding.read_only);
+            let result = blocking(move || workshop.detach(directory, read_only)).await?;
+            let path = &binding.guest_path;
+            detached.push(result.map_err(|error| {
+                Failure::refused(format!("the directory {path} cannot be given: {error}"))
+            })?);
+        }
+        match opened.next() {
+            None => Ok(detached),
+            Some(_) => Err(Failure::refused("too many directories came with the order")),
+        }
+    }
+
+    fn exported(&self, export: &str) -> Result<OwnedFd, Failure> {
+        let file = self.exports.0.get(export).ok_or_else(|| {
+            Failure::refused(format!(
+                "this node exports no directory {export:?}: start it with `--export {export}=DIR`"
+            ))
+        })?;
+        let cloned = file.as_fd().try_clone_to_owned();
+        cloned.map_err(|error| Failure::refused(format!("the export {export:?}: {error}")))
+    }
+}
+
+/// Directories as a runner is told of them.
+pub(super) fn placed(bindings: &[Binding]) -> Vec<PlacedDirectory> {
+    let placed = bindings.iter().map(|binding| PlacedDirectory {
+        guest_path: binding.guest_path.clone(),
+        read_only: binding.read_only,
+    });
+    placed.collect()
+}

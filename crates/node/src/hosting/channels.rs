@@ -1,0 +1,193 @@
+//! Connections on which image and pages of a move go from runner to runner.
+//!
+//! ```text
+//! source: service                          target: service
+//!   │ Channel{attempt} ───── QUIC ────────────►│ expects a caller
+//!   │◄──────────────────────────────── port    │
+//!   │ both export a secret from this session, for this move (RFC 5705)
+//!   │ TCP, says the name that follows from it ►│ knows the caller by it
+//!   ▼ connection, secret                       ▼
+//! source: runner ═══════ sealed records ═══► target: runner
+//! ```
+//!
+//! The name is said in the clear and is good once; without the secret nothing can be said on the connection.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sterna_migration::{Attempt, NodeId};
+use sterna_runner::message::{Order, Secret};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::limits::{CHANNEL_WITHIN, CHANNELS_WAITING_MAX, RETRY_FIRST};
+use crate::message::{Failure, FailureKind, HostingReply, HostingRequest, Reply, Request};
+use crate::service::Service;
+use crate::wire::encode_plain;
+
+const LABEL: &[u8] = b"EXPORTER-sterna-pages";
+const NAME_CONTEXT: &str = "sterna-node 2026 name of a connection for pages";
+const NAME_BYTES: usize = 32;
+
+/// Callers that are expected.
+#[derive(Default)]
+pub(crate) struct Channels {
+    port: Mutex<u16>,
+    expected: Mutex<HashMap<[u8; NAME_BYTES], Expected>>,
+}
+
+struct Expected {
+    attempt: Attempt,
+    secret: Secret,
+    until: Instant,
+}
+
+/// What both ends of a session have in common for one move.
+fn secret(connection: &quinn::Connection, attempt: Attempt) -> Result<Secret, Failure> {
+    let mut secret = Secret([0; 32]);
+    let exported = connection.export_keying_material(&mut secret.0, LABEL, &encode_plain(&attempt));
+    match exported {
+        Ok(()) => Ok(secret),
+        Err(_) => Err(Failure::new(
+            FailureKind::Internal,
+            "no key could be made for the connection",
+        )),
+    }
+}
+
+fn name(secret: &Secret) -> [u8; NAME_BYTES] {
+    blake3::derive_key(NAME_CONTEXT, &secret.0)
+}
+
+impl Channels {
+    pub(crate) fn set_port(&self, port: u16) {
+        *self.port.lock().unwrap_or_else(PoisonError::into_inner) = port;
+    }
+
+    /// Expects the source of a move to connect, which has asked on this connection.
+    pub(super) fn expect(
+        &self,
+        connection: &quinn::Connection,
+        attempt: Attempt,
+    ) -> Result<HostingReply, Failure> {
+        let secret = secret(connection, attempt)?;
+        let port = *self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        expected.retain(|_, expected| expected.until > Instant::now());
+        if expected.len() >= CHANNELS_WAITING_MAX {
+            return Err(Failure::new(
+                FailureKind::Busy,
+                "too many moves begin at this node at once: try again",
+            ));
+        }
+        let until = Instant::now() + CHANNEL_WITHIN;
+        let caller = Expected {
+            attempt,
+            secret: secret.clone(),
+            until,
+        };
+        expected.insert(name(&secret), caller);
+        Ok(HostingReply::Channel { port })
+    }
+
+    fn take(&self, name: &[u8; NAME_BYTES]) -> Option<Expected> {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        expected
+            .remove(name)
+            .filter(|expected| expected.until > Instant::now())
+    }
+}
+
+impl Service {
+    /// Connects to the target of a move.
+    pub(super) async fn open_channel(
+        &self,
+        target: NodeId,
+        attempt: Attempt,
+    ) -> Result<(OwnedFd, Secret), Failure> {
+        let unreachable = |why: String| {
+            let message = format!("no connection for pages to node {target}: {why}");
+            Failure::new(FailureKind::Unreachable, message)
+        };
+        let request = Request::Hosting(HostingRequest::Channel { attempt });
+        let addresses = self.addresses(target);
+        let asked = self
+            .transport
+            .ask_on(target, &addresses, &request, CHANNEL_WITHIN)
+            .await;
+        let (reply, connected) = asked.map_err(|error| unreachable(error.to_string()))?;
+        let port = match reply {
+            Reply::Hosting(HostingReply::Channel { port }) => port,
+            Reply::Failed(failure) => return Err(failure),
+            _ => return Err(unreachable("it answers another question".into())),
+        };
+        let connection = connected.connection();
+        let secret = secret(connection, attempt)?;
+        let to = SocketAddr::new(connection.remote_address().ip(), port);
+        let stream = timeout(CHANNEL_WITHIN, async {
+            let mut stream = tokio::net::TcpStream::connect(to).await?;
+            stream.write_all(&name(&secret)).await?;
+            Ok::<_, io::Error>(stream)
+        });
+        let stream = match stream.await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                return Err(unreachable(format!(
+                    "TCP to {to}: {error}; does a firewall let it through?"
+                )));
+            }
+            Err(_) => {
+                return Err(unreachable(format!(
+                    "TCP to {to} takes longer than {CHANNEL_WITHIN:?}; does a firewall let it through?"
+                )));
+            }
+        };
+        let stream = blocking_stream(stream).map_err(|error| unreachable(error.to_string()))?;
+        Ok((stream.into(), secret))
+    }
+
+    /// Takes connections of sources that were announced, and hands them to the runner.
+    pub(crate) async fn accept_pages(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let service = Arc::clone(&self);
+                    tokio::spawn(async move { service.accept_channel(stream).await });
+                }
+                Err(_) => sleep(RETRY_FIRST).await,
+            }
+        }
+    }
+
+    async fn accept_channel(&self, mut stream: tokio::net::TcpStream) {
+        let Some(hosting) = &self.hosting else {
+            return;
+        };
+        let mut said = [0; NAME_BYTES];
+        let patience: Duration = CHANNEL_WITHIN;
+        let Ok(Ok(_)) = timeout(patience, stream.read_exact(&mut said)).await else {
+            return;
+        };
+        let Some(Expected {
+            attempt, secret, ..
+        }) = hosting.channels.take(&said)
+        else {
+            return;
+        };
+        if let (Ok(stream), Ok(runner)) = (blocking_stream(stream), hosting.runner()) {
+            let order = Order::Channel { attempt, secret };
+            runner.handle.order(order, vec![stream.into()]);
+        }
+    }
+}
+
+fn blocking_stream(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}

@@ -1,0 +1,511 @@
+//! The driver of moves: the one task that holds [`Moves`], and does what it wants done.
+//!
+//! Everything that happens comes in as an [`Input`], in one queue; actions are carried out on tasks of their own, whose
+//! results come in again. So the machines see one thing after the other, and nothing waits for anything else.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sterna_migration::{
+    Action, Attempt, Command, Event, Limits, Message, Moves, NodeId, Notice, Offer, Order as Move,
+    Record, Refusal, RunnerEvent, Swap, Time,
+};
+use sterna_process::{Epoch, ProcessId};
+use sterna_runner::message::{Order, Place, Said};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+
+use super::news::News;
+use super::{Hosting, Runner};
+use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX};
+use crate::message::{How, MoveReport, RegistryRequest, Reply, SwapBytes};
+use crate::service::Service;
+
+/// Something that happened.
+pub(super) enum Input {
+    /// For the machines.
+    Event(Event),
+    /// A runner says something; with `None` its link has ended. The number tells one link from the next.
+    Said(u64, Option<Said>),
+    /// A process is about to be started here.
+    Started {
+        process: ProcessId,
+        epoch: Epoch,
+        noted: oneshot::Sender<()>,
+    },
+    /// A process is to be moved.
+    Begin {
+        order: Move,
+        begun: oneshot::Sender<Result<Attempt, sterna_migration::moves::StartError>>,
+    },
+    /// A move is to be given up.
+    Cancel {
+        attempt: Attempt,
+        done: oneshot::Sender<Result<(), sterna_migration::moves::CancelError>>,
+    },
+    /// Where an arriving process will be, before [`Event::Admitted`].
+    Place(Attempt, Box<Place>, Vec<OwnedFd>),
+    /// A connection for pages was made, or not; then the command can go.
+    Connected(
+        Attempt,
+        Option<(OwnedFd, sterna_runner::message::Secret)>,
+        Command,
+    ),
+}
+
+struct Driver {
+    service: Arc<Service>,
+    hosting: Arc<Hosting>,
+    moves: Moves,
+    began: Instant,
+    runner: Runner,
+    life: u64,
+    places: HashMap<Attempt, (Box<Place>, Vec<OwnedFd>)>,
+    /// Attempts for which the runner has a connection that was not used yet.
+    connected: HashMap<Attempt, ()>,
+    watched: HashMap<Attempt, (u64, bool)>,
+}
+
+/// How a stretch with one runner ended.
+enum Ended {
+    /// It has died: all that it held is gone.
+    RunnerDied,
+    /// Its link broke, and it lives: it is asked again.
+    LinkBroke,
+}
+
+impl Service {
+    /// Drives moves until the node stops.
+    pub(crate) async fn drive(self: Arc<Self>, hosting: Arc<Hosting>) {
+        let taken = hosting
+            .from_all
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
+        let Some(mut inputs) = taken else {
+            return;
+        };
+        let (mut life, mut carried_over) = (0, None);
+        let began = Instant::now();
+        loop {
+            life += 1;
+            let (runner, held) = self.runner_at_last(&hosting, life).await;
+            hosting.ended().extend(
+                held.ended
+                    .iter()
+                    .map(|ended| (ended.process, ended.clone())),
+            );
+            let moves = carried_over
+                .take()
+                .unwrap_or_else(|| Moves::new(self.id, Limits::default(), held.held.clone()));
+            if runner.confinement != "full" {
+                tracing::warn!("the runner's confinement: {}", runner.confinement);
+            }
+            hosting.runner.send_replace(Some(runner.clone()));
+            let mut driver = Driver {
+                service: Arc::clone(&self),
+                hosting: Arc::clone(&hosting),
+                moves,
+                began,
+                runner,
+                life,
+                places: HashMap::new(),
+                connected: HashMap::new(),
+                watched: HashMap::new(),
+            };
+            for (process, _) in &held.held {
+                driver.read(*process);
+            }
+            let ended = driver.run(&mut inputs).await;
+            hosting.runner.send_replace(None);
+            if let Ended::RunnerDied = ended {
+                tracing::warn!("the runner has died, and with it its processes");
+                let now = driver.now();
+                driver.moves.handle(now, Event::RunnerDied);
+                driver.carry_out_all();
+                carried_over = Some(driver.moves);
+            }
+        }
+    }
+
+    async fn runner_at_last(
+        &self,
+        hosting: &Hosting,
+        life: u64,
+    ) -> (Runner, sterna_runner::message::Holdings) {
+        let mut pause = RETRY_FIRST;
+        loop {
+            match hosting.get_runner(life).await {
+                Ok(found) => return found,
+                Err(error) => {
+                    let why = std::error::Error::source(&error)
+                        .map_or(String::new(), |source| format!(": {source}"));
+                    tracing::warn!("{error}{why}");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+}
+
+impl Driver {
+    fn now(&self) -> Time {
+        let micros = self.began.elapsed().as_micros();
+        Time::from_micros(micros.try_into().unwrap_or(u64::MAX))
+    }
+
+    async fn run(&mut self, inputs: &mut mpsc::UnboundedReceiver<Input>) -> Ended {
+        let mut compare = interval(COMPARE_EVERY);
+        compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let timeout = self.moves.next_timeout().map(|at| {
+                let after = at.since(Time::ZERO);
+                tokio::time::Instant::from_std(self.began + after)
+            });
+            let far = tokio::time::Instant::now() + COMPARE_EVERY;
+            tokio::select! {
+                input = inputs.recv() => match input {
+                    Some(input) => if let Some(ended) = self.take(input).await {
+                        return ended;
+                    },
+                    None => std::future::pending().await,
+                },
+                () = sleep_until(timeout.unwrap_or(far)), if timeout.is_some() => {
+                    self.moves.handle_timeout(self.now());
+                }
+                _ = compare.tick() => self.compare(),
+            }
+            self.carry_out_all();
+        }
+    }
+
+    async fn take(&mut self, input: Input) -> Option<Ended> {
+        let now = self.now();
+        match input {
+            Input::Event(event) => self.moves.handle(now, event),
+            Input::Said(life, said) if life == self.life => match said {
+                Some(said) => self.hear(said),
+                None => return Some(self.link_ended().await),
+            },
+            Input::Said(..) => {}
+            Input::Started {
+                process,
+                epoch,
+                noted,
+            } => {
+                self.moves.started(process, epoch);
+                let _ = noted.send(());
+            }
+            Input::Begin { order, begun } => {
+                let _ = begun.send(self.moves.start(now, order));
+            }
+            Input::Cancel { attempt, done } => {
+                let _ = done.send(self.moves.cancel(now, attempt.process));
+            }
+            Input::Place(attempt, place, descriptors) => {
+                self.places.insert(attempt, (place, descriptors));
+            }
+            Input::Connected(attempt, connection, command) => {
+                if let Some((connection, secret)) = connection {
+                    let order = Order::Channel { attempt, secret };
+                    self.runner.handle.order(order, vec![connection]);
+                    self.connected.insert(attempt, ());
+                }
+                self.command_now(command);
+            }
+        }
+        None
+    }
+
+    /// The link has ended: has the runner?
+    async fn link_ended(&self) -> Ended {
+        let process = self.runner.handle.process();
+        let patience = std::time::Duration::from_secs(5);
+        let died = super::blocking(move || process.wait(Some(patience))).await;
+        match died {
+            Ok(Ok(true)) => Ended::RunnerDied,
+            _ => Ended::LinkBroke,
+        }
+    }
+
+    fn hear(&mut self, said: Said) {
+        let now = self.now();
+        match said {
+            Said::Event(event) => {
+                if let RunnerEvent::Exited { process } = event {
+                    self.hosting.news.event(process, "ended");
+                }
+                self.moves.handle(now, Event::Runner(event));
+            }
+            Said::Ended(ended) => {
+                self.hosting.ended().insert(ended.process, ended);
+            }
+            Said::Watched { attempt, us, ready } => {
+                self.watched.insert(attempt, (us, ready));
+            }
+            Said::Need {
+                number,
+                program,
+                waypoints,
+            } => {
+                let (workshop, handle) = (
+                    Arc::clone(&self.hosting.workshop),
+                    self.runner.handle.clone(),
+                );
+                tokio::task::spawn_blocking(move || {
+                    let result = workshop.prepare(&program, &waypoints);
+                    handle.order(Order::Had { number, result }, Vec::new());
+                });
+            }
+            Said::Answer { .. } => {}
+        }
+    }
+
+    /// Has the records of all that is held, and of all that the registry thinks is here, compared.
+    fn compare(&mut self) {
+        let (service, inputs) = (Arc::clone(&self.service), self.hosting.inputs.clone());
+        tokio::spawn(async move {
+            let mut after = None;
+            loop {
+                let node = service.id;
+                let request = RegistryRequest::ProcessesOf { node, after };
+                let Ok(Reply::Records(page)) = service.ask_registry(request).await else {
+                    return;
+                };
+                for (process, bytes) in page.records {
+                    if let Ok(record) = Record::decode(&bytes) {
+                        let record = Some(record);
+                        let _ = inputs.send(Input::Event(Event::Record { process, record }));
+                    }
+                }
+                after = page.next;
+                if after.is_none() {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn carry_out_all(&mut self) {
+        while let Some(action) = self.moves.next_action() {
+            self.carry_out(action);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Send { to, message } => self.send(to, message),
+            Action::Swap(swap) => self.swap(swap),
+            Action::Read { process } => self.read(process),
+            Action::Admit {
+                attempt,
+                source,
+                offer,
+            } => self.admit(attempt, source, offer),
+            Action::FetchProgram {
+                attempt,
+                source,
+                program,
+            } => {
+                let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
+                tokio::spawn(async move {
+                    let fetched = service.fetch_program(&hosting, source, program).await;
+                    hosting.tell(Input::Event(match fetched {
+                        Ok(()) => Event::ProgramFetched { attempt },
+                        Err(failure) => Event::ProgramUnavailable {
+                            attempt,
+                            reason: failure.message,
+                        },
+                    }));
+                });
+            }
+            Action::Command(command) => self.command(command),
+            Action::Notify(notice) => self.notify(notice),
+        }
+    }
+
+    fn send(&self, to: NodeId, message: Message) {
+        let service = Arc::clone(&self.service);
+        tokio::spawn(async move {
+            if let Err(error) = service.send_message(to, &message).await {
+                // It is repeated by whoever needs an answer.
+                tracing::debug!(
+                    "a message of {} did not get there: {error}",
+                    message.attempt
+                );
+            }
+        });
+    }
+
+    fn swap(&self, swap: Swap) {
+        let (Ok(expected), Ok(new)) = (swap.expected.encode(), swap.new.encode()) else {
+            return;
+        };
+        let ended = self.hosting.ended().get(&swap.process).cloned();
+        let ending = ended
+            .filter(|_| swap.new.life == sterna_migration::Life::Ended)
+            .map(|ended| How::Exited(ended.exit).bounded());
+        let request = RegistryRequest::SwapRecord(Box::new(SwapBytes {
+            process: swap.process,
+            expected,
+            new,
+            grant: swap.grant,
+            ending,
+        }));
+        self.ask_for_record(swap.process, request);
+    }
+
+    fn read(&self, process: ProcessId) {
+        self.ask_for_record(process, RegistryRequest::Record { process });
+    }
+
+    /// Asks the registry something that it answers with a record. If it does not, the machines ask again.
+    fn ask_for_record(&self, process: ProcessId, request: RegistryRequest) {
+        let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
+        tokio::spawn(async move {
+            let record = match service.ask_registry(request).await {
+                Ok(Reply::Record(bytes)) => bytes.as_deref().map(Record::decode).transpose(),
+                Ok(_) => return,
+                Err(failure) => {
+                    return tracing::debug!("no record of {process}: {failure}");
+                }
+            };
+            match record {
+                Ok(record) => {
+                    if record.is_none_or(|record| record.life != sterna_migration::Life::Alive) {
+                        hosting.ended().remove(&process);
+                    }
+                    hosting.tell(Input::Event(Event::Record { process, record }));
+                }
+                Err(error) => tracing::warn!("the record of {process}: {error}"),
+            }
+        });
+    }
+
+    fn admit(&self, attempt: Attempt, source: NodeId, offer: Offer) {
+        let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
+        tokio::spawn(async move {
+            let admitted = service
+                .admit_process(&hosting, attempt, source, &offer)
+                .await;
+            hosting.tell(Input::Event(match admitted {
+                Ok(program_is_here) => Event::Admitted {
+                    attempt,
+                    program_is_here,
+                },
+                Err(refusal) => Event::Declined { attempt, refusal },
+            }));
+        });
+    }
+
+    /// Gives a command to the runner. Before the process is stopped, and before it is pushed anew, there must be a
+    /// connection to the other runner.
+    fn command(&mut self, command: Command) {
+        let (attempt, target) = match &command {
+            Command::Pause { attempt, .. } => (*attempt, self.moves.target_of(attempt.process)),
+            Command::Push { attempt, target } => {
+                if self.connected.remove(attempt).is_some() {
+                    return self.command_now(command);
+                }
+                (*attempt, Some(*target))
+            }
+            _ => return self.command_now(command),
+        };
+        let Some(target) = target else {
+            return self.command_now(command);
+        };
+        let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
+        tokio::spawn(async move {
+            let opened = service.open_channel(target, attempt).await;
+            if let Err(failure) = &opened {
+                tracing::debug!("{attempt}: {failure}");
+            }
+            hosting.tell(Input::Connected(attempt, opened.ok(), command));
+        });
+    }
+
+    fn command_now(&mut self, command: Command) {
+        let (place, descriptors) = match &command {
+            Command::Prepare { attempt, .. } => self.places.remove(attempt).unzip(),
+            Command::Discard { attempt } => {
+                self.places.remove(attempt);
+                self.connected.remove(attempt);
+                (None, None)
+            }
+            _ => (None, None),
+        };
+        let order = Order::Step { command, place };
+        let descriptors = descriptors.unwrap_or_default();
+        self.runner.handle.order(order, descriptors);
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        let news: &News = &self.hosting.news;
+        match notice {
+            Notice::MoveEnded(report) => {
+                self.connected.remove(&report.attempt);
+                let watched = self.watched.remove(&report.attempt);
+                let told = MoveReport::of(&report, watched);
+                news.event(report.attempt.process, told.outcome.clone());
+                news.report(report.attempt, told);
+            }
+            Notice::Arrived {
+                attempt, source, ..
+            } => news.event(attempt.process, format!("arrived from node {source}")),
+            Notice::Lost { process, .. } => news.event(process, "was lost with its runner"),
+            Notice::Fenced { process, .. } => {
+                news.event(process, "was ended here, since it lives on elsewhere");
+            }
+        }
+    }
+}
+
+impl Service {
+    /// Whether a process may come from another node; then the driver knows its place. The answer: whether its program
+    /// is here.
+    async fn admit_process(
+        &self,
+        hosting: &Hosting,
+        attempt: Attempt,
+        source: NodeId,
+        offer: &Offer,
+    ) -> Result<bool, Refusal> {
+        let refused = |reason: String| Refusal::NotAdmitted { reason };
+        let process = attempt.process;
+        let asked = self
+            .ask_registry(RegistryRequest::Process { process })
+            .await;
+        let entry = match asked {
+            Ok(Reply::Process(Some(entry))) => entry,
+            Ok(_) => return Err(refused("the registry does not know the process".into())),
+            Err(failure) => return Err(refused(failure.message)),
+        };
+        let record = entry.record().map_err(|error| refused(error.to_string()))?;
+        if record.owner != source
+            || record.epoch != attempt.epoch
+            || entry.info.program != offer.program
+        {
+            return Err(refused(
+                "the registry says that it is not the source's".into(),
+            ));
+        }
+        let belongings = crate::message::Belongings::decode(&entry.info.extra);
+        let belongings = belongings.ok_or_else(|| Refusal::Unsupported {
+            what: "what the process has, as a newer node wrote it down".into(),
+        })?;
+        if let Some(refusal) = hosting.objection(&offer.kind, &belongings.bindings) {
+            return Err(refusal);
+        }
+        let next = Epoch(attempt.epoch.0 + 1);
+        let placed = hosting
+            .place(process, next, &belongings, Vec::new(), Some(source))
+            .await
+            .map_err(|failure| refused(failure.message))?;
+        let (place, descriptors) = placed;
+        hosting.tell(Input::Place(attempt, Box::new(place), descriptors));
+        Ok(hosting.has(offer.program).await)
+    }
+}

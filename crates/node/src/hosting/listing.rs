@@ -1,0 +1,215 @@
+//! All processes of the cluster as they are, which one is meant, and where there is room.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+
+use sterna_migration::{Holding, Life, NodeId};
+use sterna_process::ProcessId;
+use sterna_runner::message::{Answer, Order, Seen};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::Hosting;
+use crate::limits::{NAMES_MAX, PROBE_WITHIN};
+use crate::message::{
+    Brief, Capacity, Failure, Found, HostingReply, HostingRequest, Listed, ProcessEntry,
+    RegistryRequest, Reply, Request,
+};
+use crate::service::Service;
+
+impl Hosting {
+    pub(super) async fn held(&self) -> Result<Vec<Brief>, Failure> {
+        match self.ask(Order::LookAll, Vec::new()).await? {
+            Answer::Seen(seen) => Ok(seen.into_iter().filter_map(brief).collect()),
+            _ => Err(Failure::refused("the runner answers another question")),
+        }
+    }
+
+    pub(super) async fn capacity(&self) -> Capacity {
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load
+            .split(' ')
+            .next()
+            .and_then(|load| load.parse::<f64>().ok());
+        let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
+        Capacity {
+            processors: processors as u32,
+            load_hundredths: (load.unwrap_or(0.0) * 100.0) as u32,
+            memory_available_bytes: memory_available(),
+            processes: self.held().await.map_or(0, |held| held.len() as u32),
+        }
+    }
+}
+
+/// What can be had without others' losing theirs: `MemAvailable` of proc_meminfo(5).
+fn memory_available() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// What others are told; nothing of one that is only arriving or has ended.
+fn brief(seen: Seen) -> Option<Brief> {
+    match seen.holding {
+        Holding::Running { .. } | Holding::Frozen { .. } => Some(Brief {
+            process: seen.process,
+            stats: seen.stats,
+            doing: seen.doing.or_else(|| {
+                matches!(seen.holding, Holding::Frozen { .. }).then(|| "being moved".to_owned())
+            }),
+            output_bytes: seen.output_bytes,
+        }),
+        Holding::Arriving { .. } | Holding::Ready { .. } | Holding::Exited { .. } => None,
+    }
+}
+
+impl Service {
+    /// What the registry knows of a process.
+    pub(crate) async fn entry(&self, process: ProcessId) -> Result<ProcessEntry, Failure> {
+        match self
+            .ask_registry(RegistryRequest::Process { process })
+            .await?
+        {
+            Reply::Process(Some(entry)) => Ok(*entry),
+            Reply::Process(None) => Err(Failure::new(
+                crate::message::FailureKind::NotHere,
+                format!("the cluster knows no process {}", process.short()),
+            )),
+            _ => Err(Failure::refused("the registry answers another question")),
+        }
+    }
+
+    async fn entries(&self, ended: bool) -> Result<Vec<ProcessEntry>, Failure> {
+        let (mut entries, mut after) = (Vec::new(), None);
+        loop {
+            let request = RegistryRequest::Processes { ended, after };
+            let Reply::Processes(page) = self.ask_registry(request).await? else {
+                return Err(Failure::refused("the registry answers another question"));
+            };
+            entries.extend(page.entries);
+            after = page.next;
+            if after.is_none() {
+                return Ok(entries);
+            }
+        }
+    }
+
+    /// All processes, with how they are where their nodes answer.
+    pub(super) async fn listed(
+        &self,
+        hosting: &Hosting,
+        ended: bool,
+    ) -> Result<HostingReply, Failure> {
+        let entries = self.entries(ended).await?;
+        let mut owners: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for record in entries.iter().filter_map(|entry| entry.record().ok()) {
+            if record.life == Life::Alive {
+                *owners.entry(record.owner).or_default() += 1;
+            }
+        }
+        let mut briefs: HashMap<ProcessId, Brief> = HashMap::new();
+        let mut asked = JoinSet::new();
+        for owner in owners.into_keys() {
+            if owner == self.id {
+                let held = hosting.held().await.unwrap_or_default();
+                briefs.extend(held.into_iter().map(|brief| (brief.process, brief)));
+                continue;
+            }
+            let (transport, addresses) = (self.transport.clone(), self.addresses(owner));
+            asked.spawn(async move {
+                let request = Request::Hosting(HostingRequest::Held);
+                let asked = transport.ask(owner, &addresses, &request, PROBE_WITHIN);
+                match timeout(PROBE_WITHIN, asked).await {
+                    Ok(Ok((Reply::Hosting(HostingReply::Held(held)), _))) => held,
+                    _ => Vec::new(),
+                }
+            });
+        }
+        while let Some(held) = asked.join_next().await {
+            let held = held.unwrap_or_default();
+            briefs.extend(held.into_iter().map(|brief| (brief.process, brief)));
+        }
+        let listed = entries.into_iter().map(|entry| Listed {
+            brief: briefs.remove(&entry.process),
+            entry,
+        });
+        Ok(HostingReply::Listed(listed.collect()))
+    }
+
+    /// Who may be meant by a text: first whoever lives and is called so, then whose id begins so.
+    pub(super) async fn find(&self, text: String) -> Result<HostingReply, Failure> {
+        let name = text.clone();
+        let named = self.ask_registry(RegistryRequest::Named { name }).await?;
+        if let Reply::Process(Some(entry)) = named {
+            let entries = vec![*entry];
+            let names = Vec::new();
+            return Ok(HostingReply::Found(Found { entries, names }));
+        }
+        let all = self.entries(true).await?;
+        let lives = |entry: &&ProcessEntry| {
+            entry
+                .record()
+                .is_ok_and(|record| record.life == Life::Alive)
+        };
+        let fits = |entry: &&ProcessEntry| entry.process.has_prefix(&text);
+        let called = |entry: &&ProcessEntry| entry.name.as_deref() == Some(&*text);
+        let mut entries: Vec<ProcessEntry> =
+            all.iter().filter(lives).filter(fits).cloned().collect();
+        if entries.is_empty() {
+            let others = all.iter().filter(|entry| fits(entry) || called(entry));
+            entries = others.cloned().collect();
+            // Of several that had a name one after the other, the last is meant.
+            if entries.len() > 1 && entries.iter().all(|entry| called(&entry)) {
+                entries.sort_by_key(|entry| std::cmp::Reverse(entry.changed_ms));
+                entries.truncate(1);
+            }
+        }
+        let names = match entries.is_empty() {
+            true => {
+                let living = all.iter().filter(lives);
+                let names = living.filter_map(|entry| entry.name.clone());
+                names.take(NAMES_MAX).collect()
+            }
+            false => Vec::new(),
+        };
+        Ok(HostingReply::Found(Found { entries, names }))
+    }
+
+    /// The node with most room: most processors for each process that is ready to run, then fewest processes.
+    pub(super) async fn roomiest(&self, hosting: &Hosting) -> NodeId {
+        let mut asked = JoinSet::new();
+        let own = hosting.capacity().await;
+        for member in &self.roster().members {
+            let (id, addresses) = (member.id, member.about.addresses.clone());
+            if id == self.id {
+                continue;
+            }
+            let transport = self.transport.clone();
+            asked.spawn(async move {
+                let request = Request::Hosting(HostingRequest::Capacity);
+                let asked = transport.ask(id, &addresses, &request, PROBE_WITHIN);
+                match timeout(PROBE_WITHIN, asked).await {
+                    Ok(Ok((Reply::Hosting(HostingReply::Capacity(capacity)), _))) => {
+                        Some((id, capacity))
+                    }
+                    _ => None,
+                }
+            });
+        }
+        let mut all = vec![(self.id, own)];
+        while let Some(found) = asked.join_next().await {
+            all.extend(found.ok().flatten());
+        }
+        let crowded = |capacity: &Capacity| {
+            let load = u64::from(capacity.load_hundredths) + 100 * u64::from(capacity.processes);
+            load / u64::from(capacity.processors.max(1))
+        };
+        let best = all
+            .into_iter()
+            .min_by_key(|(_, capacity)| crowded(capacity));
+        best.map_or(self.id, |(id, _)| id)
+    }
+}

@@ -1,0 +1,234 @@
+//! The output of processes, wherever it was written.
+//!
+//! ```text
+//! DATA/hosting/logs/PROCESS/EPOCH      what was written here from that epoch on
+//! ```
+//!
+//! The output of a process is one sequence of bytes. Each node on which it was has a part of it, and a part's header
+//! says from which node the process came, where the part before is. What cannot be had is named, never left out.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sterna_migration::{Life, NodeId};
+use sterna_process::{Epoch, ProcessId};
+use sterna_runner::log::LogReader;
+use tokio::time::{Instant, sleep};
+
+use super::{Hosting, blocking};
+use crate::limits::{LOG_LOOK_EVERY, LOG_NODES_MAX, LOG_PAGE_BYTES, LOG_WAIT_MAX};
+use crate::message::{Failure, HostingReply, HostingRequest, LogPage, Missing};
+use crate::service::Service;
+
+/// The log of a process from an epoch on.
+pub(super) fn file_of(folder: &Path, epoch: Epoch) -> PathBuf {
+    folder.join(format!("{:020}", epoch.0))
+}
+
+/// A part of a log on this node.
+struct Part {
+    reader: LogReader,
+    start: u64,
+}
+
+/// What this node has of a process's output from some byte on.
+enum Had {
+    /// Some of it.
+    Page(LogPage),
+    /// Nothing of it: it begins here at `start`, and what is before is perhaps at `node`.
+    Later { start: u64, node: Option<NodeId> },
+    /// Nothing at all.
+    Nothing,
+}
+
+impl Hosting {
+    pub(super) fn log_folder(&self, process: ProcessId) -> PathBuf {
+        self.folder.join("logs").join(process.to_string())
+    }
+
+    async fn had(&self, process: ProcessId, after: u64) -> Result<Had, Failure> {
+        let folder = self.log_folder(process);
+        let had = blocking(move || had(&folder, after)).await?;
+        had.map_err(|error| Failure::refused(format!("the log could not be read: {error}")))
+    }
+
+    /// What this node has, for another that stitches.
+    pub(super) async fn log_part(
+        &self,
+        process: ProcessId,
+        after: u64,
+    ) -> Result<HostingReply, Failure> {
+        Ok(HostingReply::Log(match self.had(process, after).await? {
+            Had::Page(page) => page,
+            Had::Later { start, node } => LogPage {
+                missing: Some(missing(after, start, node, "it is on another node")),
+                next: start,
+                ..LogPage::default()
+            },
+            Had::Nothing => LogPage {
+                missing: Some(missing(after, u64::MAX, None, "it is not kept any more")),
+                next: after,
+                ..LogPage::default()
+            },
+        }))
+    }
+}
+
+fn missing(from: u64, to: u64, node: Option<NodeId>, why: &str) -> Missing {
+    Missing {
+        from,
+        to,
+        node,
+        why: why.to_owned(),
+    }
+}
+
+fn had(folder: &Path, after: u64) -> io::Result<Had> {
+    let parts = parts(folder)?;
+    let later = parts.iter().find(|part| part.start > after);
+    let later = later.map(|part| (part.start, part.reader.header().came_from));
+    let holding = parts.into_iter().rev().find(|part| part.start <= after);
+    let Some(mut part) = holding else {
+        return Ok(match later {
+            Some((start, node)) => Had::Later { start, node },
+            None => Had::Nothing,
+        });
+    };
+    let mut page = LogPage {
+        next: after,
+        ..LogPage::default()
+    };
+    let mut bytes = 0;
+    while bytes < LOG_PAGE_BYTES
+        && let Some(record) = part.reader.next_after(after)?
+    {
+        bytes += record.bytes.len();
+        page.next = record.offset + record.bytes.len() as u64;
+        page.records.push(record);
+    }
+    match later {
+        // The process left after this part, and has come back since.
+        Some((start, node)) if page.records.is_empty() && start > after => {
+            Ok(Had::Later { start, node })
+        }
+        _ => Ok(Had::Page(page)),
+    }
+}
+
+/// The parts in a folder, in their order.
+fn parts(folder: &Path) -> io::Result<Vec<Part>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut parts = Vec::new();
+    for entry in entries {
+        // One that has not begun is empty.
+        if let Ok(reader) = LogReader::open(File::open(entry?.path())?) {
+            let start = reader.header().start;
+            parts.push(Part { reader, start });
+        }
+    }
+    parts.sort_by_key(|part| (part.start, part.reader.header().epoch));
+    Ok(parts)
+}
+
+impl Service {
+    /// Output of a process that this node has, or had last. What is elsewhere is asked for there.
+    pub(super) async fn log(
+        &self,
+        hosting: &Hosting,
+        process: ProcessId,
+        after: u64,
+        wait: Duration,
+    ) -> Result<HostingReply, Failure> {
+        let until = Instant::now() + wait.min(LOG_WAIT_MAX);
+        loop {
+            // Asked before: what it writes last is there when its end is known.
+            let is_over = self.is_over(process, Instant::now() >= until).await;
+            let page = match hosting.had(process, after).await? {
+                Had::Page(page) => page,
+                Had::Later { start, node } => {
+                    self.part_elsewhere(process, after, start, node).await
+                }
+                Had::Nothing => LogPage {
+                    next: after,
+                    ..LogPage::default()
+                },
+            };
+            let empty = page.records.is_empty() && page.missing.is_none();
+            if !empty || is_over || Instant::now() >= until {
+                return Ok(HostingReply::Log(LogPage {
+                    is_over: is_over && empty,
+                    ..page
+                }));
+            }
+            sleep(LOG_LOOK_EVERY).await;
+        }
+    }
+
+    /// Whether a process is no more: known here, or, if somebody is about to be told, asked for.
+    async fn is_over(&self, process: ProcessId, for_certain: bool) -> bool {
+        let Some(hosting) = &self.hosting else {
+            return true;
+        };
+        if !for_certain && !hosting.ended().contains_key(&process) {
+            return false;
+        }
+        match self.entry(process).await {
+            Ok(entry) => entry
+                .record()
+                .is_ok_and(|record| record.life != Life::Alive),
+            Err(_) => false,
+        }
+    }
+
+    /// What was written before the process came here, from the nodes on which it was then.
+    async fn part_elsewhere(
+        &self,
+        process: ProcessId,
+        after: u64,
+        start: u64,
+        mut node: Option<NodeId>,
+    ) -> LogPage {
+        let mut why = "nobody knows where it was".to_owned();
+        for _ in 0..LOG_NODES_MAX {
+            let Some(asked) = node.filter(|node| *node != self.id) else {
+                break;
+            };
+            let request = HostingRequest::LogPart { process, after };
+            match self.pass_on(asked, request).await {
+                Ok(HostingReply::Log(mut page)) if page.missing.is_none() => {
+                    page.records.retain(|record| record.offset < start);
+                    if page.records.is_empty() {
+                        why = "it is not kept any more".into();
+                        break;
+                    }
+                    page.next = page.next.min(start);
+                    return page;
+                }
+                Ok(HostingReply::Log(page)) => {
+                    let before = page.missing.and_then(|missing| missing.node);
+                    why = "it is not kept any more".into();
+                    if before == node {
+                        break;
+                    }
+                    node = before;
+                }
+                Ok(_) => break,
+                Err(failure) => {
+                    why = failure.message;
+                    break;
+                }
+            }
+        }
+        LogPage {
+            missing: Some(missing(after, start, node, &why)),
+            next: start,
+            ..LogPage::default()
+        }
+    }
+}

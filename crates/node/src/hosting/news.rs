@@ -1,0 +1,76 @@
+//! What has happened, for those who ask later: reports of moves, and events.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use sterna_migration::Attempt;
+use sterna_process::ProcessId;
+use tokio::sync::watch;
+
+use crate::limits::{EVENTS_MAX, REPORTS_MAX};
+use crate::message::{EventRecord, MoveReport};
+use crate::wire::now_ms;
+
+/// Reports and events of one node since it was started.
+#[derive(Default)]
+pub(super) struct News {
+    kept: Mutex<Kept>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Kept {
+    reports: VecDeque<(Attempt, MoveReport)>,
+    events: VecDeque<EventRecord>,
+    numbers: u64,
+}
+
+impl News {
+    pub(super) fn report(&self, attempt: Attempt, report: MoveReport) {
+        self.change(|kept| {
+            if kept.reports.len() >= REPORTS_MAX {
+                kept.reports.pop_front();
+            }
+            kept.reports.push_back((attempt, report));
+        });
+    }
+
+    pub(super) fn event(&self, process: ProcessId, what: impl Into<String>) {
+        self.change(|kept| {
+            if kept.events.len() >= EVENTS_MAX {
+                kept.events.pop_front();
+            }
+            kept.numbers += 1;
+            kept.events.push_back(EventRecord {
+                number: kept.numbers,
+                at_ms: now_ms(),
+                process,
+                what: what.into(),
+            });
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Kept)) {
+        change(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.send_modify(|number| *number += 1);
+    }
+
+    pub(super) fn report_of(&self, attempt: Attempt) -> Option<MoveReport> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = kept.reports.iter().rev().find(|(of, _)| *of == attempt);
+        found.map(|(_, report)| report.clone())
+    }
+
+    pub(super) fn events_after(&self, after: u64) -> Vec<EventRecord> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // The node was started again: its numbers began anew.
+        let after = if after > kept.numbers { 0 } else { after };
+        let newer = kept.events.iter().filter(|event| event.number > after);
+        newer.cloned().collect()
+    }
+
+    /// Changes whenever there is something new.
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}

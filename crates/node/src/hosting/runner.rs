@@ -1,0 +1,113 @@
+//! Getting a runner: one that outlived the last service, or a new one.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sterna_runner::message::{Answer, Holdings, Order, Said};
+use sterna_runner::{Handle, HandleError};
+use tokio::sync::oneshot;
+
+use super::driver::Input;
+use super::{Hosting, Runner, blocking};
+use crate::limits::RUNNER_WITHIN;
+use crate::workshop::Workshop;
+
+const SOCKET: &str = "runner.sock";
+const ERRORS: &str = "runner.log";
+/// Between two tries to reach a runner that was just started.
+const TRY_EVERY: Duration = Duration::from_millis(2);
+
+/// Why there is no runner.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RunnerError {
+    #[error("could not start a runner")]
+    Start(#[source] io::Error),
+    #[error(transparent)]
+    Handle(#[from] HandleError),
+    #[error("the runner says: {0}")]
+    Said(String),
+    #[error("the node failed")]
+    Failed,
+}
+
+impl Hosting {
+    /// A runner, and what it holds. What it says comes to the driver, marked with `life`.
+    pub(super) async fn get_runner(&self, life: u64) -> Result<(Runner, Holdings), RunnerError> {
+        let folder = self.folder.clone();
+        let workshop = Arc::clone(&self.workshop);
+        let inputs = self.inputs.clone();
+        let handle = blocking(move || {
+            let on_said = move |said: Option<Said>| {
+                let _ = inputs.send(Input::Said(life, said));
+            };
+            connect_or_start(&folder, &*workshop, on_said)
+        });
+        let handle = handle.await.map_err(|_| RunnerError::Failed)??;
+        let (answer, answered) = oneshot::channel();
+        handle.ask(Order::Holdings, Vec::new(), move |result| {
+            let _ = answer.send(result);
+        });
+        match answered.await {
+            Ok(Ok(Answer::Holdings(holdings))) => {
+                let runner = Runner {
+                    handle,
+                    confinement: holdings.confinement.clone(),
+                    takes_directories: holdings.takes_directories,
+                };
+                Ok((runner, holdings))
+            }
+            Ok(Ok(_)) | Err(_) => Err(RunnerError::Failed),
+            Ok(Err(message)) => Err(RunnerError::Said(message)),
+        }
+    }
+}
+
+fn connect_or_start(
+    folder: &Path,
+    workshop: &dyn Workshop,
+    on_said: impl FnMut(Option<Said>) + Send + Clone + 'static,
+) -> Result<Handle, RunnerError> {
+    make_folder(folder).map_err(RunnerError::Start)?;
+    let socket = folder.join(SOCKET);
+    match Handle::connect(&socket, on_said.clone()) {
+        Err(HandleError::NotThere(_)) => {}
+        found => return Ok(found?),
+    }
+    start(folder, &socket, workshop).map_err(RunnerError::Start)?;
+    let until = Instant::now() + RUNNER_WITHIN;
+    loop {
+        match Handle::connect(&socket, on_said.clone()) {
+            Err(HandleError::NotThere(_)) if Instant::now() < until => {
+                std::thread::sleep(TRY_EVERY);
+            }
+            found => return Ok(found?),
+        }
+    }
+}
+
+fn start(folder: &Path, socket: &Path, workshop: &dyn Workshop) -> io::Result<()> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    let errors = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(folder.join(ERRORS))?;
+    workshop.start_runner(listener, errors)
+}
+
+/// A folder that is this user's alone.
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).recursive(true).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}

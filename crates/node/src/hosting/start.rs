@@ -1,0 +1,236 @@
+//! From an order to a process: its record and name first, then the process itself.
+
+use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use sterna_migration::{Event, NodeId, Record, RunnerEvent};
+use sterna_process::{Epoch, Exit, ProcessId, State, Stats};
+use sterna_runner::message::{Ended, Order, Place, Spawn};
+use tokio::sync::oneshot;
+
+use super::driver::Input;
+use super::runner::make_folder;
+use super::{Hosting, bindings};
+use crate::message::{
+    Belongings, BindingSort, Failure, FailureKind, HostingReply, HostingRequest, ProcessInfo,
+    RegistryRequest, Reply, Request, StartOrder, Where,
+};
+use crate::service::Service;
+use crate::wire::now_ms;
+
+impl Service {
+    /// Starts a process, here or elsewhere. `asked_by`: the node that has the program, unless it is this one.
+    pub(super) async fn start(
+        &self,
+        hosting: &Hosting,
+        order: StartOrder,
+        opened: Vec<OwnedFd>,
+        asked_by: Option<NodeId>,
+    ) -> Result<HostingReply, Failure> {
+        if !order.is_plain() {
+            return Err(Failure::refused(
+                "the process's name has more than 200 bytes or is not plain text in one word, its arguments or paths \
+                 are too long, or a directory's path in the process is not absolute",
+            ));
+        }
+        let at = match order.place {
+            Where::Here => self.id,
+            Where::At(node) => node,
+            Where::Anywhere => self.roomiest(hosting).await,
+        };
+        if at == self.id {
+            return self.start_here(hosting, order, opened, asked_by).await;
+        }
+        let fixed = order.belongings.bindings.iter();
+        if let Some(binding) = fixed.clone().find(|one| one.sort == BindingSort::Fixed) {
+            return Err(Failure::refused(format!(
+                "the directory for {} is on this node, and the process is to be started on another: give one that every \
+                 node exports, NAME::{}:shared",
+                binding.guest_path, binding.guest_path
+            )));
+        }
+        let order = StartOrder {
+            place: Where::Here,
+            ..order
+        };
+        self.pass_on(at, HostingRequest::Start(Box::new(order)))
+            .await
+    }
+
+    async fn start_here(
+        &self,
+        hosting: &Hosting,
+        order: StartOrder,
+        opened: Vec<OwnedFd>,
+        asked_by: Option<NodeId>,
+    ) -> Result<HostingReply, Failure> {
+        let runner = hosting.runner()?;
+        if !order.belongings.bindings.is_empty() && !runner.takes_directories {
+            return Err(Failure::refused(
+                "this machine cannot confine a process to its directories: see `sterna doctor`",
+            ));
+        }
+        if !hosting.has(order.program).await {
+            match asked_by {
+                Some(node) => self.fetch_program(hosting, node, order.program).await?,
+                None => {
+                    return Err(Failure::new(
+                        FailureKind::NotHere,
+                        "the node does not find the program: does it use another cache (STERNA_CACHE_DIR)?",
+                    ));
+                }
+            }
+        }
+        let process = ProcessId::random();
+        let belongings = &order.belongings;
+        let placed = hosting.place(process, Epoch::FIRST, belongings, opened, None);
+        let (place, descriptors) = placed.await?;
+        let (noted, done) = oneshot::channel();
+        hosting.tell(Input::Started {
+            process,
+            epoch: Epoch::FIRST,
+            noted,
+        });
+        let _ = done.await;
+        let started = self.start_noted(hosting, process, order, (place, descriptors));
+        let started = started.await;
+        if let Err(failure) = &started {
+            hosting.give_up(process, &failure.message);
+        }
+        started?;
+        let node = self.id;
+        Ok(HostingReply::Started { process, node })
+    }
+
+    /// The driver knows of it: it gets a record, and begins to run.
+    async fn start_noted(
+        &self,
+        hosting: &Hosting,
+        process: ProcessId,
+        order: StartOrder,
+        (place, descriptors): (Place, Vec<OwnedFd>),
+    ) -> Result<(), Failure> {
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let info = ProcessInfo {
+            name: order.name,
+            program: order.program,
+            kind: order.kind.clone(),
+            file: order.file,
+            arguments: order.arguments.iter().map(text).collect(),
+            started_ms: now_ms(),
+            started_on: self.id,
+            parent: None,
+            extra: order.belongings.encode(),
+        };
+        let info = Box::new(info);
+        let created = self.ask_registry(RegistryRequest::CreateRecord { process, info });
+        let first = Record::first(self.id).encode().map_err(Failure::refused)?;
+        match created.await? {
+            Reply::Record(Some(record)) if record == first => {}
+            _ => {
+                return Err(Failure::refused(
+                    "a process of the same random name exists: try again",
+                ));
+            }
+        }
+        let spawn = Spawn {
+            process,
+            epoch: Epoch::FIRST,
+            kind: order.kind,
+            program: order.program,
+            arguments: order.arguments,
+            variables: order.variables,
+            entry: order.entry,
+            place,
+        };
+        hosting
+            .ask(Order::Spawn(Box::new(spawn)), descriptors)
+            .await?;
+        hosting.news.event(process, "was started");
+        let (workshop, program) = (std::sync::Arc::clone(&hosting.workshop), order.program);
+        tokio::task::spawn_blocking(move || workshop.expect_moves(&program));
+        Ok(())
+    }
+
+    /// Asks another node for something about processes.
+    pub(super) async fn pass_on(
+        &self,
+        node: NodeId,
+        request: HostingRequest,
+    ) -> Result<HostingReply, Failure> {
+        let within = match &request {
+            // A program may have to be fetched and compiled first.
+            HostingRequest::Start(_) => crate::limits::START_WITHIN,
+            _ => crate::limits::ANSWER_WITHIN,
+        };
+        let addresses = self.addresses(node);
+        let request = Request::Hosting(request);
+        match self.transport.ask(node, &addresses, &request, within).await {
+            Ok((Reply::Hosting(reply), _)) => Ok(reply),
+            Ok((Reply::Failed(failure), _)) => Err(failure),
+            Ok(_) => Err(Failure::refused("the other node answers another question")),
+            Err(error) => Err(Failure::new(FailureKind::Unreachable, error)),
+        }
+    }
+}
+
+impl Hosting {
+    /// Where a process is on this node: its log, and its directories.
+    pub(super) async fn place(
+        &self,
+        process: ProcessId,
+        epoch: Epoch,
+        belongings: &Belongings,
+        opened: Vec<OwnedFd>,
+        came_from: Option<NodeId>,
+    ) -> Result<(Place, Vec<OwnedFd>), Failure> {
+        let folder = self.log_folder(process);
+        let log = make_folder(&folder).and_then(|()| {
+            let mut options = OpenOptions::new();
+            options.create(true).append(true).mode(0o600);
+            // Of an attempt that did not come to anything.
+            let path = super::logs::file_of(&folder, epoch);
+            let _ = std::fs::remove_file(&path);
+            options.open(path)
+        });
+        let log = log.map_err(|error| {
+            Failure::refused(format!(
+                "the node could not make a log for the process: {error}"
+            ))
+        })?;
+        let mut descriptors = vec![log.into()];
+        descriptors.extend(self.directories(&belongings.bindings, opened).await?);
+        let place = Place {
+            limits: belongings.limits.clone(),
+            directories: bindings::placed(&belongings.bindings),
+            input: belongings.input,
+            came_from,
+        };
+        Ok((place, descriptors))
+    }
+
+    /// A process that the driver expects will not run: its record says so, if there is one.
+    fn give_up(&self, process: ProcessId, why: &str) {
+        let now = std::time::SystemTime::now();
+        let ended = Ended {
+            process,
+            epoch: Epoch::FIRST,
+            exit: Exit::Trapped {
+                what: format!("could not be started: {why}"),
+                back_trace: String::new(),
+            },
+            stats: Stats {
+                state: State::Ended,
+                started: now,
+                cpu_time: std::time::Duration::ZERO,
+                memory_bytes: 0,
+                memory_bytes_peak: 0,
+            },
+            at: now,
+        };
+        self.ended().insert(process, ended);
+        let _ = std::fs::remove_dir_all(self.log_folder(process));
+        self.tell(Input::Event(Event::Runner(RunnerEvent::Exited { process })));
+    }
+}

@@ -1,0 +1,420 @@
+//! What is asked of nodes about the processes that they host, and what they answer.
+
+use serde::{Deserialize, Serialize};
+use sterna_migration::{Attempt, MoveId, NodeId};
+use sterna_process::{Description, Limits, ProcessId, ProgramId, Stats, Tag};
+use sterna_runner::log::Record;
+
+use super::{ProcessEntry, is_process_name};
+use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
+
+/// Something about processes. Whatever concerns one that is on another node is passed on to that, once.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum HostingRequest {
+    /// Start a process. Descriptors: its fixed directories, in their order.
+    Start(Box<StartOrder>),
+    /// All processes of the cluster, with how they are.
+    List {
+        /// Those that run nowhere too.
+        ended: bool,
+    },
+    /// Those on the asked node alone.
+    Held,
+    /// Which processes may be meant by a text: a name, or the beginning of an id.
+    Find {
+        /// The text.
+        text: String,
+    },
+    /// Do something to it.
+    Steer {
+        /// Which.
+        process: ProcessId,
+        /// What.
+        deed: Deed,
+    },
+    /// What is it doing?
+    Describe {
+        /// Which.
+        process: ProcessId,
+    },
+    /// What has it written?
+    Log {
+        /// Which.
+        process: ProcessId,
+        /// From which byte of its output on.
+        after: u64,
+        /// For how long to wait if there is nothing yet.
+        wait_ms: u64,
+    },
+    /// A part of its output that the asked node has.
+    LogPart {
+        /// Which.
+        process: ProcessId,
+        /// From which byte on.
+        after: u64,
+    },
+    /// Something for its standard input.
+    Input {
+        /// Which.
+        process: ProcessId,
+        /// What.
+        bytes: Vec<u8>,
+        /// Whether this is the end.
+        end: bool,
+    },
+    /// Answers when it runs nowhere any more, or after a while with how it is then.
+    Wait {
+        /// Which.
+        process: ProcessId,
+    },
+    /// Move it.
+    Move {
+        /// Which.
+        process: ProcessId,
+        /// Where to.
+        target: NodeId,
+        /// Only say whether it could be moved.
+        dry_run: bool,
+    },
+    /// Answers when a move has ended, or after a while.
+    MoveNews {
+        /// From where.
+        source: NodeId,
+        /// Which move.
+        attempt: Attempt,
+    },
+    /// Give a move up.
+    CancelMove {
+        /// From where.
+        source: NodeId,
+        /// Which move.
+        attempt: Attempt,
+    },
+    /// How much room is there?
+    Capacity,
+    /// Events after a number, of this node.
+    Events {
+        /// The last number that is known.
+        after: u64,
+        /// For how long to wait if there is none.
+        wait_ms: u64,
+    },
+    /// Between nodes: a [`Message`](sterna_migration::Message) of a move.
+    Message {
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// Between nodes: a connection for image and pages is to be made, with a secret from this very session.
+    Channel {
+        /// Of which move.
+        attempt: Attempt,
+    },
+    /// Between nodes: a piece of a program.
+    Program {
+        /// Which.
+        program: ProgramId,
+        /// From which byte on.
+        offset: u64,
+    },
+    /// Between nodes: may a process come that is bound so?
+    MayCome {
+        /// Its kind.
+        kind: Tag,
+        /// What it is bound to.
+        bindings: Vec<Binding>,
+        /// Its memory, in bytes.
+        memory_bytes: u64,
+    },
+}
+
+/// What is done to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Deed {
+    /// Let it stand still.
+    Pause,
+    /// Let it run on.
+    Resume,
+    /// End it.
+    Kill,
+    /// Forget it, if it runs nowhere.
+    Forget,
+}
+
+/// A process that is to be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartOrder {
+    /// Where.
+    pub place: Where,
+    /// What it is to be called.
+    pub name: Option<String>,
+    /// Its program, which the asked node has.
+    pub program: ProgramId,
+    /// Its kind.
+    pub kind: Tag,
+    /// The file of the program, for people.
+    pub file: String,
+    /// Arguments, in bytes.
+    pub arguments: Vec<Vec<u8>>,
+    /// Environment variables, in bytes.
+    pub variables: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The function to call instead of the usual entry.
+    pub entry: Option<String>,
+    /// What it has wherever it is.
+    pub belongings: Belongings,
+}
+
+/// Where a process is to be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Where {
+    /// At the node that is asked.
+    Here,
+    /// At this one.
+    At(NodeId),
+    /// Where there is most room.
+    Anywhere,
+}
+
+/// What a process has wherever it is: kept with its record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Belongings {
+    /// How much it may use.
+    pub limits: Limits,
+    /// Its directories.
+    pub bindings: Vec<Binding>,
+    /// Whether it has a standard input.
+    pub input: bool,
+}
+
+/// A directory of a process, and what becomes of it on a move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// Its absolute path as the process sees it.
+    pub guest_path: String,
+    /// Whether writing is forbidden.
+    pub read_only: bool,
+    /// What becomes of it.
+    pub sort: BindingSort,
+}
+
+/// What becomes of a directory on a move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BindingSort {
+    /// It stays, and the process with it.
+    Fixed,
+    /// Every node has one of this name, which its operator exports.
+    Shared {
+        /// The name.
+        export: String,
+    },
+}
+
+/// Version of [`Belongings`] as they are kept, their first byte.
+const BELONGINGS_VERSION: u8 = 1;
+
+impl Belongings {
+    /// As they are kept with a record.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let body = postcard::to_stdvec(self).expect("belongings can be written");
+        [vec![BELONGINGS_VERSION], body].concat()
+    }
+
+    /// What was kept; `None` if a newer program did it.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (version, body) = bytes.split_first()?;
+        match (version, postcard::take_from_bytes(body)) {
+            (&BELONGINGS_VERSION, Ok((belongings, []))) => Some(belongings),
+            _ => None,
+        }
+    }
+}
+
+impl StartOrder {
+    /// Whether it keeps to the limits.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let arguments: usize = self.arguments.iter().map(|one| one.len() + 1).sum();
+        let bindings = &self.belongings.bindings;
+        let path = |binding: &Binding| {
+            binding.guest_path.starts_with('/') && binding.guest_path.len() <= FILE_BYTES_MAX
+        };
+        self.name.as_deref().is_none_or(is_process_name)
+            && self.file.len() <= FILE_BYTES_MAX
+            && arguments <= ARGUMENTS_BYTES_MAX
+            && bindings.len() <= BINDINGS_MAX
+            && bindings.iter().all(path)
+    }
+}
+
+/// An answer to a [`HostingRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum HostingReply {
+    /// It was started.
+    Started {
+        /// Its name.
+        process: ProcessId,
+        /// Where.
+        node: NodeId,
+    },
+    /// All processes.
+    Listed(Vec<Listed>),
+    /// Those of the node.
+    Held(Vec<Brief>),
+    /// To [`HostingRequest::Find`].
+    Found(Found),
+    /// To [`HostingRequest::Describe`].
+    Described(Box<Description>),
+    /// To [`HostingRequest::Log`] and [`HostingRequest::LogPart`].
+    Log(LogPage),
+    /// To [`HostingRequest::Wait`].
+    Waited(Box<ProcessEntry>),
+    /// A move has begun.
+    Moving {
+        /// From where: there is its news.
+        source: NodeId,
+        /// Which.
+        attempt: Attempt,
+    },
+    /// It could be moved.
+    CouldMove {
+        /// From where.
+        source: NodeId,
+        /// Its memory now, in bytes.
+        memory_bytes: u64,
+    },
+    /// To [`HostingRequest::MoveNews`]; `None` if it goes on.
+    MoveNews(Option<Box<MoveReport>>),
+    /// To [`HostingRequest::Capacity`].
+    Capacity(Capacity),
+    /// To [`HostingRequest::Events`].
+    Events(Vec<EventRecord>),
+    /// To [`HostingRequest::Channel`]: where to connect.
+    Channel {
+        /// The TCP port.
+        port: u16,
+    },
+    /// To [`HostingRequest::Program`].
+    Program {
+        /// Its whole length.
+        total: u64,
+        /// The piece.
+        bytes: Vec<u8>,
+    },
+}
+
+/// A process as it is listed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Listed {
+    /// What the registry knows.
+    pub entry: ProcessEntry,
+    /// How it is, if its node answered.
+    pub brief: Option<Brief>,
+}
+
+/// How a process is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brief {
+    /// Which.
+    pub process: ProcessId,
+    /// What it has used.
+    pub stats: Stats,
+    /// What is being done with it.
+    pub doing: Option<String>,
+    /// Bytes of output until now.
+    pub output_bytes: u64,
+}
+
+/// Who may be meant.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// Those that fit: living ones, and if there is none, others.
+    pub entries: Vec<ProcessEntry>,
+    /// If nothing fits: names of living ones, to suggest some.
+    pub names: Vec<String>,
+}
+
+/// A piece of a process's output.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPage {
+    /// What was written, in its order.
+    pub records: Vec<Record>,
+    /// What is not to be had, which comes before `records`.
+    pub missing: Option<Missing>,
+    /// From where on to ask for more.
+    pub next: u64,
+    /// Whether there will never be more.
+    pub is_over: bool,
+}
+
+/// Output that is not to be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// From which byte.
+    pub from: u64,
+    /// To which.
+    pub to: u64,
+    /// Where it was written, if that is known.
+    pub node: Option<NodeId>,
+    /// Why not.
+    pub why: String,
+}
+
+/// What became of a move, for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveReport {
+    /// The process.
+    pub process: ProcessId,
+    /// Which move.
+    pub move_id: MoveId,
+    /// From where.
+    pub source: NodeId,
+    /// Where to.
+    pub target: NodeId,
+    /// Whether it runs at the target.
+    pub moved: bool,
+    /// What became of it, in a sentence without a subject.
+    pub outcome: String,
+    /// Whether trying again can help.
+    pub retry: bool,
+    /// Length of the image, in bytes.
+    pub image_bytes: u64,
+    /// Pages that went.
+    pub pages: u64,
+    /// Microseconds in which nobody executed it.
+    pub downtime_us: Option<u64>,
+    /// Of the time until it stood still: for how many microseconds it was only watched, running.
+    pub watched_us: Option<u64>,
+    /// Whether all that it needed at the target was ready before it stood still.
+    pub was_ready: Option<bool>,
+    /// From order to end, in microseconds.
+    pub total_us: u64,
+    /// The parts of that, in order, in microseconds.
+    pub parts: Vec<(String, u64)>,
+}
+
+/// How much room a node has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Processors.
+    pub processors: u32,
+    /// Processes that are ready to run, in hundredths (the load average of one minute).
+    pub load_hundredths: u32,
+    /// Memory that could be used, in bytes.
+    pub memory_available_bytes: u64,
+    /// Processes that it hosts.
+    pub processes: u32,
+}
+
+/// Something that happened on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Numbers of one node's events grow, and begin anew when it is started again.
+    pub number: u64,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// To which process.
+    pub process: ProcessId,
+    /// What.
+    pub what: String,
+}

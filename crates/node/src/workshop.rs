@@ -1,0 +1,55 @@
+//! What a node needs of whoever wires it: programs made ready, runners started, directories detached.
+//!
+//! A node knows no kind of process and compiles nothing. The [`Workshop`] does, in builders.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use sterna_process::{ProgramId, Tag, Waypoint};
+
+/// Does what a node itself may not or cannot. All methods may block, and are called on threads where that does no harm.
+pub trait Workshop: Send + Sync + fmt::Debug {
+    /// The kinds of processes that its runners host.
+    fn kinds(&self) -> Vec<Tag>;
+
+    /// Starts a runner that listens there, and writes what it has to say of itself into `errors`. It outlives the node's
+    /// own process.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    fn start_runner(&self, listener: UnixListener, errors: File) -> io::Result<()>;
+
+    /// Whether a program can be started without anything being built.
+    fn has(&self, program: &ProgramId) -> bool;
+
+    /// The bytes of a program.
+    ///
+    /// # Errors
+    /// It is not here.
+    fn bytes(&self, program: &ProgramId) -> Result<Arc<[u8]>, String>;
+
+    /// Makes a program ready: checks, instruments, compiles it.
+    ///
+    /// # Errors
+    /// Text for people.
+    fn add(&self, bytes: Arc<[u8]>) -> Result<(), String>;
+
+    /// Puts what processes of a program need to go on from places where runners find it.
+    ///
+    /// # Errors
+    /// Text for people.
+    fn prepare(&self, program: &ProgramId, waypoints: &[Waypoint]) -> Result<(), String>;
+
+    /// Does, when there is nothing else to do, what will make moves of a program quicker.
+    fn expect_moves(&self, program: &ProgramId);
+
+    /// A directory as a mount of its own, from which no way leads out.
+    ///
+    /// # Errors
+    /// The machine does not allow it.
+    fn detach(&self, directory: OwnedFd, read_only: bool) -> io::Result<OwnedFd>;
+}

@@ -1,0 +1,386 @@
+//! The target's side of a move, as its runner does it: make room, take what comes, make the process of it.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use sterna_migration::{Attempt, Grant, NodeId, Offer, RunnerEvent};
+use sterna_process::{
+    Directory, Epoch, Image, Incoming, Memory, Paused, Program, ReadLimits, Resources, Stdio,
+};
+
+use crate::channel::{Breaker, Receiver, Sender};
+use crate::hosted::{Hosted, Inner, Stage};
+use crate::leaving::{BESIDE, BESIDE_VERSION, Beside, chain};
+use crate::limits::{IMAGE_BYTES_MAX, PREPARATIONS_MAX};
+use crate::link::Descriptors;
+use crate::log::LogHeader;
+use crate::message::{Place, Said};
+use crate::pump::{self, PumpError, Record};
+use crate::role::{Role, Service};
+use crate::streams::Output;
+
+/// A process that is to come.
+pub(crate) struct Arrival {
+    pub(crate) attempt: Attempt,
+    memory: Arc<dyn Memory>,
+    /// Taken when all of it has come.
+    room: Option<Room>,
+    came_from: Option<NodeId>,
+    /// The service's word that it may be made, and with what right.
+    wanted: Option<(NodeId, Grant)>,
+    /// What came of making it.
+    made: Option<Result<Made, String>>,
+    pub(crate) breaker: Option<Breaker>,
+}
+
+/// What it is made in.
+struct Room {
+    incoming: Box<dyn Incoming>,
+    resources: Resources,
+}
+
+/// A process that was made, and does not run.
+struct Made {
+    paused: Box<dyn Paused>,
+    stands: bool,
+}
+
+/// What a place and its descriptors become.
+pub(crate) struct Placed {
+    pub(crate) output: Arc<Output>,
+    pub(crate) resources: Resources,
+    pub(crate) input: Option<File>,
+}
+
+impl Place {
+    /// Ties a place to what came for it.
+    pub(crate) fn take(
+        &self,
+        role: &Arc<Role>,
+        process: sterna_process::ProcessId,
+        descriptors: &mut Descriptors,
+    ) -> Result<Placed, String> {
+        let missing = |_| "a descriptor is missing".to_owned();
+        let log: OwnedFd = descriptors.take().map_err(missing)?;
+        let mut directories = Vec::new();
+        for placed in &self.directories {
+            directories.push(Directory {
+                guest_path: placed.guest_path.clone(),
+                handle: descriptors.take().map_err(missing)?,
+                read_only: placed.read_only,
+            });
+        }
+        let closed = Arc::downgrade(role);
+        let output = Output::new(log.into(), move || {
+            if let Some(role) = closed.upgrade() {
+                role.streams_closed(process);
+            }
+        });
+        let failed =
+            |error: std::io::Error| format!("could not make its standard streams: {error}");
+        let (out, error) = role.streams.attach(&output).map_err(failed)?;
+        let (input, ours) = match self.input {
+            true => {
+                let (read, write) = std::io::pipe().map_err(failed)?;
+                (Some(read.into()), Some(File::from(OwnedFd::from(write))))
+            }
+            false => (None, None),
+        };
+        let resources = Resources {
+            stdio: Stdio {
+                input,
+                output: Some(out),
+                error: Some(error),
+            },
+            directories,
+            limits: self.limits.clone(),
+        };
+        Ok(Placed {
+            output,
+            resources,
+            input: ours,
+        })
+    }
+}
+
+/// Makes room for a process.
+pub(crate) fn prepare(
+    role: &Arc<Role>,
+    service: &Service,
+    attempt: Attempt,
+    offer: &Offer,
+    place: &Place,
+    mut descriptors: Descriptors,
+) {
+    let made = room(role, attempt, offer, place, &mut descriptors);
+    service.say(&Said::Event(match made {
+        Ok(()) => RunnerEvent::Prepared { attempt },
+        Err(reason) => RunnerEvent::PrepareFailed { attempt, reason },
+    }));
+}
+
+fn room(
+    role: &Arc<Role>,
+    attempt: Attempt,
+    offer: &Offer,
+    place: &Place,
+    descriptors: &mut Descriptors,
+) -> Result<(), String> {
+    let kind = role.kind(&offer.kind)?;
+    let program = Program::installed(offer.program);
+    let incoming = kind
+        .prepare(&program, &offer.layout)
+        .map_err(|error| chain(&error))?;
+    let placed = place.take(role, attempt.process, descriptors)?;
+    let arrival = Arrival {
+        attempt,
+        memory: incoming.memory(),
+        room: Some(Room {
+            incoming,
+            resources: placed.resources,
+        }),
+        came_from: place.came_from,
+        wanted: None,
+        made: None,
+        breaker: None,
+    };
+    let inner = Inner {
+        epoch: attempt.epoch,
+        stage: Stage::Arriving(Box::new(arrival)),
+        control: None,
+        stands: false,
+        outgoing: None,
+        input: placed.input,
+    };
+    let hosted = Hosted::new(attempt.process, (kind, program), placed.output, inner);
+    role.admit(hosted)?;
+    if role.was_given_up(attempt) {
+        role.remove(attempt.process);
+        return Err("the move was given up".into());
+    }
+    Ok(())
+}
+
+/// Takes what comes over a channel, on a thread of its own.
+pub(crate) fn receive(
+    role: &Arc<Role>,
+    service: &Service,
+    hosted: &Arc<Hosted>,
+    attempt: Attempt,
+    (sender, receiver): (Sender, Receiver),
+) -> Result<(), PumpError> {
+    receiver.set_patience(None)?;
+    if let Stage::Arriving(arrival) = &mut hosted.lock().stage {
+        let before = arrival.breaker.replace(sender.breaker()?);
+        // What it still has to say belongs to an earlier try.
+        if let Some(before) = before {
+            before.hang_up();
+        }
+    }
+    let (role, service, hosted) = (Arc::clone(role), service.clone(), Arc::clone(hosted));
+    thread::Builder::new()
+        .name("arriving".into())
+        .spawn(move || Taking::new(role, service, hosted, attempt, sender).run(receiver))?;
+    Ok(())
+}
+
+/// One channel, at its target.
+struct Taking {
+    role: Arc<Role>,
+    service: Service,
+    hosted: Arc<Hosted>,
+    attempt: Attempt,
+    sender: Arc<Mutex<Sender>>,
+    image: Vec<u8>,
+    image_bytes: u64,
+    preparing: Arc<AtomicUsize>,
+}
+
+impl Taking {
+    fn new(
+        role: Arc<Role>,
+        service: Service,
+        hosted: Arc<Hosted>,
+        attempt: Attempt,
+        sender: Sender,
+    ) -> Self {
+        Self {
+            role,
+            service,
+            hosted,
+            attempt,
+            sender: Arc::new(Mutex::new(sender)),
+            image: Vec::new(),
+            image_bytes: 0,
+            preparing: Arc::default(),
+        }
+    }
+
+    fn run(mut self, mut receiver: Receiver) {
+        let memory = match &self.hosted.lock().stage {
+            Stage::Arriving(arrival) if arrival.attempt == self.attempt => {
+                Arc::clone(&arrival.memory)
+            }
+            _ => return,
+        };
+        if let Err(error) = self.take(&mut receiver, &*memory)
+            && !matches!(error, PumpError::Channel(_))
+        {
+            let _ = pump::failed(&mut locked(&self.sender), &chain(&error));
+        }
+    }
+
+    fn take(&mut self, receiver: &mut Receiver, memory: &dyn Memory) -> Result<(), PumpError> {
+        loop {
+            match Record::read(receiver.receive()?)? {
+                Record::Anticipate(places) => self.anticipate(places)?,
+                Record::Begin(bytes) if bytes > IMAGE_BYTES_MAX => {
+                    return Err(PumpError::ImageTooLarge { bytes });
+                }
+                Record::Begin(bytes) => {
+                    self.image.clear();
+                    self.image_bytes = bytes;
+                }
+                Record::Image(piece) => {
+                    if (self.image.len() + piece.len()) as u64 > self.image_bytes {
+                        return Err(PumpError::Malformed);
+                    }
+                    self.image.extend_from_slice(piece);
+                }
+                Record::Pages(run, bytes) => memory.install(&[run], bytes)?,
+                Record::Zeros(runs) => pump::install_zeros(memory, &runs)?,
+                Record::End if self.image.len() as u64 == self.image_bytes => {
+                    pump::got(&mut locked(&self.sender))?;
+                    self.make();
+                    return Ok(());
+                }
+                _ => return Err(PumpError::Malformed),
+            }
+        }
+    }
+
+    /// Makes ready what the process would need at these places, beside what else comes.
+    fn anticipate(&self, places: Vec<sterna_process::Waypoint>) -> Result<(), PumpError> {
+        if self.preparing.fetch_add(1, Ordering::SeqCst) >= PREPARATIONS_MAX {
+            return Err(PumpError::Malformed);
+        }
+        let (hosted, sender) = (Arc::clone(&self.hosted), Arc::clone(&self.sender));
+        let preparing = Arc::clone(&self.preparing);
+        thread::Builder::new()
+            .name("anticipate".into())
+            .spawn(move || {
+                match hosted.kind.anticipate(&hosted.program, &places) {
+                    // A source that does not hear it goes without.
+                    Ok(()) => drop(pump::anticipated(&mut locked(&sender), &places)),
+                    Err(error) => tracing::warn!("not made ready: {}", chain(&error)),
+                }
+                preparing.fetch_sub(1, Ordering::SeqCst);
+            })?;
+        Ok(())
+    }
+
+    /// All of it has come: makes the process of it.
+    fn make(&self) {
+        let room = match &mut self.hosted.lock().stage {
+            Stage::Arriving(arrival) if arrival.attempt == self.attempt => {
+                let room = arrival.room.take();
+                room.map(|room| (room, arrival.came_from))
+            }
+            _ => None,
+        };
+        // It was made before, of an earlier push; or it is not wanted any more.
+        let Some((room, came_from)) = room else {
+            return;
+        };
+        let made = self.finish(room, came_from);
+        if let Stage::Arriving(arrival) = &mut self.hosted.lock().stage {
+            arrival.made = Some(made);
+        }
+        deliver(&self.role, &self.service, &self.hosted, self.attempt);
+    }
+
+    fn finish(&self, room: Room, came_from: Option<NodeId>) -> Result<Made, String> {
+        let limits = ReadLimits::default();
+        let mut image = Image::decode(&self.image, &limits).map_err(|error| chain(&error))?;
+        let (process, epoch) = (image.header.process, image.header.epoch);
+        if process != self.attempt.process || epoch != self.attempt.epoch {
+            return Err("what came is another process, or of another epoch".into());
+        }
+        let versions = BESIDE_VERSION..=BESIDE_VERSION;
+        let beside: Beside = image
+            .sections
+            .require(&BESIDE, versions)
+            .and_then(|section| section.decode())
+            .map_err(|error| chain(&error))?;
+        let paused = room
+            .incoming
+            .finish(image, room.resources, None)
+            .map_err(|error| chain(&error))?;
+        let header = LogHeader {
+            process,
+            epoch: epoch.next().unwrap_or(Epoch(u64::MAX)),
+            start: beside.output_bytes,
+            came_from,
+        };
+        let begun = self.hosted.output.begin(&header);
+        begun.map_err(|error| format!("could not write its log: {error}"))?;
+        let stands = beside.stands;
+        Ok(Made { paused, stands })
+    }
+}
+
+/// The service wants the process to be made.
+pub(crate) fn restore(
+    role: &Role,
+    service: &Service,
+    attempt: Attempt,
+    source: NodeId,
+    grant: Grant,
+) {
+    let Some(hosted) = role.hosted(attempt.process) else {
+        return;
+    };
+    if let Stage::Arriving(arrival) = &mut hosted.lock().stage
+        && arrival.attempt == attempt
+    {
+        arrival.wanted = Some((source, grant));
+    }
+    deliver(role, service, &hosted, attempt);
+}
+
+/// Once it is both made and wanted, it is ready.
+fn deliver(role: &Role, service: &Service, hosted: &Arc<Hosted>, attempt: Attempt) {
+    let mut inner = hosted.lock();
+    let Stage::Arriving(arrival) = &mut inner.stage else {
+        return;
+    };
+    let (Some((source, grant)), true) = (arrival.wanted, arrival.made.is_some()) else {
+        return;
+    };
+    let Some(made) = arrival.made.take() else {
+        return;
+    };
+    let event = match made {
+        Ok(Made { paused, stands }) => {
+            inner.stands = stands;
+            inner.stage = Stage::Ready {
+                move_id: attempt.move_id,
+                source,
+                grant,
+                paused,
+            };
+            RunnerEvent::Restored { attempt }
+        }
+        Err(reason) => RunnerEvent::RestoreFailed { attempt, reason },
+    };
+    drop(inner);
+    role.check_end(hosted);
+    service.say(&Said::Event(event));
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,341 @@
+//! The source's side of a move, as its runner does it: find a good moment, pause, capture, push.
+//!
+//! What the target would need to go on is made ready there while the process still runs: it is looked at some times, and
+//! where it was seen is told to the target. Then it is stopped at a moment at which it stands nowhere else.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sterna_migration::{Attempt, RunnerEvent, Size};
+use sterna_process::{Image, Memory, PageRuns, Paused, Pausing, Process, Section, Tag, Waypoint};
+
+use crate::channel::{Breaker, ChannelError, Receiver, Sender};
+use crate::hosted::{Hosted, Stage};
+use crate::limits::{AMONG_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, READY_WITHIN};
+use crate::message::Said;
+use crate::pump::{self, PumpError, Record};
+use crate::role::{Role, Service};
+
+/// A captured process, but for its pages.
+pub(crate) struct Captured {
+    image: Vec<u8>,
+    pages: PageRuns,
+}
+
+/// What a runner itself knows of a process, in its image beside what the kind does.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Beside {
+    /// Bytes of output until now.
+    pub(crate) output_bytes: u64,
+    /// Whether its user wants it to stand still.
+    pub(crate) stands: bool,
+}
+
+/// Name of the section that has it.
+pub(crate) const BESIDE: Tag = Tag::new("sterna.runner");
+/// Version of that section.
+pub(crate) const BESIDE_VERSION: u16 = 1;
+
+/// The connection to the target of a move.
+pub(crate) struct Outgoing {
+    sender: Mutex<Sender>,
+    breaker: Breaker,
+    heard: Mutex<Heard>,
+    changed: Condvar,
+}
+
+/// What the target has said.
+#[derive(Default)]
+struct Heard {
+    ready: BTreeSet<Waypoint>,
+    got: bool,
+    failed: Option<String>,
+}
+
+impl Outgoing {
+    /// Listens to the target on a thread of its own.
+    pub(crate) fn start(sender: Sender, mut receiver: Receiver) -> Result<Arc<Self>, ChannelError> {
+        receiver.set_patience(None)?;
+        let outgoing = Arc::new(Self {
+            breaker: sender.breaker()?,
+            sender: Mutex::new(sender),
+            heard: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let listening = Arc::clone(&outgoing);
+        thread::Builder::new()
+            .name("heard".into())
+            .spawn(move || listening.listen(&mut receiver))?;
+        Ok(outgoing)
+    }
+
+    fn listen(&self, receiver: &mut Receiver) {
+        let why = loop {
+            let record = match receiver.receive() {
+                Ok(record) => Record::read(record),
+                Err(error) => break error.to_string(),
+            };
+            let mut heard = self.heard();
+            match record {
+                Ok(Record::Anticipated(places)) => heard.ready.extend(places),
+                Ok(Record::Got) => heard.got = true,
+                Ok(Record::Failed(why)) => break why,
+                Ok(_) => break PumpError::Malformed.to_string(),
+                Err(error) => break error.to_string(),
+            }
+            self.changed.notify_all();
+        };
+        self.heard().failed.get_or_insert(why);
+        self.changed.notify_all();
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until something holds of what was heard, or the channel broke; whether it holds.
+    fn wait_until(&self, within: Duration, holds: impl Fn(&Heard) -> bool) -> bool {
+        let waiting = |heard: &mut Heard| !holds(heard) && heard.failed.is_none();
+        let waited = self
+            .changed
+            .wait_timeout_while(self.heard(), within, waiting);
+        holds(&waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    fn sender(&self) -> MutexGuard<'_, Sender> {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn hang_up(&self) {
+        self.breaker.hang_up();
+    }
+
+    /// Sends image and pages, and waits until they are in their place.
+    fn push(&self, captured: &Captured, memory: &dyn Memory) -> Result<(), PumpError> {
+        self.heard().got = false;
+        pump::push(&mut self.sender(), &captured.image, memory, &captured.pages)?;
+        match self.wait_until(Duration::MAX, |heard| heard.got) {
+            true => Ok(()),
+            false => Err(PumpError::Failed(
+                self.heard().failed.clone().unwrap_or_default(),
+            )),
+        }
+    }
+}
+
+/// Stops a process for a move: at once if its user has stopped it, otherwise at a good moment.
+pub(crate) fn pause(role: &Role, service: &Service, attempt: Attempt, within: Duration) {
+    let Some(hosted) = role.hosted(attempt.process) else {
+        return;
+    };
+    let own = |inner: &crate::hosted::Inner| {
+        inner.epoch == attempt.epoch
+            && matches!(inner.stage, Stage::Running(_) | Stage::Standing(_))
+    };
+    let begun = Instant::now();
+    let (pausing, watched) = match hosted.take("being moved", own) {
+        Err(reason) => {
+            return service.say(&Said::Event(RunnerEvent::PauseRefused { attempt, reason }));
+        }
+        Ok(Stage::Standing(paused)) => (Pausing::Paused(paused), None),
+        Ok(Stage::Running(process)) => {
+            let outgoing = hosted.lock().outgoing.clone();
+            let outgoing = outgoing.filter(|(of, _)| *of == attempt);
+            match outgoing {
+                Some((_, outgoing)) => choose(process, &outgoing, service, within),
+                None => (process.pause(within), None),
+            }
+        }
+        Ok(other) => return hosted.put(|_| other),
+    };
+    if let Some((ready, us)) = watched {
+        let us = us.unwrap_or_else(|| begun.elapsed().as_micros() as u64);
+        service.say(&Said::Watched { attempt, us, ready });
+    }
+    match pausing {
+        Pausing::Exited(exit) => role.say_ended(hosted.put_end(exit)),
+        Pausing::Refused(process, why) => {
+            hosted.put(|_| Stage::Running(process));
+            role.check_end(&hosted);
+            let reason = why.to_string();
+            service.say(&Said::Event(RunnerEvent::PauseRefused { attempt, reason }));
+        }
+        Pausing::Paused(paused) => stand(role, service, &hosted, attempt, paused),
+    }
+}
+
+/// It stands still. If the service that wanted it is gone, it runs on.
+fn stand(
+    role: &Role,
+    service: &Service,
+    hosted: &Arc<Hosted>,
+    attempt: Attempt,
+    paused: Box<dyn Paused>,
+) {
+    if service.is_void() {
+        crate::serving::go_on(hosted, paused);
+    } else {
+        hosted.put(|_| Stage::Frozen {
+            move_id: attempt.move_id,
+            paused,
+            captured: None,
+        });
+        service.say(&Said::Event(RunnerEvent::Paused { attempt }));
+    }
+    role.check_end(hosted);
+}
+
+/// Whether all it needs was ready when it was stopped; microseconds until it was told to stand still.
+type Watched = Option<(bool, Option<u64>)>;
+
+/// Looks where the process tends to be, has that made ready at the target, and stops it there.
+fn choose(
+    process: Box<dyn Process>,
+    outgoing: &Outgoing,
+    service: &Service,
+    within: Duration,
+) -> (Pausing, Watched) {
+    let begun = Instant::now();
+    let until = begun + within;
+    let left = || until.saturating_duration_since(Instant::now());
+    let mut seen = BTreeSet::new();
+    for look in 0..LOOKS {
+        match process.waypoints(LOOK_WITHIN) {
+            Ok(places) => tell(outgoing, &mut seen, &places),
+            // It has ended; or it cannot be looked at, and perhaps stopped all the same.
+            Err(_) => return (process.pause(left()), Some((false, None))),
+        }
+        let ready = |heard: &Heard| seen.is_subset(&heard.ready);
+        // A program that stays where it is needs no second look.
+        if look > 1 && outgoing.wait_until(Duration::ZERO, ready) || service.is_void() {
+            break;
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    let ready = |heard: &Heard| seen.is_subset(&heard.ready);
+    outgoing.wait_until(READY_WITHIN.min(left() / 2), ready);
+    let ready = outgoing.heard().ready.clone();
+    let us = Some(begun.elapsed().as_micros() as u64);
+    match process.pause_among(&ready, AMONG_WITHIN.min(left())) {
+        // Wherever it is, then.
+        Pausing::Refused(process, _) => (process.pause(left()), Some((false, None))),
+        other => (other, Some((true, us))),
+    }
+}
+
+fn tell(outgoing: &Outgoing, seen: &mut BTreeSet<Waypoint>, places: &[Waypoint]) {
+    let new: Vec<Waypoint> = places
+        .iter()
+        .copied()
+        .filter(|place| seen.insert(*place))
+        .collect();
+    if !new.is_empty() {
+        // If the channel is broken, the push says so.
+        let _ = pump::anticipate(&mut outgoing.sender(), &new);
+    }
+}
+
+/// Makes an image of a process that stands still for a move.
+pub(crate) fn capture(role: &Role, service: &Service, attempt: Attempt) {
+    let Some(hosted) = role.hosted(attempt.process) else {
+        return;
+    };
+    let Ok(Stage::Frozen {
+        move_id,
+        mut paused,
+        ..
+    }) = hosted.take("being captured", |inner| is_frozen(inner, attempt))
+    else {
+        return;
+    };
+    let captured = image(&hosted, &mut *paused).map(Arc::new);
+    let kept = captured.as_ref().ok().cloned();
+    hosted.put(|_| Stage::Frozen {
+        move_id,
+        paused,
+        captured: kept,
+    });
+    role.check_end(&hosted);
+    service.say(&Said::Event(match captured {
+        Ok(captured) => RunnerEvent::Captured {
+            attempt,
+            size: Size {
+                image_bytes: captured.image.len() as u64,
+                pages: captured.pages.page_count(),
+            },
+        },
+        Err(reason) => RunnerEvent::CaptureFailed { attempt, reason },
+    }));
+}
+
+fn is_frozen(inner: &crate::hosted::Inner, attempt: Attempt) -> bool {
+    matches!(inner.stage, Stage::Frozen { move_id, .. } if move_id == attempt.move_id)
+}
+
+fn image(hosted: &Hosted, paused: &mut dyn Paused) -> Result<Captured, String> {
+    let (mut image, pages) = whole(hosted, paused)?;
+    image.header.epoch = hosted.lock().epoch;
+    let image = image.encode().map_err(|error| chain(&error))?;
+    Ok(Captured { image, pages })
+}
+
+/// The image of a process, with what its runner knows, and its pages.
+pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<(Image, PageRuns), String> {
+    let mut image = paused.capture().map_err(|error| chain(&error))?;
+    let beside = Beside {
+        output_bytes: hosted.output.drain(),
+        stands: hosted.lock().stands,
+    };
+    Section::encode(BESIDE, BESIDE_VERSION, &beside)
+        .and_then(|section| image.sections.push(section))
+        .map_err(|error| chain(&error))?;
+    let pages = paused.memory().changed().map_err(|error| chain(&error))?;
+    Ok((image, pages))
+}
+
+/// Sends a captured process to the target's runner.
+pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
+    let Some(hosted) = role.hosted(attempt.process) else {
+        return;
+    };
+    let mut inner = hosted.lock();
+    let ready = match &inner.stage {
+        Stage::Frozen {
+            move_id,
+            paused,
+            captured: Some(captured),
+        } if *move_id == attempt.move_id => Some((paused.memory(), Arc::clone(captured))),
+        _ => None,
+    };
+    // A channel is good for one try.
+    let outgoing = inner.outgoing.take().filter(|(of, _)| *of == attempt);
+    drop(inner);
+    let Some((memory, captured)) = ready else {
+        return;
+    };
+    let pushed = match &outgoing {
+        Some((_, outgoing)) => outgoing
+            .push(&captured, &*memory)
+            .map_err(|error| chain(&error)),
+        None => Err("there is no connection to the target's runner".into()),
+    };
+    service.say(&Said::Event(match pushed {
+        Ok(()) => RunnerEvent::Pushed { attempt },
+        Err(reason) => RunnerEvent::PushFailed { attempt, reason },
+    }));
+}
+
+/// An error with all its causes, as text.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,38 @@
+//! The runner role: hosts the processes of one slice on one node, and moves their pages.
+//!
+//! ```text
+//!  service ──orders, descriptors──► role ──► hosted: one process each ──► kind
+//!     ▲                               │            │
+//!     └───────events, answers─────────┘            └─ streams ──► log
+//!
+//!  leaving ──► channel (sealed, TCP) ──► arriving          between the runners of two nodes
+//! ```
+//!
+//! A runner has no rights but what it was given as descriptors: it opens no socket and no path, and has no key. It knows
+//! no node, no registry and no kind by name. It outlives its service, so that processes run on while that is started
+//! again.
+//!
+//! - [`message`]: what is ordered and said; [`link`]: its bytes
+//! - [`role`]: the runner at work; `hosted`: one process; `serving`: what users want of it
+//! - `leaving`, `arriving`: the two sides of a move; `pump`: what they say to each other; [`channel`]: sealed records
+//! - `streams`, [`log`]: output on its way into a file
+//! - [`handle`]: the service's end
+//! - [`limits`]: every limit
+
+mod arriving;
+pub mod channel;
+pub mod handle;
+mod hosted;
+mod leaving;
+pub mod limits;
+pub mod link;
+pub mod log;
+pub mod message;
+mod pump;
+pub mod role;
+mod serving;
+mod streams;
+
+pub use handle::{Handle, HandleError};
+pub use pump::PumpError;
+pub use role::{Elsewhere, Given, Kinds, run};

@@ -1,0 +1,52 @@
+//! How much and how long: every limit of a runner, by name.
+
+use std::time::Duration;
+
+/// Longest message between a service and its runner, in bytes: a layout with the most regions fits.
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Descriptors that come with one message.
+pub const DESCRIPTORS_MAX: usize = 32;
+/// Directories of one process.
+pub const DIRECTORIES_MAX: usize = DESCRIPTORS_MAX - 4;
+/// Processes of one runner.
+pub const PROCESSES_MAX: usize = 16_384;
+/// Moves of which a runner remembers that they were given up before anything of them was here.
+pub const GIVEN_UP_MAX: usize = 1024;
+/// Orders that wait to be written to a runner.
+pub const ORDERS_WAITING_MAX: usize = 65_536;
+/// For a runner that was started to answer.
+pub const HELLO_WITHIN: Duration = Duration::from_secs(20);
+/// For a runner to take or give a message once it has begun.
+pub const MESSAGE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Longest record on a channel, in bytes, without its seal.
+pub const RECORD_BYTES_MAX: usize = 256 << 10;
+/// Longest image that is taken from a channel, in bytes. Pages are not in it.
+pub const IMAGE_BYTES_MAX: u64 = 256 << 20;
+/// For the other end of a channel to take or give anything.
+pub const CHANNEL_WITHIN: Duration = Duration::from_secs(20);
+/// Preparations that one arriving process may have under way.
+pub const PREPARATIONS_MAX: usize = 32;
+
+/// How often a process is looked at before it is stopped, while the target makes ready what is seen.
+pub const LOOKS: u32 = 10;
+/// Between two looks.
+pub const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Longest time for a look.
+pub const LOOK_WITHIN: Duration = Duration::from_millis(100);
+/// For the target to make ready what was seen at the last look. The process runs meanwhile.
+pub const READY_WITHIN: Duration = Duration::from_secs(10);
+/// Then, for the process to come to a place that is ready, before it is stopped wherever it is.
+pub const AMONG_WITHIN: Duration = Duration::from_millis(100);
+
+/// For whatever an earlier service has begun to come to its end.
+pub const SETTLE_WITHIN: Duration = Duration::from_secs(30);
+/// For a killed process to have ended.
+pub const KILL_WITHIN: Duration = Duration::from_secs(10);
+/// For a process to be described.
+pub const DESCRIBE_WITHIN: Duration = Duration::from_secs(2);
+/// For a process to stand still because its user says so.
+pub const PAUSE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Longest piece of output in one record of a log, in bytes.
+pub const LOG_RECORD_BYTES_MAX: usize = 64 << 10;

@@ -1,0 +1,275 @@
+//! What a process writes to its standard output and error, kept by the node that it is on: [`LogWriter`], [`LogReader`].
+//!
+//! ```text
+//! │ "STERNLOG" │ version u16 │ length u16 │ header │
+//! │ stream u8 │ time u64: ms since 1970 │ length u32 │ bytes │   …
+//! ```
+//!
+//! The output of a process is one sequence of bytes from its first start on, and a log holds a part of it: the header
+//! says where that begins, and on which node the part before is. Each record is written at once to a file that is open
+//! for appending; one that is cut off at the end, by a crash, is not there. Integers outside of the header are
+//! little-endian; the header is in postcard.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use sterna_migration::NodeId;
+use sterna_process::{Epoch, ProcessId};
+
+use crate::limits::LOG_RECORD_BYTES_MAX;
+
+const MAGIC: &[u8; 8] = b"STERNLOG";
+const VERSION: u16 = 1;
+const RECORD_HEAD_BYTES: usize = 13;
+const HEADER_BYTES_MAX: u16 = 4096;
+
+/// What a log is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogHeader {
+    /// Whose output.
+    pub process: ProcessId,
+    /// In which epoch it began here.
+    pub epoch: Epoch,
+    /// Bytes of output before.
+    pub start: u64,
+    /// Where the part before is; `None` if it begins here.
+    pub came_from: Option<NodeId>,
+}
+
+/// Which of its streams a process wrote to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Standard output.
+    Output,
+    /// Standard error.
+    Error,
+}
+
+/// Writes a log.
+#[derive(Debug)]
+pub struct LogWriter {
+    file: File,
+    end: u64,
+    record: Vec<u8>,
+}
+
+impl LogWriter {
+    /// Begins a log in an empty file that is open for appending.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn begin(mut file: File, header: &LogHeader) -> io::Result<Self> {
+        let body = postcard::to_stdvec(header).map_err(io::Error::other)?;
+        let length = u16::try_from(body.len()).map_err(io::Error::other)?;
+        let head = [&MAGIC[..], &VERSION.to_le_bytes(), &length.to_le_bytes()].concat();
+        file.write_all(&[head, body].concat())?;
+        Ok(Self {
+            file,
+            end: header.start,
+            record: Vec::new(),
+        })
+    }
+
+    /// Adds output.
+    ///
+    /// # Errors
+    /// The file cannot be written: then the output is counted, and missing.
+    pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
+        let mut result = Ok(());
+        for piece in bytes.chunks(LOG_RECORD_BYTES_MAX) {
+            self.record.clear();
+            self.record.push(match stream {
+                Stream::Output => 1,
+                Stream::Error => 2,
+            });
+            self.record.extend(now_ms().to_le_bytes());
+            self.record.extend((piece.len() as u32).to_le_bytes());
+            self.record.extend(piece);
+            self.end += piece.len() as u64;
+            result = result.and(self.file.write_all(&self.record));
+        }
+        result
+    }
+
+    /// Bytes of output until now.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.end
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since
+        .unwrap_or_default()
+        .as_millis()
+        .try_into()
+        .unwrap_or(u64::MAX)
+}
+
+/// A piece of output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Bytes of output before it.
+    pub offset: u64,
+    /// When it was written, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// To which stream.
+    pub stream: Stream,
+    /// What.
+    pub bytes: Vec<u8>,
+}
+
+/// Reads a log, also while it is being written: after the end there may be more later.
+#[derive(Debug)]
+pub struct LogReader {
+    file: BufReader<File>,
+    header: LogHeader,
+    end: u64,
+}
+
+impl LogReader {
+    /// A log from its beginning.
+    ///
+    /// # Errors
+    /// It cannot be read, or is none.
+    pub fn open(file: File) -> io::Result<Self> {
+        let mut file = BufReader::new(file);
+        let mut head = [0; 12];
+        file.read_exact(&mut head)?;
+        let (version, length) = (
+            u16::from_le_bytes([head[8], head[9]]),
+            u16::from_le_bytes([head[10], head[11]]),
+        );
+        if head[..8] != MAGIC[..] || version != VERSION || length > HEADER_BYTES_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not a log, or one of a newer version",
+            ));
+        }
+        let mut body = vec![0; usize::from(length)];
+        file.read_exact(&mut body)?;
+        let header: LogHeader = postcard::from_bytes(&body)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let end = header.start;
+        Ok(Self { file, header, end })
+    }
+
+    /// What it is of.
+    #[must_use]
+    pub const fn header(&self) -> &LogHeader {
+        &self.header
+    }
+
+    /// Where in the process's output the next record begins.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.end
+    }
+
+    /// The next record that ends after `offset`; those before are passed over without reading what is in them.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is damaged from here on.
+    pub fn next_after(&mut self, offset: u64) -> io::Result<Option<Record>> {
+        loop {
+            let Some((stream, at_ms, length)) = self.head()? else {
+                return Ok(None);
+            };
+            let (begin, end) = (self.end, self.end + u64::from(length));
+            if end <= offset {
+                self.file.seek_relative(i64::from(length))?;
+                self.end = end;
+                continue;
+            }
+            let mut bytes = vec![0; length as usize];
+            if let Err(error) = self.file.read_exact(&mut bytes) {
+                return match error.kind() {
+                    io::ErrorKind::UnexpectedEof => Ok(None),
+                    _ => Err(error),
+                };
+            }
+            self.end = end;
+            let skip = offset.saturating_sub(begin);
+            bytes.drain(..skip as usize);
+            return Ok(Some(Record {
+                offset: begin + skip,
+                at_ms,
+                stream,
+                bytes,
+            }));
+        }
+    }
+
+    fn head(&mut self) -> io::Result<Option<(Stream, u64, u32)>> {
+        let mut head = [0; RECORD_HEAD_BYTES];
+        match self.file.read_exact(&mut head) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let [stream, t0, t1, t2, t3, t4, t5, t6, t7, l0, l1, l2, l3] = head;
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the log is damaged");
+        let stream = match stream {
+            1 => Stream::Output,
+            2 => Stream::Error,
+            _ => return Err(damaged()),
+        };
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        if length as usize > LOG_RECORD_BYTES_MAX {
+            return Err(damaged());
+        }
+        let at_ms = u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]);
+        Ok(Some((stream, at_ms, length)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+
+    use super::*;
+
+    fn header(start: u64) -> LogHeader {
+        LogHeader {
+            process: ProcessId::from_bytes([7; 16]),
+            epoch: Epoch(3),
+            start,
+            came_from: None,
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_from_anywhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let appending = || OpenOptions::new().create(true).append(true).open(&path);
+        let mut writer = LogWriter::begin(appending().unwrap(), &header(100)).unwrap();
+        writer.write(Stream::Output, b"abc").unwrap();
+        writer.write(Stream::Error, b"defg").unwrap();
+        assert_eq!(writer.end(), 107);
+        let read = |from: u64| {
+            let mut reader = LogReader::open(File::open(&path).unwrap()).unwrap();
+            assert_eq!(*reader.header(), header(100));
+            let mut found = Vec::new();
+            while let Some(record) = reader.next_after(from).unwrap() {
+                found.push((record.offset, record.stream, record.bytes));
+            }
+            found
+        };
+        let all = read(0);
+        assert_eq!(all[0], (100, Stream::Output, b"abc".to_vec()));
+        assert_eq!(all[1], (103, Stream::Error, b"defg".to_vec()));
+        assert_eq!(read(105), [(105, Stream::Error, b"fg".to_vec())]);
+        assert_eq!(read(107), []);
+        // A record that was cut off is not there, at whichever byte.
+        let whole = std::fs::read(&path).unwrap();
+        for cut in 1..RECORD_HEAD_BYTES + 4 {
+            std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+            assert_eq!(read(0), all[..1]);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What a service orders its runner to do, and what the runner says.
+//!
+//! Orders are numbered; each is answered once, but for [`Order::Step`] and [`Order::Channel`], of which events come.
+//! Whatever has to be opened is opened by the service, or by the user, and comes as descriptors with the order.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use sterna_migration::{Attempt, Command, Holding, NodeId, RunnerEvent};
+use sterna_process::{
+    Description, Epoch, Exit, Limits, MemoryLayout, ProcessId, ProgramId, Stats, Tag,
+};
+
+/// Something a runner is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// What do you hold? From now on whatever an earlier service has ordered and is not done yet is void.
+    Holdings,
+    /// Start a process. Descriptors: as [`Place`] says.
+    Spawn(Box<Spawn>),
+    /// A step of a move. With [`Command::Prepare`] comes the place that the process will have.
+    Step {
+        /// What.
+        command: Command,
+        /// For `Prepare`. Descriptors: as it says.
+        place: Option<Box<Place>>,
+    },
+    /// A connection to the other runner of a move, and the secret that both have. Descriptor: the connection.
+    Channel {
+        /// Which move.
+        attempt: Attempt,
+        /// From which the keys are derived.
+        secret: Secret,
+    },
+    /// How is this process?
+    Look(ProcessId),
+    /// How are all?
+    LookAll,
+    /// What is it doing?
+    Describe(ProcessId),
+    /// Let it stand still until it is resumed.
+    Pause(ProcessId),
+    /// Let it run on.
+    Resume(ProcessId),
+    /// End it.
+    Kill(ProcessId),
+    /// Something for its standard input.
+    Input {
+        /// Whose.
+        process: ProcessId,
+        /// What.
+        bytes: Vec<u8>,
+        /// Whether this is the end.
+        end: bool,
+    },
+    /// The answer to [`Said::Need`].
+    Had {
+        /// The number of the need.
+        number: u64,
+        /// Whether it is there now.
+        result: Result<(), String>,
+    },
+    /// End all processes, and yourself.
+    End,
+}
+
+/// 256 bits that two runners have in common. `Debug` keeps them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub [u8; 32]);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// A process that is to be started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spawn {
+    /// Its name.
+    pub process: ProcessId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its kind.
+    pub kind: Tag,
+    /// Its program, which is installed.
+    pub program: ProgramId,
+    /// Arguments, in bytes; the first is the program's name.
+    pub arguments: Vec<Vec<u8>>,
+    /// Environment variables: names and values, in bytes.
+    pub variables: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The function to call instead of the usual entry.
+    pub entry: Option<String>,
+    /// What it has on this node.
+    pub place: Place,
+}
+
+/// What a process has on this node. Descriptors come in this order: its log, open for appending; then each directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Place {
+    /// How much it may use.
+    pub limits: Limits,
+    /// Its directories, as it knows them.
+    pub directories: Vec<PlacedDirectory>,
+    /// Whether it has a standard input, on which [`Order::Input`] comes; otherwise that is empty.
+    pub input: bool,
+    /// From where it came: there the log is that goes before the one here.
+    pub came_from: Option<NodeId>,
+}
+
+/// A directory of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedDirectory {
+    /// Its absolute path as the process sees it.
+    pub guest_path: String,
+    /// Whether writing is forbidden.
+    pub read_only: bool,
+}
+
+/// Something a runner says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Said {
+    /// The answer to an order.
+    Answer {
+        /// The order's number.
+        number: u64,
+        /// What came of it; text for people if nothing did.
+        answer: Result<Answer, String>,
+    },
+    /// Something of a move, or an end.
+    Event(RunnerEvent),
+    /// How a process ended. Comes before [`RunnerEvent::Exited`].
+    Ended(Ended),
+    /// So long a move's process was watched for a good moment before it was stopped.
+    Watched {
+        /// Which move.
+        attempt: Attempt,
+        /// Microseconds from the order to pause until it was told to stand still.
+        us: u64,
+        /// Whether all that it needs to go on had been made ready by then.
+        ready: bool,
+    },
+    /// The runner needs what only its service may make: all that processes of a program need to go on from places.
+    Need {
+        /// To be given back.
+        number: u64,
+        /// The program.
+        program: ProgramId,
+        /// Places, as [`Waypoint`](sterna_process::Waypoint)s.
+        waypoints: Vec<sterna_process::Waypoint>,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Which.
+    pub process: ProcessId,
+    /// In which epoch.
+    pub epoch: Epoch,
+    /// How.
+    pub exit: Exit,
+    /// What it has used.
+    pub stats: Stats,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// An answer to an [`Order`].
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// To [`Order::Holdings`].
+    Holdings(Holdings),
+    /// To [`Order::Look`] and [`Order::LookAll`].
+    Seen(Vec<Seen>),
+    /// To [`Order::Describe`].
+    Described(Box<Description>),
+}
+
+/// All that a runner has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Holdings {
+    /// How it is confined, for people.
+    pub confinement: String,
+    /// Whether it takes directories.
+    pub takes_directories: bool,
+    /// Its processes.
+    pub held: Vec<(ProcessId, Holding)>,
+    /// How those ended that have.
+    pub ended: Vec<Ended>,
+}
+
+/// A process as its runner sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Seen {
+    /// Which.
+    pub process: ProcessId,
+    /// What is held of it.
+    pub holding: Holding,
+    /// Its program.
+    pub program: ProgramId,
+    /// Its kind.
+    pub kind: Tag,
+    /// What it has used.
+    pub stats: Stats,
+    /// Its memory.
+    pub layout: MemoryLayout,
+    /// What is being done with it.
+    pub doing: Option<String>,
+    /// Bytes of output that it has written since it was first started.
+    pub output_bytes: u64,
+}
+
+/// With a number.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Numbered {
+    /// The number.
+    pub number: u64,
+    /// The order.
+    pub order: Order,
+}

@@ -1,0 +1,226 @@
+//! What two runners say to each other over the channel of a move: places to make ready, an image, pages.
+//!
+//! | source | target |
+//! |---|---|
+//! | `Anticipate`: places at which the process was seen | `Anticipated`: what it would need there is ready |
+//! | `Begin`, `Image` in pieces, `Pages`, `Zeros`, `End` | `Got`: all of it is in its place |
+//! | | `Failed`: it cannot be taken |
+//!
+//! A record is a letter and what belongs to it. Pages go in runs without holes, as they are in memory; pages of zeros
+//! are only named.
+
+use std::io;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sterna_process::{Memory, MemoryError, PAGE_SIZE, PageRun, PageRuns, Waypoint, ZERO_PAGE};
+
+use crate::channel::{ChannelError, Sender};
+use crate::limits::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX};
+
+/// Pages of one record.
+const RECORD_PAGES: u64 = 63;
+const PAGES_HEAD_BYTES: usize = 1 + 4 + 8;
+const ZERO_RUNS_PER_RECORD: usize = 4096;
+
+const ANTICIPATE: u8 = b'a';
+const ANTICIPATED: u8 = b'A';
+const BEGIN: u8 = b'b';
+const IMAGE: u8 = b'i';
+const PAGES: u8 = b'p';
+const ZEROS: u8 = b'z';
+const END: u8 = b'e';
+const GOT: u8 = b'G';
+const FAILED: u8 = b'F';
+
+/// Why something was not sent or not understood.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PumpError {
+    /// The channel cannot be used.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The process's memory cannot be read or written.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// What came makes no sense.
+    #[error("the other runner sent something that makes no sense")]
+    Malformed,
+    /// The image is too large.
+    #[error("the image has {bytes} bytes, {IMAGE_BYTES_MAX} are allowed")]
+    ImageTooLarge {
+        /// Its length.
+        bytes: u64,
+    },
+    /// The other runner gave up.
+    #[error("the other runner could not take it: {0}")]
+    Failed(String),
+}
+
+impl From<io::Error> for PumpError {
+    fn from(error: io::Error) -> Self {
+        Self::Channel(error.into())
+    }
+}
+
+/// What comes over a channel.
+#[derive(Debug)]
+pub(crate) enum Record<'a> {
+    Anticipate(Vec<Waypoint>),
+    Anticipated(Vec<Waypoint>),
+    /// An image of so many bytes is coming.
+    Begin(u64),
+    Image(&'a [u8]),
+    Pages(PageRun, &'a [u8]),
+    Zeros(Vec<PageRun>),
+    End,
+    Got,
+    Failed(String),
+}
+
+impl<'a> Record<'a> {
+    pub(crate) fn read(record: &'a [u8]) -> Result<Self, PumpError> {
+        let (letter, body) = record.split_first().ok_or(PumpError::Malformed)?;
+        match (*letter, body) {
+            (ANTICIPATE, body) => decode(body).map(Self::Anticipate),
+            (ANTICIPATED, body) => decode(body).map(Self::Anticipated),
+            (BEGIN, body) => decode(body).map(Self::Begin),
+            (IMAGE, body) => Ok(Self::Image(body)),
+            (PAGES, body) => Self::pages(body),
+            (ZEROS, body) => decode(body).map(Self::Zeros),
+            (END, []) => Ok(Self::End),
+            (GOT, []) => Ok(Self::Got),
+            (FAILED, body) => Ok(Self::Failed(String::from_utf8_lossy(body).into_owned())),
+            _ => Err(PumpError::Malformed),
+        }
+    }
+
+    fn pages(body: &'a [u8]) -> Result<Self, PumpError> {
+        let (head, bytes) = body
+            .split_at_checked(PAGES_HEAD_BYTES - 1)
+            .ok_or(PumpError::Malformed)?;
+        let (region, first) = head.split_at(4);
+        let region = u32::from_le_bytes(region.try_into().map_err(|_| PumpError::Malformed)?);
+        let first = u64::from_le_bytes(first.try_into().map_err(|_| PumpError::Malformed)?);
+        let count = (bytes.len() / PAGE_SIZE) as u64;
+        let run = PageRun::new(sterna_process::RegionId(region), first, count);
+        match run {
+            Some(run) if bytes.len() % PAGE_SIZE == 0 => Ok(Self::Pages(run, bytes)),
+            _ => Err(PumpError::Malformed),
+        }
+    }
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, PumpError> {
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(PumpError::Malformed),
+    }
+}
+
+fn value(to: &mut Sender, letter: u8, value: &impl Serialize) -> Result<(), PumpError> {
+    let record = to.record();
+    record.push(letter);
+    let body = postcard::to_stdvec(value).map_err(|_| PumpError::Malformed)?;
+    record.extend(body);
+    Ok(to.send()?)
+}
+
+pub(crate) fn anticipate(to: &mut Sender, places: &[Waypoint]) -> Result<(), PumpError> {
+    value(to, ANTICIPATE, &places)
+}
+
+pub(crate) fn anticipated(to: &mut Sender, places: &[Waypoint]) -> Result<(), PumpError> {
+    value(to, ANTICIPATED, &places)
+}
+
+pub(crate) fn got(to: &mut Sender) -> Result<(), PumpError> {
+    to.record().push(GOT);
+    Ok(to.send()?)
+}
+
+pub(crate) fn failed(to: &mut Sender, why: &str) -> Result<(), PumpError> {
+    let record = to.record();
+    record.push(FAILED);
+    record.extend(why.bytes().take(1024));
+    Ok(to.send()?)
+}
+
+/// Sends an image and the pages that belong to it.
+pub(crate) fn push(
+    to: &mut Sender,
+    image: &[u8],
+    memory: &dyn Memory,
+    runs: &PageRuns,
+) -> Result<(), PumpError> {
+    value(to, BEGIN, &(image.len() as u64))?;
+    for piece in image.chunks(RECORD_BYTES_MAX - 1) {
+        let record = to.record();
+        record.push(IMAGE);
+        record.extend_from_slice(piece);
+        to.send()?;
+    }
+    let mut zeros = Vec::new();
+    for piece in runs.iter().flat_map(|run| run.pieces(RECORD_PAGES)) {
+        pages(to, memory, piece, &mut zeros)?;
+    }
+    let zeros: PageRuns = zeros.into_iter().collect();
+    for some in zeros.chunks(ZERO_RUNS_PER_RECORD) {
+        value(to, ZEROS, &some)?;
+    }
+    to.record().push(END);
+    Ok(to.send()?)
+}
+
+/// Sends a few pages; those of zeros are left for later.
+fn pages(
+    to: &mut Sender,
+    memory: &dyn Memory,
+    piece: PageRun,
+    zeros: &mut Vec<PageRun>,
+) -> Result<(), PumpError> {
+    let record = to.record();
+    head(record, piece);
+    record.resize(PAGES_HEAD_BYTES + piece.bytes() as usize, 0);
+    memory.read(&[piece], &mut record[PAGES_HEAD_BYTES..])?;
+    let contents = &record[PAGES_HEAD_BYTES..];
+    if contents
+        .chunks_exact(PAGE_SIZE)
+        .all(|page| page != ZERO_PAGE)
+    {
+        return Ok(to.send()?);
+    }
+    let contents = contents.to_vec();
+    let mut full: Vec<PageRun> = Vec::new();
+    for (page, bytes) in piece.pages().zip(contents.chunks_exact(PAGE_SIZE)) {
+        let run = PageRun::page(piece.region(), page).into_iter();
+        match bytes == ZERO_PAGE {
+            true => zeros.extend(run),
+            false => full.extend(run),
+        }
+    }
+    let full: PageRuns = full.into_iter().collect();
+    for run in full.iter() {
+        let record = to.record();
+        head(record, *run);
+        let start = (run.first() - piece.first()) as usize * PAGE_SIZE;
+        record.extend_from_slice(&contents[start..][..run.bytes() as usize]);
+        to.send()?;
+    }
+    Ok(())
+}
+
+fn head(record: &mut Vec<u8>, run: PageRun) {
+    record.push(PAGES);
+    record.extend(run.region().0.to_le_bytes());
+    record.extend(run.first().to_le_bytes());
+}
+
+/// Puts zeros into pages.
+pub(crate) fn install_zeros(memory: &dyn Memory, runs: &[PageRun]) -> Result<(), PumpError> {
+    let zeros = vec![0; RECORD_PAGES as usize * PAGE_SIZE];
+    for piece in runs.iter().flat_map(|run| run.pieces(RECORD_PAGES)) {
+        memory.install(&[piece], &zeros[..piece.bytes() as usize])?;
+    }
+    Ok(())
+}

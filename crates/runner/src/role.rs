@@ -1,0 +1,465 @@
+//! The runner itself: [`run`] serves one service after the other until there is nothing left to do.
+//!
+//! A runner outlives its service: when that dies, processes run on, and the next service asks what there is. What the
+//! dead one had ordered and is not done by then is void, so a process that is just being stopped for it runs on.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::net::TcpStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+
+use sterna_migration::{Attempt, Command, Holding, RunnerEvent};
+use sterna_process::{Kind, ProcessId, ProgramId, Tag, Waypoint};
+
+use crate::channel::{self, End};
+use crate::hosted::{Hosted, Stage};
+use crate::leaving::{Outgoing, chain};
+use crate::limits::{GIVEN_UP_MAX, PROCESSES_MAX, SETTLE_WITHIN};
+use crate::link::{self, Descriptors};
+use crate::message::{Answer, Ended, Holdings, Numbered, Order, Place, Said, Secret};
+use crate::streams::Streams;
+use crate::{arriving, leaving, serving};
+
+/// The kinds of processes that a runner hosts.
+pub trait Kinds: Send + Sync {
+    /// The kind of this name.
+    fn kind(&self, name: &Tag) -> Option<Arc<dyn Kind>>;
+}
+
+/// Does for a runner what it may not do itself, in its service.
+pub trait Elsewhere: Send + Sync {
+    /// Sees to it that what processes of a program need to go on from these places is where the runner finds it. Blocks.
+    ///
+    /// # Errors
+    /// Text for people: it cannot be done.
+    fn prepare(&self, program: ProgramId, waypoints: &[Waypoint]) -> Result<(), String>;
+}
+
+/// What a runner was started with.
+pub struct Given {
+    /// Where services connect.
+    pub listener: UnixListener,
+    /// How it is confined, for people.
+    pub confinement: String,
+    /// Whether processes can be given directories.
+    pub takes_directories: bool,
+}
+
+/// A runner at work.
+pub(crate) struct Role {
+    given: Given,
+    kinds: OnceLock<Box<dyn Kinds>>,
+    pub(crate) streams: Arc<Streams>,
+    table: Mutex<BTreeMap<ProcessId, Arc<Hosted>>>,
+    /// Moves that were given up before there was room for them.
+    given_up: Mutex<VecDeque<Attempt>>,
+    /// The service that is obeyed.
+    service: Mutex<Option<Service>>,
+    /// How many services have asked what is held.
+    lives: Arc<AtomicU64>,
+    needs: Mutex<HashMap<u64, SyncSender<Result<(), String>>>>,
+    next_need: AtomicU64,
+}
+
+/// A connection to a service, and whether it is still obeyed.
+#[derive(Clone)]
+pub(crate) struct Service {
+    stream: Arc<Mutex<UnixStream>>,
+    life: Arc<AtomicU64>,
+    lives: Arc<AtomicU64>,
+}
+
+impl Service {
+    /// Tells it something. If it is gone, the next one will ask.
+    pub(crate) fn say(&self, said: &Said) {
+        let stream = locked(&self.stream);
+        if let Err(error) = link::send(&stream, said, &[]) {
+            tracing::debug!("not heard: {error}");
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Whether another service has come since.
+    pub(crate) fn is_void(&self) -> bool {
+        self.life.load(Ordering::SeqCst) != self.lives.load(Ordering::SeqCst)
+    }
+}
+
+/// Serves until a service says that this is the end, or is gone and there is no process left.
+///
+/// # Errors
+/// The runner cannot do its work at all.
+pub fn run<K: Kinds + 'static>(
+    given: Given,
+    kinds: impl FnOnce(Arc<dyn Elsewhere>) -> io::Result<K>,
+) -> io::Result<()> {
+    let role = Arc::new(Role {
+        given,
+        kinds: OnceLock::new(),
+        streams: Streams::start()?,
+        table: Mutex::default(),
+        given_up: Mutex::default(),
+        service: Mutex::default(),
+        lives: Arc::default(),
+        needs: Mutex::default(),
+        next_need: AtomicU64::new(0),
+    });
+    let elsewhere = Arc::new(Asking(Arc::downgrade(&role)));
+    let kinds = kinds(elsewhere)?;
+    let _ = role.kinds.set(Box::new(kinds));
+    loop {
+        let (mut stream, _) = role.given.listener.accept()?;
+        if let Err(error) = link::greet(&mut stream) {
+            tracing::warn!("somebody who is no service of this runner: {error}");
+            continue;
+        }
+        let reading = stream.try_clone()?;
+        let service = Service {
+            stream: Arc::new(Mutex::new(stream)),
+            life: Arc::new(AtomicU64::new(u64::MAX)),
+            lives: Arc::clone(&role.lives),
+        };
+        let role = Arc::clone(&role);
+        thread::Builder::new()
+            .name("service".into())
+            .spawn(move || role.serve(&service, &reading))?;
+    }
+}
+
+impl Role {
+    fn serve(self: &Arc<Self>, service: &Service, reading: &UnixStream) {
+        loop {
+            match link::receive::<Numbered>(reading) {
+                Ok((Numbered { number, order }, descriptors)) => {
+                    self.obey(service, number, order, Descriptors::new(descriptors));
+                }
+                Err(error) => {
+                    tracing::debug!("the service is gone: {error}");
+                    break;
+                }
+            }
+        }
+        // Nobody will ever ask for what a runner without processes and service has.
+        if !service.is_void() && locked(&self.table).is_empty() {
+            std::process::exit(0);
+        }
+    }
+
+    /// Carries out an order: quick ones at once and in their order, others on threads of their own.
+    fn obey(
+        self: &Arc<Self>,
+        service: &Service,
+        number: u64,
+        order: Order,
+        mut descriptors: Descriptors,
+    ) {
+        let obeyed = !service.is_void();
+        match order {
+            Order::Holdings => {
+                let holdings = self.begin_anew(service);
+                answer(service, number, Ok(Answer::Holdings(holdings)));
+            }
+            _ if !obeyed => answer(service, number, Err("ask for the holdings first".into())),
+            Order::End => {
+                answer(service, number, Ok(Answer::Done));
+                std::process::exit(0);
+            }
+            Order::Had { number, result } => {
+                if let Some(waiting) = locked(&self.needs).remove(&number) {
+                    let _ = waiting.try_send(result);
+                }
+            }
+            Order::Step { command, place } => self.step(service, command, place, descriptors),
+            Order::Channel { attempt, secret } => {
+                let connected = descriptors.take().map(TcpStream::from);
+                let connected = connected.map_err(|error| error.to_string());
+                let opened = connected
+                    .and_then(|connection| self.channel(service, attempt, connection, &secret));
+                if let Err(error) = opened {
+                    tracing::warn!("{attempt}: no channel: {error}");
+                }
+            }
+            Order::Look(process) => {
+                let seen = self.find(process);
+                let seen = seen.map(|hosted| Answer::Seen(vec![hosted.seen()]));
+                answer(service, number, seen);
+            }
+            Order::LookAll => {
+                let all: Vec<Arc<Hosted>> = locked(&self.table).values().cloned().collect();
+                let seen = all.iter().map(|hosted| hosted.seen()).collect();
+                answer(service, number, Ok(Answer::Seen(seen)));
+            }
+            Order::Resume(process) => {
+                let done = serving::go(self, process).map(|()| Answer::Done);
+                answer(service, number, done);
+            }
+            order => self.slowly(service, number, order, descriptors),
+        }
+    }
+
+    fn slowly(
+        self: &Arc<Self>,
+        service: &Service,
+        number: u64,
+        order: Order,
+        descriptors: Descriptors,
+    ) {
+        let (role, service) = (Arc::clone(self), service.clone());
+        self.on_thread("order", move || {
+            let done = |result: Result<(), String>| result.map(|()| Answer::Done);
+            let answered = match order {
+                Order::Spawn(spawn) => done(serving::spawn(&role, *spawn, descriptors)),
+                Order::Pause(process) => done(serving::pause(&role, process)),
+                Order::Kill(process) => done(serving::kill(&role, process)),
+                Order::Input {
+                    process,
+                    bytes,
+                    end,
+                } => done(serving::input(&role, process, &bytes, end)),
+                Order::Describe(process) => {
+                    serving::describe(&role, process).map(|it| Answer::Described(Box::new(it)))
+                }
+                other => Err(format!("not an order of this sort: {other:?}")),
+            };
+            answer(&service, number, answered);
+        });
+    }
+
+    fn step(
+        self: &Arc<Self>,
+        service: &Service,
+        command: Command,
+        place: Option<Box<Place>>,
+        descriptors: Descriptors,
+    ) {
+        let (role, service) = (Arc::clone(self), service.clone());
+        match command {
+            Command::Prepare { attempt, offer } => self.on_thread("prepare", move || {
+                let place = place.map(|place| *place);
+                let Some(place) = place else {
+                    let reason = "no place was given".into();
+                    return service
+                        .say(&Said::Event(RunnerEvent::PrepareFailed { attempt, reason }));
+                };
+                arriving::prepare(&role, &service, attempt, &offer, &place, descriptors);
+            }),
+            Command::Pause { attempt, within } => self.on_thread("pause", move || {
+                leaving::pause(&role, &service, attempt, within);
+            }),
+            Command::Capture { attempt } => leaving::capture(&role, &service, attempt),
+            Command::Push { attempt, .. } => self.on_thread("push", move || {
+                leaving::push(&role, &service, attempt);
+            }),
+            Command::Restore {
+                attempt,
+                source,
+                grant,
+                ..
+            } => arriving::restore(&role, &service, attempt, source, grant),
+            Command::Resume { process, epoch } => {
+                serving::resume(&role, &service, process, epoch);
+            }
+            Command::Discard { attempt } => serving::discard(&role, attempt),
+            Command::Forget { process } => serving::forget(&role, process),
+            Command::Fence { process, epoch } => serving::fence(&role, process, epoch),
+        }
+    }
+
+    fn channel(
+        self: &Arc<Self>,
+        service: &Service,
+        attempt: Attempt,
+        connection: TcpStream,
+        secret: &Secret,
+    ) -> Result<(), String> {
+        let hosted = self.find(attempt.process)?;
+        let failed = |error: crate::channel::ChannelError| chain(&error);
+        let holding = hosted.lock().holding();
+        if let Holding::Arriving { move_id, .. } = holding {
+            if move_id != attempt.move_id {
+                return Err("of another move".into());
+            }
+            let both = channel::open(connection, secret, End::Target).map_err(failed)?;
+            return arriving::receive(self, service, &hosted, attempt, both)
+                .map_err(|error| chain(&error));
+        }
+        let (sender, receiver) = channel::open(connection, secret, End::Source).map_err(failed)?;
+        let outgoing = Outgoing::start(sender, receiver).map_err(failed)?;
+        let before = hosted.lock().outgoing.replace((attempt, outgoing));
+        if let Some((_, before)) = before {
+            before.hang_up();
+        }
+        Ok(())
+    }
+
+    /// Obeys this service from now on. What others have begun comes to its end first, or is void.
+    fn begin_anew(&self, service: &Service) -> Holdings {
+        let life = self.lives.fetch_add(1, Ordering::SeqCst) + 1;
+        service.life.store(life, Ordering::SeqCst);
+        *locked(&self.service) = Some(service.clone());
+        locked(&self.needs).clear();
+        let all: Vec<Arc<Hosted>> = locked(&self.table).values().cloned().collect();
+        for hosted in &all {
+            let mut inner = hosted.lock();
+            if let Some((_, outgoing)) = inner.outgoing.take() {
+                outgoing.hang_up();
+            }
+            if let Stage::Arriving(arrival) = &inner.stage
+                && let Some(breaker) = &arrival.breaker
+            {
+                breaker.hang_up();
+            }
+        }
+        let mut holdings = Holdings {
+            confinement: self.given.confinement.clone(),
+            takes_directories: self.given.takes_directories,
+            held: Vec::new(),
+            ended: Vec::new(),
+        };
+        for hosted in &all {
+            hosted.settle(SETTLE_WITHIN);
+            let _ = hosted.note_end();
+            let inner = hosted.lock();
+            holdings.held.push((hosted.id, inner.holding()));
+            if let Stage::Exited(ended) = &inner.stage {
+                holdings.ended.push(ended.clone());
+            }
+        }
+        holdings
+    }
+
+    pub(crate) fn kind(&self, name: &Tag) -> Result<Arc<dyn Kind>, String> {
+        let kinds = self.kinds.get();
+        let kind = kinds.and_then(|kinds| kinds.kind(name));
+        kind.ok_or_else(|| format!("this node has no processes of kind {name}"))
+    }
+
+    pub(crate) fn hosted(&self, process: ProcessId) -> Option<Arc<Hosted>> {
+        locked(&self.table).get(&process).cloned()
+    }
+
+    pub(crate) fn find(&self, process: ProcessId) -> Result<Arc<Hosted>, String> {
+        let gone = || format!("process {} is not here", process.short());
+        self.hosted(process).ok_or_else(gone)
+    }
+
+    /// Whether one more process of this name can be taken.
+    pub(crate) fn has_room(&self, process: ProcessId) -> Result<(), String> {
+        let table = locked(&self.table);
+        if table.contains_key(&process) {
+            return Err(format!("process {} is here already", process.short()));
+        }
+        match table.len() < PROCESSES_MAX {
+            true => Ok(()),
+            false => Err(format!(
+                "this node has {PROCESSES_MAX} processes, its limit"
+            )),
+        }
+    }
+
+    pub(crate) fn admit(&self, hosted: Arc<Hosted>) -> Result<(), String> {
+        self.has_room(hosted.id)?;
+        locked(&self.table).insert(hosted.id, hosted);
+        Ok(())
+    }
+
+    /// The process of a move that is given up. If nothing of it is here yet, making room may be under way: then it is
+    /// remembered that nobody wants it.
+    pub(crate) fn hosted_or_give_up(&self, attempt: Attempt) -> Option<Arc<Hosted>> {
+        let table = locked(&self.table);
+        let found = table.get(&attempt.process).cloned();
+        if found.is_none() {
+            let mut given_up = locked(&self.given_up);
+            if given_up.len() >= GIVEN_UP_MAX {
+                given_up.pop_front();
+            }
+            given_up.push_back(attempt);
+        }
+        found
+    }
+
+    /// Whether a move was given up while room was made for it.
+    pub(crate) fn was_given_up(&self, attempt: Attempt) -> bool {
+        locked(&self.given_up).contains(&attempt)
+    }
+
+    pub(crate) fn remove(&self, process: ProcessId) {
+        locked(&self.table).remove(&process);
+    }
+
+    /// A process has closed its streams: most likely it has ended, or just does.
+    pub(crate) fn streams_closed(self: &Arc<Self>, process: ProcessId) {
+        let Some(hosted) = self.hosted(process) else {
+            return;
+        };
+        let role = Arc::clone(self);
+        let control = hosted.lock().control.clone();
+        let Some(control) = control else {
+            return;
+        };
+        // One that has closed them itself and runs on keeps this thread for as long.
+        self.on_thread("ending", move || {
+            let hour = std::time::Duration::from_secs(3600);
+            while control.wait(hour).is_none() {}
+            role.check_end(&hosted);
+        });
+    }
+
+    /// Tells of a process's end, if it has come and was not told yet.
+    pub(crate) fn check_end(&self, hosted: &Hosted) {
+        if let Some(ended) = hosted.note_end() {
+            self.say_ended(ended);
+        }
+    }
+
+    /// Tells of an end.
+    pub(crate) fn say_ended(&self, ended: Ended) {
+        let service = locked(&self.service).clone();
+        let process = ended.process;
+        if let Some(service) = service {
+            service.say(&Said::Ended(ended));
+            service.say(&Said::Event(RunnerEvent::Exited { process }));
+        }
+    }
+
+    fn on_thread(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+        let started = thread::Builder::new().name(name.into()).spawn(work);
+        if let Err(error) = started {
+            tracing::warn!("no thread for an order, which is not carried out: {error}");
+        }
+    }
+}
+
+fn answer(service: &Service, number: u64, answer: Result<Answer, String>) {
+    service.say(&Said::Answer { number, answer });
+}
+
+/// Asks the service.
+struct Asking(std::sync::Weak<Role>);
+
+impl Elsewhere for Asking {
+    fn prepare(&self, program: ProgramId, waypoints: &[Waypoint]) -> Result<(), String> {
+        let gone = || "the node's service is gone".to_owned();
+        let role = self.0.upgrade().ok_or_else(gone)?;
+        let service = locked(&role.service).clone().ok_or_else(gone)?;
+        let number = role.next_need.fetch_add(1, Ordering::Relaxed);
+        let (had, waiting) = mpsc::sync_channel(1);
+        locked(&role.needs).insert(number, had);
+        service.say(&Said::Need {
+            number,
+            program,
+            waypoints: waypoints.to_vec(),
+        });
+        drop(role);
+        // When another service comes, this sender is dropped.
+        waiting.recv().unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,285 @@
+//! What users order of a process: start it, look at it, let it stand still and run on, end it, give it input. And the
+//! last steps of a move, which are as quick.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use sterna_migration::{Attempt, RunnerEvent};
+use sterna_process::{
+    Description, Environment, Epoch, Exit, Identity, Paused, Pausing, ProcessId, Program,
+};
+
+use crate::hosted::{Hosted, Inner, Stage};
+use crate::leaving::chain;
+use crate::limits::{DESCRIBE_WITHIN, KILL_WITHIN, PAUSE_WITHIN};
+use crate::link::Descriptors;
+use crate::log::LogHeader;
+use crate::message::{Said, Spawn};
+use crate::role::{Role, Service};
+
+/// Starts a process.
+pub(crate) fn spawn(
+    role: &Arc<Role>,
+    order: Spawn,
+    mut descriptors: Descriptors,
+) -> Result<(), String> {
+    let kind = role.kind(&order.kind)?;
+    let program = Program::installed(order.program);
+    let placed = order.place.take(role, order.process, &mut descriptors)?;
+    let header = LogHeader {
+        process: order.process,
+        epoch: order.epoch,
+        start: 0,
+        came_from: None,
+    };
+    let begun = placed.output.begin(&header);
+    begun.map_err(|error| format!("could not write its log: {error}"))?;
+    let text = |bytes: Vec<u8>| std::os::unix::ffi::OsStringExt::from_vec(bytes);
+    let variables = order.variables.into_iter();
+    let environment = Environment {
+        arguments: order.arguments.into_iter().map(text).collect(),
+        variables: variables
+            .map(|(name, value)| (text(name), text(value)))
+            .collect(),
+        entry: order.entry,
+        resources: placed.resources,
+    };
+    let identity = Identity {
+        process: order.process,
+        epoch: order.epoch,
+    };
+    role.has_room(order.process)?;
+    let running = kind
+        .spawn(identity, &program, environment)
+        .map_err(|error| chain(&error))?;
+    let inner = Inner {
+        epoch: order.epoch,
+        control: Some(running.control),
+        stage: Stage::Running(running.process),
+        stands: false,
+        outgoing: None,
+        input: placed.input,
+    };
+    let hosted = Hosted::new(order.process, (kind, program), placed.output, inner);
+    role.admit(Arc::clone(&hosted))?;
+    // It may have ended before it was entered.
+    role.check_end(&hosted);
+    Ok(())
+}
+
+/// Lets it stand still, because its user says so.
+pub(crate) fn pause(role: &Role, process: ProcessId) -> Result<(), String> {
+    let hosted = role.find(process)?;
+    let running = match hosted.take("being paused", is_running)? {
+        Stage::Running(running) => running,
+        other => {
+            hosted.put(|_| other);
+            return Ok(());
+        }
+    };
+    match running.pause(PAUSE_WITHIN) {
+        Pausing::Paused(paused) => hosted.put(|inner| {
+            inner.stands = true;
+            Stage::Standing(paused)
+        }),
+        Pausing::Exited(exit) => {
+            role.say_ended(hosted.put_end(exit));
+            return Err("it has just ended".into());
+        }
+        Pausing::Refused(running, why) => {
+            hosted.put(|_| Stage::Running(running));
+            role.check_end(&hosted);
+            return Err(why.to_string());
+        }
+    }
+    role.check_end(&hosted);
+    Ok(())
+}
+
+/// Lets it run on, because its user says so.
+pub(crate) fn go(role: &Role, process: ProcessId) -> Result<(), String> {
+    let hosted = role.find(process)?;
+    match hosted.take("being resumed", is_running)? {
+        Stage::Standing(paused) => {
+            hosted.lock().stands = false;
+            go_on(&hosted, paused);
+        }
+        other => hosted.put(|_| other),
+    }
+    role.check_end(&hosted);
+    Ok(())
+}
+
+fn is_running(inner: &Inner) -> bool {
+    matches!(inner.stage, Stage::Running(_) | Stage::Standing(_))
+}
+
+/// Lets a process that was taken run on, unless its user wants it to stand still.
+pub(crate) fn go_on(hosted: &Hosted, paused: Box<dyn Paused>) {
+    hosted.put(|inner| {
+        if inner.stands {
+            return Stage::Standing(paused);
+        }
+        let running = paused.resume();
+        inner.control = Some(running.control);
+        Stage::Running(running.process)
+    });
+}
+
+/// Ends it.
+pub(crate) fn kill(role: &Role, process: ProcessId) -> Result<(), String> {
+    let hosted = role.find(process)?;
+    let inner = hosted.lock();
+    if let Stage::Exited(_) = inner.stage {
+        return Ok(());
+    }
+    let control = inner.control.clone();
+    drop(inner);
+    let Some(control) = control else {
+        return Err("it is arriving: try again".into());
+    };
+    control.kill();
+    let ended = control.wait(KILL_WITHIN);
+    role.check_end(&hosted);
+    match ended {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "it was told to end and has not within {KILL_WITHIN:?}"
+        )),
+    }
+}
+
+/// What it is doing.
+pub(crate) fn describe(role: &Role, process: ProcessId) -> Result<Description, String> {
+    let hosted = role.find(process)?;
+    let mut inner = hosted.lock();
+    if let Stage::Standing(paused) = &mut inner.stage {
+        let image = paused.capture().map_err(|error| chain(&error))?;
+        return Ok(image.description);
+    }
+    let control = inner.control.clone();
+    drop(inner);
+    let control = control.ok_or("it is arriving: try again")?;
+    control
+        .describe(DESCRIBE_WITHIN)
+        .map_err(|error| chain(&error))
+}
+
+/// Gives it input. What it does not take for now is waited for: a pipe has room for some.
+pub(crate) fn input(
+    role: &Role,
+    process: ProcessId,
+    bytes: &[u8],
+    end: bool,
+) -> Result<(), String> {
+    let hosted = role.find(process)?;
+    let pipe = hosted.lock().input.as_ref().map(std::fs::File::try_clone);
+    let none = "it has no standard input: start it with --interactive";
+    let mut pipe = match pipe {
+        Some(pipe) => pipe.map_err(|error| error.to_string())?,
+        None => return Err(none.into()),
+    };
+    let written = pipe.write_all(bytes);
+    if end {
+        hosted.lock().input = None;
+    }
+    written.map_err(|error| format!("it does not read its standard input: {error}"))
+}
+
+/// Lets a process run here, in this epoch.
+pub(crate) fn resume(role: &Role, service: &Service, process: ProcessId, epoch: Epoch) {
+    let Some(hosted) = role.hosted(process) else {
+        return;
+    };
+    let known = |inner: &Inner| !matches!(inner.stage, Stage::Arriving(_) | Stage::Exited(_));
+    hosted.settle(crate::limits::SETTLE_WITHIN);
+    let Ok(stage) = hosted.take("being resumed", known) else {
+        return;
+    };
+    let mut inner = hosted.lock();
+    inner.epoch = epoch;
+    if let Some((_, outgoing)) = inner.outgoing.take() {
+        outgoing.hang_up();
+    }
+    drop(inner);
+    match stage {
+        Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } => go_on(&hosted, paused),
+        other => hosted.put(|_| other),
+    }
+    service.say(&Said::Event(RunnerEvent::Resumed { process, epoch }));
+    role.check_end(&hosted);
+}
+
+/// Lets go of what belongs to a move.
+pub(crate) fn discard(role: &Role, attempt: Attempt) {
+    let Some(hosted) = role.hosted_or_give_up(attempt) else {
+        return;
+    };
+    if let Some((of, outgoing)) = &hosted.lock().outgoing
+        && *of == attempt
+    {
+        outgoing.hang_up();
+    }
+    hosted.settle(crate::limits::SETTLE_WITHIN);
+    let own = |inner: &Inner| match &inner.stage {
+        Stage::Frozen { move_id, .. } | Stage::Ready { move_id, .. } => *move_id == attempt.move_id,
+        Stage::Arriving(arrival) => arrival.attempt == attempt,
+        Stage::Exited(ended) => ended.epoch == attempt.epoch,
+        Stage::Running(_) | Stage::Standing(_) | Stage::Taken { .. } => false,
+    };
+    let mut inner = hosted.lock();
+    if !own(&inner) {
+        return;
+    }
+    let was = inner.holding();
+    let stage = std::mem::replace(
+        &mut inner.stage,
+        Stage::Taken {
+            was,
+            doing: "being let go",
+        },
+    );
+    drop(inner);
+    role.remove(attempt.process);
+    match stage {
+        Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } => paused.discard(),
+        Stage::Arriving(arrival) => {
+            if let Some(breaker) = &arrival.breaker {
+                breaker.hang_up();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Forgets a process that has exited.
+pub(crate) fn forget(role: &Role, process: ProcessId) {
+    let Some(hosted) = role.hosted(process) else {
+        return;
+    };
+    if matches!(hosted.lock().stage, Stage::Exited(_)) {
+        role.remove(process);
+    }
+}
+
+/// Ends a process that runs in an old epoch.
+pub(crate) fn fence(role: &Role, process: ProcessId, epoch: Epoch) {
+    let Some(hosted) = role.hosted(process) else {
+        return;
+    };
+    hosted.settle(crate::limits::SETTLE_WITHIN);
+    let inner = hosted.lock();
+    if inner.epoch != epoch {
+        return;
+    }
+    let control = inner.control.clone();
+    drop(inner);
+    role.remove(process);
+    if let Some(control) = control {
+        control.kill();
+        let ended: Option<Exit> = control.wait(KILL_WITHIN);
+        if ended.is_none() {
+            tracing::warn!("a process that lives on elsewhere does not end here");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! This program as a runner: a confined process that hosts the processes of a node. See [`run`].
+//!
+//! It is started by the node's service, takes what it needs as descriptors, confines itself, and then serves: see
+//! `sterna-runner`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sterna_process::toy::Toy;
+use sterna_process::{Kind, Tag};
+use sterna_runner::{Elsewhere, Given, Kinds};
+use sterna_sys::confine::{self, Confinement};
+use sterna_sys::enclosure::{self, Enclosed, Enclosure};
+use sterna_sys::memory::keep_pagemap;
+use sterna_sys::spawn::{Spawn, inherited};
+use sterna_wasm::cache::ProgramCache;
+use sterna_wasm::{Engine, EngineOptions, KIND, WasmKind};
+
+/// The hidden subcommand that makes this program a runner.
+pub(crate) const RUNNER: &str = "__runner";
+
+const LISTENER: &str = "RUNNER_LISTENER";
+const PROGRAMS: &str = "RUNNER_PROGRAMS";
+/// Name of the directory of programs, inside.
+const BOUND: &str = "programs";
+/// Services that wait to be heard.
+const BACKLOG: i32 = 16;
+
+/// Starts a runner that listens there and finds programs in a cache.
+pub(crate) fn start(listener: UnixListener, cache: File, errors: File) -> io::Result<()> {
+    let child = Spawn::new("/proc/self/exe")
+        .arg(RUNNER)
+        .descriptor(LISTENER, OwnedFd::from(listener))
+        .descriptor(PROGRAMS, cache.into())
+        .stderr(errors)
+        .in_its_own_session()
+        .start()
+        .map_err(|error| error.source)?;
+    // It is waited for, so that it leaves no zombie; it outlives this process all the same.
+    thread::Builder::new()
+        .name("runner's end".into())
+        .spawn(move || {
+            let mut child = child;
+            let _ = child.wait(None);
+        })?;
+    Ok(())
+}
+
+/// Is a runner, until its service says that this is the end.
+pub(crate) fn run() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("runner: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<()> {
+    let listener = UnixListener::from(inherited(LISTENER)?);
+    // Whose socket it is, the kernel says of who listens.
+    rustix::net::listen(&listener, BACKLOG).context("could not listen")?;
+    let cache = inherited(PROGRAMS)?;
+    allow_descriptors();
+    keep_pagemap().context("the state of memory pages cannot be read")?;
+    let confined = Confined::enter(cache)?;
+    let given = Given {
+        listener,
+        confinement: confined.text,
+        takes_directories: confined.takes_directories,
+    };
+    sterna_runner::run(given, |elsewhere| {
+        HostedKinds::new(&confined.programs, elsewhere).map_err(io::Error::other)
+    })?;
+    Ok(())
+}
+
+/// As many descriptors as there may be: each process has some.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // Fewer processes, then.
+    let _ = setrlimit(Resource::Nofile, most);
+}
+
+/// Where a runner is now.
+struct Confined {
+    /// How well it is confined: one line, that begins with `full`, `partial` or `none`.
+    text: String,
+    takes_directories: bool,
+    /// Where its programs are.
+    programs: PathBuf,
+}
+
+impl Confined {
+    /// Moves into a place of its own, and gives up what it does not need. Where the machine does not allow the first,
+    /// Landlock lets it read its programs and nothing else.
+    fn enter(cache: OwnedFd) -> Result<Self> {
+        let outside = std::fs::read_link(format!("/proc/self/fd/{}", cache.as_raw_fd()));
+        let enclosed = Enclosure::new().bind(BOUND, cache).enter();
+        let confinement = Confinement::for_runner();
+        if enclosed.files.holds() {
+            ensure!(
+                enclosed.descriptors.holds(),
+                "the runner would begin with a way out of its place: {enclosed}"
+            );
+            let applied = confinement.files_by_mounts().apply();
+            return Ok(Self {
+                text: together(&enclosed, &applied),
+                takes_directories: true,
+                programs: Path::new("/").join(BOUND),
+            });
+        }
+        let programs = enclosed
+            .directory(BOUND)
+            .context("its programs are missing")?;
+        let programs = programs.try_clone_to_owned()?;
+        let applied = confinement.readable_beneath(programs).apply();
+        Ok(Self {
+            text: together(&enclosed, &applied),
+            takes_directories: false,
+            programs: outside.context("its programs cannot be found")?,
+        })
+    }
+}
+
+/// What holds of both, in one line.
+fn together(enclosed: &Enclosed, applied: &confine::Applied) -> String {
+    use enclosure::Extent;
+    let full = enclosed.extent() == Extent::Full && applied.extent() == confine::Extent::Full;
+    match full {
+        true => "full".to_owned(),
+        false => format!("partial: place {enclosed}; rights {applied}"),
+    }
+}
+
+/// The kinds that a runner hosts.
+struct HostedKinds {
+    wasm: Arc<WasmKind>,
+    toy: Arc<Toy>,
+}
+
+impl HostedKinds {
+    fn new(programs: &Path, elsewhere: Arc<dyn Elsewhere>) -> Result<Self> {
+        let engine = Engine::new(EngineOptions::default())?;
+        let _ = elsewhere;
+        let cache = ProgramCache::open(programs, engine.clone(), Default::default())
+            .context("the program cache cannot be used")?;
+        let wasm = WasmKind::new(engine, Arc::new(cache)).map_err(|error| {
+            anyhow::anyhow!("could not set up the WebAssembly engine: {error:#}")
+        })?;
+        Ok(Self {
+            wasm: Arc::new(wasm),
+            toy: Arc::new(Toy::new()),
+        })
+    }
+}
+
+impl Kinds for HostedKinds {
+    fn kind(&self, name: &Tag) -> Option<Arc<dyn Kind>> {
+        if *name == KIND {
+            return Some(self.wasm.clone());
+        }
+        (*name == self.toy.name()).then(|| self.toy.clone() as Arc<dyn Kind>)
+    }
+}

@@ -1,0 +1,100 @@
+//! What this program does for a node that hosts processes: makes programs ready, starts runners, detaches directories.
+
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use anyhow::Result;
+use sterna_node::Workshop as NodeWorkshop;
+use sterna_process::{ProgramId, Tag, Waypoint};
+use sterna_sys::spawn::Spawn;
+use sterna_sys::trees::{self, Access, DetachError};
+use sterna_wasm::cache::{AddError, ProgramCache};
+
+use crate::kinds::{self, BuildOptions};
+use crate::runner;
+
+/// The hidden subcommand that makes this program a helper that detaches a directory.
+pub(crate) const TREE: &str = "__tree";
+
+/// Programs from the user's cache, builders and runners of this very program.
+#[derive(Debug)]
+pub(crate) struct Workshop {
+    cache: ProgramCache,
+}
+
+impl Workshop {
+    pub(crate) fn new() -> Result<Self> {
+        let (_, cache) = kinds::cache(&BuildOptions::default())?;
+        Ok(Self { cache })
+    }
+}
+
+impl NodeWorkshop for Workshop {
+    fn kinds(&self) -> Vec<Tag> {
+        vec![sterna_wasm::KIND]
+    }
+
+    fn start_runner(&self, listener: UnixListener, errors: File) -> io::Result<()> {
+        runner::start(listener, File::open(self.cache.directory())?, errors)
+    }
+
+    fn has(&self, program: &ProgramId) -> bool {
+        self.cache.ready(program).is_some()
+    }
+
+    fn bytes(&self, program: &ProgramId) -> Result<Arc<[u8]>, String> {
+        self.cache.bytes(program).map_err(|error| text(&error))
+    }
+
+    fn add(&self, bytes: Arc<[u8]>) -> Result<(), String> {
+        match self
+            .cache
+            .add(&bytes, None, &mut |_| ControlFlow::Continue(()))
+        {
+            Ok(_) => Ok(()),
+            Err(AddError::NotKept { source, .. }) => Err(text(&source)),
+            Err(error) => Err(text(&error)),
+        }
+    }
+
+    fn prepare(&self, program: &ProgramId, waypoints: &[Waypoint]) -> Result<(), String> {
+        let _ = (program, waypoints);
+        Ok(())
+    }
+
+    fn expect_moves(&self, program: &ProgramId) {
+        if let Some(installed) = self.cache.ready(program) {
+            kinds::prepare_moves(installed);
+        }
+    }
+
+    fn detach(&self, directory: OwnedFd, read_only: bool) -> io::Result<OwnedFd> {
+        let access = match read_only {
+            true => Access::Read,
+            false => Access::Change,
+        };
+        let detached = match trees::detach(directory.as_fd(), access) {
+            Err(DetachError::Privilege(_)) => {
+                let helper = Spawn::new("/proc/self/exe").arg(TREE);
+                trees::detach_with_helper(helper, directory.as_fd(), access)
+            }
+            detached => detached,
+        };
+        detached.map_err(|error| io::Error::other(text(&error)))
+    }
+}
+
+/// An error with its causes.
+fn text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
