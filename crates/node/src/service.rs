@@ -1,16 +1,19 @@
 //! What a node does when it is asked: [`Service::answer`], behind the [door](crate::door).
 //!
 //! A node serves the registry itself until it joins another's cluster; then it keeps a copy of the list of nodes,
-//! so that it knows its peers while the one that serves the registry is away.
+//! so that it knows its peers while the one that serves the registry is away. If the cluster's registry is in an
+//! etcd, every node asks that by itself.
 
 mod endpoints;
+mod keeping;
 mod watching;
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -22,11 +25,11 @@ use crate::door::{self, Authority};
 use crate::identity::NodeId;
 use crate::limits::{ANSWER_WITHIN, CLOCK_SKEW_MAX, PROBE_WITHIN, WATCH_WITHIN};
 use crate::message::{
-    Candidate, Failure, FailureKind, Member, Nodes, Reachability, RegistryRequest, Reply, Request,
-    Roster, Seen, Status, TicketText,
+    Announced, Candidate, Failure, FailureKind, Member, Nodes, Reachability, RegistryRequest,
+    Reply, Request, Roster, Seen, Status, TicketText,
 };
 use crate::registry::Registry;
-use crate::store::Embedded;
+use crate::store::{AnyStore, Login};
 use crate::ticket::{Secret, Ticket};
 use crate::transport::{DialError, Transport};
 use crate::wire::now_ms;
@@ -38,10 +41,15 @@ const PROBES_AT_ONCE: usize = 64;
 #[derive(Clone)]
 pub(crate) enum Seat {
     /// Here.
-    Here(Arc<Registry<Embedded>>),
+    Here(Arc<Registry<AnyStore>>),
     /// At this node.
     At(NodeId),
 }
+
+/// Says which processes this node has: those that run here, and those that stand still here and are this node's as
+/// far as it knows.
+pub(crate) type Announcer =
+    Box<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Announced>> + Send>> + Send + Sync>;
 
 /// A node at work.
 pub(crate) struct Service {
@@ -50,6 +58,10 @@ pub(crate) struct Service {
     pub(crate) about: Candidate,
     pub(crate) data: DataDirectory,
     pub(crate) transport: Transport,
+    /// What this node has, for a registry that was restored. Whoever runs processes sets it before the node serves.
+    pub(crate) announcer: OnceLock<Announcer>,
+    /// For the etcd of the cluster, if it has one.
+    login: Option<Login>,
     started_ms: u64,
     seat: watch::Sender<Seat>,
     roster: watch::Sender<Arc<Roster>>,
@@ -72,8 +84,11 @@ impl Service {
         data: DataDirectory,
         transport: Transport,
         (seat, roster): (Seat, Roster),
+        login: Option<Login>,
     ) -> Self {
         Self {
+            announcer: OnceLock::new(),
+            login,
             id,
             uid,
             about,
@@ -114,6 +129,9 @@ impl Service {
             // Whoever serves the request stops the node once the answer is out.
             Request::Stop => Ok(Reply::Done),
             Request::Admit { secret, candidate } => self.admit(authority, &secret, candidate).await,
+            Request::RegistryStatus => self.registry_status().await,
+            Request::RegistryBackup { file } => self.back_up(&file).await,
+            Request::RegistryRestore { file } => self.restore(&file).await,
             Request::Registry(request) => match (self.seat(), authority) {
                 (Seat::Here(registry), Authority::Member(by)) => registry.answer(by, request).await,
                 _ => Err(Failure::refused("this node does not serve the registry")),
@@ -226,7 +244,7 @@ impl Service {
             Reply::Failed(failure) => return Err(failure),
             _ => return Err(Failure::refused("the other node answered another question")),
         };
-        self.settle_in(roster)
+        self.settle_in(roster).await
     }
 
     fn may_join(&self, ticket: &Ticket) -> Result<(), Failure> {
@@ -251,7 +269,7 @@ impl Service {
     }
 
     /// Becomes a node of the cluster that has admitted it.
-    fn settle_in(&self, roster: Roster) -> Result<Reply, Failure> {
+    async fn settle_in(&self, mut roster: Roster) -> Result<Reply, Failure> {
         let home = roster.home.filter(|home| roster.member(*home).is_some());
         let (Some(home), Some(_)) = (home, roster.member(self.id)) else {
             return Err(Failure::refused(
@@ -264,9 +282,26 @@ impl Service {
                 format!("{error}: the node has been admitted, join again"),
             )
         };
+        let seat = match &roster.registry {
+            None => Seat::At(home),
+            Some(address) => {
+                let registry = self.etcd(address)?;
+                let asked = registry.answer(self.id, RegistryRequest::Roster { after: 0 });
+                asked.await.map_err(|failure| Failure {
+                    message: format!(
+                        "{}: the node has been admitted, and cannot use the cluster's registry {address}; join again \
+                         when it can",
+                        failure.message
+                    ),
+                    ..failure
+                })?;
+                roster.home = Some(self.id);
+                Seat::Here(registry)
+            }
+        };
         self.data.set_cluster(&roster).map_err(internal)?;
         self.roster.send_replace(Arc::new(roster.clone()));
-        self.seat.send_replace(Seat::At(home));
+        self.seat.send_replace(seat);
         // What this node knew while it was alone is nothing that others need. It is not opened again if it stays.
         let _ = fs::remove_file(self.data.registry());
         Ok(Reply::Roster(roster))
@@ -277,7 +312,8 @@ impl Service {
         if roster.home != Some(self.home()) || roster.revision < self.roster().revision {
             return;
         }
-        if matches!(self.seat(), Seat::At(_))
+        let kept = matches!(self.seat(), Seat::At(_)) || roster.registry.is_some();
+        if kept
             && *self.roster() != roster
             && let Err(error) = self.data.set_cluster(&roster)
         {
