@@ -66,6 +66,15 @@ pub(crate) const QEMU_ARM: Need = Need {
     install: |_| apt(&["qemu-user-static"]),
 };
 
+/// The registry of clusters that choose it over a file of their own.
+pub(crate) const ETCD: Need = Need {
+    name: "etcd",
+    purpose: "keeps the registry of a cluster, in tests of its own",
+    remedy: "apt-get install etcd-server",
+    present: |_| child::succeeds(Command::new("etcd").arg("--version")),
+    install: |_| apt(&["etcd-server"]),
+};
+
 /// Options of pip that keep it quiet and to the point.
 pub(crate) const PIP: [&str; 4] = ["-m", "pip", "--disable-pip-version-check", "--quiet"];
 

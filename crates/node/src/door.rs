@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | status, nodes | yes | yes | |
 //! | invite, join, remove, stop | yes | | |
+//! | status of the registry, its backups | yes | | |
 //! | be admitted | | yes, to no effect | yes, with a ticket |
 //! | registry | | yes; it looks at whose records they are | |
 //! | processes | yes | yes, but for finding and listing them | |
@@ -64,7 +65,10 @@ impl Authority {
 /// It may not.
 pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
     use Authority::{Local, Member, Removed, Stranger};
-    use Request::{Admit, Hosting, Invite, Join, Nodes, Registry, Remove, Status, Stop};
+    use Request::{
+        Admit, Hosting, Invite, Join, Nodes, Registry, RegistryBackup, RegistryRestore,
+        RegistryStatus, Remove, Status, Stop,
+    };
     match (authority, request) {
         (Removed(_), _) => Err(Failure::new(
             FailureKind::Removed,
@@ -73,6 +77,7 @@ pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
         )),
         (Local { .. } | Member(_), Status | Nodes)
         | (Local { .. }, Invite { .. } | Join { .. } | Remove { .. } | Stop { .. })
+        | (Local { .. }, RegistryStatus | RegistryBackup { .. } | RegistryRestore { .. })
         | (Member(_) | Stranger(_), Admit { .. })
         | (Member(_), Registry(_)) => Ok(()),
         (Local { .. }, Hosting(request)) if !is_between_nodes(request) => Ok(()),
@@ -145,6 +150,9 @@ mod tests {
                 },
                 "l",
             ),
+            (Request::RegistryStatus, "l"),
+            (Request::RegistryBackup { file: "/x".into() }, "l"),
+            (Request::RegistryRestore { file: "/x".into() }, "l"),
             (
                 Request::Admit {
                     secret: Secret::random(),

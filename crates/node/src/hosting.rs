@@ -15,6 +15,7 @@
 //! - `runner`: starting a runner, finding one that outlived the last service, noticing its death
 //! - `channels`: connections for image and pages; `programs`: modules that other nodes have
 //! - `bindings`: what an arriving process may be bound to
+//! - `known`: what the node remembers of its processes, should the registry forget
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `news`: reports of moves, events
 
@@ -22,6 +23,7 @@ mod answers;
 mod bindings;
 mod channels;
 mod driver;
+mod known;
 mod listing;
 mod logs;
 mod news;

@@ -2,8 +2,10 @@
 
 mod hosting;
 mod process;
+mod registry;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sterna_migration::{Grant, NodeId};
@@ -16,8 +18,10 @@ pub use hosting::{
     HostingRequest, Listed, LogPage, Missing, MoveReport, StartOrder, Where,
 };
 pub use process::{
-    Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage, is_process_name,
+    Announced, Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage,
+    is_process_name,
 };
+pub use registry::{RegistryStatus, StoreStatus};
 
 /// A question, or an order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,6 +61,18 @@ pub enum Request {
     Registry(RegistryRequest),
     /// Something about processes.
     Hosting(HostingRequest),
+    /// Where is the registry, and how is it?
+    RegistryStatus,
+    /// Write a copy of the registry into a new file.
+    RegistryBackup {
+        /// Its path, from the root.
+        file: PathBuf,
+    },
+    /// Put such a copy in the place of what the registry has.
+    RegistryRestore {
+        /// Its path, from the root.
+        file: PathBuf,
+    },
 }
 
 /// What becomes of a node's processes when it stops.
@@ -73,6 +89,8 @@ pub enum Remains {
 /// What members ask of the node that serves the registry.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum RegistryRequest {
+    /// How are you?
+    Status,
     /// All nodes, as soon as there is a newer list than this one.
     Roster {
         /// The revision of the list that is known.
@@ -146,6 +164,16 @@ pub enum RegistryRequest {
         /// The last process that is known: [`RecordPage::next`].
         after: Option<ProcessId>,
     },
+    /// What the asking node has, after a backup was restored. Records that the backup knew in an earlier epoch are
+    /// lifted to this one.
+    AnnounceProcesses {
+        /// Which restore: [`Roster::recovery`].
+        number: u64,
+        /// Processes that run here, or stand still here and are owned by this node as far as it knows.
+        processes: Vec<Announced>,
+        /// Whether this is all. Until every member has said so, restored records change by announcements only.
+        last: bool,
+    },
     /// Answers as soon as some process may have changed since a revision, or after a while; at once if that is 0.
     ProcessesChanged {
         /// The revision of what is known.
@@ -187,6 +215,8 @@ pub enum Reply {
     Processes(ProcessPage),
     /// To [`RegistryRequest::ProcessesOf`].
     Records(RecordPage),
+    /// To [`Request::RegistryStatus`] and [`RegistryRequest::Status`].
+    RegistryStatus(Box<RegistryStatus>),
     /// To [`RegistryRequest::ProcessesChanged`]: the registry's revision.
     Revision(u64),
     /// To [`Request::Hosting`].
@@ -304,6 +334,11 @@ pub struct Roster {
     pub members: Vec<Member>,
     /// Those that were removed, and never come back.
     pub removed: Vec<NodeId>,
+    /// The registry was restored from a backup, and asks the members once what they run:
+    /// [`RegistryRequest::AnnounceProcesses`] with this number.
+    pub recovery: Option<u64>,
+    /// The etcd that the registry is in, if it is in one: each node asks that one itself.
+    pub registry: Option<String>,
 }
 
 impl Roster {

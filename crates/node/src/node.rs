@@ -16,7 +16,7 @@ use crate::identity::{KeyError, NodeId, NodeKey};
 use crate::message::{Candidate, Failure, RegistryRequest, Reply, Roster};
 use crate::registry::Registry;
 use crate::service::{Seat, Service};
-use crate::store::{Embedded, StoreError};
+use crate::store::{AnyStore, Embedded, Etcd, EtcdAddress, Login, StoreError};
 use crate::transport::{Transport, reachable_at};
 use crate::wire::now_ms;
 use crate::workshop::Workshop;
@@ -40,6 +40,11 @@ pub struct Options {
     pub exports: Vec<(String, PathBuf)>,
     /// What it needs to host processes; without, it hosts none.
     pub workshop: Option<Arc<dyn Workshop>>,
+    /// The etcd that the registry is to be in; otherwise it is a file of the first node of the cluster. A node that
+    /// joins another takes what that one's cluster has.
+    pub registry: Option<EtcdAddress>,
+    /// For the cluster's etcd, if it wants to know who asks.
+    pub registry_login: Option<Login>,
 }
 
 /// Why a node could not be started.
@@ -58,6 +63,28 @@ pub enum StartError {
     /// Its registry cannot be used.
     #[error("could not use the registry")]
     Records(#[source] Failure),
+    /// The cluster's registry is another one.
+    #[error(
+        "this node's cluster has its registry {known}, and cannot be given {asked}: leave --registry out, or start \
+             a new node with another data directory"
+    )]
+    OtherRegistry {
+        /// Where it is.
+        known: String,
+        /// What was asked for.
+        asked: String,
+    },
+    /// Others are there already.
+    #[error(
+        "the registry {registry} belongs to a cluster of {members} nodes: start this node without --registry, and join \
+             with a ticket of `sterna node invite` on one of them; or choose another prefix"
+    )]
+    NotMember {
+        /// Which registry.
+        registry: String,
+        /// How many nodes it has.
+        members: usize,
+    },
     /// The port is taken.
     #[error(
         "could not listen on {address}: the port is taken; choose another one with --bind (port 0 takes any that is free)"
@@ -143,7 +170,7 @@ impl Node {
         let bound = transport.endpoint.local_addr();
         let bound = bound.map_err(|error| listening(options, error))?;
         let about = about(options, bound)?;
-        let seat = runtime.block_on(seat(id, &data, &about, cluster))?;
+        let seat = runtime.block_on(seat(id, &data, &about, (cluster, options)))?;
         let local = {
             let _runtime = runtime.enter();
             socket(&data)?
@@ -156,7 +183,17 @@ impl Node {
         if let (Some(hosting), Ok(bound)) = (&hosting, pages.local_addr()) {
             hosting.channels.set_port(bound.port());
         }
-        let service = Service::new(who, about, data, (transport, hosting), seat);
+        let login = options.registry_login.clone();
+        let service = Service::new(who, about, data, (transport, hosting), seat, login);
+        if let Some(hosting) = &service.hosting {
+            let hosting = Arc::clone(hosting);
+            let announced = move || {
+                let hosting = Arc::clone(&hosting);
+                let all = async move { hosting.announced().await };
+                Box::pin(all) as _
+            };
+            let _ = service.announcer.set(Box::new(announced));
+        }
         Ok(Self {
             runtime,
             service: Arc::new(service),
@@ -252,24 +289,70 @@ async fn seat(
     id: NodeId,
     data: &DataDirectory,
     about: &Candidate,
-    cluster: Option<Roster>,
+    (cluster, options): (Option<Roster>, &Options),
 ) -> Result<(Seat, Roster), StartError> {
-    if let Some(roster) = cluster
-        && let Some(home) = roster.home.filter(|home| *home != id)
-    {
-        return Ok((Seat::At(home), roster));
+    let etcd = |address: EtcdAddress| {
+        let store = Etcd::new(address, options.registry_login.clone());
+        Arc::new(Registry::new(AnyStore::Etcd(store), id))
+    };
+    if let Some(roster) = cluster {
+        let known = roster.registry.clone();
+        check_registry(options, known.as_deref().unwrap_or("at one of its nodes"))?;
+        if let Some(address) = known.and_then(|known| known.parse().ok()) {
+            // It need not answer now: what was known last is good enough to begin with.
+            return Ok((Seat::Here(etcd(address)), roster));
+        }
+        if let Some(home) = roster.home.filter(|home| *home != id) {
+            return Ok((Seat::At(home), roster));
+        }
     }
-    let registry = Registry::new(Embedded::open(&data.registry(), now_ms)?, id);
+    let registry = match &options.registry {
+        Some(address) => {
+            if data.registry().exists() {
+                check_registry(options, "in its data directory")?;
+            }
+            etcd(address.clone())
+        }
+        None => {
+            let store = Embedded::open(&data.registry(), now_ms)?;
+            Arc::new(Registry::new(AnyStore::Embedded(store), id))
+        }
+    };
+    let found = roster(&registry, id).await?;
+    let others = found.members.len();
+    if options.registry.is_some() && others > 0 && found.member(id).is_none() {
+        let registry = found.registry.unwrap_or_default();
+        let members = others;
+        return Err(StartError::NotMember { registry, members });
+    }
     registry
         .found(about.clone())
         .await
         .map_err(StartError::Records)?;
+    let roster = roster(&registry, id).await?;
+    if roster.registry.is_some() {
+        data.set_cluster(&roster)?;
+    }
+    Ok((Seat::Here(registry), roster))
+}
+
+fn check_registry(options: &Options, known: &str) -> Result<(), StartError> {
+    let asked = options.registry.as_ref().map(ToString::to_string);
+    match asked {
+        Some(asked) if asked != known => Err(StartError::OtherRegistry {
+            known: known.to_owned(),
+            asked,
+        }),
+        _ => Ok(()),
+    }
+}
+
+async fn roster(registry: &Registry<AnyStore>, id: NodeId) -> Result<Roster, StartError> {
     let asked = registry.answer(id, RegistryRequest::Roster { after: 0 });
-    let roster = match asked.await.map_err(StartError::Records)? {
-        Reply::Roster(roster) => roster,
-        _ => Roster::default(),
-    };
-    Ok((Seat::Here(Arc::new(registry)), roster))
+    match asked.await.map_err(StartError::Records)? {
+        Reply::Roster(roster) => Ok(roster),
+        _ => Ok(Roster::default()),
+    }
 }
 
 fn socket(data: &DataDirectory) -> Result<UnixListener, StartError> {

@@ -6,13 +6,21 @@
 //!
 //! - `nodes`, `tickets`: who belongs to the cluster, and how one gets in
 //! - `processes`: records, how processes began and ended, names
+//! - `backup`, `recovery`: a registry in a file, and what happens when it is put back
+//! - `offline`: the same for a node that does not run
+//! - `status`: how the registry is
 //! - `listing`: lists of processes; how long those that have ended are remembered
 
+mod backup;
 mod listing;
 mod nodes;
+mod offline;
 mod processes;
+mod recovery;
+mod status;
 mod tickets;
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use serde::Serialize;
@@ -20,8 +28,10 @@ use serde::de::DeserializeOwned;
 use sterna_migration::NodeId;
 
 use crate::message::{Candidate, Failure, FailureKind, RegistryRequest, Reply};
-use crate::store::{Store, StoreError};
+use crate::store::{EtcdError, Store, StoreError};
+pub use backup::{BACKUP_BYTES_MAX, Backup, BackupError};
 use listing::Chores;
+pub use offline::{RestoreError, restore};
 
 /// Version of what is stored, its first byte. Processes' records have their own.
 const VERSION: u8 = 1;
@@ -33,17 +43,24 @@ pub struct Registry<S> {
     store: S,
     home: NodeId,
     chores: Mutex<Chores>,
+    /// Who has asked for the list of nodes, and when.
+    followers: Mutex<BTreeMap<NodeId, u64>>,
 }
 
 impl<S: Store> Registry<S> {
     /// The registry that `home` serves out of a store.
     pub fn new(store: S, home: NodeId) -> Self {
-        let chores = Mutex::default();
         Self {
             store,
             home,
-            chores,
+            chores: Mutex::default(),
+            followers: Mutex::default(),
         }
+    }
+
+    /// What it is kept in.
+    pub const fn store(&self) -> &S {
+        &self.store
     }
 
     /// Makes sure that the home itself is a member, as it is now.
@@ -60,7 +77,14 @@ impl<S: Store> Registry<S> {
     /// Why it was not done.
     pub async fn answer(&self, by: NodeId, request: RegistryRequest) -> Result<Reply, Failure> {
         match request {
-            RegistryRequest::Roster { after } => self.roster(after).await.map(Reply::Roster),
+            RegistryRequest::Status => {
+                let status = self.status().await?;
+                Ok(Reply::RegistryStatus(Box::new(status)))
+            }
+            RegistryRequest::Roster { after } => {
+                self.is_followed(by);
+                self.roster(after).await.map(Reply::Roster)
+            }
             RegistryRequest::AddTicket { seal, valid_ms } => self.add_ticket(seal, valid_ms).await,
             RegistryRequest::Admit {
                 seal,
@@ -86,6 +110,11 @@ impl<S: Store> Registry<S> {
             RegistryRequest::ProcessesOf { node, after } => {
                 self.processes_of(node, after).await.map(Reply::Records)
             }
+            RegistryRequest::AnnounceProcesses {
+                number,
+                processes,
+                last,
+            } => self.announce_processes(by, number, processes, last).await,
             RegistryRequest::ProcessesChanged { after } => self.processes_changed(after).await,
         }
     }
@@ -132,6 +161,10 @@ impl From<StoreError> for Failure {
             message = format!("{message}: {inner}");
             source = inner.source();
         }
-        Self::new(FailureKind::Internal, message)
+        let kind = match error {
+            StoreError::Etcd(EtcdError::Unreachable { .. }) => FailureKind::Unreachable,
+            _ => FailureKind::Internal,
+        };
+        Self::new(kind, message)
     }
 }

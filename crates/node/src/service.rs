@@ -1,17 +1,20 @@
 //! What a node does when it is asked: [`Service::answer`], behind the [door](crate::door).
 //!
 //! A node serves the registry itself until it joins another's cluster; then it keeps a copy of the list of nodes,
-//! so that it knows its peers while the one that serves the registry is away.
+//! so that it knows its peers while the one that serves the registry is away. If the cluster's registry is in an
+//! etcd, every node asks that by itself.
 
 mod endpoints;
+mod keeping;
 mod watching;
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -24,11 +27,11 @@ use crate::hosting::Hosting;
 use crate::identity::NodeId;
 use crate::limits::{ANSWER_WITHIN, CLOCK_SKEW_MAX, PROBE_WITHIN, WATCH_WITHIN};
 use crate::message::{
-    Candidate, Failure, FailureKind, Member, Nodes, Reachability, RegistryRequest, Remains, Reply,
-    Request, Roster, Seen, Status, TicketText,
+    Announced, Candidate, Failure, FailureKind, Member, Nodes, Reachability, RegistryRequest,
+    Remains, Reply, Request, Roster, Seen, Status, TicketText,
 };
 use crate::registry::Registry;
-use crate::store::Embedded;
+use crate::store::{AnyStore, Login};
 use crate::ticket::{Secret, Ticket};
 use crate::transport::{DialError, Transport};
 use crate::wire::now_ms;
@@ -40,7 +43,7 @@ const PROBES_AT_ONCE: usize = 64;
 #[derive(Clone)]
 pub(crate) enum Seat {
     /// Here.
-    Here(Arc<Registry<Embedded>>),
+    Here(Arc<Registry<AnyStore>>),
     /// At this node.
     At(NodeId),
 }
@@ -53,6 +56,11 @@ pub(crate) enum Origin<'a> {
     Node(&'a quinn::Connection),
 }
 
+/// Says which processes this node has: those that run here, and those that stand still here and are this node's as
+/// far as it knows.
+pub(crate) type Announcer =
+    Box<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Announced>> + Send>> + Send + Sync>;
+
 /// A node at work.
 pub(crate) struct Service {
     pub(crate) id: NodeId,
@@ -61,6 +69,10 @@ pub(crate) struct Service {
     pub(crate) data: DataDirectory,
     pub(crate) transport: Arc<Transport>,
     pub(crate) hosting: Option<Arc<Hosting>>,
+    /// What this node has, for a registry that was restored. Whoever runs processes sets it before the node serves.
+    pub(crate) announcer: OnceLock<Announcer>,
+    /// For the etcd of the cluster, if it has one.
+    login: Option<Login>,
     started_ms: u64,
     seat: watch::Sender<Seat>,
     roster: watch::Sender<Arc<Roster>>,
@@ -83,8 +95,11 @@ impl Service {
         data: DataDirectory,
         (transport, hosting): (Transport, Option<Hosting>),
         (seat, roster): (Seat, Roster),
+        login: Option<Login>,
     ) -> Self {
         Self {
+            announcer: OnceLock::new(),
+            login,
             id,
             uid,
             about,
@@ -137,6 +152,9 @@ impl Service {
             Request::Stop { remains } => self.may_stop(remains).await,
             Request::Hosting(_) => Err(Failure::refused("not a request of this sort")),
             Request::Admit { secret, candidate } => self.admit(authority, &secret, candidate).await,
+            Request::RegistryStatus => self.registry_status().await,
+            Request::RegistryBackup { file } => self.back_up(&file).await,
+            Request::RegistryRestore { file } => self.restore(&file).await,
             Request::Registry(request) => match (self.seat(), authority) {
                 (Seat::Here(registry), Authority::Member(by)) => registry.answer(by, request).await,
                 _ => Err(Failure::refused("this node does not serve the registry")),
@@ -257,7 +275,7 @@ impl Service {
             Reply::Failed(failure) => return Err(failure),
             _ => return Err(Failure::refused("the other node answered another question")),
         };
-        self.settle_in(roster)
+        self.settle_in(roster).await
     }
 
     fn may_join(&self, ticket: &Ticket) -> Result<(), Failure> {
@@ -282,7 +300,7 @@ impl Service {
     }
 
     /// Becomes a node of the cluster that has admitted it.
-    fn settle_in(&self, roster: Roster) -> Result<Reply, Failure> {
+    async fn settle_in(&self, mut roster: Roster) -> Result<Reply, Failure> {
         let home = roster.home.filter(|home| roster.member(*home).is_some());
         let (Some(home), Some(_)) = (home, roster.member(self.id)) else {
             return Err(Failure::refused(
@@ -295,9 +313,26 @@ impl Service {
                 format!("{error}: the node has been admitted, join again"),
             )
         };
+        let seat = match &roster.registry {
+            None => Seat::At(home),
+            Some(address) => {
+                let registry = self.etcd(address)?;
+                let asked = registry.answer(self.id, RegistryRequest::Roster { after: 0 });
+                asked.await.map_err(|failure| Failure {
+                    message: format!(
+                        "{}: the node has been admitted, and cannot use the cluster's registry {address}; join again \
+                         when it can",
+                        failure.message
+                    ),
+                    ..failure
+                })?;
+                roster.home = Some(self.id);
+                Seat::Here(registry)
+            }
+        };
         self.data.set_cluster(&roster).map_err(internal)?;
         self.roster.send_replace(Arc::new(roster.clone()));
-        self.seat.send_replace(Seat::At(home));
+        self.seat.send_replace(seat);
         // What this node knew while it was alone is nothing that others need. It is not opened again if it stays.
         let _ = fs::remove_file(self.data.registry());
         Ok(Reply::Roster(roster))
@@ -308,7 +343,8 @@ impl Service {
         if roster.home != Some(self.home()) || roster.revision < self.roster().revision {
             return;
         }
-        if matches!(self.seat(), Seat::At(_))
+        let kept = matches!(self.seat(), Seat::At(_)) || roster.registry.is_some();
+        if kept
             && *self.roster() != roster
             && let Err(error) = self.data.set_cluster(&roster)
         {

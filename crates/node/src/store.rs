@@ -1,16 +1,21 @@
 //! What a registry must be able to do: [`Store`], keys and values with compare-and-swap, leases and watches.
 //!
 //! Whatever changes, changes by [`Store::swap`] or [`Store::swap_all`], in one step, and gets a revision that is greater than all before.
-//! [`Embedded`] is one file on one node.
+//! [`Embedded`] is one file on one node; [`Etcd`] is an etcd that all nodes ask; [`AnyStore`] is either.
 
+mod any;
 mod embedded;
+mod etcd;
 
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::message::StoreStatus;
+pub use any::AnyStore;
 pub use embedded::{Embedded, Figures};
+pub use etcd::{Etcd, EtcdAddress, EtcdError, Login, ParseAddressError};
 
 /// Entries that can be changed in one step.
 pub const CHANGES_MAX: usize = 16;
@@ -53,6 +58,9 @@ pub enum StoreError {
         "the registry could not be read or written, and may be damaged: start the node again, then it is checked"
     )]
     Broken,
+    /// It is in an etcd, which did not do it.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
     /// The program is ending.
     #[error("the registry is closed")]
     Closed,
@@ -98,6 +106,15 @@ pub enum Swapped {
     Other(Option<Entry>),
 }
 
+/// Everything that a store has, to be put into another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dump {
+    /// The store's revision. What it is put into goes on after the greater of the two.
+    pub revision: u64,
+    /// Keys and values, and in how many milliseconds those vanish that are leased.
+    pub entries: Vec<(Vec<u8>, Vec<u8>, Option<u64>)>,
+}
+
 /// A lease. What is written under it vanishes when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseId(u64);
@@ -141,6 +158,12 @@ pub trait Store: Send + Sync + 'static {
         prefix: &[u8],
         after: u64,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// How it is.
+    fn status(&self) -> StoreStatus;
+
+    /// Where nodes can ask it themselves, if they can.
+    fn address(&self) -> Option<String>;
 
     /// The clock by which leases end, in milliseconds since 1970.
     fn now_ms(&self) -> u64;

@@ -6,12 +6,16 @@
 //! - `rights`: who may do what; tickets; removed nodes
 //! - `records`: the registry
 //! - `durable`: that what it answered is on disk
+//! - `recovery`: backups, and what happens when one is put back
+//! - `etcd`: the registry in an etcd
 //! - `processes`: what it knows of processes
 
 mod durable;
+mod etcd;
 mod frames;
 mod hostile;
 mod processes;
 mod records;
+mod recovery;
 mod rights;
 mod world;

@@ -375,8 +375,12 @@ impl Driver {
             };
             match record {
                 Ok(record) => {
-                    if record.is_none_or(|record| record.life != sterna_migration::Life::Alive) {
+                    let alive = |record: Record| record.life == sterna_migration::Life::Alive;
+                    if !record.is_some_and(alive) {
                         hosting.ended().remove(&process);
+                    }
+                    if !record.is_some_and(|record| alive(record) && record.owner == service.id) {
+                        hosting.forget_unless_arriving(process, record);
                     }
                     hosting.tell(Input::Event(Event::Record { process, record }));
                 }
@@ -505,6 +509,7 @@ impl Service {
             .await
             .map_err(|failure| refused(failure.message))?;
         let (place, descriptors) = placed;
+        hosting.remember(process, &entry.info);
         hosting.tell(Input::Place(attempt, Box::new(place), descriptors));
         Ok(hosting.has(offer.program).await)
     }

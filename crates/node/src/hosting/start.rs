@@ -123,6 +123,7 @@ impl Service {
             parent: None,
             extra: order.belongings.encode(),
         };
+        hosting.remember(process, &info);
         let info = Box::new(info);
         let created = self.ask_registry(RegistryRequest::CreateRecord { process, info });
         let first = Record::first(self.id).encode().map_err(Failure::refused)?;
@@ -230,6 +231,7 @@ impl Hosting {
             at: now,
         };
         self.ended().insert(process, ended);
+        self.forget(process);
         let _ = std::fs::remove_dir_all(self.log_folder(process));
         self.tell(Input::Event(Event::Runner(RunnerEvent::Exited { process })));
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sterna_migration::{Life, NodeId, Record};
-use sterna_process::{Exit, ProcessId, ProgramId, Tag};
+use sterna_process::{Epoch, Exit, ProcessId, ProgramId, Tag};
 
 use crate::limits::{
     ARGUMENTS_BYTES_MAX, BACK_TRACE_BYTES_MAX, EXTRA_BYTES_MAX, FILE_BYTES_MAX,
@@ -134,6 +134,17 @@ impl How {
                 | (Self::Frozen { .. }, Life::Frozen(_))
         )
     }
+}
+
+/// A process that a node has, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announced {
+    /// Which.
+    pub process: ProcessId,
+    /// The epoch in which the node has it.
+    pub epoch: Epoch,
+    /// How it began, in case the registry has never heard of it.
+    pub info: Box<ProcessInfo>,
 }
 
 /// A process, as the registry knows it.

@@ -189,6 +189,11 @@ impl<S: Store> Registry<S> {
             .collect()
     }
 
+    /// After everything was replaced.
+    pub(super) fn forget_chores(&self) {
+        *self.chores.lock().unwrap_or_else(PoisonError::into_inner) = Chores::default();
+    }
+
     /// About how many processes there are.
     pub(super) async fn count(&self) -> Result<usize, Failure> {
         let now_ms = self.store.now_ms();
@@ -230,8 +235,8 @@ impl<S: Store> Registry<S> {
             let Some((revision, stored)) = self.stored(*process).await? else {
                 continue;
             };
-            // It may have been recovered meanwhile.
-            if stored.decoded()?.life != Life::Alive {
+            // It may have been recovered meanwhile, or is about to be announced by whoever has it.
+            if stored.decoded()?.life != Life::Alive && self.settled(&stored).await.is_ok() {
                 let changes = self.removal(*process, revision).await?;
                 self.store.swap_all(changes).await?;
             }

@@ -12,7 +12,7 @@ use crate::limits::{MEMBERS_MAX, NAME_BYTES_MAX, WATCH_WITHIN};
 use crate::message::{Candidate, Failure, FailureKind, Member, Reply, Roster};
 use crate::store::{Change, Store, Swapped};
 
-const NODES: &[u8] = b"node/";
+pub(super) const NODES: &[u8] = b"node/";
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum NodeRecord {
@@ -31,6 +31,8 @@ impl<S: Store> Registry<S> {
         let mut roster = Roster {
             revision: listing.revision,
             home: Some(self.home),
+            recovery: self.recovery().await?.map(|(_, recovery)| recovery.number),
+            registry: self.store.address(),
             ..Roster::default()
         };
         for (key, entry) in listing.entries {
@@ -112,6 +114,8 @@ impl<S: Store> Registry<S> {
                 lease: None,
             };
             if let Swapped::Done(_) = self.store.swap(change).await? {
+                // It need not be waited for any more.
+                self.close_recovery().await?;
                 return Ok(Reply::Done);
             }
         }

@@ -1,7 +1,7 @@
 //! Processes: who owns them, how they began and ended, and what they are called.
 //!
 //! ```text
-//! record/ID   │ has its name u8 │ changed at u64 │ Record │      as long as the process is known
+//! record/ID   │ flags u8 │ changed at u64 │ Record │      as long as the process is known
 //! info/ID     ProcessInfo                                      as long
 //! ending/ID   Ending                                           while it runs nowhere
 //! name/NAME   ID                                               while it lives and has that name
@@ -22,13 +22,17 @@ use crate::store::{Change, Entry, Store};
 pub(super) const RECORDS: &[u8] = b"record/";
 pub(super) const INFOS: &[u8] = b"info/";
 pub(super) const ENDINGS: &[u8] = b"ending/";
-const NAMES: &[u8] = b"name/";
+pub(super) const NAMES: &[u8] = b"name/";
 const HEAD_BYTES: usize = 1 + 8;
+const NAMED: u8 = 1;
+const RESTORED: u8 = 2;
 
 /// What is stored of who owns a process.
 pub(super) struct Stored {
     /// Whether it has the name of its [`ProcessInfo`].
     pub(super) named: bool,
+    /// Whether it comes from a backup, or from an announcement after one was restored.
+    pub(super) restored: bool,
     pub(super) changed_ms: u64,
     /// The record, encoded.
     pub(super) record: Vec<u8>,
@@ -36,7 +40,8 @@ pub(super) struct Stored {
 
 impl Stored {
     pub(super) fn write(&self) -> Vec<u8> {
-        let head = [&[u8::from(self.named)], &self.changed_ms.to_le_bytes()[..]].concat();
+        let flags = (u8::from(self.named) * NAMED) | (u8::from(self.restored) * RESTORED);
+        let head = [&[flags], &self.changed_ms.to_le_bytes()[..]].concat();
         [head, self.record.clone()].concat()
     }
 
@@ -44,13 +49,13 @@ impl Stored {
         let (head, record) = bytes
             .split_first_chunk::<HEAD_BYTES>()
             .ok_or_else(damaged)?;
-        let &[named, ref at @ ..] = head;
+        let &[flags, ref at @ ..] = head;
+        if flags & !(NAMED | RESTORED) != 0 {
+            return Err(damaged());
+        }
         Ok(Self {
-            named: match named {
-                0 => false,
-                1 => true,
-                _ => return Err(damaged()),
-            },
+            named: flags & NAMED != 0,
+            restored: flags & RESTORED != 0,
             changed_ms: u64::from_le_bytes(*at),
             record: record.to_vec(),
         })
@@ -112,6 +117,7 @@ impl<S: Store> Registry<S> {
         let first = encode(&Record::first(by))?;
         let stored = Stored {
             named: info.name.is_some(),
+            restored: false,
             changed_ms: self.store.now_ms(),
             record: first.clone(),
         };
@@ -185,7 +191,8 @@ impl<S: Store> Registry<S> {
             let Some((revision, stored)) = self.stored(swap.process).await? else {
                 return Ok(Reply::Record(None));
             };
-            let current = stored.decoded()?;
+            self.settled(&stored).await?;
+            let current = Self::as_owner_sees(&stored, stored.decoded()?, &swap.expected, by);
             let verdict = swap
                 .judge(&current, by)
                 .map_err(|error| Failure::new(FailureKind::Forbidden, error))?;
@@ -237,6 +244,7 @@ impl<S: Store> Registry<S> {
         }
         let new = Stored {
             named,
+            restored: false,
             changed_ms: self.store.now_ms(),
             record: encode(&swap.new)?,
         };
@@ -272,9 +280,17 @@ impl<S: Store> Registry<S> {
         let Some(name) = info.and_then(|info| info.name) else {
             return Ok(None);
         };
-        let free = self.holder(&name).await?.is_none();
+        self.name_claim(process, &name).await
+    }
+
+    pub(super) async fn name_claim(
+        &self,
+        process: ProcessId,
+        name: &str,
+    ) -> Result<Option<Change>, Failure> {
+        let free = self.holder(name).await?.is_none();
         let id = process.as_bytes().to_vec();
-        Ok(free.then(|| change(name_key(&name), None, Some(id))))
+        Ok(free.then(|| change(name_key(name), None, Some(id))))
     }
 
     pub(super) async fn forget(&self, process: ProcessId) -> Result<Reply, Failure> {
@@ -288,6 +304,7 @@ impl<S: Store> Registry<S> {
                     process.short()
                 )));
             }
+            self.settled(&stored).await?;
             let changes = self.removal(process, revision).await?;
             if self.store.swap_all(changes).await?.is_some() {
                 return Ok(Reply::Done);

@@ -12,7 +12,7 @@ use crate::message::{Candidate, Failure, FailureKind, Reply};
 use crate::store::{Change, Store, Swapped};
 use crate::ticket::Seal;
 
-const TICKETS: &[u8] = b"ticket/";
+pub(super) const TICKETS: &[u8] = b"ticket/";
 /// For how long a ticket that is used or expired is remembered, so that whoever shows it hears what it is.
 const TICKET_REMEMBERED: Duration = Duration::from_secs(86_400);
 

@@ -13,7 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use super::{CHANGES_MAX, Change, Entry, LeaseId, Listing, Store, StoreError, Swapped};
+use super::{CHANGES_MAX, Change, Dump, Entry, LeaseId, Listing, Store, StoreError, Swapped};
+use crate::message::StoreStatus;
 use writer::{Answer, Job, Queue};
 
 /// Version of what is in the file.
@@ -50,6 +51,7 @@ struct Inner {
 
 /// What those who read and the one who writes have in common.
 struct Shared {
+    path: PathBuf,
     database: Database,
     clock: Clock,
     changes: Mutex<Changes>,
@@ -112,6 +114,7 @@ impl Embedded {
             });
         }
         let shared = Arc::new(Shared {
+            path: path.to_owned(),
             database,
             clock: Box::new(clock),
             changes: Mutex::new(Changes {
@@ -124,6 +127,17 @@ impl Embedded {
         let queue =
             Queue::start(Arc::clone(&shared)).map_err(|error| wrong(redb::Error::Io(error)))?;
         Ok(Self(Arc::new(Inner { queue, shared })))
+    }
+
+    /// Puts everything of a dump in the place of everything that is here. All who watch are told.
+    ///
+    /// # Errors
+    /// The file could not be written. Nothing was changed then.
+    pub async fn replace(&self, dump: Dump) -> Result<(), StoreError> {
+        match self.0.queue.ask(Job::Replace(dump)).await? {
+            Answer::Changed(_) => Ok(()),
+            _ => Err(StoreError::Broken),
+        }
     }
 
     /// What its writer has done so far.
@@ -340,6 +354,24 @@ impl Store for Embedded {
             }
             newest.changed().await.map_err(|_| StoreError::Closed)?;
         }
+    }
+
+    fn status(&self) -> StoreStatus {
+        let figures = self.figures();
+        let micros = |time: Duration| time.as_micros().try_into().unwrap_or(u64::MAX);
+        let path = &self.0.shared.path;
+        StoreStatus::Embedded {
+            path: path.display().to_string(),
+            bytes: std::fs::metadata(path).map_or(0, |found| found.len()),
+            requests: figures.requests,
+            commits: figures.commits,
+            commit_last_us: micros(figures.commit_last),
+            commit_max_us: micros(figures.commit_max),
+        }
+    }
+
+    fn address(&self) -> Option<String> {
+        None
     }
 
     fn now_ms(&self) -> u64 {

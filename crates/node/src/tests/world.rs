@@ -24,7 +24,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Running {
     pub(super) id: NodeId,
     pub(super) address: SocketAddr,
-    directory: TempDir,
+    directory: Option<TempDir>,
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
@@ -39,6 +39,8 @@ pub(super) fn options(data: &Path, name: &str) -> Options {
         confinement: "full".to_owned(),
         exports: Vec::new(),
         workshop: None,
+        registry: None,
+        registry_login: None,
     }
 }
 
@@ -68,19 +70,38 @@ pub(super) fn info(by: NodeId, name: Option<&str>) -> ProcessInfo {
 
 impl Running {
     pub(super) fn start(name: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let node = Node::start(&options(&directory.path().join("node"), name)).unwrap();
+        Self::start_with(name, |_| {})
+    }
+
+    pub(super) fn start_with(name: &str, change: impl FnOnce(&mut Options)) -> Self {
+        Self::start_on(tempfile::tempdir().unwrap(), name, change)
+    }
+
+    /// Starts it on a directory that another one has left.
+    pub(super) fn start_on(
+        directory: TempDir,
+        name: &str,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
+        let mut options = options(&directory.path().join("node"), name);
+        change(&mut options);
+        let node = Node::start(&options).unwrap();
         Self {
             id: node.id(),
             address: node.about().addresses[0],
-            directory,
+            directory: Some(directory),
             stopper: node.stopper(),
             thread: Some(std::thread::spawn(move || node.serve())),
         }
     }
 
     pub(super) fn data(&self) -> PathBuf {
-        self.directory.path().join("node")
+        self.directory.as_ref().unwrap().path().join("node")
+    }
+
+    /// Stops it, and gives its directory.
+    pub(super) fn stop(mut self) -> TempDir {
+        self.directory.take().unwrap()
     }
 
     /// Asks as a user of this machine.

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use rustix::process::geteuid;
 use sterna_node::message::{Remains, Reply, Request, TicketText};
+use sterna_node::store::{EtcdAddress, Login};
 use sterna_node::ticket::TICKET_BYTES_MAX;
 use sterna_node::{Node, Options};
 use sterna_process::Plain;
@@ -51,6 +52,11 @@ struct Start {
     /// Where the node keeps its key and what it knows [default: $STERNA_NODE, else $STERNA_DATA_DIR/node].
     #[arg(long, value_name = "DIR", env = "STERNA_NODE", hide_env = true)]
     data: Option<PathBuf>,
+    /// Keep the registry of a new cluster in an etcd instead of in this node: etcd://HOST:PORT[,HOST:PORT…]/PREFIX. If
+    /// that wants to know who asks: $STERNA_ETCD_LOGIN_FILE names a private file with USER:PASSWORD, or
+    /// $STERNA_ETCD_LOGIN holds it.
+    #[arg(long, value_name = "URL")]
+    registry: Option<EtcdAddress>,
     /// What it is called; a number is added if another node has that name [default: the host's name].
     #[arg(long)]
     name: Option<String>,
@@ -134,6 +140,24 @@ impl NodeCommand {
     }
 }
 
+/// Who this node is to the cluster's etcd. Not by an argument: others could read it.
+fn registry_login() -> Result<Option<Login>> {
+    const FILE: &str = "STERNA_ETCD_LOGIN_FILE";
+    const TEXT: &str = "STERNA_ETCD_LOGIN";
+    if let Some(file) = std::env::var_os(FILE) {
+        return Ok(Some(Login::load(Path::new(&file))?));
+    }
+    match std::env::var(TEXT) {
+        Ok(text) => {
+            let login = Login::parse(&text);
+            Ok(Some(
+                login.with_context(|| format!("{TEXT} is not USER:PASSWORD"))?,
+            ))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
 impl Start {
     fn run(self) -> Result<u8> {
         if let Some(to) = &self.systemd {
@@ -149,6 +173,8 @@ impl Start {
             confinement: doctor::confinement(),
             exports: self.export,
             workshop: Some(Arc::new(Workshop::new()?)),
+            registry: self.registry,
+            registry_login: registry_login()?,
         };
         let node = Node::start(&options)?;
         let stopper = node.stopper();

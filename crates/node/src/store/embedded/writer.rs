@@ -19,7 +19,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{CHANGES_REMEMBERED_MAX, ENTRIES, LEASES, META, Shared, entry, next};
-use crate::store::{Change, Entry, LeaseId, StoreError};
+use crate::store::{Change, Dump, Entry, LeaseId, StoreError};
 
 /// Requests that wait for the writer; more wait to get there.
 const QUEUE_MAX: usize = 1024;
@@ -30,6 +30,8 @@ const BATCH_MAX: usize = 512;
 pub(super) enum Job {
     /// All of these, or none.
     Change(Vec<Change>),
+    /// Everything.
+    Replace(Dump),
     /// A new lease.
     Lease { valid_ms: u64 },
     /// A lease that begins again.
@@ -159,6 +161,12 @@ impl Shared {
                 }
                 Err(found) => Answer::Other(found),
             }),
+            Job::Replace(dump) => {
+                let revision = self.replace(write, dump)?;
+                // Of everything that anybody watches, something may have changed.
+                told.push((revision, Vec::new()));
+                Ok(Answer::Changed(revision))
+            }
             Job::Lease { valid_ms } => self.lease(write, *valid_ms).map(Answer::Lease),
             Job::Renew(lease) => self.renew(write, *lease).map(Answer::Renewed),
         }
@@ -188,12 +196,47 @@ impl Shared {
         Ok(Ok(revision))
     }
 
+    fn replace(&self, write: &WriteTransaction, dump: &Dump) -> Result<u64, redb::Error> {
+        let now_ms = (self.clock)();
+        let mut entries = write.open_table(ENTRIES)?;
+        let mut leases = write.open_table(LEASES)?;
+        let mut meta = write.open_table(META)?;
+        entries.retain(|_, _| false)?;
+        leases.retain(|_, _| false)?;
+        let revision = next(&mut meta, "revision")?.max(dump.revision + 1);
+        meta.insert("revision", revision)?;
+        for (key, value, leased_ms) in &dump.entries {
+            let lease = match leased_ms {
+                Some(valid_ms) => {
+                    let lease = next(&mut meta, "lease")?;
+                    leases.insert(lease, (*valid_ms, now_ms.saturating_add(*valid_ms)))?;
+                    Some(LeaseId(lease))
+                }
+                None => None,
+            };
+            let change = Change {
+                key: key.clone(),
+                expected: None,
+                value: Some(value.clone()),
+                lease,
+            };
+            put(&mut entries, &change, revision)?;
+        }
+        Ok(revision)
+    }
+
     fn tell(&self, told: Told) {
         let Some(&(newest, _)) = told.last() else {
             return;
         };
         let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         for change in told {
+            if change.1.is_empty() {
+                // All of it was replaced.
+                changes.last.clear();
+                changes.complete_after = change.0;
+                continue;
+            }
             if changes.last.len() == CHANGES_REMEMBERED_MAX
                 && let Some((forgotten, _)) = changes.last.pop_front()
             {
