@@ -135,27 +135,14 @@ impl WasmKind {
             limits,
         ))
     }
-}
 
-impl std::fmt::Debug for WasmKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WasmKind")
-            .field("engine", &self.engine)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Kind for WasmKind {
-    fn name(&self) -> Tag {
-        KIND
-    }
-
-    fn spawn(
+    /// Starts a program.
+    pub(crate) fn start(
         &self,
         identity: Identity,
         program: &Program,
         environment: Environment,
-    ) -> Result<Running, SpawnError> {
+    ) -> Result<Arc<Seat>, SpawnError> {
         let installed = self
             .programs
             .get(program)
@@ -179,7 +166,30 @@ impl Kind for WasmKind {
         cpu::limit(&seat, &seat.cpu, &limits);
         warm_soon(installed);
         seat.start(guest);
-        Ok(running(seat))
+        Ok(seat)
+    }
+}
+
+impl std::fmt::Debug for WasmKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WasmKind")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Kind for WasmKind {
+    fn name(&self) -> Tag {
+        KIND
+    }
+
+    fn spawn(
+        &self,
+        identity: Identity,
+        program: &Program,
+        environment: Environment,
+    ) -> Result<Running, SpawnError> {
+        self.start(identity, program, environment).map(running)
     }
 
     fn prepare(
