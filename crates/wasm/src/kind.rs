@@ -30,7 +30,7 @@ use crate::owned::{Held, Standing, running};
 use crate::pass::InstrumentError;
 use crate::portable::{FRAMES, STATE, State, VERSION, WASI};
 use crate::seat::Seat;
-use crate::wait;
+use crate::{pages, wait};
 
 /// Name of the kind.
 pub const KIND: Tag = Tag::new("wasm");
@@ -120,6 +120,7 @@ impl WasmKind {
     /// If the engine refuses WASI's functions.
     pub fn new(engine: Engine, programs: Arc<dyn Programs>) -> Result<WasmKind, wasmtime::Error> {
         let linker = host::linker(engine.wasmtime())?;
+        pages::scanner();
         Ok(WasmKind {
             engine,
             linker,

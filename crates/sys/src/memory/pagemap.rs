@@ -4,9 +4,11 @@
 
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 /// `_IOWR('f', 16, struct pm_scan_arg)`, the same on x86-64 and AArch64.
 const PAGEMAP_SCAN: libc::Ioctl = 0xC060_6610_u32 as libc::Ioctl;
@@ -74,12 +76,25 @@ pub(crate) struct Pagemap {
 }
 
 impl Pagemap {
+    /// Opens it, or what this process opened of it first: confinement may have hidden `/proc` since.
     pub(crate) fn open() -> rustix::io::Result<Pagemap> {
+        static FIRST: OnceLock<(Pid, OwnedFd)> = OnceLock::new();
+        let own = rustix::process::getpid();
+        if let Some((process, first)) = FIRST.get()
+            && *process == own
+        {
+            let file = rustix::io::fcntl_dupfd_cloexec(first, 0)?;
+            return Ok(Pagemap { file });
+        }
         let file = rustix::fs::open(
             "/proc/self/pagemap",
             OFlags::RDONLY | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
+        // Without one to keep, the next is opened by name again.
+        if let Ok(kept) = rustix::io::fcntl_dupfd_cloexec(&file, 0) {
+            let _ = FIRST.set((own, kept));
+        }
         Ok(Pagemap { file })
     }
 
