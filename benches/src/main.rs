@@ -5,12 +5,14 @@
 //!
 //! * `programs` what is run
 //! * `stock` the engine without Sterna, `movable` with it
-//! * `run_time` what being movable costs; `moves` pauses, images and thaws; `kill`; `starts` starting programs, many
+//! * `run_time` what being movable costs; `moves` pauses, images and thaws; `looks` where a program stands;
+//!   `kill`; `starts` starting programs, many
 //!   small ones, idle ones; `criu` the same C program as a native process
 //! * `peers` other programs to compare with, `measure` and `table` figures and their form
 
 mod criu;
 mod kill;
+mod looks;
 mod measure;
 mod movable;
 mod moves;
@@ -69,6 +71,8 @@ enum Part {
     Run,
     /// Pause, image, thaw, and the speed afterwards
     Move,
+    /// Looking where a program stands, and pausing it where its target is ready
+    Look,
     /// Kill
     Kill,
     /// Start of a large program
@@ -140,6 +144,7 @@ fn run(cli: &Cli) -> Result<()> {
             run_time::measure as fn(&Plan) -> Result<Vec<Table>>,
         ),
         (Part::Move, moves::measure),
+        (Part::Look, looks::measure),
         (Part::Kill, kill::measure),
         (Part::Start, starts::large),
         (Part::Small, starts::small),

@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use sterna_process::{
     ChangedPages, Directory, Environment, Exit, Identity, Image, ImageFile, ImageKey, ImageWriter,
-    Kind, PageSet, Paused, Pausing, Process, Program, ProgramId, ReadLimits, Resources, Running,
-    Stdio,
+    Incoming, Kind, PageSet, Paused, Pausing, Process, Program, ProgramId, ReadLimits, Resources,
+    Running, Stdio, Waypoint,
 };
 use sterna_wasm::builder::BuildLimits;
 use sterna_wasm::cache::ProgramCache;
@@ -161,6 +161,30 @@ impl Movable {
         let arriving = self.kind.prepare(&program, &image.header.layout)?;
         frozen.pages.install_into(&*arriving.memory())?;
         Ok(arriving.finish(image, resources(job, None)?, None)?)
+    }
+
+    /// Makes ready what a process needs to go on from these places.
+    pub(crate) fn anticipate(&self, job: &Job, waypoints: &[Waypoint]) -> Result<()> {
+        let program = Program::installed(job.id);
+        Ok(self.kind.anticipate(&program, waypoints)?)
+    }
+
+    /// Room for a process, with its pages in place.
+    pub(crate) fn room(
+        &self,
+        job: &Job,
+        image: &Image,
+        frozen: &Frozen,
+    ) -> Result<Box<dyn Incoming>> {
+        let program = Program::installed(job.id);
+        let arriving = self.kind.prepare(&program, &image.header.layout)?;
+        frozen.pages.install_into(&*arriving.memory())?;
+        Ok(arriving)
+    }
+
+    /// What a program is given, without output.
+    pub(crate) fn resources(&self, job: &Job) -> Result<Resources> {
+        resources(job, None)
     }
 
     /// As [`Movable::thaw`], from a file.

@@ -15,13 +15,13 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sterna_process::toy::Toy;
-use sterna_process::{Kind, Tag};
+use sterna_process::{Kind, ProgramId, Tag, Waypoint};
 use sterna_runner::{Elsewhere, Given, Kinds};
 use sterna_sys::confine::{self, Confinement};
 use sterna_sys::enclosure::{self, Enclosed, Enclosure};
 use sterna_sys::memory::keep_pagemap;
 use sterna_sys::spawn::{Spawn, inherited};
-use sterna_wasm::cache::ProgramCache;
+use sterna_wasm::cache::{self, ProgramCache};
 use sterna_wasm::{Engine, EngineOptions, KIND, WasmKind};
 
 /// The hidden subcommand that makes this program a runner.
@@ -155,8 +155,8 @@ struct HostedKinds {
 impl HostedKinds {
     fn new(programs: &Path, elsewhere: Arc<dyn Elsewhere>) -> Result<Self> {
         let engine = Engine::new(EngineOptions::default())?;
-        let _ = elsewhere;
-        let cache = ProgramCache::open(programs, engine.clone(), Default::default())
+        let elsewhere = Arc::new(InService(elsewhere));
+        let cache = ProgramCache::open_read_only(programs, engine.clone(), elsewhere)
             .context("the program cache cannot be used")?;
         let wasm = WasmKind::new(engine, Arc::new(cache)).map_err(|error| {
             anyhow::anyhow!("could not set up the WebAssembly engine: {error:#}")
@@ -165,6 +165,20 @@ impl HostedKinds {
             wasm: Arc::new(wasm),
             toy: Arc::new(Toy::new()),
         })
+    }
+}
+
+/// What only writers of the cache may do is asked for of the node's service.
+struct InService(Arc<dyn Elsewhere>);
+
+impl cache::Elsewhere for InService {
+    fn prepare(
+        &self,
+        program: ProgramId,
+        waypoints: &[Waypoint],
+    ) -> Result<(), cache::ElsewhereError> {
+        let prepared = self.0.prepare(program, waypoints);
+        prepared.map_err(|reason| cache::ElsewhereError { reason })
     }
 }
 

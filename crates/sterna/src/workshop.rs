@@ -62,8 +62,9 @@ impl NodeWorkshop for Workshop {
     }
 
     fn prepare(&self, program: &ProgramId, waypoints: &[Waypoint]) -> Result<(), String> {
-        let _ = (program, waypoints);
-        Ok(())
+        self.cache
+            .prepare(program, waypoints)
+            .map_err(|error| text(&error))
     }
 
     fn expect_moves(&self, program: &ProgramId) {

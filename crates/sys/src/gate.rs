@@ -21,9 +21,11 @@
 //! The guest's side ([`Gate::arrive`], [`Gate::is_requested`], [`Gate::close`]) is async-signal-safe: no allocation, no lock, no
 //! `errno`, nothing but atomics and the futex system call.
 
+mod callers;
 mod context;
 mod notifier;
 
+pub use callers::Callers;
 pub use context::{Registers, fault_address, registers};
 pub use notifier::{Notifier, NotifierError};
 

@@ -12,6 +12,9 @@ use wasmparser::{BinaryReader, Name, NameSectionReader};
 use crate::frames::Frame;
 use crate::guest::Guest;
 
+/// Frames of a trap that are shown, innermost first: beyond, they seldom say more.
+const ENGINE_FRAMES_MAX: usize = 20;
+
 /// Names of functions, from the contents of a module's name section. A damaged section names what it can.
 pub(crate) fn function_names(section: &[u8]) -> HashMap<u32, String> {
     let mut names = HashMap::new();
@@ -102,7 +105,8 @@ pub(crate) fn trap_back_trace(guest: &Guest, error: &wasmtime::Error) -> String 
 pub(crate) fn engine_back_trace(error: &wasmtime::Error) -> String {
     let mut trace = String::new();
     if let Some(frames) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
-        for (depth, frame) in frames.frames().iter().enumerate() {
+        let frames = frames.frames().iter().take(ENGINE_FRAMES_MAX);
+        for (depth, frame) in frames.enumerate() {
             let name = frame
                 .func_name()
                 .map_or_else(|| format!("function {}", frame.func_index()), str::to_owned);

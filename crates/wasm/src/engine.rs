@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::{Config, Inlining, OptLevel};
 
 use crate::memory::GuestMemoryCreator;
+use crate::stack::CALLS_MAX;
 
 /// Address space reserved for one 32-bit memory, in bytes: with the guard after it, no access needs
 /// a bounds check.
@@ -126,6 +127,8 @@ impl Engine {
             .memory_reservation(MEMORY_RESERVATION)
             .memory_guard_size(MEMORY_GUARD)
             .memory_may_move(false)
+            // What a guest in a host call can tell of its stack.
+            .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(CALLS_MAX))
             .with_host_memory(Arc::new(GuestMemoryCreator));
         if let Target::Every(processor) = options.target {
             let triple = format!("{}-unknown-linux-gnu", processor.name());

@@ -1,8 +1,8 @@
 //! What a guest's store holds beside the engine's own: its WASI world and its limits, and how its host
 //! calls are answered.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use sterna_process::Plain;
 use sterna_sys::gate::Verdict;
@@ -13,6 +13,7 @@ use wasmtime::{
 };
 
 use crate::pass::routines::KEPT_PORTION;
+use crate::stack;
 use crate::stop::Signals;
 use crate::wait::wait;
 
@@ -339,6 +340,10 @@ async fn answer_waiting(
             return Err(KilledInCall.into());
         }
         if signals.gate.is_requested() {
+            if signals.looked_at.load(Ordering::Acquire) {
+                let calls = stack::calls(&caller);
+                *signals.calls.lock().unwrap_or_else(PoisonError::into_inner) = calls;
+            }
             signals.waiting.store(true, Ordering::Relaxed);
             let verdict = signals.gate.arrive(None);
             signals.waiting.store(false, Ordering::Relaxed);

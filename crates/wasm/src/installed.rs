@@ -3,8 +3,10 @@
 //!
 //! It comes out of the [cache](crate::cache) (its [`Shelf`] then has what is needed rarely: the original module, the
 //! points, continuations compiled earlier), or is built on the spot and has everything in memory.
-//! `continuations` finds, loads and compiles these, `anticipated` before they are needed; `images` makes what its memories start from.
+//! `continuations` finds, loads and compiles these, `anticipated` before they are needed;
+//! `addresses` tells what native code stands for; `images` makes what its memories start from.
 
+mod addresses;
 mod anticipated;
 mod continuations;
 pub(crate) mod images;
@@ -25,6 +27,8 @@ use crate::engine::Engine;
 use crate::memory::Initial;
 use crate::pass::{self, ContinuationBuilder, PointTable};
 
+use addresses::Addresses;
+pub(crate) use addresses::MarksAt;
 pub use anticipated::AnticipateError;
 pub use continuations::LoopHeaders;
 pub(crate) use continuations::{CompiledContinuations, Key, Place};
@@ -112,6 +116,9 @@ pub struct Installed {
     /// Whether somebody sees to [`Installed::warm`].
     pub(crate) warming: AtomicBool,
     points: OnceLock<PointTable>,
+    /// If they are not on the shelf.
+    marks: OnceLock<pass::Marks>,
+    addresses: Addresses,
     names: OnceLock<HashMap<u32, String>>,
     continuation_builder: OnceLock<Result<ContinuationBuilder, String>>,
     continuations: RwLock<HashMap<Key, Place>>,
@@ -167,7 +174,7 @@ impl Installed {
         let images = images::build(&metadata, &known.data)?;
         let origin = Origin::Memory(bytes);
         let installed = Installed::new(engine.clone(), options, module, metadata, images, origin);
-        Ok(installed.with_points(known.points))
+        Ok(installed.with_points(known.points, known.marks))
     }
 
     /// What a builder has just made, in memory.
@@ -181,11 +188,12 @@ impl Installed {
         let metadata: Metadata =
             postcard::from_bytes(&made.metadata).map_err(|_| InstallError::Metadata)?;
         let points = postcard::from_bytes(&made.points).map_err(|_| InstallError::Metadata)?;
+        let marks = postcard::from_bytes(&made.marks).map_err(|_| InstallError::Metadata)?;
         let images = images::build(&metadata, &made.data)?;
         let (options, origin) = (builder.options().clone(), Origin::Memory(bytes));
         let mut installed = Installed::new(engine, options, module, metadata, images, origin);
         installed.compiler = Some(builder.clone());
-        Ok(installed.with_points(points))
+        Ok(installed.with_points(points, marks))
     }
 
     /// What lies in the cache.
@@ -221,6 +229,8 @@ impl Installed {
             compiler: None,
             warming: AtomicBool::new(false),
             points: OnceLock::new(),
+            marks: OnceLock::new(),
+            addresses: Addresses::default(),
             names: OnceLock::new(),
             continuation_builder: OnceLock::new(),
             continuations: RwLock::default(),
@@ -229,9 +239,10 @@ impl Installed {
         }
     }
 
-    fn with_points(self, points: PointTable) -> Installed {
+    fn with_points(self, points: PointTable, marks: pass::Marks) -> Installed {
         // It is new: it has none.
         let _ = self.points.set(points);
+        let _ = self.marks.set(marks);
         self
     }
 
@@ -276,7 +287,7 @@ impl Installed {
 
     /// Reads what a stop will need, so that the first is as quick as others.
     pub(crate) fn warm(&self) {
-        if let Err(error) = self.points() {
+        if let Err(error) = self.ready_to_look() {
             tracing::warn!(%error, "the program cannot be stopped");
         }
         self.names();
@@ -323,6 +334,7 @@ fn name_section(module: &[u8]) -> Option<(u64, u64)> {
 pub(crate) struct Known {
     pub(crate) metadata: Metadata,
     pub(crate) points: PointTable,
+    pub(crate) marks: pass::Marks,
     /// The bytes of the initial images, see [`images::Layout`].
     pub(crate) data: Vec<u8>,
 }
@@ -356,6 +368,7 @@ impl Known {
         Known {
             metadata,
             points: instrumented.points,
+            marks: instrumented.marks,
             data,
         }
     }

@@ -30,7 +30,7 @@ use crate::owned::{Held, Standing, running};
 use crate::pass::InstrumentError;
 use crate::portable::{FRAMES, STATE, State, VERSION, WASI};
 use crate::seat::Seat;
-use crate::wait;
+use crate::{pages, wait};
 
 /// Name of the kind.
 pub const KIND: Tag = Tag::new("wasm");
@@ -120,6 +120,7 @@ impl WasmKind {
     /// If the engine refuses WASI's functions.
     pub fn new(engine: Engine, programs: Arc<dyn Programs>) -> Result<WasmKind, wasmtime::Error> {
         let linker = host::linker(engine.wasmtime())?;
+        pages::scanner();
         Ok(WasmKind {
             engine,
             linker,
@@ -135,27 +136,14 @@ impl WasmKind {
             limits,
         ))
     }
-}
 
-impl std::fmt::Debug for WasmKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WasmKind")
-            .field("engine", &self.engine)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Kind for WasmKind {
-    fn name(&self) -> Tag {
-        KIND
-    }
-
-    fn spawn(
+    /// Starts a program.
+    pub(crate) fn start(
         &self,
         identity: Identity,
         program: &Program,
         environment: Environment,
-    ) -> Result<Running, SpawnError> {
+    ) -> Result<Arc<Seat>, SpawnError> {
         let installed = self
             .programs
             .get(program)
@@ -179,7 +167,30 @@ impl Kind for WasmKind {
         cpu::limit(&seat, &seat.cpu, &limits);
         warm_soon(installed);
         seat.start(guest);
-        Ok(running(seat))
+        Ok(seat)
+    }
+}
+
+impl std::fmt::Debug for WasmKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WasmKind")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Kind for WasmKind {
+    fn name(&self) -> Tag {
+        KIND
+    }
+
+    fn spawn(
+        &self,
+        identity: Identity,
+        program: &Program,
+        environment: Environment,
+    ) -> Result<Running, SpawnError> {
+        self.start(identity, program, environment).map(running)
     }
 
     fn prepare(

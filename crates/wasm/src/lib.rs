@@ -2,6 +2,7 @@
 
 pub mod builder;
 pub mod cache;
+mod code;
 mod control;
 mod cpu;
 mod describe;
@@ -17,12 +18,14 @@ mod installed;
 mod kind;
 mod machine;
 mod memory;
+mod outer;
 mod owned;
 mod pages;
 pub mod pass;
 mod pool;
 mod portable;
 mod seat;
+mod stack;
 mod stop;
 mod wait;
 

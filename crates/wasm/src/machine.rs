@@ -13,6 +13,7 @@ use wasmtime::{AsContextMut, Extern, Func, Instance, Store, Val, ValType};
 use crate::control::Control;
 use crate::frames::{self, Frame, KeptReferences, ReadFramesError};
 use crate::installed::{CompiledContinuations, InstallError, Installed, Place};
+use crate::outer::Outer;
 use crate::pass::{Import, Param, ValueType, names, routines::Kept};
 
 /// How a call, or a piece of it, ended.
@@ -45,6 +46,8 @@ pub(crate) struct Machine {
     pub(crate) control: Arc<Control>,
     /// Innermost first.
     pub(crate) frames: VecDeque<Frame<Val>>,
+    /// The same while it runs, for others.
+    pub(crate) outer: Arc<Outer>,
     instances: HashMap<usize, Instance>,
 }
 
@@ -59,6 +62,7 @@ impl Machine {
             instance,
             control,
             frames: VecDeque::new(),
+            outer: Arc::default(),
             instances: HashMap::new(),
         }
     }
@@ -72,6 +76,7 @@ impl Machine {
         args: &[Val],
         cancelled: impl Fn(&mut T) -> bool,
     ) -> Result<Ended, MachineError> {
+        self.outer.set(std::iter::empty());
         let results = self.run(store, function, args).await?;
         match self.after_call(store, results, &cancelled)? {
             None => Ok(Ended::Stopped),
@@ -91,12 +96,14 @@ impl Machine {
             .map(|frame| self.installed.entry(frame))
             .collect::<Result<Vec<_>, _>>();
         self.installed.prepare(&keys?)?;
+        self.outer.set(self.frames.iter().map(Frame::spot));
         let mut results: Option<Vec<Val>> = None;
         while let Some(mut frame) = self.frames.pop_front() {
             if let Some(results) = results.take() {
                 frame.results = Some(results);
             }
             let (function, args) = self.continuation(store, &frame).await?;
+            self.outer.pop();
             let returned = self.run(store, function, &args).await?;
             match self.after_call(store, returned, &cancelled)? {
                 None => return Ok(Ended::Stopped),

@@ -14,7 +14,7 @@ use crate::describe;
 use crate::guest::Guest;
 use crate::kind::KIND;
 use crate::portable::{FRAMES, STATE, VERSION, WASI};
-use crate::seat::{Asked, Seat};
+use crate::seat::{Asked, Seat, Unseen};
 
 pub(crate) fn running(seat: Arc<Seat>) -> Running {
     let control = Control::new(seat.clone());
@@ -33,29 +33,45 @@ impl Process for Sitting {
         self.seat.pages.clone()
     }
 
-    fn waypoints(&self, _: Duration) -> Result<Vec<Waypoint>, PauseRefused> {
-        let reason = "processes of this kind cannot be looked at while they run yet".into();
-        Err(PauseRefused::Immovable { reason })
-    }
-
-    fn pause_among(self: Box<Self>, _: &BTreeSet<Waypoint>, _: Duration) -> Pausing {
-        let reason = "processes of this kind cannot be looked at while they run yet".into();
-        Pausing::Refused(self, PauseRefused::Immovable { reason })
+    fn waypoints(&self, within: Duration) -> Result<Vec<Waypoint>, PauseRefused> {
+        self.seat.look(within).map_err(|unseen| match unseen {
+            Unseen::Ended => PauseRefused::Ended,
+            Unseen::TimedOut => PauseRefused::TimedOut { within },
+            Unseen::Busy => busy(),
+            Unseen::Unknown => PauseRefused::Immovable {
+                reason: "it cannot be seen where it stands".into(),
+            },
+        })
     }
 
     fn pause(self: Box<Self>, within: Duration) -> Pausing {
-        match self.seat.park(within) {
+        let asked = self.seat.park(within);
+        self.paused(asked, within)
+    }
+
+    fn pause_among(self: Box<Self>, ready: &BTreeSet<Waypoint>, within: Duration) -> Pausing {
+        let asked = self.seat.park_among(ready, within);
+        self.paused(asked, within)
+    }
+}
+
+impl Sitting {
+    fn paused(self: Box<Self>, asked: Asked, within: Duration) -> Pausing {
+        match asked {
             Asked::Parked => Pausing::Paused(Box::new(Standing {
                 seat: self.seat,
                 guest: Held::Parked,
             })),
             Asked::Exited(exit) => Pausing::Exited(exit),
             Asked::TimedOut => Pausing::Refused(self, PauseRefused::TimedOut { within }),
-            Asked::Busy => {
-                let reason = "it is being stopped by somebody else: try again".into();
-                Pausing::Refused(self, PauseRefused::Immovable { reason })
-            }
+            Asked::Busy => Pausing::Refused(self, busy()),
         }
+    }
+}
+
+fn busy() -> PauseRefused {
+    PauseRefused::Immovable {
+        reason: "it is being stopped by somebody else: try again".into(),
     }
 }
 

@@ -56,6 +56,12 @@ impl GuestPages {
     }
 }
 
+/// Finds changed pages. Opened with the kind, since its process may be confined afterwards.
+pub(crate) fn scanner() -> &'static Scanner {
+    static SCANNER: OnceLock<Scanner> = OnceLock::new();
+    SCANNER.get_or_init(Scanner::new)
+}
+
 fn system<E: std::error::Error + Send + Sync + 'static>(
     doing: &'static str,
 ) -> impl Fn(E) -> MemoryError {
@@ -121,8 +127,7 @@ impl sterna_process::Memory for GuestPages {
     }
 
     fn changed(&self) -> Result<PageRuns, MemoryError> {
-        static SCANNER: OnceLock<Scanner> = OnceLock::new();
-        let scanner = SCANNER.get_or_init(Scanner::new);
+        let scanner = scanner();
         let mut changed = PageRuns::new();
         for (index, region) in self.regions.iter().enumerate() {
             let pages = scanner

@@ -3,8 +3,12 @@
 //! While the guest runs, the task has it. To be captured it is stopped ([`crate::stop`]), unwinds, and is
 //! left here; from then on whoever takes it has it.
 
+mod look;
+
+pub(crate) use look::Unseen;
+
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use sterna_process::{
@@ -16,6 +20,8 @@ use crate::cpu::{CpuMeter, Limited};
 use crate::describe;
 use crate::exit::{exit_of, exit_of_panic};
 use crate::guest::{Guest, Stretch};
+use crate::installed::Installed;
+use crate::outer::Outer;
 use crate::pages::GuestPages;
 use crate::pool::{Pool, Shift, queue_again};
 use crate::stop::{Signals, Stopper, Stopping};
@@ -28,6 +34,9 @@ pub(crate) struct Seat {
     pub(crate) stopper: Arc<Stopper>,
     pub(crate) cpu: Arc<CpuMeter>,
     signals: Arc<Signals>,
+    /// Its guest has it while it lives.
+    installed: Weak<Installed>,
+    outer: Arc<Outer>,
     memory_peak: AtomicU64,
     standing: Mutex<Standing>,
     changed: Condvar,
@@ -84,6 +93,8 @@ impl Seat {
             stopper: guest.stopper.clone(),
             cpu,
             signals: host.signals.clone(),
+            installed: Arc::downgrade(&guest.machine.installed),
+            outer: guest.machine.outer.clone(),
             memory_peak: AtomicU64::new(0),
             standing: Mutex::default(),
             changed: Condvar::new(),
@@ -208,7 +219,13 @@ impl Seat {
     pub(crate) fn park(&self, within: Duration) -> Asked {
         let until = Instant::now() + within;
         let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.stop(until) {
+        let stopping = self.stop(until);
+        self.asked(stopping)
+    }
+
+    /// What came of stopping the guest. The caller holds `stopping`.
+    fn asked(&self, stopping: Stopping) -> Asked {
+        match stopping {
             Stopping::Parked if self.signals.killed.load(Ordering::Acquire) => {
                 self.stopper.release(Verdict::Unwind);
                 Asked::Exited(self.wait_for_exit())
@@ -258,12 +275,7 @@ impl Seat {
         // Nobody tells it to give way, or stops it, between the two: the word would be cleared after it was set.
         let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         self.standing().paused = false;
-        let killed = self.signals.killed.load(Ordering::Acquire);
-        self.stopper.release(if killed {
-            Verdict::Unwind
-        } else {
-            Verdict::Continue
-        });
+        self.release();
     }
 
     /// Makes a parked guest unwind and takes it; `None` if it was killed.

@@ -8,8 +8,9 @@
 
 use std::ffi::c_int;
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sterna_sys::gate::{self, Arrival, Gate, RequestError, Verdict};
@@ -18,7 +19,10 @@ use wasmtime::Store;
 use wasmtime::unix::StoreExt;
 
 use crate::control::Control;
+use crate::installed::Installed;
+use crate::pass::Spot;
 use crate::pool::Pool;
+use crate::stack::{self, Calls, Unknown};
 
 /// Where a guest stops.
 pub(crate) struct Stopper {
@@ -37,6 +41,10 @@ pub(crate) struct Signals {
     pub(crate) waiting: AtomicBool,
     /// Whether it is to end.
     pub(crate) killed: AtomicBool,
+    /// Whether who stops it will ask where it stands.
+    pub(crate) looked_at: AtomicBool,
+    /// What it told of its stack before it parked in a host call.
+    pub(crate) calls: Mutex<Calls>,
     /// Whether its word is set: what it does now is saving its frames.
     pub(crate) unwinding: AtomicBool,
 }
@@ -105,6 +113,36 @@ impl Stopper {
             self.open(0);
         }
         stopping
+    }
+
+    /// Shows `see` where the parked guest's frames stand that are on its stack, innermost first, until it breaks off.
+    pub(crate) fn walk(
+        &self,
+        installed: &Installed,
+        see: &mut dyn FnMut(Spot) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Unknown> {
+        match self.signals.gate.stopped_at() {
+            Some(registers) => {
+                // SAFETY: 1. It faulted at its poll page, so it is in code that the engine made, which keeps frame
+                // pointers, and stands still until it is released. 2. `walk` stops at the first address that is not
+                // in a function of such code.
+                let callers = unsafe { registers.callers() };
+                stack::walk(installed, registers, callers, see)
+            }
+            None => {
+                let calls = self.signals.calls.lock();
+                stack::walk_calls(
+                    installed,
+                    &calls.unwrap_or_else(PoisonError::into_inner),
+                    see,
+                )
+            }
+        }
+    }
+
+    /// Whether the parked guest is in a host call.
+    pub(crate) fn waits(&self) -> bool {
+        self.signals.gate.stopped_at().is_none()
     }
 
     /// Lets a parked guest go on, or unwind.

@@ -1,6 +1,7 @@
 //! The machine stopped at every point of small programs.
 
 mod hostile;
+mod looks;
 mod modules;
 mod programs;
 mod shapes;

@@ -18,7 +18,7 @@ pub(super) mod descriptor {
 }
 
 /// Most parts that a task makes.
-pub(super) const PARTS_MAX: usize = 4;
+pub(super) const PARTS_MAX: usize = 5;
 /// Longest message, in bytes.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Longest text in a message, in bytes.

@@ -134,12 +134,13 @@ impl Builder {
             let job = self.job(Task::Program(self.options.clone()), false);
             let parts = self.in_process(&Build { job, input: bytes }, on_progress)?;
             if let Some(parts) = parts {
-                let [artifact, metadata, points, data] =
+                let [artifact, metadata, points, marks, data] =
                     parts.try_into().map_err(|_| nonsense())?;
                 return Ok(MadeProgram {
                     artifact: Artifact::handed_over(artifact),
                     metadata,
                     points,
+                    marks,
                     data,
                 });
             }

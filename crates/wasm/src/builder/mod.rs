@@ -3,7 +3,7 @@
 //! ```text
 //!   Builder::program ─► start ──JOB, INPUT──► run(): confine itself, then check, instrument, compile
 //!                         │ ◄───REPORT pipe──  confinement, stages, result
-//!                         │ ◄───OUTPUT────────  memory files: artifact, metadata, points
+//!                         │ ◄───OUTPUT────────  memory files: artifact, metadata, points, marks
 //!                         └─ limits and signals become errors that name the limit
 //! ```
 //!

@@ -136,6 +136,7 @@ fn make(job: &Job, bytes: Vec<u8>, report: &mut Report) -> Result<Vec<Vec<u8>>, 
                 made.artifact.into_bytes(),
                 made.metadata,
                 made.points,
+                made.marks,
                 made.data,
             ])
         }

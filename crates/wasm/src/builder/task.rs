@@ -34,6 +34,8 @@ pub(crate) struct MadeProgram {
     pub(crate) metadata: Vec<u8>,
     /// A [`pass::PointTable`].
     pub(crate) points: Vec<u8>,
+    /// [`pass::Marks`].
+    pub(crate) marks: Vec<u8>,
     /// The bytes of the initial images.
     pub(crate) data: Vec<u8>,
 }
@@ -58,6 +60,7 @@ pub(super) fn program(
         artifact,
         metadata: encode(postcard::to_stdvec(&known.metadata))?,
         points: encode(postcard::to_stdvec(&known.points))?,
+        marks: encode(postcard::to_stdvec(&known.marks))?,
         data: known.data,
     })
 }

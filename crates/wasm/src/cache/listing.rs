@@ -8,7 +8,7 @@ use sterna_process::{Plain, ProgramId};
 
 use super::error::{FindError, RemoveError};
 use super::folder::{self, Folder, Lock};
-use super::shelf::{CONTINUATION_PREFIX, META, Main};
+use super::shelf::{CODE_SUFFIX, CONTINUATION_PREFIX, META, Main};
 use super::{INDEX, PROGRAMS, ProgramCache, files, index};
 
 /// Beginning of the names of folders that are being removed.
@@ -250,11 +250,9 @@ impl ProgramCache {
         for made in subfolders(folder.path()) {
             for file in std::fs::read_dir(&made).into_iter().flatten().flatten() {
                 let bytes = length(&file.path());
-                if file
-                    .file_name()
-                    .to_string_lossy()
-                    .starts_with(CONTINUATION_PREFIX)
-                {
+                let name = file.file_name();
+                let name = name.to_string_lossy();
+                if name.starts_with(CONTINUATION_PREFIX) && name.ends_with(CODE_SUFFIX) {
                     entry.continuation_bytes += bytes;
                 } else {
                     entry.artifact_bytes += bytes;

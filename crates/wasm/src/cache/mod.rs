@@ -39,7 +39,7 @@ pub use error::{
 };
 pub use listing::{Entry, Prune, Pruned};
 pub(crate) use native::take as take_artifact;
-pub(crate) use shelf::{CONTINUATION_BYTES_MAX, Continuation, Shelf};
+pub(crate) use shelf::{CONTINUATION_BYTES_MAX, Continuation, KeptMarks, Shelf};
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;

@@ -7,9 +7,11 @@
 //!                 main.meta          Main: checksums, Metadata
 //!                 main.cwasm         native code
 //!                 points             PointTable
+//!                 marks              pass::Marks
 //!                 images             pages with data of the initial memories
 //!                 continuations      Vec<Kept>: the modules of continuations and what is in each
 //!                 cont-HASH.cwasm    native code
+//!                 cont-HASH.marks    pass::Marks
 //!                 verified           see `verified`
 //! ```
 //!
@@ -20,7 +22,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -35,16 +37,19 @@ use super::folder::{Folder, Lock};
 use super::native;
 use super::verified::Verified;
 use crate::builder::{Artifact, Builder, MadeProgram};
-use crate::installed::{CompiledContinuations, Key, Metadata, images};
+use crate::installed::{CompiledContinuations, Key, MarksAt, Metadata, images};
 use crate::memory::Initial;
-use crate::pass::{Import, Param, PointTable};
+use crate::pass::{Continuations, Import, Marks, Param, PointTable};
 
 pub(super) const META: &str = "main.meta";
 const ARTIFACT: &str = "main.cwasm";
 const POINTS: &str = "points";
+const MARKS: &str = "marks";
 const IMAGES: &str = "images";
 const CONTINUATIONS: &str = "continuations";
 pub(super) const CONTINUATION_PREFIX: &str = "cont-";
+/// How the names of files with native code end.
+pub(super) const CODE_SUFFIX: &str = ".cwasm";
 /// Native code of continuations that is kept of one program, in bytes.
 pub(crate) const CONTINUATION_BYTES_MAX: u64 = 512 << 20;
 /// Modules of continuations that are kept of one program.
@@ -60,6 +65,7 @@ pub(super) struct Main {
     module: Sum,
     artifact: Sum,
     points: Sum,
+    marks: Sum,
     images: Sum,
     metadata: Metadata,
 }
@@ -85,6 +91,8 @@ pub(crate) struct Shelf {
     module_bytes: u64,
     points: File,
     points_sum: Sum,
+    marks: File,
+    marks_sum: Sum,
     builder: Builder,
     /// Who writes it, if this process does not.
     elsewhere: Option<Arc<dyn Elsewhere>>,
@@ -131,6 +139,7 @@ impl Shelf {
         };
         let artifact = open(&made, ARTIFACT, &main.artifact)?;
         let points = open(&made, POINTS, &main.points)?.0;
+        let marks = open(&made, MARKS, &main.marks)?.0;
         let module = open(folder.path(), super::folder::MODULE, &main.module)?.0;
         let data = open(&made, IMAGES, &main.images)?;
         verified.remember(&made);
@@ -159,6 +168,8 @@ impl Shelf {
             module_bytes: main.module.bytes,
             points,
             points_sum: main.points,
+            marks,
+            marks_sum: main.marks,
             builder: builder.clone(),
             elsewhere,
             listing: Mutex::default(),
@@ -200,6 +211,7 @@ impl Shelf {
         write(folder.path(), super::folder::MODULE, module)?;
         write(&shelf, ARTIFACT, made.artifact.bytes())?;
         write(&shelf, POINTS, &made.points)?;
+        write(&shelf, MARKS, &made.marks)?;
         write(&shelf, IMAGES, &made.data)?;
         let invalid = |source: io::Error| KeepError {
             path: shelf.join(META),
@@ -211,6 +223,7 @@ impl Shelf {
             module: Sum::of(module),
             artifact: Sum::of(made.artifact.bytes()),
             points: Sum::of(&made.points),
+            marks: Sum::of(&made.marks),
             images: Sum::of(&made.data),
             metadata: metadata.map_err(invalid)?,
         };
@@ -256,6 +269,11 @@ impl Shelf {
         postcard::from_bytes(&bytes).map_err(io::Error::other)
     }
 
+    pub(crate) fn marks(&self) -> io::Result<Marks> {
+        let bytes = read_all(&self.marks, self.marks_sum.bytes)?;
+        postcard::from_bytes(&bytes).map_err(io::Error::other)
+    }
+
     /// Those modules of continuations that hold any of `keys` and that this process has not yet taken.
     pub(crate) fn take(&self, keys: &[Key]) -> Vec<(CompiledContinuations, Vec<Continuation>)> {
         let mut listing = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -278,6 +296,8 @@ impl Shelf {
                     CompiledContinuations {
                         module,
                         imports: kept.imports,
+                        marks: MarksAt::Shelf(KeptMarks(self.made.join(marks_file(&kept.file)))),
+                        code: OnceLock::new(),
                     },
                     kept.entries,
                 )),
@@ -311,14 +331,14 @@ impl Shelf {
     pub(crate) fn put(
         &self,
         artifact: &Artifact,
-        imports: &[Import],
+        built: &Continuations,
         entries: &[Continuation],
         mine: bool,
         wait: Duration,
     ) -> Result<(), KeepError> {
         let sum = Sum::of(artifact.bytes());
         let digits = blake3::Hash::from_bytes(sum.hash).to_hex();
-        let file = format!("{CONTINUATION_PREFIX}{}.cwasm", &digits[..16]);
+        let file = format!("{CONTINUATION_PREFIX}{}{CODE_SUFFIX}", &digits[..16]);
         let failed = |source| KeepError {
             path: self.made.join(&file),
             source,
@@ -333,6 +353,8 @@ impl Shelf {
         {
             return Err(failed(io::ErrorKind::QuotaExceeded.into()));
         }
+        let marks = files::encode(&built.marks).map_err(failed)?;
+        files::write(&self.made, &marks_file(&file), &marks).map_err(failed)?;
         files::write(&self.made, &file, artifact.bytes()).map_err(failed)?;
         if mine {
             listing.taken.insert(file.clone());
@@ -342,12 +364,27 @@ impl Shelf {
         listing.kept.push(Kept {
             file: file.clone(),
             sum,
-            imports: imports.to_vec(),
+            imports: built.imports.clone(),
             entries: entries.to_vec(),
         });
         let record = files::encode(&listing.kept).map_err(failed)?;
         files::write(&self.made, CONTINUATIONS, &record).map_err(failed)
     }
+}
+
+/// Where the marks of a module of continuations are kept: read if anybody looks at a guest that runs it.
+#[derive(Debug)]
+pub(crate) struct KeptMarks(PathBuf);
+
+impl KeptMarks {
+    pub(crate) fn read(&self) -> io::Result<Marks> {
+        files::read_record(&self.0)
+    }
+}
+
+/// Name of the file with the marks of a module of continuations.
+fn marks_file(artifact: &str) -> String {
+    format!("{}.marks", artifact.trim_end_matches(CODE_SUFFIX))
 }
 
 impl Listing {

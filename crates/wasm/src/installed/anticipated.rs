@@ -74,7 +74,7 @@ impl Installed {
         let artifact = builder.module(&built.wasm, false, silent);
         let artifact = artifact.map_err(InstallError::from)?;
         let entries = continuations_of(&built);
-        Ok(shelf.put(&artifact, &built.imports, &entries, false, KEEP_WAIT)?)
+        Ok(shelf.put(&artifact, &built, &entries, false, KEEP_WAIT)?)
     }
 
     /// The continuations for `waypoints`.

@@ -2,14 +2,15 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use wasmtime::Module;
 
-use super::{InstallError, Installed, Origin};
+use super::{InstallError, Installed, MarksAt, Origin};
 use crate::builder::{Artifact, BuildError, OnProgress, Progress};
 use crate::cache::{CONTINUATION_BYTES_MAX, Continuation, ReadModuleError, take_artifact};
+use crate::code::CodeMap;
 use crate::frames::Frame;
 use crate::pass::{
     self, ContinuationBuilder, Continuations, Entry, Import, Param, Spot, Stop, names,
@@ -31,6 +32,9 @@ pub(crate) struct CompiledContinuations {
     pub(crate) module: Module,
     /// What its imports are, in order.
     pub(crate) imports: Vec<Import>,
+    pub(crate) marks: MarksAt,
+    /// Made when somebody looks.
+    pub(crate) code: OnceLock<Option<CodeMap>>,
 }
 
 impl CompiledContinuations {
@@ -136,10 +140,12 @@ impl Installed {
         let compiled = CompiledContinuations {
             module: module.map_err(InstallError::Compile)?,
             imports: built.imports.clone(),
+            marks: MarksAt::Memory(built.marks.clone()),
+            code: OnceLock::new(),
         };
         self.adopt(compiled, &entries);
         if let Some(artifact) = artifact {
-            self.keep(artifact, built.imports, entries);
+            self.keep(artifact, built, entries);
         }
         Ok(())
     }
@@ -203,7 +209,7 @@ impl Installed {
             summary.compiled += keys.len();
             let put = shelf.put(
                 &artifact,
-                &built.imports,
+                &built,
                 &continuations_of(&built),
                 false,
                 Duration::ZERO,
@@ -274,6 +280,7 @@ impl Installed {
     /// Makes the continuations of a module known.
     fn adopt(&self, compiled: CompiledContinuations, entries: &[Continuation]) {
         let compiled = Arc::new(compiled);
+        self.add_code(&compiled);
         let mut known = self
             .continuations
             .write()
@@ -291,13 +298,13 @@ impl Installed {
     }
 
     /// Puts a module on the shelf, on a thread of its own: the caller may be in the middle of a move.
-    fn keep(&self, artifact: Artifact, imports: Vec<Import>, entries: Vec<Continuation>) {
+    fn keep(&self, artifact: Artifact, built: Continuations, entries: Vec<Continuation>) {
         let Origin::Shelf(shelf) = &self.origin else {
             return;
         };
         let shelf = shelf.clone();
         let keeper = std::thread::Builder::new().name("keep".into()).spawn(move || {
-            if let Err(error) = shelf.put(&artifact, &imports, &entries, true, KEEP_WAIT) {
+            if let Err(error) = shelf.put(&artifact, &built, &entries, true, KEEP_WAIT) {
                 tracing::warn!(%error, reason = %error.source, "a compiled continuation is not kept");
             }
         });
@@ -362,7 +369,9 @@ mod tests {
         for entry in std::fs::read_dir(folder).unwrap().flatten() {
             if entry.path().is_dir() {
                 files.extend(kept(&entry.path()));
-            } else if entry.file_name().to_string_lossy().starts_with("cont-") {
+            } else if entry.path().extension().is_some_and(|it| it == "cwasm")
+                && entry.file_name().to_string_lossy().starts_with("cont-")
+            {
                 files.push(entry.path());
             }
         }

@@ -15,9 +15,10 @@ use wasmparser::ValType;
 
 use super::calls::CallGraph;
 use super::cost::Charges;
-use super::emit::{self, Entry, Target};
+use super::emit::{self, Emitted, Entry, Target};
 use super::encoding::encoded;
 use super::look::Look;
+use super::marks::Marks;
 use super::module::Module;
 use super::plan::{Plan, PointKind, outlined_loops};
 use super::record::Field;
@@ -54,6 +55,8 @@ pub struct Continuations {
     pub imports: Vec<Import>,
     /// What it exports: a name and the parameters for each entry asked for.
     pub entries: Vec<(u32, Entry, String, Vec<Param>)>,
+    /// Where the code of its points lies.
+    pub marks: Marks,
 }
 
 /// Builds continuations for one program.
@@ -249,7 +252,7 @@ struct Writer<'b> {
     /// Continuations in this module, in the order of their indices.
     local: Vec<(u32, Entry)>,
     local_index: HashMap<(u32, Entry), u32>,
-    bodies: Vec<(u32, wasm_encoder::Function, Vec<u32>)>,
+    bodies: Vec<(u32, Emitted)>,
 }
 
 impl<'b> Writer<'b> {
@@ -285,7 +288,7 @@ impl<'b> Writer<'b> {
             let plan = &plans[&function];
             let emitted = emit::emit(plan, entry, self)?;
             let ty = self.signature(&emitted.params, &emitted.results);
-            self.bodies.push((ty, emitted.function, emitted.unlikely));
+            self.bodies.push((ty, emitted));
         }
         Ok(())
     }
@@ -339,9 +342,10 @@ impl<'b> Writer<'b> {
             CodeSection::new(),
             BranchHints::new(),
         );
-        for (index, (ty, function, unlikely)) in (self.imported..).zip(&self.bodies) {
+        for (index, (ty, emitted)) in (self.imported..).zip(&self.bodies) {
             functions.function(*ty);
-            code.function(function);
+            code.function(&emitted.function);
+            let unlikely = &emitted.unlikely;
             if self.builder.hints && !unlikely.is_empty() {
                 let hint = |&at: &u32| BranchHint {
                     branch_func_offset: at,
@@ -378,8 +382,11 @@ impl<'b> Writer<'b> {
             out.section(&hints);
         }
         out.section(&code);
+        let wasm = out.finish();
+        let marks = self.bodies.iter().map(|(_, emitted)| &emitted.marks[..]);
         Continuations {
-            wasm: out.finish(),
+            marks: Marks::place(&wasm, marks),
+            wasm,
             imports: names,
             entries,
         }

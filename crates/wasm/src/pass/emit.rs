@@ -21,6 +21,7 @@
 //! for the point at its header.
 
 mod cold;
+mod depth;
 mod entry;
 mod locals;
 mod stops;
@@ -31,10 +32,11 @@ use wasmparser::{Operator, ValType};
 
 use super::encoding::encoded;
 use super::look::Look;
+use super::marks::Mark;
 use super::plan::{FrameKind, Plan, Point, Values};
 use super::record::{self, Field};
 use super::routines::Helper;
-use super::{InstrumentError, limits};
+use super::{InstrumentError, Spot, limits};
 use locals::{Key, Locals};
 
 /// Where a function is entered.
@@ -87,6 +89,8 @@ pub(crate) struct Emitted {
     pub(crate) function: wasm_encoder::Function,
     /// Byte offsets, from the start of the function, of branches that are not taken.
     pub(crate) unlikely: Vec<u32>,
+    /// Where the code of its points lies, from the start of the function.
+    pub(crate) marks: Vec<Mark>,
 }
 
 /// Writes `plan`'s function as entered at `entry`.
@@ -112,6 +116,7 @@ pub(crate) fn emit(
         live: true,
         cold: Vec::new(),
         branches: Vec::new(),
+        marks: Vec::new(),
         headers: 0,
     };
     let first = emitter.enter()?;
@@ -171,6 +176,8 @@ struct Emitter<'p, 'a> {
     cold: Vec<usize>,
     /// Offsets in `body` of the branches to cold code.
     branches: Vec<usize>,
+    /// Where in `body` the code of points lies.
+    marks: Vec<Mark>,
     /// Loop headers polled so far.
     headers: u32,
 }
@@ -330,6 +337,17 @@ impl<'a> Emitter<'_, 'a> {
             .map_err(InstrumentError::from)?;
         instruction.encode(&mut self.body);
         Ok(())
+    }
+
+    /// Notes that a frame whose code is what was written since `start` stands at `op`, or `after` it.
+    fn mark(&mut self, start: usize, op: usize, after: bool) {
+        let spot = Spot {
+            function: self.plan.function,
+            offset: self.plan.ops[op].offset,
+            after,
+        };
+        self.marks
+            .push(Mark::of(start..self.body.len(), Some(spot)));
     }
 
     fn call_helper(&mut self, helper: Helper) {
@@ -519,44 +537,6 @@ impl<'a> Emitter<'_, 'a> {
         self.live = falls_out;
     }
 
-    /// Takes the function's share of the call depth, or traps if there is not enough left.
-    fn charge(&mut self, charge: u32) {
-        let depth = self.target.depth();
-        let before = self.locals.get(Key::Depth, ValType::I32);
-        let after = self.locals.get(Key::DepthInside, ValType::I32);
-        self.put(&Instruction::GlobalGet(depth));
-        self.put(&Instruction::LocalTee(before));
-        self.put(&Instruction::I32Const(-(charge as i32)));
-        self.put(&Instruction::I32Add);
-        self.put(&Instruction::LocalTee(after));
-        self.put(&Instruction::GlobalSet(depth));
-        self.put(&Instruction::LocalGet(after));
-        self.put(&Instruction::I32Const(0));
-        self.put(&Instruction::I32LtS);
-        self.branches.push(self.body.len());
-        self.put(&Instruction::If(BlockType::Empty));
-        self.put(&Instruction::Unreachable);
-        self.put(&Instruction::End);
-    }
-
-    /// Gives the function's share of the call depth back. A function entered at its beginning remembers
-    /// what there was, so that counting one call does not wait for counting the one before.
-    fn refund(&mut self) {
-        let Some(charge) = self.target.charge(self.plan.function) else {
-            return;
-        };
-        let depth = self.target.depth();
-        if self.entry == Entry::Start {
-            let before = self.locals.get(Key::Depth, ValType::I32);
-            self.put(&Instruction::LocalGet(before));
-        } else {
-            self.put(&Instruction::GlobalGet(depth));
-            self.put(&Instruction::I32Const(charge as i32));
-            self.put(&Instruction::I32Add);
-        }
-        self.put(&Instruction::GlobalSet(depth));
-    }
-
     fn finish(mut self) -> Result<Emitted, InstrumentError> {
         if self.live {
             self.refund();
@@ -586,12 +566,14 @@ impl<'a> Emitter<'_, 'a> {
             .iter()
             .map(|&at| (start + at) as u32)
             .collect();
+        let marks = self.marks.iter().map(|mark| mark.moved(start)).collect();
         function.raw(before).raw(self.body).raw(after);
         Ok(Emitted {
             params: self.locals.params,
             results,
             function,
             unlikely,
+            marks,
         })
     }
 }

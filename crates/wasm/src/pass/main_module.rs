@@ -19,6 +19,7 @@ use super::calls::CallGraph;
 use super::cost::{self, Charges};
 use super::emit::{self, Emitted, Entry, Target};
 use super::look::Look;
+use super::marks::{Mark, Marks};
 use super::module::Module;
 use super::plan::{Plan, outlined_loops};
 use super::points::PointTableBuilder;
@@ -45,10 +46,14 @@ pub(crate) fn build(module: &Module, options: &Options) -> Result<Instrumented, 
         builder.function(&plan)?;
     }
     let control_pages = builder.charges.control_pages();
+    builder.helpers();
     let wasm = builder.finish(&segments, control_pages)?;
+    let marks = builder.bodies.values().map(|body| &body.marks[..]);
+    let marks = Marks::place(&wasm, marks);
     Ok(Instrumented {
         wasm,
         points: points.finish(),
+        marks,
         segments: segments.into_pieces(),
         depth: cost::BUDGET,
         control_pages,
@@ -80,6 +85,7 @@ struct Body {
     ty: u32,
     function: Function,
     unlikely: Vec<u32>,
+    marks: Vec<Mark>,
 }
 
 impl<'m> Builder<'m> {
@@ -144,6 +150,7 @@ impl<'m> Builder<'m> {
             ty,
             function: emitted.function,
             unlikely: emitted.unlikely,
+            marks: emitted.marks,
         };
         self.bodies.insert(index, body);
     }
@@ -177,12 +184,14 @@ impl<'m> Builder<'m> {
             let (params, results) = routines::signature(module, helper);
             let ty = self.types.signature(&params, &results);
             let function = routines::body(helper, &places);
+            let all = Mark::of(0..function.byte_len(), None);
             self.bodies.insert(
                 index,
                 Body {
                     ty,
                     function,
                     unlikely: Vec::new(),
+                    marks: vec![all],
                 },
             );
         }
@@ -200,11 +209,10 @@ impl<'m> Builder<'m> {
     }
 
     fn finish(
-        mut self,
+        &mut self,
         segments: &Segments,
         control_pages: u32,
     ) -> Result<Vec<u8>, InstrumentError> {
-        self.helpers();
         let module = self.module;
         self.check_limits()?;
         let mut functions = FunctionSection::new();

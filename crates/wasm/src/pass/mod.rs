@@ -4,7 +4,7 @@
 //! - `module` the original module by index, `calls` which of its functions may unwind
 //! - `plan` what is known of one function (`read`, `polls`, `liveness`, `sharing` fill it in), `points` the
 //!   same for the whole program, to be kept beside it
-//! - `spot` where a frame can stand, as a number
+//! - `spot` where a frame can stand, as a number; `marks` where its code is
 //! - `record` how a stopped function's values lie in memory
 //! - `emit` writes a body, for `main_module` (with `routines`, `segments`) and `continuation`; `look`
 //!   is how a guest looks at the word, `signatures` and `encoding` are what all writers share
@@ -25,6 +25,7 @@ pub(crate) mod limits;
 mod liveness;
 mod look;
 mod main_module;
+mod marks;
 pub(crate) mod module;
 pub(crate) mod names;
 mod plan;
@@ -40,6 +41,7 @@ mod spot;
 
 pub use continuation::{ContinuationBuilder, Continuations, Import, Param};
 pub use emit::Entry;
+pub use marks::Marks;
 pub use points::{PointEntry, PointTable, Stop, ValueType};
 pub use segments::Piece;
 
@@ -47,7 +49,7 @@ pub(crate) use module::Module;
 pub(crate) use spot::Spot;
 
 /// Version of the pass: compiled artifacts of another version are not used.
-pub const PASS_VERSION: u32 = 3;
+pub const PASS_VERSION: u32 = 4;
 
 /// What the pass may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -81,6 +83,8 @@ pub struct Instrumented {
     pub wasm: Vec<u8>,
     /// Where it can be stopped.
     pub points: PointTable,
+    /// Where the code of its points lies.
+    pub marks: Marks,
     /// What was in its active data segments.
     pub segments: Vec<Piece>,
     /// The call depth that a new instance begins with.

@@ -1,12 +1,13 @@
 //! A place in a program, in terms of its original module: [`Spot`].
 
+use serde::{Deserialize, Serialize};
 use sterna_process::Waypoint;
 
 const AFTER_BITS: u32 = 1;
 const OFFSET_BITS: u32 = u32::BITS;
 
 /// Where a frame of a program can stand. The same for every version of the pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Spot {
     /// Original function index.
     pub(crate) function: u32,

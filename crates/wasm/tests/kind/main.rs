@@ -7,6 +7,7 @@
 //! - `limits` what a process may use
 //! - `entry` what of a program is called, and what is refused
 //! - `forged` images that no process made
+//! - `waypoints` where a running process stands, and pausing it where its target is ready
 //! - `many` lots of processes, and what they leave behind
 
 mod entry;
@@ -18,3 +19,4 @@ mod many;
 mod moves;
 mod pause;
 mod rig;
+mod waypoints;

@@ -26,6 +26,7 @@ impl<'a> Emitter<'_, 'a> {
             }
             PointKind::Bulk => self.bulk(index, operator, point),
             PointKind::Call | PointKind::Import => {
+                let start = self.body.len();
                 match operator {
                     Operator::ReturnCall { function_index } => {
                         self.reencode(&Operator::Call {
@@ -34,6 +35,8 @@ impl<'a> Emitter<'_, 'a> {
                     }
                     _ => self.reencode(operator)?,
                 }
+                // Who waits in the host is cancelled when it is stopped, and calls again.
+                self.mark(start, index, point.kind == PointKind::Call);
                 let results: Vec<u32> = (0u32..)
                     .zip(&point.results)
                     .map(|(at, &ty)| self.field(Field::Result(at), ty))
@@ -56,8 +59,12 @@ impl<'a> Emitter<'_, 'a> {
     /// Loads the word and leaves for the cold code of the point at `op` if it is set.
     pub(super) fn poll(&mut self, op: usize) {
         let control = self.target.control();
+        let start = self.body.len();
         self.target.look().encode(control, &mut self.body);
         self.branch_to_cold(op, 0);
+        let point = self.plan.point_at(op).expect("only points are polled");
+        let after = matches!(point.kind, PointKind::Call | PointKind::Import);
+        self.mark(start, op, after);
     }
 
     /// As [`Emitter::poll`], at the header of a loop.
@@ -65,10 +72,12 @@ impl<'a> Emitter<'_, 'a> {
         let control = self.target.control();
         // The first copy is for the points that are no loops.
         self.headers += 1;
+        let start = self.body.len();
         self.target
             .look()
             .encode_at_header(control, self.headers, &mut self.body);
         self.branch_to_cold(op, 0);
+        self.mark(start, op, false);
     }
 
     /// `nested`: labels opened since, that `depth` does not count.
@@ -120,7 +129,9 @@ impl<'a> Emitter<'_, 'a> {
         operands
             .iter()
             .for_each(|&local| self.put(&Instruction::LocalGet(local)));
+        let start = self.body.len();
         self.call_helper(helper);
+        self.mark(start, index, false);
         let done = self.locals.get(Key::Done(types[2]), types[2]);
         self.put(&Instruction::LocalSet(done));
         self.advance(&operands, &types, moved, done);

@@ -1,0 +1,219 @@
+//! A program cache that one process only reads and another writes for it.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow::{self, Continue};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use sterna_process::{
+    Environment, Exit, Identity, Kind, PageSet, Paused, Pausing, Program, ProgramId, Resources,
+    Running, WAYPOINTS_MAX, Waypoint,
+};
+use sterna_wasm::builder::{BuildLimits, Launch, Progress};
+use sterna_wasm::cache::{Elsewhere, ElsewhereError, ProgramCache};
+use sterna_wasm::{AnticipateError, Engine, EngineOptions, WasmKind};
+
+/// Long enough that only a mistake exceeds it.
+const LONG: Duration = Duration::from_secs(60);
+
+fn silent(_: Progress) -> ControlFlow<()> {
+    Continue(())
+}
+
+fn engine() -> Engine {
+    Engine::new(EngineOptions::default()).unwrap()
+}
+
+/// The node's service: it may write the cache.
+struct Service {
+    cache: ProgramCache,
+    asked: AtomicUsize,
+    prepared: Mutex<BTreeSet<Waypoint>>,
+    answers: bool,
+}
+
+impl Service {
+    fn new(directory: &Path, answers: bool) -> Arc<Service> {
+        let cache = ProgramCache::open(directory, engine(), BuildLimits::default()).unwrap();
+        let builder = Launch::Process {
+            program: env!("CARGO_BIN_EXE_sterna-wasm-builder").into(),
+            arguments: Vec::new(),
+        };
+        Arc::new(Service {
+            cache: cache.launch(builder),
+            asked: AtomicUsize::new(0),
+            prepared: Mutex::default(),
+            answers,
+        })
+    }
+
+    fn add(&self, name: &str) -> Program {
+        let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests/wasm");
+        let bytes = std::fs::read(guests.join(format!("{name}.wasm"))).unwrap();
+        let bytes: Arc<[u8]> = bytes.into();
+        self.cache.add(&bytes, Some(name), &mut silent).unwrap();
+        Program::installed(ProgramId::of(&bytes))
+    }
+}
+
+impl Elsewhere for Service {
+    fn prepare(&self, program: ProgramId, waypoints: &[Waypoint]) -> Result<(), ElsewhereError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if !self.answers {
+            let reason = "it is tired".into();
+            return Err(ElsewhereError { reason });
+        }
+        self.prepared.lock().unwrap().extend(waypoints);
+        let prepared = self.cache.prepare(&program, waypoints);
+        prepared.map_err(|error| ElsewhereError {
+            reason: error.to_string(),
+        })
+    }
+}
+
+/// A runner: it only reads.
+fn reader(service: &Arc<Service>) -> WasmKind {
+    let engine = engine();
+    let directory = service.cache.directory();
+    let cache = ProgramCache::open_read_only(directory, engine.clone(), service.clone());
+    WasmKind::new(engine, Arc::new(cache.unwrap())).unwrap()
+}
+
+fn start(kind: &WasmKind, program: &Program, arguments: &[&str]) -> Running {
+    let arguments = std::iter::once(&"program").chain(arguments);
+    let environment = Environment {
+        arguments: arguments.map(std::ffi::OsString::from).collect(),
+        ..Environment::default()
+    };
+    kind.spawn(Identity::new(), program, environment).unwrap()
+}
+
+fn paused(running: Running) -> Box<dyn Paused> {
+    match running.process.pause(LONG) {
+        Pausing::Paused(paused) => paused,
+        _ => panic!("it runs"),
+    }
+}
+
+/// Every file below, with its length and last change.
+fn contents(folder: &Path) -> BTreeSet<(String, u64, std::time::SystemTime)> {
+    let mut all = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let (path, metadata) = {
+            let entry = entry.unwrap();
+            (entry.path(), entry.metadata().unwrap())
+        };
+        if metadata.is_dir() {
+            all.extend(contents(&path));
+        }
+        let name = path.display().to_string();
+        all.insert((name, metadata.len(), metadata.modified().unwrap()));
+    }
+    all
+}
+
+#[test]
+fn who_only_reads_runs_programs_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::new(&folder.path().join("cache"), true);
+    let program = service.add("hello");
+    let before = contents(folder.path());
+    let running = start(&reader(&service), &program, &[]);
+    assert_eq!(running.control.wait(LONG), Some(Exit::Code(0)));
+    assert_eq!(contents(folder.path()), before);
+    assert_eq!(service.asked.load(Ordering::Relaxed), 0);
+    // What is not there cannot be had, not even from its bytes: nothing is built here.
+    let other = Program::from_bytes(wat::parse_str("(module (func (export \"_start\")))").unwrap());
+    let spawned = reader(&service).spawn(Identity::new(), &other, Environment::default());
+    assert!(spawned.is_err());
+    assert_eq!(contents(folder.path()), before);
+}
+
+#[test]
+fn what_is_missing_is_asked_for_once_and_then_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::new(&folder.path().join("cache"), true);
+    let program = service.add("sqlite");
+    let (source, target) = (reader(&service), reader(&service));
+    let running = start(&source, &program, &["2000", "1000000"]);
+    let mut ready = BTreeSet::new();
+    let until = Instant::now() + LONG;
+    let mut process = running.process;
+    let mut moved = loop {
+        let waypoints = process.waypoints(LONG).unwrap();
+        target.anticipate(&program, &waypoints).unwrap();
+        ready.extend(waypoints);
+        assert!(Instant::now() < until, "it is never ready");
+        match process.pause_among(&ready, Duration::from_millis(20)) {
+            Pausing::Paused(paused) => break paused,
+            Pausing::Refused(again, _) => process = again,
+            Pausing::Exited(exit) => panic!("{exit}"),
+        }
+    };
+    assert!(service.prepared.lock().unwrap().is_subset(&ready));
+    let asked = service.asked.load(Ordering::Relaxed);
+    assert!(asked > 0);
+    let image = moved.capture().unwrap();
+    let arriving = target.prepare(&program, &image.header.layout).unwrap();
+    let pages = PageSet::read_from(&*moved.memory(), &moved.memory().changed().unwrap()).unwrap();
+    pages.install_into(&*arriving.memory()).unwrap();
+    let arrived = arriving.finish(image, Resources::default(), None).unwrap();
+    assert_eq!(
+        service.asked.load(Ordering::Relaxed),
+        asked,
+        "all was ready"
+    );
+    moved.discard();
+    let running = arrived.resume();
+    assert_eq!(running.control.wait(Duration::from_millis(50)), None);
+    // It can be looked at and stopped here as anywhere, in code that came off the shelf.
+    assert!(!running.process.waypoints(LONG).unwrap().is_empty());
+    let resumed = paused(running).resume();
+    resumed.control.kill();
+    assert_eq!(resumed.control.wait(LONG), Some(Exit::Killed));
+    // A second reader finds all of it.
+    let third = reader(&service);
+    let waypoints: Vec<Waypoint> = ready.into_iter().collect();
+    third.anticipate(&program, &waypoints).unwrap();
+    assert_eq!(service.asked.load(Ordering::Relaxed), asked);
+}
+
+#[test]
+fn who_gets_no_answer_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::new(&folder.path().join("cache"), false);
+    let program = service.add("count");
+    let kind = reader(&service);
+    let running = start(&kind, &program, &["200", "20000000"]);
+    let waypoints = running.process.waypoints(LONG).unwrap();
+    let error = kind.anticipate(&program, &waypoints).unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("it is tired"), "{cause}");
+    running.control.kill();
+}
+
+#[test]
+fn who_asks_may_ask_for_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::new(&folder.path().join("cache"), true);
+    let program = service.add("count").id();
+    let prepare = |waypoints: &[Waypoint]| service.cache.prepare(&program, waypoints);
+    for nonsense in [0, 7, u64::MAX, 1 << 40] {
+        let prepared = prepare(&[Waypoint(nonsense)]);
+        assert!(matches!(prepared, Err(AnticipateError::Unknown(found)) if found.0 == nonsense));
+    }
+    let many: Vec<_> = (0..=WAYPOINTS_MAX as u64).map(Waypoint).collect();
+    assert!(matches!(
+        prepare(&many),
+        Err(AnticipateError::TooMany { .. })
+    ));
+    let unknown = ProgramId::of(b"no such program");
+    let prepared = service.cache.prepare(&unknown, &[]);
+    assert!(matches!(
+        prepared,
+        Err(AnticipateError::UnknownProgram { .. })
+    ));
+    prepare(&[]).unwrap();
+}
