@@ -91,7 +91,10 @@ fn main() -> ExitCode {
     // First of all, while there is one thread: these roles confine themselves.
     match std::env::args_os().nth(1) {
         Some(role) if role == kinds::BUILDER => return sterna_wasm::builder::run(),
-        Some(role) if role == runner::RUNNER => return runner::run(),
+        Some(role) if role == runner::RUNNER => {
+            log_warnings();
+            return runner::run();
+        }
         Some(role) if role == workshop::TREE => return sterna_sys::trees::run_helper(),
         _ => {}
     }

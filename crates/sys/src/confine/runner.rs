@@ -103,6 +103,13 @@ const IOCTL: &[u64] = &[
 /// `_IOR('T', 0x2A, struct termios2)`, which newer C libraries ask first.
 const TCGETS2: u64 = 0x802C_542A;
 
+/// Options of sockets that were handed over, by level and name: for how long to wait, and not to hold packets back.
+const SOCKET_OPTIONS: &[(u64, u64)] = &[
+    (libc::SOL_SOCKET as u64, libc::SO_RCVTIMEO as u64),
+    (libc::SOL_SOCKET as u64, libc::SO_SNDTIMEO as u64),
+    (libc::IPPROTO_TCP as u64, libc::TCP_NODELAY as u64),
+];
+
 /// `UFFD_USER_MODE_ONLY`: faults of the kernel cannot be held up, as an unprivileged process may not in any case.
 const UFFD_USER_MODE_ONLY: u64 = 1;
 
@@ -114,7 +121,11 @@ pub(super) fn conditional() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendEr
         .map(|request| SeccompRule::new(vec![is(1, *request)?]));
     let user_mode = Op::MaskedEq(UFFD_USER_MODE_ONLY);
     let connected = SeccompCondition::new(4, Len::Qword, Op::Eq, 0)?;
+    let options = SOCKET_OPTIONS
+        .iter()
+        .map(|(level, name)| SeccompRule::new(vec![is(1, *level)?, is(2, *name)?]));
     Ok(BTreeMap::from([
+        (libc::SYS_setsockopt, options.collect::<Result<_, _>>()?),
         (libc::SYS_ioctl, requests.collect::<Result<_, _>>()?),
         (
             libc::SYS_userfaultfd,
