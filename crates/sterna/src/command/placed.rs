@@ -124,7 +124,7 @@ impl Placed<'_> {
                 .spawn(move || give_input(&which, process))
                 .context("could not start the thread that reads standard input")?;
         }
-        Follow::of(self.which, process).to_the_end()?;
+        Follow::of(self.which, process).until_the_end()?;
         super::wait::outcome(self.which, process, true)
     }
 }
