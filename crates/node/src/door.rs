@@ -4,9 +4,10 @@
 //! |---|---|---|---|
 //! | status, nodes | yes | yes | |
 //! | invite, join, remove, stop | yes | | |
-//! | status of the registry, its backups | yes | | |
+//! | status of the registry, its backups, moving it | yes | | |
 //! | be admitted | | yes, to no effect | yes, with a ticket |
 //! | registry | | yes; it looks at whose records they are | |
+//! | take a piece of the registry; follow it | | yes; from its home only; as far as it is signed | |
 //!
 //! A removed node is nobody, with a ticket or without.
 
@@ -64,8 +65,8 @@ impl Authority {
 pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
     use Authority::{Local, Member, Removed, Stranger};
     use Request::{
-        Admit, Invite, Join, Nodes, Registry, RegistryBackup, RegistryRestore, RegistryStatus,
-        Remove, Status, Stop,
+        Admit, Invite, Join, Nodes, Registry, RegistryBackup, RegistryMove, RegistryMoved,
+        RegistryRestore, RegistryStatus, RegistryTake, Remove, Status, Stop,
     };
     match (authority, request) {
         (Removed(_), _) => Err(Failure::new(
@@ -75,16 +76,21 @@ pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
         )),
         (Local { .. } | Member(_), Status | Nodes)
         | (Local { .. }, Invite { .. } | Join { .. } | Remove { .. } | Stop)
-        | (Local { .. }, RegistryStatus | RegistryBackup { .. } | RegistryRestore { .. })
+        | (
+            Local { .. },
+            RegistryStatus | RegistryBackup { .. } | RegistryRestore { .. } | RegistryMove { .. },
+        )
         | (Member(_) | Stranger(_), Admit { .. })
-        | (Member(_), Registry(_)) => Ok(()),
+        | (Member(_), Registry(_) | RegistryTake(_) | RegistryMoved(_)) => Ok(()),
         (Stranger(_), _) => Err(forbidden(
             "this node does not know you: join its cluster with a ticket of `sterna node invite`",
         )),
         (Member(_), _) => Err(forbidden(
             "only users of the node's own machine may ask that",
         )),
-        (Local { .. }, Admit { .. } | Registry(_)) => Err(forbidden("only nodes may ask that")),
+        (Local { .. }, Admit { .. } | Registry(_) | RegistryTake(_) | RegistryMoved(_)) => {
+            Err(forbidden("only nodes may ask that"))
+        }
     }
 }
 
@@ -120,6 +126,18 @@ mod tests {
             (Request::Remove { node: id }, "l"),
             (Request::Stop, "l"),
             (Request::RegistryStatus, "l"),
+            (Request::RegistryMove { to: id }, "l"),
+            (Request::RegistryMoved(Vec::new()), "m"),
+            (
+                Request::RegistryTake(crate::message::Piece {
+                    number: 1,
+                    total: 1,
+                    offset: 0,
+                    hash: [0; 32],
+                    bytes: vec![0],
+                }),
+                "m",
+            ),
             (Request::RegistryBackup { file: "/x".into() }, "l"),
             (Request::RegistryRestore { file: "/x".into() }, "l"),
             (
