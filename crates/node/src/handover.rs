@@ -19,7 +19,7 @@ pub struct Handover {
     pub from: NodeId,
     /// Who serves it from then on.
     pub to: NodeId,
-    /// Which one, from 1.
+    /// Greater than that of all before: its time in milliseconds since 1970, or one more than the last.
     pub number: u64,
     /// Ed25519, by the key of `from`.
     signature: Vec<u8>,

@@ -65,7 +65,9 @@ impl Service {
     ) -> Result<Handover, Failure> {
         fault::point("frozen").await;
         let mut roster = registry.roster_now().await?;
-        let number = roster.handovers.last().map_or(0, |last| last.number) + 1;
+        // The time, so that it grows even if a registry was lost, and with it which ones there were.
+        let last = roster.handovers.last().map_or(0, |last| last.number);
+        let number = now_ms().max(last + 1);
         let dump = embedded.dump().await?;
         let body = postcard::to_stdvec(&dump).map_err(internal)?;
         let hash = *blake3::hash(&body).as_bytes();

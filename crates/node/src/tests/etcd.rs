@@ -1,12 +1,13 @@
 //! The registry in a real etcd, which the tests start: one member, and three of which one is killed.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -217,6 +218,48 @@ fn watches_and_leases_are_those_of_etcd() {
 fn creation(process: ProcessId, name: &str) -> RegistryRequest {
     let info = Box::new(info(ONE, Some(name)));
     RegistryRequest::CreateRecord { process, info }
+}
+
+#[test]
+fn processes_that_are_started_at_once_have_their_names() {
+    const COUNT: usize = 512;
+    const AT_ONCE: usize = 32;
+    if !is_here() {
+        return;
+    }
+    let cluster = Cluster::start(1);
+    let registry = Arc::new(Registry::new(cluster.store("a"), ONE));
+    on_runtime(async {
+        let begun = Instant::now();
+        let mut tasks = JoinSet::new();
+        for task in 0..AT_ONCE {
+            let registry = Arc::clone(&registry);
+            tasks.spawn(async move {
+                for number in (task..COUNT).step_by(AT_ONCE) {
+                    // Each name is wanted twice: one of the two gets it.
+                    let asked = creation(ProcessId::random(), &format!("p{}", number / 2));
+                    match registry.answer(ONE, asked).await {
+                        Ok(_) => {}
+                        Err(failure) => assert_eq!(failure.kind, FailureKind::Taken, "{failure}"),
+                    }
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+        let rate = COUNT as f64 / begun.elapsed().as_secs_f64();
+        println!("{COUNT} processes, half of them refused: {rate:.0} a second");
+        let request = RegistryRequest::Processes {
+            ended: true,
+            after: None,
+        };
+        let Ok(Reply::Processes(page)) = registry.answer(ONE, request).await else {
+            panic!("no list")
+        };
+        let names: BTreeSet<String> = page.entries.into_iter().flat_map(|one| one.name).collect();
+        assert_eq!(names.len(), COUNT / 2);
+    });
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub(crate) mod node;
 pub(crate) mod nodes;
 pub(crate) mod programs;
 pub(crate) mod ps;
+pub(crate) mod registry;
 pub(crate) mod run;
 pub(crate) mod steer;
 pub(crate) mod thaw;

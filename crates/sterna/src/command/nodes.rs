@@ -186,7 +186,7 @@ impl Rm {
 }
 
 /// The node that a user means: by its whole name, or by the beginning of its id.
-fn find(nodes: &Nodes, wanted: &str) -> Result<NodeId> {
+pub(super) fn find(nodes: &Nodes, wanted: &str) -> Result<NodeId> {
     let members = || nodes.nodes.iter().map(|seen| &seen.member);
     let named = members().find(|member| member.about.name == wanted);
     if let Some(member) = named {
