@@ -44,6 +44,15 @@ pub const PAGE_ENTRIES_MAX: usize = 1024;
 /// Length from which on an answer with several processes is ended: the last one may exceed it.
 pub const PAGE_BYTES_MAX: usize = 2 << 20;
 
+/// Pieces in which a registry goes to another node, in bytes: one fits into a request.
+pub const PIECE_BYTES_MAX: usize = 48 << 10;
+/// Largest registry that goes to another node, in bytes.
+pub const REGISTRY_BYTES_MAX: u64 = 1 << 30;
+/// How often the registry is asked for where it has moved to, for one request.
+pub const MOVES_FOLLOWED_MAX: usize = 4;
+/// Handovers of the registry that are remembered. Who has missed more has to join again.
+pub const HANDOVERS_MAX: usize = 32;
+
 /// From the first packet of a connection until both sides have said hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// For a whole request to arrive, and for a reply to be taken.

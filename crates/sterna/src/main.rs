@@ -72,6 +72,7 @@ enum Command {
     Programs(command::programs::Programs),
     Node(command::node::NodeCommand),
     Nodes(command::nodes::NodesCommand),
+    Registry(command::registry::RegistryCommand),
     Doctor(command::doctor::Doctor),
     Demo(command::demo::Demo),
     /// Prints what a shell needs to complete sterna's commands and options.
@@ -117,6 +118,7 @@ fn main() -> ExitCode {
         Command::Programs(programs) => programs.run(),
         Command::Node(node) => node.run(),
         Command::Nodes(nodes) => nodes.run(),
+        Command::Registry(registry) => registry.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Demo(demo) => demo.run(),
         Command::Completions { shell } => {

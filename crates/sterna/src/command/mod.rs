@@ -12,6 +12,7 @@ pub(crate) mod nodes;
 pub(crate) mod placed;
 pub(crate) mod programs;
 pub(crate) mod ps;
+pub(crate) mod registry;
 pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod steer;
