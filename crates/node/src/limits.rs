@@ -119,6 +119,10 @@ pub const EVENTS_MAX: usize = 4096;
 pub const NEWS_WITHIN: Duration = Duration::from_secs(8);
 /// How often records are compared with what the runner holds, without being asked.
 pub const COMPARE_EVERY: Duration = Duration::from_secs(10);
+/// How often output is looked for that nobody can ask for any more.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// For how long such output is kept after it was last written.
+pub const SWEEP_AFTER: Duration = Duration::from_secs(3600);
 /// For a runner that was started to listen.
 pub const RUNNER_WITHIN: Duration = Duration::from_secs(20);
 /// When a node stops: for the end of its processes to be written down.

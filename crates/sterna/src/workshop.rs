@@ -1,11 +1,12 @@
 //! What this program does for a node that hosts processes: makes programs ready, starts runners, detaches directories.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use sterna_node::Workshop as NodeWorkshop;
@@ -24,12 +25,17 @@ pub(crate) const TREE: &str = "__tree";
 #[derive(Debug)]
 pub(crate) struct Workshop {
     cache: ProgramCache,
+    /// Programs whose moves are being prepared, or have been.
+    expected: Mutex<HashSet<ProgramId>>,
 }
 
 impl Workshop {
     pub(crate) fn new() -> Result<Self> {
         let (_, cache) = kinds::cache(&BuildOptions::default())?;
-        Ok(Self { cache })
+        Ok(Self {
+            cache,
+            expected: Mutex::default(),
+        })
     }
 }
 
@@ -68,7 +74,10 @@ impl NodeWorkshop for Workshop {
     }
 
     fn expect_moves(&self, program: &ProgramId) {
-        if let Some(installed) = self.cache.ready(program) {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        if expected.insert(*program)
+            && let Some(installed) = self.cache.ready(program)
+        {
             kinds::prepare_moves(installed);
         }
     }

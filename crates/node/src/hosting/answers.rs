@@ -141,6 +141,11 @@ impl Service {
                 Ok(None)
             }
             HostingRequest::Channel { attempt } => {
+                // Attempts are in the registry, where every node can read them.
+                if hosting.source_of(attempt).await != Some(node) {
+                    let message = "no process is coming from you by that move";
+                    return Err(Failure::new(FailureKind::Forbidden, message));
+                }
                 let expected = hosting.channels.expect(connection, attempt);
                 expected.map(Some)
             }
@@ -357,6 +362,12 @@ impl Hosting {
             end,
         };
         self.ask_about(process, order).await.map(drop)
+    }
+
+    async fn source_of(&self, attempt: Attempt) -> Option<NodeId> {
+        let (source, answered) = oneshot::channel();
+        self.tell(Input::SourceOf { attempt, source });
+        answered.await.ok().flatten()
     }
 
     async fn cancel(&self, attempt: Attempt) -> Result<(), Failure> {

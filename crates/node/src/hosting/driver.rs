@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::news::News;
 use super::{Hosting, Runner};
-use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX};
+use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX, SWEEP_EVERY};
 use crate::message::{How, MoveReport, RegistryRequest, Reply, SwapBytes};
 use crate::service::Service;
 
@@ -44,6 +44,11 @@ pub(super) enum Input {
     Cancel {
         attempt: Attempt,
         done: oneshot::Sender<Result<(), sterna_migration::moves::CancelError>>,
+    },
+    /// From where a process is coming by this attempt, if it is.
+    SourceOf {
+        attempt: Attempt,
+        source: oneshot::Sender<Option<NodeId>>,
     },
     /// Where an arriving process will be, before [`Event::Admitted`].
     Place(Attempt, Box<Place>, Vec<OwnedFd>),
@@ -158,6 +163,7 @@ impl Driver {
     }
 
     async fn run(&mut self, inputs: &mut mpsc::UnboundedReceiver<Input>) -> Ended {
+        let mut sweep = interval(SWEEP_EVERY);
         let mut compare = interval(COMPARE_EVERY);
         compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -177,6 +183,7 @@ impl Driver {
                     self.moves.handle_timeout(self.now());
                 }
                 _ = compare.tick() => self.compare(),
+                _ = sweep.tick() => self.sweep(),
             }
             self.carry_out_all();
         }
@@ -204,6 +211,9 @@ impl Driver {
             }
             Input::Cancel { attempt, done } => {
                 let _ = done.send(self.moves.cancel(now, attempt.process));
+            }
+            Input::SourceOf { attempt, source } => {
+                let _ = source.send(self.moves.source_of(attempt));
             }
             Input::Place(attempt, place, descriptors) => {
                 self.places.insert(attempt, (place, descriptors));
@@ -262,6 +272,12 @@ impl Driver {
             }
             Said::Answer { .. } => {}
         }
+    }
+
+    /// Removes the output of processes that the registry has forgotten, one hour after it was last written.
+    fn sweep(&self) {
+        let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
+        tokio::spawn(async move { service.sweep_logs(&hosting).await });
     }
 
     /// Has the records of all that is held, and of all that the registry thinks is here, compared.
