@@ -13,10 +13,27 @@ mod unix;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
+pub(crate) use source::{Direction, Source};
+
 pub use pipe::{PipeReader, PipeWriter, pipe};
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;
 pub use unix::{UnixListener, UnixStream};
+
+/// Connects to a host by name or address, to the first of its addresses that answers.
+///
+/// # Errors
+/// As [`resolve`], or as the last try to connect.
+pub fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut failed = io::ErrorKind::NotFound.into();
+    for address in resolve(host, port)? {
+        match TcpStream::connect(address) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
 
 /// The addresses of a host. Names are looked up by [`blocking`](crate::blocking); an address is itself.
 ///

@@ -9,12 +9,14 @@
 //! | `park`, `cancel`, `local`, `group` | sleeping and waking; ending from outside; thread-locals; fair shares |
 //! | [`sync`] | locks, semaphores, barriers, channels: they block only the thread that waits |
 //! | [`io`] | sockets and pipes in the manner of the standard library, that stop only the thread that waits |
+//! | [`fs`], [`process`] | files and child processes in the same manner |
 //! | `blocking` | calls that block in the kernel, moved out of the way |
 //! | `record`, `owned`, `packet`, `here` | what is known of a thread; the part that only its kernel thread touches; its result; who runs here |
 //! | `wait` | tickets: what everything that blocks is built on |
 //! | `worker` | user threads: queues, timers, switching |
 //! | `kernel` | threads of the kernel |
 //! | `monitor` | noticing threads that never give way |
+//! | `ring` | calls that the kernel carries out meanwhile |
 //! | `poller` | sleeping until a descriptor, a timer or another thread wakes |
 //!
 //! # What siblings share
@@ -31,7 +33,7 @@
 //!   the kernel. A panic ends its thread only; one that starts in a destructor while another is on its way ends the
 //!   process.
 //! - After `fork` only the kernel thread that called it exists in the child, so no worker does: start a program there
-//!   and nothing else. `std::process::Command` is safe to use; within [`blocking`] it holds nobody up.
+//!   and nothing else. `std::process::Command` is safe to use; started by [`process`] it holds nobody up.
 //! - Signal handlers run on the stack of whichever thread the kernel picks, unless they ask for the alternate one
 //!   (`SA_ONSTACK`): ask for it, since stacks of user threads are small. Nothing here uses signals, except that a fault
 //!   on a guard page is recognised, said to be an overflow of the thread by its name, and ends the process.
@@ -43,6 +45,7 @@
 
 mod blocking;
 mod cancel;
+pub mod fs;
 mod group;
 mod here;
 pub mod io;
@@ -53,7 +56,9 @@ mod owned;
 mod packet;
 mod park;
 mod poller;
+pub mod process;
 mod record;
+mod ring;
 mod runtime;
 mod scope;
 mod spawn;

@@ -18,6 +18,8 @@ use crate::wait::Line;
 const EVENTS_MAX: usize = 256;
 /// The event by which other threads interrupt.
 const INTERRUPT: u64 = u64::MAX;
+/// The event of the worker's ring, which the worker looks at by itself after each poll.
+const RING: u64 = u64::MAX - 1;
 
 pub(crate) struct Poller {
     epoll: OwnedFd,
@@ -99,11 +101,18 @@ impl Poller {
         for event in &events {
             let (key, flags) = (event.data.u64(), event.flags);
             if key != INTERRUPT
+                && key != RING
                 && let Some(edges) = self.edges(key)
             {
                 edges.happened(flags);
             }
         }
+    }
+
+    /// Lets answers in a ring end the sleep of the worker.
+    pub(crate) fn watch_ring(&self, ring: impl AsFd) -> io::Result<()> {
+        let data = EventData::new_u64(RING);
+        Ok(epoll::add(&self.epoll, ring, data, EventFlags::IN)?)
     }
 
     fn edges(&self, key: u64) -> Option<Arc<Edges>> {

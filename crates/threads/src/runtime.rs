@@ -38,6 +38,7 @@ pub struct RuntimeBuilder {
     workers: Option<usize>,
     stack_bytes: Option<usize>,
     name: String,
+    io_uring: bool,
 }
 
 impl RuntimeBuilder {
@@ -56,6 +57,13 @@ impl RuntimeBuilder {
     /// A name for its kernel threads.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// Whether files go through io_uring if the kernel has it, which is so unless this says otherwise; without it they go
+    /// through [`blocking`](crate::blocking).
+    pub fn io_uring(mut self, yes: bool) -> Self {
+        self.io_uring = yes;
         self
     }
 
@@ -80,7 +88,7 @@ impl RuntimeBuilder {
         };
         let slab = Slab::new(self.stack_bytes.unwrap_or(STACK_BYTES), Guards::Marks)
             .map_err(io::Error::other)?;
-        let shared = Arc::new(Shared::new(count, slab)?);
+        let shared = Arc::new(Shared::new(count, slab, self.io_uring)?);
         let mut runtime = Runtime {
             home: Home::Workers(Arc::clone(&shared)),
             implementation: self.implementation,
@@ -128,6 +136,7 @@ impl Runtime {
             workers: None,
             stack_bytes: None,
             name: "worker".to_owned(),
+            io_uring: true,
         }
     }
 
@@ -204,6 +213,7 @@ impl Runtime {
             Home::Kernel(_) => Arc::new(Shared::new(
                 0,
                 Slab::new(STACK_BYTES, Guards::Marks).map_err(io::Error::other)?,
+                false,
             )?),
         };
         Monitor::start(shared, threshold, report)

@@ -11,7 +11,7 @@ mod queue;
 mod run;
 mod timers;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ pub(crate) use inbox::Inbox;
 
 use crate::here;
 use crate::record::{Place, Record};
+use crate::ring::Ring;
 use queue::{Pick, RunQueue};
 use timers::Timers;
 
@@ -37,6 +38,7 @@ const STEAL_MAX: usize = 64;
 pub(crate) struct Shared {
     pub(crate) inboxes: Vec<Arc<Inbox>>,
     pub(crate) slab: Arc<Slab>,
+    io_uring: bool,
     closing: AtomicBool,
     /// Workers that sleep or are about to.
     sleepers: AtomicUsize,
@@ -44,11 +46,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(workers: usize, slab: Arc<Slab>) -> std::io::Result<Self> {
+    pub(crate) fn new(workers: usize, slab: Arc<Slab>, io_uring: bool) -> std::io::Result<Self> {
         let inboxes = (0..workers).map(|_| Inbox::new().map(Arc::new));
         Ok(Self {
             inboxes: inboxes.collect::<Result<_, _>>()?,
             slab,
+            io_uring,
             closing: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
@@ -96,6 +99,8 @@ pub(crate) struct Worker {
     number: usize,
     queue: RefCell<RunQueue>,
     timers: RefCell<Timers>,
+    /// Made for the first call that needs it; `None` in it if there is to be none or the kernel has none.
+    ring: OnceCell<Option<Ring>>,
     live: RefCell<Live>,
     /// Stacks of the runtime's slab, ready for use.
     stacks: RefCell<Vec<Stack>>,
@@ -186,6 +191,7 @@ impl Worker {
             shared,
             queue: RefCell::default(),
             timers: RefCell::default(),
+            ring: OnceCell::new(),
             live: RefCell::default(),
             stacks: RefCell::default(),
             retired: Cell::new(None),
@@ -199,6 +205,18 @@ impl Worker {
             looking: Cell::new(false),
             calls_left: Cell::new(CALLS_MAX),
             newcomers_first: Cell::new(false),
+        }
+    }
+
+    /// What calls to files go through, if the kernel has it.
+    pub(crate) fn ring(&self) -> Option<&Ring> {
+        let make = || self.shared.io_uring.then(|| Ring::new(&self.inbox.poller));
+        self.ring.get_or_init(|| make().flatten()).as_ref()
+    }
+
+    fn reap(&self) {
+        if let Some(Some(ring)) = self.ring.get() {
+            ring.reap();
         }
     }
 
@@ -363,6 +381,7 @@ impl Worker {
         if self.inbox.poller.is_watching() {
             self.inbox.poller.poll(Some(Duration::ZERO));
         }
+        self.reap();
         self.expire(now);
         self.looking.set(false);
         self.queue.borrow_mut().tidy();
@@ -424,6 +443,7 @@ impl Worker {
             }
             self.looking.set(true);
             self.inbox.poller.poll(timeout);
+            self.reap();
             self.looking.set(false);
         }
         self.shared.sleepers.fetch_sub(1, Ordering::SeqCst);

@@ -15,7 +15,7 @@ use crate::record::Blocked;
 use crate::wait::{Cancel, Outcome, Waiting};
 use crate::worker::Worker;
 
-pub(super) struct Source<F: AsFd> {
+pub(crate) struct Source<F: AsFd> {
     inner: F,
     pub(super) read_timeout: Timeout,
     pub(super) write_timeout: Timeout,
@@ -25,7 +25,7 @@ pub(super) struct Source<F: AsFd> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     Read,
     Write,
 }
@@ -56,7 +56,7 @@ impl Default for Timeout {
 
 impl<F: AsFd> Source<F> {
     /// Makes the descriptor non-blocking.
-    pub(super) fn new(inner: F) -> io::Result<Self> {
+    pub(crate) fn new(inner: F) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&inner, true)?;
         Ok(Self {
             inner,
@@ -109,7 +109,7 @@ impl<F: AsFd> Source<F> {
     }
 
     /// Waits until it is worth another try.
-    pub(super) fn wait(&self, direction: Direction, deadline: Option<Instant>) -> io::Result<()> {
+    pub(crate) fn wait(&self, direction: Direction, deadline: Option<Instant>) -> io::Result<()> {
         if here::with_worker(|worker| worker.is_some()) {
             self.wait_at_poller(direction, deadline)
         } else {

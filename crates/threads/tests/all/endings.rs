@@ -1,6 +1,5 @@
 //! Panics, cancellation, overflows, groups, the end of the runtime, idleness, and many threads.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,27 +9,7 @@ use sterna_threads::{
     yield_now,
 };
 
-use crate::{IMPLEMENTATIONS, on_all};
-
-/// Set in a child process to the test that it runs.
-const CHILD: &str = "STERNA_THREADS_CHILD";
-
-/// Runs a test in a process of its own: what it returned and wrote, or nothing in that process itself.
-fn in_child(test: &str) -> Option<(bool, String)> {
-    if std::env::var_os(CHILD).is_some() {
-        return None;
-    }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--include-ignored"])
-        .env(CHILD, test)
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    Some((
-        output.status.success(),
-        String::from_utf8_lossy(&text).into_owned(),
-    ))
-}
+use crate::{IMPLEMENTATIONS, in_child, on_all};
 
 struct Count(Arc<AtomicUsize>);
 
