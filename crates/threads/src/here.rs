@@ -69,6 +69,13 @@ pub(crate) fn record() -> Arc<Record> {
     })
 }
 
+/// The record of the running thread, to be put into a queue that it waits in: the reference by which a user thread was
+/// itself taken from a queue, if it still has that, and so costs nothing.
+#[inline]
+pub(crate) fn record_to_queue() -> Arc<Record> {
+    with_worker(|worker| worker.and_then(Worker::take_spare)).unwrap_or_else(record)
+}
+
 /// A kernel thread that this package did not make gets a record when it first asks.
 #[cold]
 fn adopt() -> *const Record {

@@ -19,9 +19,8 @@ use sterna_sys::stacks::Slab;
 
 use crate::group::GroupState;
 use crate::kernel::KernelRuntime;
-use crate::owned::Owned;
+use crate::owned::{Owned, RuntimeOf};
 use crate::spawn::Priority;
-use crate::worker::Shared;
 
 const RUNNING: u32 = 0;
 const BLOCKED: u32 = 1;
@@ -64,7 +63,7 @@ pub(crate) struct Record {
 pub(crate) enum Place {
     /// A worker, by its number, which is known once the thread has started.
     User {
-        shared: Arc<Shared>,
+        runtime: RuntimeOf,
         worker: AtomicUsize,
         /// Where its stack comes from, if not from the runtime's own slab.
         slab: Option<Arc<Slab>>,

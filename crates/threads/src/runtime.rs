@@ -193,7 +193,7 @@ impl Runtime {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        builder.spawn_in(self.home.clone(), f)
+        builder.spawn_in(&self.home, f)
     }
 }
 
@@ -255,11 +255,18 @@ pub(crate) enum Home {
 impl Home {
     /// The runtime of the running thread.
     pub(crate) fn of_this_thread() -> io::Result<Self> {
-        if let Some(shared) =
-            here::with_worker(|worker| worker.map(|worker| Arc::clone(&worker.shared)))
-        {
-            return Ok(Self::Workers(shared));
-        }
+        Self::with_this_threads(Self::clone)
+    }
+
+    /// Calls `f` with it. A worker has it at hand, which saves counting one reference more for each thread.
+    pub(crate) fn with_this_threads<R>(f: impl FnOnce(&Self) -> R) -> io::Result<R> {
+        here::with_worker(|worker| match worker {
+            Some(worker) => Ok(f(&worker.home)),
+            None => Self::of_this_kernel_thread().map(|home| f(&home)),
+        })
+    }
+
+    fn of_this_kernel_thread() -> io::Result<Self> {
         here::with_record(|record| match &record.place {
             Place::Kernel {
                 runtime: Some(runtime),

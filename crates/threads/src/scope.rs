@@ -168,7 +168,7 @@ impl Builder {
         // waits for that, however it is left. 2. The handle, which may hold the result, cannot outlive the scope. 3. If
         // no thread can be made, the body is dropped before this function returns.
         let body = unsafe { erase(body) };
-        let launched = self.launch(scope.home.clone(), body);
+        let launched = self.launch(&scope.home, body);
         if launched.is_err() {
             scope.state.ended();
         }

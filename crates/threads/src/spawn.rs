@@ -10,8 +10,8 @@ use sterna_sys::stacks::{Guards, Slab};
 use crate::group::Group;
 use crate::here;
 use crate::local;
-use crate::owned::{Body, Owned};
-use crate::packet::Packet;
+use crate::owned::{Body, Owned, RuntimeOf};
+use crate::packet::{Receiver, packet};
 use crate::record::{Given, Place, Record, next_id};
 use crate::runtime::Home;
 use crate::wait::Cancel;
@@ -87,19 +87,18 @@ pub fn current() -> Thread {
 
 /// Waits for the result of a thread. Dropped, it lets the thread go on by itself.
 pub struct JoinHandle<T> {
-    pub(crate) packet: Arc<Packet<T>>,
+    pub(crate) packet: Receiver<T>,
     pub(crate) thread: Thread,
 }
 
 /// What a thread does, and where it leaves the result. `after` runs when nothing of `f` and its result is left but what
 /// is in the packet.
-pub(crate) fn pack<'a, F, T>(f: F, after: impl FnOnce() + Send + 'a) -> (Arc<Packet<T>>, Body<'a>)
+pub(crate) fn pack<'a, F, T>(f: F, after: impl FnOnce() + Send + 'a) -> (Receiver<T>, Body<'a>)
 where
     F: FnOnce() -> T + Send + 'a,
     T: Send + 'a,
 {
-    let packet = Arc::new(Packet::new());
-    let theirs = Arc::clone(&packet);
+    let (theirs, packet) = packet();
     let body = Box::new(move |refused| {
         let result = match refused {
             None => run(f),
@@ -109,7 +108,6 @@ where
             }
         };
         theirs.finish(result);
-        drop(theirs);
         after();
     });
     (packet, body)
@@ -198,10 +196,10 @@ impl Builder {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        self.spawn_in(Home::of_this_thread()?, f)
+        Home::with_this_threads(|home| self.spawn_in(home, f))?
     }
 
-    pub(crate) fn spawn_in<F, T>(self, home: Home, f: F) -> io::Result<JoinHandle<T>>
+    pub(crate) fn spawn_in<F, T>(self, home: &Home, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
@@ -212,7 +210,7 @@ impl Builder {
     }
 
     /// Makes the thread. If it fails, `body` was dropped.
-    pub(crate) fn launch(self, home: Home, body: Body<'static>) -> io::Result<Thread> {
+    pub(crate) fn launch(self, home: &Home, body: Body<'static>) -> io::Result<Thread> {
         let given = here::with_record(|parent| Given {
             id: next_id(),
             name: self.name.map(String::into_boxed_str),
@@ -245,7 +243,7 @@ impl Builder {
             Some(bytes) => Some(Slab::new(bytes, Guards::Marks).map_err(io::Error::other)?),
         };
         let place = Place::User {
-            shared,
+            runtime: RuntimeOf::new(shared),
             worker: AtomicUsize::new(0),
             slab,
         };
@@ -253,20 +251,13 @@ impl Builder {
         if let Some(group) = &group {
             group.enter(&record);
         }
-        if !admit(&record) {
+        if shared.admit(Arc::clone(&record)).is_err() {
             if let Some(group) = &group {
                 group.leave(id);
             }
             return Err(io::Error::other("the runtime has ended"));
         }
         Ok(Thread(record))
-    }
-}
-
-fn admit(record: &Arc<Record>) -> bool {
-    match &record.place {
-        Place::User { shared, .. } => shared.admit(Arc::clone(record)).is_ok(),
-        Place::Kernel { .. } => true,
     }
 }
 

@@ -84,7 +84,7 @@ impl Waiting {
     #[inline]
     pub(crate) fn ticket(self) -> Ticket {
         Ticket {
-            record: here::record(),
+            record: here::record_to_queue(),
             word: self.word,
         }
     }

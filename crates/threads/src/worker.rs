@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 use sterna_sys::stacks::{Context, Slab, Stack};
 
 pub(crate) use inbox::Inbox;
+pub(crate) use run::make_ready;
 
 use crate::here;
 use crate::record::{Place, Record};
 use crate::ring::Ring;
+use crate::runtime::Home;
 use queue::{Pick, RunQueue};
 use timers::Timers;
 
@@ -95,6 +97,7 @@ impl Shared {
 /// See the module.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) home: Home,
     pub(crate) inbox: Arc<Inbox>,
     number: usize,
     queue: RefCell<RunQueue>,
@@ -106,7 +109,8 @@ pub(crate) struct Worker {
     stacks: RefCell<Vec<Stack>>,
     /// The stack of a thread that ended, until the switch away from it is done.
     retired: Cell<Option<Stack>>,
-    current: Cell<Option<Arc<Record>>>,
+    /// The reference by which the running thread was taken from a queue, until it is put into another.
+    spare: Cell<Option<Arc<Record>>>,
     /// Stands for the worker itself, while no thread runs.
     base: Arc<Record>,
     base_context: Cell<Context>,
@@ -160,34 +164,12 @@ enum Next {
     Stop,
 }
 
-/// Puts a started thread among the ready ones of its worker.
-pub(crate) fn make_ready(record: Arc<Record>) {
-    let Place::User { shared, worker, .. } = &record.place else {
-        unreachable!("only user threads have a worker");
-    };
-    let number = worker.load(Ordering::Relaxed);
-    let is_here = |worker: &Worker| worker.number == number && Arc::ptr_eq(&worker.shared, shared);
-    let home = here::with_worker(|worker| match worker {
-        Some(worker) if is_here(worker) => None,
-        _ => Some(Arc::clone(&shared.inboxes[number])),
-    });
-    if let Some(home) = home {
-        let delivered = home.deliver(record);
-        debug_assert!(delivered.is_ok(), "a worker outlives its threads");
-    } else {
-        here::with_worker(|worker| {
-            if let Some(worker) = worker {
-                worker.ready(record);
-            }
-        });
-    }
-}
-
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, number: usize) -> Self {
         Self {
             inbox: Arc::clone(&shared.inboxes[number]),
             number,
+            home: Home::Workers(Arc::clone(&shared)),
             shared,
             queue: RefCell::default(),
             timers: RefCell::default(),
@@ -195,7 +177,7 @@ impl Worker {
             live: RefCell::default(),
             stacks: RefCell::default(),
             retired: Cell::new(None),
-            current: Cell::new(None),
+            spare: Cell::new(None),
             base: Record::foreign(),
             base_context: Cell::new(Context::NONE),
             turns_left: Cell::new(1),
@@ -241,12 +223,24 @@ impl Worker {
         }
     }
 
+    /// See [`here::record_to_queue`].
+    #[inline]
+    pub(crate) fn take_spare(&self) -> Option<Arc<Record>> {
+        self.spare.take()
+    }
+
+    /// Whether no thread runs, but the worker itself.
+    fn is_base(&self, record: &Record) -> bool {
+        std::ptr::eq(record, Arc::as_ptr(&self.base))
+    }
+
     /// Lets the others have their turn.
     #[inline]
     pub(crate) fn yield_now(&self) {
-        let Some(record) = self.current.take() else {
+        if here::with_record(|record| self.is_base(record)) {
             return;
-        };
+        }
+        let record = here::record_to_queue();
         let from = run::context_of(&record);
         self.queue.borrow_mut().push(record);
         self.resume(from);
@@ -265,26 +259,27 @@ impl Worker {
     /// Stops the running thread: see [`here::block`].
     #[inline]
     pub(crate) fn block(&self, deadline: Option<Instant>) {
-        let Some(record) = self.current.take() else {
-            return self.base.block_kernel(deadline);
-        };
-        if !record.begin_block() {
-            self.current.set(Some(record));
-            return;
-        }
-        let from = run::context_of(&record);
-        match deadline {
-            None => {
-                drop(record); // among the live ones it is kept
-                self.resume(from);
+        here::with_record(|record| {
+            if self.is_base(record) {
+                return self.base.block_kernel(deadline);
             }
-            Some(deadline) => {
-                let id = record.id;
-                self.timers.borrow_mut().insert(deadline, record);
-                self.resume(from);
-                self.timers.borrow_mut().remove(deadline, id);
+            if !record.begin_block() {
+                return;
             }
-        }
+            let from = run::context_of(record);
+            match deadline {
+                None => {
+                    self.spare.set(None); // among the live ones it is kept
+                    self.resume(from);
+                }
+                Some(deadline) => {
+                    let own = here::record_to_queue();
+                    self.timers.borrow_mut().insert(deadline, own);
+                    self.resume(from);
+                    self.timers.borrow_mut().remove(deadline, record.id);
+                }
+            }
+        });
     }
 
     /// Who runs next. Sleeps if nobody is ready.
@@ -318,7 +313,7 @@ impl Worker {
     fn charge(&self) {
         here::with_record(|record| {
             let mut queue = self.queue.borrow_mut();
-            let is_thread = !std::ptr::eq(record, Arc::as_ptr(&self.base));
+            let is_thread = !self.is_base(record);
             queue.charge(is_thread.then_some(record));
         });
     }
@@ -455,10 +450,11 @@ impl Worker {
         self.turns_left.set(1);
     }
 
-    fn start(&self, record: &Arc<Record>) -> usize {
+    /// Keeps a thread among the live ones until it ends: its place there.
+    fn start(&self, record: Arc<Record>) -> usize {
         if let Place::User { worker, .. } = &record.place {
             worker.store(self.number, Ordering::Relaxed);
         }
-        self.live.borrow_mut().insert(Arc::clone(record))
+        self.live.borrow_mut().insert(record)
     }
 }
