@@ -17,6 +17,7 @@
 //! | `kernel` | threads of the kernel |
 //! | `monitor` | noticing threads that never give way |
 //! | `ring` | calls that the kernel carries out meanwhile |
+//! | `primitives` | atomics and short locks: the machine's, or a model checker's |
 //! | `poller` | sleeping until a descriptor, a timer or another thread wakes |
 //!
 //! # What siblings share
@@ -51,11 +52,18 @@ mod here;
 pub mod io;
 mod kernel;
 mod local;
+#[cfg(all(loom, test))]
+mod models;
 mod monitor;
 mod owned;
 mod packet;
 mod park;
+#[cfg_attr(
+    loom,
+    allow(dead_code, reason = "the model checker knows nothing of the kernel")
+)]
 mod poller;
+mod primitives;
 pub mod process;
 mod record;
 mod ring;

@@ -15,12 +15,12 @@
     reason = "a result and a ticket that a state says whose they are"
 )]
 
-use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::cancel;
+use crate::primitives::atomic::{AtomicU8, Ordering};
+use crate::primitives::{UnsafeCell, yield_now};
 use crate::spawn::Result;
 use crate::wait::{Cancel, Outcome, Ticket, Waiting};
 
@@ -74,8 +74,10 @@ impl<T> Sender<T> {
     pub(crate) fn finish(self, result: Result<T>) {
         // SAFETY: 1. The packet is there until the sender has let go.
         let packet = unsafe { self.packet.as_ref() };
-        // SAFETY: 1. The result is the sender's.
-        unsafe { *packet.result.get() = Some(result) };
+        packet.result.with_mut(|own| {
+            // SAFETY: 1. The result is the sender's.
+            unsafe { *own = Some(result) }
+        });
         // Dropped here, it lets go.
     }
 }
@@ -90,8 +92,10 @@ impl<T> Drop for Sender<T> {
                 drop(unsafe { Box::from_raw(self.packet.as_ptr()) });
                 return;
             }
-            // SAFETY: 1. This call left `WAITED`.
-            WAITED => unsafe { (*packet.joiner.get()).take() },
+            WAITED => packet.joiner.with_mut(|joiner| {
+                // SAFETY: 1. This call left `WAITED`.
+                unsafe { (*joiner).take() }
+            }),
             _ => None,
         };
         // The last that the sender does with the packet: the receiver may free it now.
@@ -118,16 +122,20 @@ impl<T> Receiver<T> {
             drop(self);
             cancel::raise();
         }
-        // SAFETY: 1. It is the receiver's now.
-        let result = unsafe { (*self.packet().result.get()).take() };
+        let result = self.packet().result.with_mut(|result| {
+            // SAFETY: 1. It is the receiver's now.
+            unsafe { (*result).take() }
+        });
         result.expect("a thread that runs leaves a result")
     }
 
     /// False if it was cancelled.
     fn wait_unfinished(&self, cancel: Cancel) -> bool {
         let waiting = Waiting::begin();
-        // SAFETY: 1. It is the receiver's, which has not set `WAITED` yet.
-        unsafe { *self.packet().joiner.get() = Some(waiting.ticket()) };
+        self.packet().joiner.with_mut(|joiner| {
+            // SAFETY: 1. It is the receiver's, which has not set `WAITED` yet.
+            unsafe { *joiner = Some(waiting.ticket()) }
+        });
         if !self.exchange(RUNNING, WAITED) {
             self.wait_closed();
             return true;
@@ -136,8 +144,10 @@ impl<T> Receiver<T> {
             return true;
         }
         if self.exchange(WAITED, RUNNING) {
-            // SAFETY: 1. This call left `WAITED`.
-            unsafe { *self.packet().joiner.get() = None };
+            self.packet().joiner.with_mut(|joiner| {
+                // SAFETY: 1. This call left `WAITED`.
+                unsafe { *joiner = None }
+            });
         }
         false
     }
@@ -145,7 +155,7 @@ impl<T> Receiver<T> {
     /// The sender is about to let go, a few instructions from now and on another kernel thread.
     fn wait_closed(&self) {
         while !self.is_finished() {
-            std::thread::yield_now();
+            yield_now();
         }
     }
 

@@ -1,10 +1,10 @@
 //! `yield_now`, `sleep`, `park` and their like for the running thread.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::cancel::checkpoint;
 use crate::here;
+use crate::primitives::atomic::Ordering;
 
 /// Lets others run that are ready. On kernel threads it asks the kernel to.
 #[inline]

@@ -26,6 +26,9 @@ pub(crate) struct Poller {
     interrupt: OwnedFd,
     sources: Mutex<Sources>,
     watched: AtomicUsize,
+    /// In place of the kernel, which the model checker knows nothing of: whether there was an interruption.
+    #[cfg(loom)]
+    interrupted: crate::primitives::Flag,
 }
 
 #[derive(Default)]
@@ -76,10 +79,23 @@ impl Poller {
             interrupt,
             sources: Mutex::default(),
             watched: AtomicUsize::new(0),
+            #[cfg(loom)]
+            interrupted: crate::primitives::Flag::default(),
         })
     }
 
+    #[cfg(loom)]
+    pub(crate) fn interrupt(&self) {
+        self.interrupted.raise();
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn poll(&self, _timeout: Option<Duration>) {
+        self.interrupted.wait();
+    }
+
     /// Ends the sleep that the worker is in or about to begin.
+    #[cfg(not(loom))]
     pub(crate) fn interrupt(&self) {
         // It fails only if nobody took 2^64 interruptions.
         let _ = rustix::io::write(&self.interrupt, &1_u64.to_ne_bytes());
@@ -91,6 +107,7 @@ impl Poller {
     }
 
     /// Sleeps until something happens or `timeout` is over (`None`: for ever), and grants those who waited for it.
+    #[cfg(not(loom))]
     pub(crate) fn poll(&self, timeout: Option<Duration>) {
         let mut events = Vec::<epoll::Event>::with_capacity(EVENTS_MAX);
         // A time beyond what the kernel can express waits without one.

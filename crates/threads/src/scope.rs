@@ -7,12 +7,13 @@
 use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::cancel;
 use crate::here;
 use crate::owned::Body;
+use crate::primitives::atomic::{AtomicUsize, Ordering};
+use crate::primitives::{Mutex, lock};
 use crate::runtime::Home;
 use crate::spawn::{Builder, JoinHandle, Result, Thread, pack};
 use crate::wait::{Cancel, Ticket, Waiting};
@@ -25,8 +26,9 @@ pub struct Scope<'scope, 'env: 'scope> {
     env: PhantomData<&'env mut &'env ()>,
 }
 
+/// Counts the threads of a scope that have not ended.
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     running: AtomicUsize,
     waiter: Mutex<Option<Ticket>>,
 }
@@ -100,13 +102,13 @@ unsafe fn erase(body: Body<'_>) -> Body<'static> {
 }
 
 impl State {
-    fn ended(&self) {
+    pub(crate) fn begin(&self) {
+        self.running.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn ended(&self) {
         if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let waiter = self
-                .waiter
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            let waiter = lock(&self.waiter).take();
             if let Some(waiter) = waiter {
                 waiter.grant();
             }
@@ -114,10 +116,10 @@ impl State {
     }
 
     /// Cannot be cancelled: the threads use what the caller is about to drop.
-    fn wait(&self) {
+    pub(crate) fn wait(&self) {
         loop {
             let waiting = {
-                let mut waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut waiter = lock(&self.waiter);
                 if self.running.load(Ordering::Acquire) == 0 {
                     return;
                 }
@@ -161,7 +163,7 @@ impl Builder {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
-        scope.state.running.fetch_add(1, Ordering::AcqRel);
+        scope.state.begin();
         let state = Arc::clone(&scope.state);
         let (packet, body) = pack(f, move || state.ended());
         // SAFETY: 1. The last thing that the body does is to tell the scope that nothing borrowed is left, and the scope

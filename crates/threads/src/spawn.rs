@@ -3,7 +3,6 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sterna_sys::stacks::{Guards, Slab};
 
@@ -12,6 +11,7 @@ use crate::here;
 use crate::local;
 use crate::owned::{Body, Owned, RuntimeOf};
 use crate::packet::{Receiver, packet};
+use crate::primitives::atomic::{AtomicUsize, Ordering};
 use crate::record::{Given, Place, Record, next_id};
 use crate::runtime::Home;
 use crate::wait::Cancel;
@@ -60,7 +60,8 @@ impl Thread {
 
     /// Lets it return from [`park`](crate::park), or not stop there next time.
     pub fn unpark(&self) {
-        self.0.token.store(true, Ordering::Release);
+        // Not a store: the thread sees what all did who have unparked it, not only the last.
+        self.0.token.swap(true, Ordering::Release);
         self.0.wake();
     }
 

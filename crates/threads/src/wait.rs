@@ -9,10 +9,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::here;
+use crate::primitives::atomic::Ordering;
 use crate::record::Record;
 
 const GRANTED: u64 = 1;

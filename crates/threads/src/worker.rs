@@ -13,7 +13,6 @@ mod timers;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sterna_sys::stacks::{Context, Slab, Stack};
@@ -22,6 +21,7 @@ pub(crate) use inbox::Inbox;
 pub(crate) use run::make_ready;
 
 use crate::here;
+use crate::primitives::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::record::{Place, Record};
 use crate::ring::Ring;
 use crate::runtime::Home;
@@ -83,14 +83,29 @@ impl Shared {
         }
     }
 
-    fn is_closing(&self) -> bool {
+    pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::SeqCst)
     }
 
-    fn rouse_one(&self) {
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
+    /// Wakes a worker for something that any can take, which was put where they look before.
+    pub(crate) fn rouse_one(&self) {
+        fence(Ordering::SeqCst);
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
             self.inboxes.iter().any(|inbox| inbox.rouse());
         }
+    }
+
+    /// Has a worker sleep by `poll`, unless `is_busy` finds something to do now that everybody can see that it is about
+    /// to: who puts something there from now on wakes it.
+    pub(crate) fn sleep(&self, inbox: &Inbox, is_busy: impl FnOnce() -> bool, poll: impl FnOnce()) {
+        inbox.set_sleeping(true);
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !is_busy() {
+            poll();
+        }
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
+        inbox.set_sleeping(false);
     }
 }
 
@@ -421,33 +436,33 @@ impl Worker {
 
     /// Sleeps until there may be something to do. `until` is a time of the groups' clock.
     fn sleep(&self, until: Option<u64>) {
-        self.inbox.set_sleeping(true);
         self.inbox.note_switch(0);
-        self.shared.sleepers.fetch_add(1, Ordering::SeqCst);
-        let others = &self.shared.inboxes;
-        let nothing = !self.inbox.has_mail()
-            && !(self.shared.is_closing() && (!self.told.get() || self.live.borrow().is_empty()))
-            && !others.iter().any(|inbox| inbox.has_unstarted());
-        if nothing {
-            let timer = self.timers.borrow().next();
-            let mut timeout =
-                timer.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if let Some(until) = until {
-                let left = Duration::from_nanos(until.saturating_sub(crate::group::clock()));
-                timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
-            }
+        let is_busy = || {
+            let others = &self.shared.inboxes;
+            self.inbox.has_mail()
+                || self.shared.is_closing() && (!self.told.get() || self.live.borrow().is_empty())
+                || others.iter().any(|inbox| inbox.has_unstarted())
+        };
+        self.shared.sleep(&self.inbox, is_busy, || {
             self.looking.set(true);
-            self.inbox.poller.poll(timeout);
+            self.inbox.poller.poll(self.time_to_sleep(until));
             self.reap();
             self.looking.set(false);
-        }
-        self.shared.sleepers.fetch_sub(1, Ordering::SeqCst);
-        self.inbox.set_sleeping(false);
+        });
         if self.queue.borrow().sharing() {
             // Nobody pays for the sleep.
             self.queue.borrow_mut().charge(None);
         }
         self.turns_left.set(1);
+    }
+
+    /// Until the next timer, or until a group may run again.
+    fn time_to_sleep(&self, until: Option<u64>) -> Option<Duration> {
+        let timer = self.timers.borrow().next();
+        let timeout = timer.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let group =
+            until.map(|until| Duration::from_nanos(until.saturating_sub(crate::group::clock())));
+        timeout.into_iter().chain(group).min()
     }
 
     /// Keeps a thread among the live ones until it ends: its place there.

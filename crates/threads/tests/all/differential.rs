@@ -23,7 +23,7 @@ macro_rules! programs {
         $(#[test]
         fn $name() {
             let expected = on_std::$name();
-            for implementation in IMPLEMENTATIONS {
+            for &implementation in IMPLEMENTATIONS {
                 let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
                 assert_eq!(runtime.run(on_ours::$name), expected, "{implementation:?}");
             }

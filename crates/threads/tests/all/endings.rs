@@ -133,7 +133,7 @@ fn a_scope_waits_even_if_cancelled() {
 
 #[test]
 fn the_runtime_ends_with_threads_blocked() {
-    for implementation in IMPLEMENTATIONS {
+    for &implementation in IMPLEMENTATIONS {
         let dropped = Arc::new(AtomicUsize::new(0));
         let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
         runtime.run(|| {
@@ -333,7 +333,7 @@ fn an_idle_runtime_uses_no_processor() {
         assert!(success, "{text}");
         return;
     }
-    for implementation in IMPLEMENTATIONS {
+    for &implementation in IMPLEMENTATIONS {
         let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
         runtime.run(|| {
             (0..100).for_each(|_| drop(spawn(park_for_ever)));

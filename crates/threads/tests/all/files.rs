@@ -18,7 +18,7 @@ const MANY: usize = 300;
 
 /// Runs a function in a folder of its own under each implementation, with and without io_uring.
 fn in_folders(f: impl Fn(&Path) + Send + Sync) {
-    for implementation in IMPLEMENTATIONS {
+    for &implementation in IMPLEMENTATIONS {
         for io_uring in [true, false] {
             let folder = tempfile::tempdir().unwrap();
             let builder = Runtime::builder(implementation).workers(2);
@@ -213,7 +213,7 @@ fn a_read_in_a_ring_is_cancelled() {
         println!("SKIPPED: the kernel has no io_uring for this process");
         return;
     }
-    for implementation in IMPLEMENTATIONS[1..].iter().copied() {
+    for &implementation in &IMPLEMENTATIONS[1..] {
         let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
         runtime.run(|| {
             let (reader, mut writer) = std::io::pipe().unwrap();
