@@ -1,5 +1,6 @@
 //! Sockets and pipes in the manner of the standard library. A call is tried first; if it would block, only its thread
-//! waits. Any thread may use them: user threads wait at their worker's [poller](crate), others in the kernel.
+//! waits. Any thread may use them: user threads wait at their worker's [poller](crate), others in the kernel, each with a
+//! descriptor of its own by which it can be interrupted.
 //!
 //! Reads and writes that wait can be cancelled; a byte is then either transferred and reported or not transferred.
 //! A time-out is an error of kind [`TimedOut`](std::io::ErrorKind::TimedOut).

@@ -26,13 +26,14 @@
 //! thread: `std::thread_local!` (use [`thread_local!`]), `std::thread::current`, `errno`, the locks of `stdout()`, and
 //! the count of running panics: while a thread is blocked inside a destructor that a panic runs,
 //! `std::thread::panicking` is true for its siblings. A guard of a standard mutex that is held across a blocking call
-//! of this package can block the worker for ever.
+//! of this package can block the worker for ever. Cancellation knows that siblings unwind, and waits only with threads
+//! that begin to wait while one is blocked inside a destructor.
 //!
 //! # What ends the process, and what copies it
 //!
 //! - `std::process::exit`, from any thread, ends all at once and runs no destructors of threads, as it does for threads of
 //!   the kernel. A panic ends its thread only; one that starts in a destructor while another is on its way ends the
-//!   process.
+//!   process, and so does one of a result that is dropped because nobody joins its thread.
 //! - After `fork` only the kernel thread that called it exists in the child, so no worker does: start a program there
 //!   and nothing else. `std::process::Command` is safe to use; started by [`process`] it holds nobody up.
 //! - Signal handlers run on the stack of whichever thread the kernel picks, unless they ask for the alternate one

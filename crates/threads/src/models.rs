@@ -21,7 +21,7 @@ use crate::record::Record;
 use crate::sync::channel::{Receiver, Select, Sender, bounded, unbounded};
 use crate::sync::{Barrier, Condvar, Mutex, Once, RwLock, Semaphore};
 use crate::wait::{Cancel, Outcome, Waiting};
-use crate::worker::{Inbox, Shared};
+use crate::worker::{Inbox, Options, Shared};
 use crate::{Cancelled, current, park, scope};
 
 /// Times that a thread is interrupted where it need not be, at most. Errors show with two, by the experience of who
@@ -166,7 +166,7 @@ fn a_scope_waits_for_the_last() {
 
 fn shared(workers: usize) -> Arc<Shared> {
     let slab = Slab::new(64 * 1024, Guards::Marks).unwrap();
-    Arc::new(Shared::new(workers, slab, false).unwrap())
+    Arc::new(Shared::new(workers, slab, Options::default()).unwrap())
 }
 
 /// Sleeps as a worker does, unless there is something of this kind to do.

@@ -268,9 +268,10 @@ impl Record {
         }
     }
 
-    /// Whether a blocking call should end the thread now. Not while it unwinds: that would end the process.
-    pub(crate) fn cancel_pending(&self) -> bool {
-        self.cancel.load(Ordering::Acquire) == CANCEL_REQUESTED && !std::thread::panicking()
+    /// Whether it was asked to end and has not begun to.
+    #[inline]
+    pub(crate) fn cancel_is_new(&self) -> bool {
+        self.cancel.load(Ordering::Acquire) == CANCEL_REQUESTED
     }
 
     /// Whether it was ever asked to end.

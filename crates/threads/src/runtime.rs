@@ -13,7 +13,7 @@ use crate::monitor::{Held, Monitor};
 use crate::record::Place;
 use crate::scope::scope_in;
 use crate::spawn::{Builder, JoinHandle};
-use crate::worker::{Shared, Worker};
+use crate::worker::{Options, Shared, Worker};
 
 /// Bytes of a user thread's stack unless the runtime or the thread says otherwise. Only what is used takes memory.
 const STACK_BYTES: usize = 256 * 1024;
@@ -38,7 +38,7 @@ pub struct RuntimeBuilder {
     workers: Option<usize>,
     stack_bytes: Option<usize>,
     name: String,
-    io_uring: bool,
+    options: Options,
 }
 
 impl RuntimeBuilder {
@@ -63,7 +63,15 @@ impl RuntimeBuilder {
     /// Whether files go through io_uring if the kernel has it, which is so unless this says otherwise; without it they go
     /// through [`blocking`](crate::blocking).
     pub fn io_uring(mut self, yes: bool) -> Self {
-        self.io_uring = yes;
+        self.options.io_uring = yes;
+        self
+    }
+
+    /// For tests: threads of [`Priority::Normal`](crate::Priority::Normal) that are ready run in an order made from this
+    /// number, instead of in that of their coming. On a user-level runtime the same number gives the same schedule, as
+    /// long as nothing from outside comes in between.
+    pub fn schedule_seed(mut self, seed: u64) -> Self {
+        self.options.schedule_seed = Some(seed);
         self
     }
 
@@ -88,7 +96,7 @@ impl RuntimeBuilder {
         };
         let slab = Slab::new(self.stack_bytes.unwrap_or(STACK_BYTES), Guards::Marks)
             .map_err(io::Error::other)?;
-        let shared = Arc::new(Shared::new(count, slab, self.io_uring)?);
+        let shared = Arc::new(Shared::new(count, slab, self.options)?);
         let mut runtime = Runtime {
             home: Home::Workers(Arc::clone(&shared)),
             implementation: self.implementation,
@@ -136,7 +144,10 @@ impl Runtime {
             workers: None,
             stack_bytes: None,
             name: "worker".to_owned(),
-            io_uring: true,
+            options: Options {
+                io_uring: true,
+                ..Options::default()
+            },
         }
     }
 
@@ -213,7 +224,7 @@ impl Runtime {
             Home::Kernel(_) => Arc::new(Shared::new(
                 0,
                 Slab::new(STACK_BYTES, Guards::Marks).map_err(io::Error::other)?,
-                false,
+                Options::default(),
             )?),
         };
         Monitor::start(shared, threshold, report)

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use crate::cancel;
+use crate::cancel::{self, Ending};
 use crate::here;
 use crate::owned::Body;
 use crate::primitives::atomic::{AtomicUsize, Ordering};
@@ -71,7 +71,7 @@ where
     scope.state.wait();
     match result {
         Ok(value) => {
-            if here::with_record(|record| record.cancel_pending()) {
+            if here::with_record(|record| Ending::default().is_due(record)) {
                 drop(value);
                 cancel::raise();
             }

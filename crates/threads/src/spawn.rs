@@ -108,7 +108,12 @@ where
                 Err(dropped.err().unwrap_or(payload))
             }
         };
-        theirs.finish(result);
+        // A result that nobody waits for is dropped there.
+        let left = catch_unwind(AssertUnwindSafe(|| theirs.finish(result)));
+        if left.is_err() {
+            eprintln!("sterna-threads: the result of a thread panicked when it was dropped");
+            std::process::abort();
+        }
         after();
     });
     (packet, body)

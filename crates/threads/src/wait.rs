@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::cancel::Ending;
 use crate::here;
 use crate::primitives::atomic::Ordering;
 use crate::record::Record;
@@ -91,12 +92,13 @@ impl Waiting {
 
     /// Waits for the grant.
     pub(crate) fn wait(self, deadline: Option<Instant>, cancel: Cancel) -> Outcome {
+        let mut ending = Ending::default();
         loop {
             let end = here::with_record(|record| {
                 if record.wait.load(Ordering::Acquire) != self.word {
                     return Some(Outcome::Granted);
                 }
-                if cancel == Cancel::May && record.cancel_pending() {
+                if cancel == Cancel::May && ending.is_due(record) {
                     return Some(self.abandon(record, Outcome::Cancelled));
                 }
                 if deadline.is_some_and(|deadline| deadline <= Instant::now()) {

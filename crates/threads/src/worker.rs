@@ -36,11 +36,20 @@ const CALLS_MAX: u32 = 128;
 /// Threads stolen at once.
 const STEAL_MAX: usize = 64;
 
+/// How the workers of a runtime are to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Options {
+    /// Whether files go through io_uring.
+    pub(crate) io_uring: bool,
+    /// What the order of threads is made from, if not their coming.
+    pub(crate) schedule_seed: Option<u64>,
+}
+
 /// What the workers of one runtime share.
 pub(crate) struct Shared {
     pub(crate) inboxes: Vec<Arc<Inbox>>,
     pub(crate) slab: Arc<Slab>,
-    io_uring: bool,
+    options: Options,
     closing: AtomicBool,
     /// Workers that sleep or are about to.
     sleepers: AtomicUsize,
@@ -48,12 +57,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(workers: usize, slab: Arc<Slab>, io_uring: bool) -> std::io::Result<Self> {
+    pub(crate) fn new(workers: usize, slab: Arc<Slab>, options: Options) -> std::io::Result<Self> {
         let inboxes = (0..workers).map(|_| Inbox::new().map(Arc::new));
         Ok(Self {
             inboxes: inboxes.collect::<Result<_, _>>()?,
             slab,
-            io_uring,
+            options,
             closing: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
@@ -137,6 +146,9 @@ pub(crate) struct Worker {
     /// Whether timers and descriptors wake now: those run in the order of waking.
     looking: Cell<bool>,
     calls_left: Cell<u32>,
+    /// Threads that wait although they were asked to end, since a sibling that waits, too, unwinds: see
+    /// [`Ending`](crate::cancel::Ending).
+    postponed: RefCell<Vec<Arc<Record>>>,
     /// Whose turn it is: a thread that has not started, or one that has.
     newcomers_first: Cell<bool>,
 }
@@ -181,12 +193,15 @@ enum Next {
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, number: usize) -> Self {
+        let seed = shared.options.schedule_seed;
+        // Workers differ.
+        let seed = seed.map(|seed| seed.wrapping_add(number as u64));
         Self {
             inbox: Arc::clone(&shared.inboxes[number]),
             number,
             home: Home::Workers(Arc::clone(&shared)),
             shared,
-            queue: RefCell::default(),
+            queue: RefCell::new(RunQueue::new(seed)),
             timers: RefCell::default(),
             ring: OnceCell::new(),
             live: RefCell::default(),
@@ -201,13 +216,19 @@ impl Worker {
             told: Cell::new(false),
             looking: Cell::new(false),
             calls_left: Cell::new(CALLS_MAX),
+            postponed: RefCell::default(),
             newcomers_first: Cell::new(false),
         }
     }
 
     /// What calls to files go through, if the kernel has it.
     pub(crate) fn ring(&self) -> Option<&Ring> {
-        let make = || self.shared.io_uring.then(|| Ring::new(&self.inbox.poller));
+        let make = || {
+            self.shared
+                .options
+                .io_uring
+                .then(|| Ring::new(&self.inbox.poller))
+        };
         self.ring.get_or_init(|| make().flatten()).as_ref()
     }
 
@@ -281,6 +302,9 @@ impl Worker {
             if !record.begin_block() {
                 return;
             }
+            if record.cancel_is_new() && std::thread::panicking() {
+                self.postponed.borrow_mut().push(here::record());
+            }
             let from = run::context_of(record);
             match deadline {
                 None => {
@@ -317,6 +341,9 @@ impl Worker {
                 Pick::Throttled(until) => Some(until),
                 Pick::Nothing => None,
             };
+            if self.remind() {
+                continue;
+            }
             if self.may_stop() {
                 return Next::Stop;
             }
@@ -393,6 +420,7 @@ impl Worker {
         }
         self.reap();
         self.expire(now);
+        self.remind();
         self.looking.set(false);
         self.queue.borrow_mut().tidy();
         if self.shared.is_closing() && !self.told.replace(true) {
@@ -408,6 +436,17 @@ impl Worker {
                 record.cancel();
             }
         }
+    }
+
+    /// Lets who could not know whether to end look again, now that nobody unwinds. Whether there was somebody.
+    fn remind(&self) -> bool {
+        let due = !self.postponed.borrow().is_empty() && !std::thread::panicking();
+        if due {
+            for record in self.postponed.take() {
+                record.wake();
+            }
+        }
+        due
     }
 
     fn expire(&self, now: Instant) {

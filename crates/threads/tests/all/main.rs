@@ -3,6 +3,7 @@
 mod cancels;
 mod channels;
 mod children;
+mod corners;
 mod differential;
 mod endings;
 mod files;
