@@ -191,7 +191,7 @@ final class Peer {
     }
 
     private static void serve(Socket stream) {
-        var buffer = new byte[64];
+        var buffer = new byte[4096];
         try (stream) {
             var input = stream.getInputStream();
             var output = stream.getOutputStream();

@@ -128,7 +128,7 @@ func echo() {
 				return
 			}
 			go func() {
-				buffer := make([]byte, 64)
+				buffer := make([]byte, 4096)
 				for {
 					length, err := stream.Read(buffer)
 					if err != nil {

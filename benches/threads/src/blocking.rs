@@ -9,8 +9,8 @@ use crate::peers::Task;
 
 /// Bytes of a stack where a million are to fit.
 const STACK_BYTES: usize = 60 * 1024;
-/// Bytes of a request.
-const REQUEST: usize = 64;
+/// Bytes of a server's buffer: more than a request, as is usual.
+const BUFFER: usize = 4096;
 /// How long the thread blocks that others must not wait for.
 const BLOCKS: Duration = Duration::from_millis(500);
 
@@ -26,7 +26,7 @@ macro_rules! peer {
 
             use anyhow::Result;
 
-            use super::{BLOCKS, REQUEST};
+            use super::{BLOCKS, BUFFER};
             use crate::peers::{Task, processor_time, resident, wait_for_end};
 
             pub(super) fn run(task: Task, count: usize) -> Result<Option<f64>> {
@@ -138,7 +138,7 @@ macro_rules! peer {
                 drop($spawn(move || {
                     while let Ok((mut stream, _)) = listener.accept() {
                         drop($spawn(move || {
-                            let mut buffer = [0; REQUEST];
+                            let mut buffer = [0; BUFFER];
                             while let Ok(length @ 1..) = stream.read(&mut buffer) {
                                 if stream.write_all(&buffer[..length]).is_err() {
                                     return;

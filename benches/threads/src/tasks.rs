@@ -11,6 +11,8 @@ use tokio::task::{spawn, spawn_blocking, yield_now};
 
 use crate::peers::{Task, processor_time, resident, wait_for_end};
 
+/// Bytes of a server's buffer: more than a request, as is usual.
+const BUFFER: usize = 4096;
 /// How long the task blocks that others must not wait for.
 const BLOCKS: Duration = Duration::from_millis(500);
 
@@ -134,7 +136,7 @@ async fn echo() -> Result<Option<f64>> {
     loop {
         let (mut stream, _) = listener.accept().await?;
         spawn(async move {
-            let mut buffer = [0; 64];
+            let mut buffer = [0; BUFFER];
             while let Ok(length @ 1..) = stream.read(&mut buffer).await {
                 if stream.write_all(&buffer[..length]).await.is_err() {
                     return;

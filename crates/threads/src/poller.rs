@@ -50,6 +50,10 @@ pub(crate) struct Edges {
 pub(crate) struct Side {
     /// There was an edge since somebody last began to wait.
     pub(crate) edge: bool,
+    /// The last read left room, so nothing was there any more: another is not worth a try before there is an edge.
+    pub(crate) drained: bool,
+    /// The other end will send no more, so no edge may follow.
+    pub(crate) closed: bool,
     pub(crate) line: Line,
 }
 
@@ -198,8 +202,11 @@ impl Drop for Watch {
 impl Edges {
     fn happened(&self, flags: EventFlags) {
         let failed = EventFlags::ERR | EventFlags::HUP;
-        if flags.intersects(EventFlags::IN | EventFlags::RDHUP | failed) {
-            lock(&self.read).happened();
+        let closed = EventFlags::RDHUP | failed;
+        if flags.intersects(EventFlags::IN | closed) {
+            let mut read = lock(&self.read);
+            read.closed |= flags.intersects(closed);
+            read.happened();
         }
         if flags.intersects(EventFlags::OUT | failed) {
             lock(&self.write).happened();

@@ -71,10 +71,27 @@ impl<F: AsFd> Source<F> {
         &self.inner
     }
 
+    /// Of a stream of bytes: a read that leaves room has taken all there is, and the next one waits before it tries.
     pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.call(Direction::Read, |inner| {
+        let is_watched = here::with_worker(|worker| worker.is_some());
+        if is_watched && self.is_drained() {
+            self.wait(Direction::Read, self.read_timeout.deadline())?;
+        }
+        let length = self.call(Direction::Read, |inner| {
             Ok(rustix::io::read(inner, &mut *buffer)?)
-        })
+        })?;
+        if is_watched && 0 < length && length < buffer.len() {
+            lock(&self.edges.read).drained = true;
+        }
+        Ok(length)
+    }
+
+    /// Whether nothing has come since a read found the end of what there was. Forgets about it, and about the edge that
+    /// came before the read that follows.
+    fn is_drained(&self) -> bool {
+        let mut side = lock(&self.edges.read);
+        let edge = std::mem::take(&mut side.edge) || side.closed;
+        std::mem::take(&mut side.drained) && !edge
     }
 
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
