@@ -67,6 +67,7 @@ enum Command {
     Nodes(command::nodes::NodesCommand),
     Doctor(command::doctor::Doctor),
     Demo(command::demo::Demo),
+    Threads(command::threads::Threads),
     /// Prints what a shell needs to complete sterna's commands and options.
     #[command(
         after_help = "Example:\n  sterna completions bash > ~/.local/share/bash-completion/completions/sterna"
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         Command::Nodes(nodes) => nodes.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Threads(threads) => threads.run(),
         Command::Completions { shell } => {
             completions(shell);
             Ok(0)

@@ -12,3 +12,4 @@ pub(crate) mod ps;
 pub(crate) mod run;
 pub(crate) mod steer;
 pub(crate) mod thaw;
+pub(crate) mod threads;
