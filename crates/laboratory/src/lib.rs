@@ -3,10 +3,22 @@
 //!
 //! | module | answers |
 //! |---|---|
+//! | [`bench`] | what do processes and threads cost? |
 //! | [`tlp`] | how many threads of a program run at once? |
 //!
-//! [`plot`] draws what they answer.
+//! [`carrier`] has the words that all experiments use, [`plot`] draws what they find, [`role`] is the part that
+//! processes play; `place` puts things on processors and `link` connects them.
 #![cfg(target_os = "linux")]
 
+pub mod bench;
+pub mod carrier;
+mod link;
+mod place;
 pub mod plot;
+pub mod role;
 pub mod tlp;
+
+pub use place::Machine;
+
+/// Is told what is being done, and how much of everything is done, from 0 to 1.
+pub type Progress<'a> = &'a mut dyn FnMut(&str, f64);

@@ -1,8 +1,13 @@
-//! What the tests start as programs of known parallelism: `sterna-laboratory-subject spin THREADS MILLISECONDS`.
+//! What the tests start as programs of known parallelism, `sterna-laboratory-subject spin THREADS MILLISECONDS`, and as
+//! the processes of experiments.
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-fn main() {
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(sterna_laboratory::role::ROLE) {
+        return sterna_laboratory::role::run();
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
@@ -12,6 +17,7 @@ fn main() {
         ),
         _ => panic!("no case {arguments:?}"),
     }
+    ExitCode::SUCCESS
 }
 
 /// Computes on so many threads at once; the first thread only waits for them, and writes the
