@@ -4,6 +4,8 @@
 //! | module | answers |
 //! |---|---|
 //! | [`bench`] | what do processes and threads cost? |
+//! | [`cache`] | what does a switch cost through the caches? |
+//! | [`stall`] | what does a thread that does not give way do to the others? |
 //! | [`tlp`] | how many threads of a program run at once? |
 //!
 //! [`carrier`] has the words that all experiments use, [`plot`] draws what they find, [`role`] is the part that
@@ -11,11 +13,13 @@
 #![cfg(target_os = "linux")]
 
 pub mod bench;
+pub mod cache;
 pub mod carrier;
 mod link;
 mod place;
 pub mod plot;
 pub mod role;
+pub mod stall;
 pub mod tlp;
 
 pub use place::Machine;

@@ -8,18 +8,21 @@
 //! | `echo MEANS BYTES PROCESSOR` | sends messages back |
 //! | `yield PROCESSOR` | gives way until it is told to end, and counts |
 //! | `block CARRIER COUNT` | makes threads that wait, for their memory to be measured |
-//! | `walk LINES PROCESSOR`, `ticks …` | the other party of `cache` |
+//! | `read BYTES PROCESSOR` | reads as many lines of its memory as it is told, by turns |
+//! | `tick LINES MICROSECONDS PROCESSOR` | reads its memory every so often |
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use sterna_sys::exchange::SharedWords;
 use sterna_sys::spawn::{Child, Spawn, inherited};
 
 use crate::bench;
+use crate::cache;
 use crate::link::{Memory, Queues, Streams, echo};
 use crate::place::pin;
 
@@ -94,6 +97,16 @@ fn play(arguments: &[&str]) -> io::Result<()> {
             Ok(())
         }
         ["block", carrier, count] => bench::block(carrier, number(count)?),
+        ["read", bytes, processor] => {
+            pin(number(processor)?)?;
+            cache::read(number(bytes)?, words()?)
+        }
+        ["tick", lines, period_us, processor] => {
+            pin(number(processor)?)?;
+            let period = Duration::from_micros(number(period_us)? as u64);
+            cache::ticking(number(lines)?, period, &words()?);
+            Ok(())
+        }
         _ => Err(io::Error::other("there is no such part")),
     }
 }

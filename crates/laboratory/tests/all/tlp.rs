@@ -83,10 +83,13 @@ fn two_threads_want_two_processors_and_get_them_where_they_are_free() {
             return;
         }
         assert!(measured.running.tlp <= measured.wanted.tlp);
+        // The first thread, which starts them and waits, runs a little as well.
         let wanted = measured.wanted.tlp.unwrap();
-        assert!(wanted < 2.01, "{measured:?}");
-        best = f64::max(best, wanted);
-        if best > 1.9 {
+        assert!(wanted < 3.0, "{measured:?}");
+        if (wanted - 2.0).abs() < f64::abs(best - 2.0) {
+            best = wanted;
+        }
+        if (best - 2.0).abs() < 0.1 {
             return;
         }
     }
@@ -125,11 +128,8 @@ fn threads_without_a_processor_are_counted_as_wanting_one() {
         return;
     }
     let wanted = measured.wanted.tlp.unwrap();
-    let expected = threads as f64;
-    assert!(
-        wanted > processors as f64 && wanted < expected + 0.1,
-        "{measured:?}"
-    );
+    let most = threads as f64 + 1.0; // with the one that waits for them
+    assert!(wanted > processors as f64 && wanted < most, "{measured:?}");
     assert_eq!(measured.threads, threads as u64 + 1);
 }
 
