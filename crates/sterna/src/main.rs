@@ -82,12 +82,18 @@ enum Command {
 const EXIT_NOT_STARTED: u8 = 125;
 
 fn main() -> ExitCode {
-    // First of all, while there is one thread: a builder confines itself.
+    // First of all, while there is one thread: a builder confines itself, and what takes part in an experiment is small.
     if std::env::args_os()
         .nth(1)
         .is_some_and(|argument| argument == kinds::BUILDER)
     {
         return sterna_wasm::builder::run();
+    }
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == sterna_laboratory::role::ROLE)
+    {
+        return sterna_laboratory::role::run();
     }
     log_warnings();
     let Cli { command } = Cli::parse();

@@ -88,10 +88,11 @@ fn room_for(carrier: Carrier, count: u64) -> io::Result<()> {
     };
     let free = field("/proc/meminfo", "MemAvailable:")?;
     if (count * each) as f64 > free as f64 * FREE_SHARE {
-        return Err(io::Error::other("there is not enough memory"));
+        let text = format!("there is not enough memory for {count}");
+        return Err(io::Error::other(text));
     }
     if carrier == Carrier::Process && count > PROCESSES_MAX {
-        let text = format!("not tried beyond {PROCESSES_MAX}: all are alike");
+        let text = format!("no more than {PROCESSES_MAX} are tried: all are alike");
         return Err(io::Error::other(text));
     }
     if carrier == Carrier::Kernel {
@@ -99,7 +100,7 @@ fn room_for(carrier: Carrier, count: u64) -> io::Result<()> {
             let text = fs::read_to_string(format!("/proc/sys/kernel/{limit}"))?;
             let most: u64 = text.trim().parse().map_err(io::Error::other)?;
             if count >= most {
-                let text = format!("kernel.{limit} is {most}");
+                let text = format!("{count} are too many: kernel.{limit} is {most}");
                 return Err(io::Error::other(text));
             }
         }

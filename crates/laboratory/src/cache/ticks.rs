@@ -92,9 +92,13 @@ pub(super) fn of(
             Carrier::Kernel => by_thread(&Set::new(bytes), lines, (span, period)),
             Carrier::Process => by_process(&Set::new(bytes), lines, (span, period), player),
         };
-        let quiet = quiet(&Set::new(bytes), plan.span);
+        // Before, between and after, since what else the machine does changes.
+        let quietly = || quiet(&Set::new(bytes), plan.span);
+        let before = quietly();
         let nothing = measured(0)?;
+        let between = quietly();
         let something = measured(plan.tick_bytes / LINE_BYTES)?;
+        let quiet = (before + between + quietly()) / 3.0;
         let direct_ns = nothing.per_tick(quiet);
         let ticked_ns = something.took_ns / something.accesses.max(1.0);
         Ok(Ticked {
@@ -210,32 +214,33 @@ fn by_turns(
     (span, period): (Duration, Duration),
     turn: Turn<'_>,
 ) -> io::Result<Work> {
-    let begun = Instant::now();
+    let begun = thread_cpu_time();
     for _ in 0..DIRECT_TURNS {
         turn(0)?;
     }
-    let direct = begun.elapsed() / DIRECT_TURNS;
+    let direct = (thread_cpu_time() - begun) / DIRECT_TURNS;
     set.walk(0);
     let (mut at, mut accesses, mut ticks) = (0, 0, 0);
-    let mut took = Duration::ZERO;
-    let end = Instant::now() + span;
+    let mut others = Duration::ZERO;
+    let begun = thread_cpu_time();
     let mut now = Instant::now();
-    let mut due = now + period;
+    let (end, mut due) = (now + span, now + period);
     while now < end {
-        let stretch = Instant::now();
         at = set.walk_on(at, STRETCH);
         accesses += STRETCH;
-        took += stretch.elapsed();
         now = Instant::now();
         if now >= due {
+            let away = thread_cpu_time();
             turn(lines)?;
+            others += thread_cpu_time() - away;
             ticks += 1;
             due = (due + period).max(now);
         }
     }
+    let took = thread_cpu_time() - begun;
     Ok(Work {
         accesses: accesses as f64,
-        took_ns: (took + direct * ticks).as_nanos() as f64,
+        took_ns: (took - others + direct * ticks).as_nanos() as f64,
         ticks,
     })
 }

@@ -1,5 +1,8 @@
 //! `sterna threads`: the laboratory. A module for each experiment; `sterna-laboratory` measures, these show.
 
+mod bench;
+mod cache;
+mod stall;
 mod tlp;
 
 use std::fs;
@@ -9,6 +12,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use sterna_laboratory::plot::Page;
+use sterna_laboratory::role::Player;
 
 use crate::show;
 
@@ -21,15 +25,27 @@ pub(crate) struct Threads {
 
 #[derive(Debug, Subcommand)]
 enum Experiment {
+    Bench(bench::Bench),
+    Cache(cache::Cache),
     Tlp(tlp::Tlp),
+    Stall(stall::Stall),
 }
 
 impl Threads {
     pub(crate) fn run(self) -> Result<u8> {
         match self.experiment {
+            Experiment::Bench(bench) => bench.run(),
+            Experiment::Cache(cache) => cache.run(),
             Experiment::Tlp(tlp) => tlp.run(),
+            Experiment::Stall(stall) => stall.run(),
         }
     }
+}
+
+/// This program plays the parts of processes itself.
+fn player() -> Result<Player> {
+    let program = std::env::current_exe().context("could not find this program's own file")?;
+    Ok(Player::new(program))
 }
 
 /// How results are put out.
