@@ -14,7 +14,7 @@ use crate::place::apart;
 use crate::role::Player;
 
 /// Rounds for a size, at least and at most.
-const ROUNDS_MIN: u32 = 5;
+const ROUNDS_MIN: u32 = 3;
 const ROUNDS_MAX: u32 = 2000;
 /// Turns for the direct cost.
 const DIRECT_TURNS: u32 = 2000;

@@ -40,7 +40,7 @@ const SMALLEST: u64 = 4096;
 /// The largest that is useful: lines are numbered with 32 bits, and walks take seconds.
 const LARGEST: u64 = 1 << 30;
 /// Working sets under ticks.
-const TICKED: [usize; 3] = [24 << 10, 512 << 10, 8 << 20];
+const TICKED: [usize; 3] = [24 << 10, 512 << 10, 4 << 20];
 /// Times between ticks, in microseconds.
 const PERIODS_US: [u64; 6] = [500, 1000, 2000, 5000, 10_000, 20_000];
 /// What the other reads at each tick.
@@ -54,7 +54,7 @@ impl Cache {
         let sizes = std::iter::successors(Some(SMALLEST), |size| Some(size * 2));
         let (span_ms, looks, periods) = match self.quick {
             true => (20, 5, &PERIODS_US[..2]),
-            false => (200, 41, &PERIODS_US[..]),
+            false => (100, 31, &PERIODS_US[..]),
         };
         let plan = Plan {
             sizes: sizes
@@ -157,7 +157,7 @@ fn ticks(text: &mut String, found: &Found, paint: Paint) {
         ("WORKING SET", Align::Right),
         ("TICK EVERY", Align::Right),
         ("SLOWER BY", Align::Right),
-        ("A TICK COSTS", Align::Right),
+        ("DIRECT", Align::Right),
         ("INDIRECT", Align::Right),
     ]);
     for row in &found.ticks {
