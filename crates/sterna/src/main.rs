@@ -75,6 +75,7 @@ enum Command {
     Registry(command::registry::RegistryCommand),
     Doctor(command::doctor::Doctor),
     Demo(command::demo::Demo),
+    Threads(command::threads::Threads),
     /// Prints what a shell needs to complete sterna's commands and options.
     #[command(
         after_help = "Example:\n  sterna completions bash > ~/.local/share/bash-completion/completions/sterna"
@@ -97,6 +98,10 @@ fn main() -> ExitCode {
             return runner::run();
         }
         Some(role) if role == workshop::TREE => return sterna_sys::trees::run_helper(),
+        // What takes part in an experiment is small.
+        Some(role) if role == sterna_laboratory::role::ROLE => {
+            return sterna_laboratory::role::run();
+        }
         _ => {}
     }
     log_warnings();
@@ -121,6 +126,7 @@ fn main() -> ExitCode {
         Command::Registry(registry) => registry.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Threads(threads) => threads.run(),
         Command::Completions { shell } => {
             completions(shell);
             Ok(0)

@@ -17,4 +17,5 @@ pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod steer;
 pub(crate) mod thaw;
+pub(crate) mod threads;
 pub(crate) mod wait;
