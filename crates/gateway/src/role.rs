@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Model, Settings, Site, Stop, Workers};
+use crate::load;
 
 /// The first argument of a process that has a role; the second names it.
 pub const ROLE: &str = "gateway-role";
@@ -22,6 +23,10 @@ pub(crate) const WORKER: &str = "worker";
 /// The role of a server that is measured: it reads a line of [`ServerOrders`] as JSON, prints a line with its
 /// [address](ServerReady), serves until its input ends, and prints a line with what it has [done](files::Served).
 pub const SERVER: &str = "server";
+
+/// The role of clients that measure: it reads a line of [`load::Orders`] as JSON, and prints a line with its
+/// [report](load::Report).
+pub const LOAD: &str = "load";
 
 /// What a server is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,6 +58,7 @@ pub fn run(name: &str) -> ExitCode {
     let result = match name {
         WORKER => work(),
         SERVER => serve(),
+        LOAD => load(),
         other => Err(format!("there is no role {other}")),
     };
     match result {
@@ -96,7 +102,16 @@ fn serve() -> Result<(), String> {
     say(&served.map_err(|error| error.to_string())?)
 }
 
-pub(crate) fn say(what: &impl Serialize) -> Result<(), String> {
+fn load() -> Result<(), String> {
+    let mut line = String::new();
+    let read = stdin().lock().read_line(&mut line);
+    read.map_err(|error| error.to_string())?;
+    let orders = serde_json::from_str(&line).map_err(|error| error.to_string())?;
+    allow_descriptors(None);
+    say(&load::run(&orders).map_err(|error| error.to_string())?)
+}
+
+fn say(what: &impl Serialize) -> Result<(), String> {
     let line = serde_json::to_string(what).map_err(|error| error.to_string())?;
     let mut out = stdout().lock();
     let said = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -104,7 +119,7 @@ pub(crate) fn say(what: &impl Serialize) -> Result<(), String> {
 }
 
 /// Sets the limit of descriptors, or raises it as far as may be.
-pub(crate) fn allow_descriptors(count: Option<u64>) {
+fn allow_descriptors(count: Option<u64>) {
     let limit = getrlimit(Resource::Nofile);
     let wanted = Rlimit {
         current: count.or(limit.maximum),

@@ -65,6 +65,7 @@ enum Command {
     Programs(command::programs::Programs),
     Node(command::node::NodeCommand),
     Nodes(command::nodes::NodesCommand),
+    Serve(Box<command::serve::Serve>),
     Doctor(command::doctor::Doctor),
     Demo(command::demo::Demo),
     /// Prints what a shell needs to complete sterna's commands and options.
@@ -88,6 +89,10 @@ fn main() -> ExitCode {
     {
         return sterna_wasm::builder::run();
     }
+    let mut role = std::env::args().skip(1);
+    if let (Some(sterna_gateway::role::ROLE), Some(name)) = (role.next().as_deref(), role.next()) {
+        return sterna_gateway::role::run(&name);
+    }
     log_warnings();
     let Cli { command } = Cli::parse();
     let foreground = matches!(command, Command::Run(_) | Command::Thaw(_));
@@ -103,6 +108,7 @@ fn main() -> ExitCode {
         Command::Programs(programs) => programs.run(),
         Command::Node(node) => node.run(),
         Command::Nodes(nodes) => nodes.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Demo(demo) => demo.run(),
         Command::Completions { shell } => {

@@ -148,6 +148,11 @@ impl Connection {
         matches!(self.state, State::Receiving) && self.input.is_empty() && self.skip == 0
     }
 
+    /// Nothing is lost if it ends now: between requests, or after a last response.
+    pub(crate) fn may_end(&self) -> bool {
+        self.is_idle() || matches!(self.state, State::Lingering { .. })
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
     }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::sendfile;
 use rustix::net::sockopt::set_socket_linger;
-use sterna_threads::blocking;
 use sterna_threads::io::TcpStream;
+use sterna_threads::{blocking, yield_now};
 
 use super::answer::{Answer, Outgoing};
 use super::connection::{Connection, Inquiry, Step};
@@ -23,10 +23,13 @@ use super::site::{BUFFER_BYTES, Site};
 /// Bytes of a file that go with the head, by copying.
 const FIRST_BYTES: usize = 16 * 1024;
 /// Bytes of a file that are sent at once, and for which the disk is looked after at once.
-const CHUNK_BYTES: u64 = 1024 * 1024;
+const CHUNK_BYTES: u64 = 256 * 1024;
 
 /// Takings of what a client has sent, before another has its turn.
-const RECEIVES_MAX: usize = 16;
+const RECEIVES_MAX: usize = 4;
+
+/// Sends of a user thread in a row, before others have their turn.
+const SENDS_MAX: u32 = 4;
 
 /// Who drives, and so what a wait for the disk would hold up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,7 @@ impl Drive<'_> {
     pub(crate) fn run(&self, connection: &mut Connection, until: Until) {
         // Up to where the file that is being sent was seen to be in memory.
         let mut warm_to = 0;
-        let mut receives = 0;
+        let (mut receives, mut sends) = (0, 0);
         loop {
             match connection.step() {
                 Step::Receive => {
@@ -82,6 +85,7 @@ impl Drive<'_> {
                 Step::Send(outgoing) => {
                     let result = self.send(&outgoing, &mut warm_to, connection.deadline());
                     conclude(connection, result);
+                    self.give_way(&mut sends);
                 }
                 Step::Finish => {
                     // If the client is gone already, that is seen next.
@@ -94,6 +98,14 @@ impl Drive<'_> {
                 }
                 Step::Close => return,
             }
+        }
+    }
+
+    /// After sending. A client that is as fast as the server would have it for itself.
+    fn give_way(&self, sends: &mut u32) {
+        *sends += 1;
+        if self.driver == Driver::UserThread && sends.is_multiple_of(SENDS_MAX) {
+            yield_now();
         }
     }
 

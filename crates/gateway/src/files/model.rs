@@ -28,6 +28,8 @@ pub(crate) use processes::worker;
 
 /// Threads of a dispatcher's pool, and aides of an event loop, if nothing is said.
 const POOL_THREADS: usize = 32;
+/// Connections that wait to be taken; the kernel may allow fewer.
+const BACKLOG: i32 = 4096;
 /// Processes, if nothing is said.
 const PROCESSES: usize = 16;
 
@@ -124,6 +126,8 @@ pub fn serve(
     site: Site,
 ) -> Result<Served, ServeError> {
     let site = Arc::new(site);
+    // The standard library's queue is short, and who finds it full tries again only after a second.
+    rustix::net::listen(&listener, BACKLOG).map_err(|errno| ServeError::Begin(errno.into()))?;
     let gate = Gate::new(Arc::clone(&site)).map_err(ServeError::Begin)?;
     let pool = workers.count.unwrap_or(POOL_THREADS);
     let cut_off = match model {

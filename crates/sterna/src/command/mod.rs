@@ -10,5 +10,6 @@ pub(crate) mod nodes;
 pub(crate) mod programs;
 pub(crate) mod ps;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod steer;
 pub(crate) mod thaw;

@@ -26,7 +26,7 @@ use crate::files::site::{BUFFER_BYTES, Site};
 
 const EVENTS_MAX: usize = 256;
 /// Steps of one connection before another has its turn.
-const STEPS_MAX: usize = 32;
+const STEPS_MAX: usize = 12;
 /// Connections taken at once.
 const ACCEPTS_MAX: usize = 32;
 const LISTENER: u64 = u64::MAX;
@@ -253,7 +253,7 @@ impl Machine {
             }
         }
         let connection = &guest.connection;
-        if connection.is_closed() || (connection.is_idle() && self.site.stop.is_requested()) {
+        if connection.is_closed() || (connection.may_end() && self.site.stop.is_requested()) {
             // What still is in the socket's queue of events is of a place without a guest, or looks again for nothing.
             self.places[client.place] = None;
             self.free.push(client.place);

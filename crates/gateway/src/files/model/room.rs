@@ -174,6 +174,7 @@ impl Room {
         };
         match listener.accept() {
             Ok((stream, peer)) => {
+                door.go_to_the_end_of_the_line(&self.epoll);
                 let Ok(stream) = TcpStream::from_std(stream) else {
                     return;
                 };
@@ -229,7 +230,7 @@ impl Room {
             driver: Driver::KernelThread,
         };
         drive.run(&mut guest.connection, Until::Dry);
-        let leaves = guest.connection.is_idle() && self.site.stop.is_requested();
+        let leaves = guest.connection.may_end() && self.site.stop.is_requested();
         let seat = guest.seat;
         let mut seats = self.seats();
         if !leaves && !guest.connection.is_closed() {
@@ -294,7 +295,7 @@ fn waiting() -> EventFlags {
 }
 
 /// The listening socket, and whether it is being looked at.
-pub(super) struct Door {
+struct Door {
     listener: Option<TcpListener>,
     is_shut: bool,
 }
@@ -324,6 +325,13 @@ impl Door {
         if let Some(listener) = &self.listener {
             self.is_shut = epoll::delete(epoll, listener).is_ok();
         }
+    }
+
+    /// Of processes that share the socket the kernel wakes the one that has waited longest by its own list: who is not
+    /// put at its end gets nearly all connections.
+    fn go_to_the_end_of_the_line(&mut self, epoll: &OwnedFd) {
+        self.shut(epoll);
+        self.reopen(epoll);
     }
 
     fn reopen(&mut self, epoll: &OwnedFd) {
