@@ -36,6 +36,16 @@ enum What {
         )]
         options: Vec<String>,
     },
+    /// The file server beside nginx, which must be installed (Debian: nginx-light)
+    Files {
+        /// For the measuring program: see `-- --help`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
+        options: Vec<String>,
+    },
 }
 
 /// Version of Binaryen, from npm.
@@ -47,7 +57,28 @@ const CRIU_RELEASE: &str = "trixie";
 
 /// Carries out `cargo xtask bench`.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
-    let What::Wasm { options } = &args.what;
+    match &args.what {
+        What::Wasm { options } => wasm(root, options),
+        What::Files { options } => files(root, options),
+    }
+}
+
+fn files(root: &Path, options: &[String]) -> Result<()> {
+    let mut build = child::cargo();
+    build.current_dir(root).args([
+        "build",
+        "--release",
+        "--package",
+        "sterna-gateway",
+        "--package",
+        "sterna-benches-files",
+    ]);
+    child::show(&mut build)?;
+    let mut bench = Command::new(child::target(root).join("release/sterna-benches-files"));
+    child::show(bench.current_dir(root).args(options))
+}
+
+fn wasm(root: &Path, options: &[String]) -> Result<()> {
     let (install, options): (Vec<_>, Vec<_>) =
         options.iter().partition(|option| *option == "--install");
     let folder = root.join("target/bench");
