@@ -49,6 +49,16 @@ enum What {
         )]
         options: Vec<String>,
     },
+    /// The file server beside nginx, which must be installed (Debian: nginx-light)
+    Files {
+        /// For the measuring program: see `-- --help`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
+        options: Vec<String>,
+    },
 }
 
 /// Version of Binaryen, from npm.
@@ -63,7 +73,23 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     match &args.what {
         What::Wasm { options } => wasm(root, options),
         What::Threads { options } => threads::run(root, options),
+        What::Files { options } => files(root, options),
     }
+}
+
+fn files(root: &Path, options: &[String]) -> Result<()> {
+    let mut build = child::cargo();
+    build.current_dir(root).args([
+        "build",
+        "--release",
+        "--package",
+        "sterna-gateway",
+        "--package",
+        "sterna-benches-files",
+    ]);
+    child::show(&mut build)?;
+    let mut bench = Command::new(child::target(root).join("release/sterna-benches-files"));
+    child::show(bench.current_dir(root).args(options))
 }
 
 fn wasm(root: &Path, options: &[String]) -> Result<()> {

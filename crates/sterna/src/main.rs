@@ -73,6 +73,7 @@ enum Command {
     Node(command::node::NodeCommand),
     Nodes(command::nodes::NodesCommand),
     Registry(command::registry::RegistryCommand),
+    Serve(Box<command::serve::Serve>),
     Doctor(command::doctor::Doctor),
     Demo(command::demo::Demo),
     Threads(command::threads::Threads),
@@ -104,6 +105,10 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
+    let mut role = std::env::args().skip(1);
+    if let (Some(sterna_gateway::role::ROLE), Some(name)) = (role.next().as_deref(), role.next()) {
+        return sterna_gateway::role::run(&name);
+    }
     log_warnings();
     let Cli { command } = Cli::parse();
     let foreground = matches!(command, Command::Run(_) | Command::Thaw(_));
@@ -124,6 +129,7 @@ fn main() -> ExitCode {
         Command::Node(node) => node.run(),
         Command::Nodes(nodes) => nodes.run(),
         Command::Registry(registry) => registry.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Demo(demo) => demo.run(),
         Command::Threads(threads) => threads.run(),

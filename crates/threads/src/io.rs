@@ -107,6 +107,36 @@ macro_rules! descriptor {
             pub fn set_write_timeout(&self, timeout: Option<std::time::Duration>) {
                 self.source.write_timeout.set(timeout);
             }
+
+            /// Makes a call of one's own that reads from the descriptor, which is non-blocking: again and again, waiting
+            /// like a read in between, until it does not fail with
+            /// [`WouldBlock`](std::io::ErrorKind::WouldBlock).
+            ///
+            /// # Errors
+            /// Those of the call, and the time-out.
+            pub fn read_with<R>(
+                &self,
+                mut call: impl FnMut(std::os::fd::BorrowedFd<'_>) -> std::io::Result<R>,
+            ) -> std::io::Result<R> {
+                self.source
+                    .call($crate::io::source::Direction::Read, |inner| {
+                        call(std::os::fd::AsFd::as_fd(inner))
+                    })
+            }
+
+            /// The same for a call that writes, such as `sendfile`.
+            ///
+            /// # Errors
+            /// As [`read_with`](Self::read_with).
+            pub fn write_with<R>(
+                &self,
+                mut call: impl FnMut(std::os::fd::BorrowedFd<'_>) -> std::io::Result<R>,
+            ) -> std::io::Result<R> {
+                self.source
+                    .call($crate::io::source::Direction::Write, |inner| {
+                        call(std::os::fd::AsFd::as_fd(inner))
+                    })
+            }
         }
 
         impl std::os::fd::AsFd for $name {
