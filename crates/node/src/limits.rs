@@ -127,6 +127,8 @@ pub const SWEEP_AFTER: Duration = Duration::from_secs(3600);
 pub const RUNNER_WITHIN: Duration = Duration::from_secs(20);
 /// When a node stops: for the end of its processes to be written down.
 pub const KILLED_WITHIN: Duration = Duration::from_secs(5);
+/// What waits to be seen by the driver of moves.
+pub const INPUTS_WAITING_MAX: usize = 8192;
 /// Names that are suggested from.
 pub const NAMES_MAX: usize = 1024;
 

@@ -162,7 +162,7 @@ impl Driver {
         Time::from_micros(micros.try_into().unwrap_or(u64::MAX))
     }
 
-    async fn run(&mut self, inputs: &mut mpsc::UnboundedReceiver<Input>) -> Ended {
+    async fn run(&mut self, inputs: &mut mpsc::Receiver<Input>) -> Ended {
         let mut sweep = interval(SWEEP_EVERY);
         let mut compare = interval(COMPARE_EVERY);
         compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -294,7 +294,9 @@ impl Driver {
                 for (process, bytes) in page.records {
                     if let Ok(record) = Record::decode(&bytes) {
                         let record = Some(record);
-                        let _ = inputs.send(Input::Event(Event::Record { process, record }));
+                        let _ = inputs
+                            .send(Input::Event(Event::Record { process, record }))
+                            .await;
                     }
                 }
                 after = page.next;
@@ -329,13 +331,14 @@ impl Driver {
                 let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
                 tokio::spawn(async move {
                     let fetched = service.fetch_program(&hosting, source, program).await;
-                    hosting.tell(Input::Event(match fetched {
+                    let event = match fetched {
                         Ok(()) => Event::ProgramFetched { attempt },
                         Err(failure) => Event::ProgramUnavailable {
                             attempt,
                             reason: failure.message,
                         },
-                    }));
+                    };
+                    hosting.tell(Input::Event(event)).await;
                 });
             }
             Action::Command(command) => self.command(command),
@@ -398,7 +401,9 @@ impl Driver {
                     if !record.is_some_and(|record| alive(record) && record.owner == service.id) {
                         hosting.forget_unless_arriving(process, record);
                     }
-                    hosting.tell(Input::Event(Event::Record { process, record }));
+                    hosting
+                        .tell(Input::Event(Event::Record { process, record }))
+                        .await;
                 }
                 Err(error) => tracing::warn!("the record of {process}: {error}"),
             }
@@ -411,13 +416,14 @@ impl Driver {
             let admitted = service
                 .admit_process(&hosting, attempt, source, &offer)
                 .await;
-            hosting.tell(Input::Event(match admitted {
+            let event = match admitted {
                 Ok(program_is_here) => Event::Admitted {
                     attempt,
                     program_is_here,
                 },
                 Err(refusal) => Event::Declined { attempt, refusal },
-            }));
+            };
+            hosting.tell(Input::Event(event)).await;
         });
     }
 
@@ -443,7 +449,9 @@ impl Driver {
             if let Err(failure) = &opened {
                 tracing::debug!("{attempt}: {failure}");
             }
-            hosting.tell(Input::Connected(attempt, opened.ok(), command));
+            hosting
+                .tell(Input::Connected(attempt, opened.ok(), command))
+                .await;
         });
     }
 
@@ -526,7 +534,9 @@ impl Service {
             .map_err(|failure| refused(failure.message))?;
         let (place, descriptors) = placed;
         hosting.remember(process, &entry.info);
-        hosting.tell(Input::Place(attempt, Box::new(place), descriptors));
+        hosting
+            .tell(Input::Place(attempt, Box::new(place), descriptors))
+            .await;
         Ok(hosting.has(offer.program).await)
     }
 }

@@ -43,7 +43,7 @@ impl Hosting {
         let inputs = self.inputs.clone();
         let handle = blocking(move || {
             let on_said = move |said: Option<Said>| {
-                let _ = inputs.send(Input::Said(life, said));
+                let _ = inputs.blocking_send(Input::Said(life, said));
             };
             connect_or_start(&folder, &*workshop, on_said)
         });
