@@ -36,6 +36,16 @@ enum What {
         )]
         options: Vec<String>,
     },
+    /// Moves between nodes, nodes with many processes, registries
+    Move {
+        /// For the measuring program: see `-- --help`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
+        options: Vec<String>,
+    },
 }
 
 /// Version of Binaryen, from npm.
@@ -47,9 +57,17 @@ const CRIU_RELEASE: &str = "trixie";
 
 /// Carries out `cargo xtask bench`.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
-    let What::Wasm { options } = &args.what;
-    let (install, options): (Vec<_>, Vec<_>) =
-        options.iter().partition(|option| *option == "--install");
+    match &args.what {
+        What::Wasm { options } => wasm(root, options),
+        What::Move { options } => measure(root, "sterna-benches-move", options),
+    }
+}
+
+fn wasm(root: &Path, options: &[String]) -> Result<()> {
+    let (install, options): (Vec<_>, Vec<_>) = options
+        .iter()
+        .cloned()
+        .partition(|option| option == "--install");
     let folder = root.join("target/bench");
     fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
     if !install.is_empty() {
@@ -67,6 +85,11 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
             }
         }
     }
+    measure(root, "sterna-benches", &options)
+}
+
+/// Builds and runs a measuring program.
+fn measure(root: &Path, program: &str, options: &[String]) -> Result<()> {
     // The command beside the benches, which start it: both from one build, so that they agree on features.
     let mut build = child::cargo();
     build.current_dir(root).args([
@@ -78,7 +101,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         "sterna-benches",
     ]);
     child::show(&mut build)?;
-    let mut bench = Command::new(child::target(root).join("release/sterna-benches"));
+    let mut bench = Command::new(child::target(root).join("release").join(program));
     child::show(bench.current_dir(root).args(options))
 }
 
