@@ -156,7 +156,11 @@ impl Sender {
     /// # Errors
     /// See [`Sender::send`].
     pub fn send_block(&mut self, bytes: usize) -> Result<(), ChannelError> {
-        send(&mut self.connection, &mut self.key, &mut self.block[..bytes])
+        send(
+            &mut self.connection,
+            &mut self.key,
+            &mut self.block[..bytes],
+        )
     }
 
     /// What ends the channel for both ends, from anywhere.

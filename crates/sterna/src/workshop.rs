@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
@@ -52,8 +51,8 @@ impl NodeWorkshop for Workshop {
         vec![sterna_wasm::KIND]
     }
 
-    fn start_runner(&self, listener: UnixListener, errors: File) -> io::Result<()> {
-        runner::start(listener, File::open(self.cache.directory())?, errors)
+    fn start_runner(&self, bound: OwnedFd, errors: File) -> io::Result<()> {
+        runner::start(bound, File::open(self.cache.directory())?, errors)
     }
 
     fn has(&self, program: &ProgramId) -> bool {

@@ -67,7 +67,11 @@ impl Cluster {
             target: target.id,
             dry_run: false,
         };
-        let HostingReply::Moving { source: at, attempt } = source.ask(request)? else {
+        let HostingReply::Moving {
+            source: at,
+            attempt,
+        } = source.ask(request)?
+        else {
             bail!("the node answers another question");
         };
         loop {

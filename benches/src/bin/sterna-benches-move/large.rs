@@ -32,7 +32,15 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
         reports.len()
     );
     let columns = [
-        "program", "GB/s: median", "best", "wanted", "capture", "send", "restore", "commit", "resume",
+        "program",
+        "GB/s: median",
+        "best",
+        "wanted",
+        "capture",
+        "send",
+        "restore",
+        "commit",
+        "resume",
     ];
     let mut table = Table::new("1 GiB", &note, &columns);
     let number = |value: f64| Cell::Number(value, 2);

@@ -110,9 +110,7 @@ fn run(cli: &Cli) -> Result<()> {
             continue;
         };
         let load = measure::load();
-        table
-            .note
-            .push_str(&format!(" Load average: {load:.1}."));
+        table.note.push_str(&format!(" Load average: {load:.1}."));
         if cli.json {
             eprintln!("{table}");
         } else {

@@ -7,7 +7,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use sterna_benches::measure::{median, ms, quantile};
 use sterna_benches::table::{Cell, Table};
-use sterna_node::message::{Belongings, HostingReply, HostingRequest, ProcessEntry, StartOrder, Where};
+use sterna_node::message::{
+    Belongings, HostingReply, HostingRequest, ProcessEntry, StartOrder, Where,
+};
 
 use crate::Plan;
 use crate::cluster::{Cluster, Node};
@@ -65,7 +67,12 @@ fn start_all(node: &Node, like: &ProcessEntry, count: usize) -> Result<f64> {
         program: like.info.program,
         kind: like.info.kind.clone(),
         file: like.info.file.clone(),
-        arguments: like.info.arguments.iter().map(|text| text.clone().into_bytes()).collect(),
+        arguments: like
+            .info
+            .arguments
+            .iter()
+            .map(|text| text.clone().into_bytes())
+            .collect(),
         variables: Vec::new(),
         entry: None,
         belongings: Belongings::default(),

@@ -79,7 +79,12 @@ impl Program {
             return None;
         }
         let arguments = self.arguments.iter().map(|&argument| argument.to_owned());
-        Some([path.display().to_string()].into_iter().chain(arguments).collect())
+        Some(
+            [path.display().to_string()]
+                .into_iter()
+                .chain(arguments)
+                .collect(),
+        )
     }
 }
 
@@ -109,7 +114,11 @@ fn downtimes(reports: &[MoveReport]) -> Vec<f64> {
     known.map(|us| us as f64 / 1e3).collect()
 }
 
-fn start(cluster: &Cluster, plan: &Plan, program: &Program) -> Result<Option<sterna_process::ProcessId>> {
+fn start(
+    cluster: &Cluster,
+    plan: &Plan,
+    program: &Program,
+) -> Result<Option<sterna_process::ProcessId>> {
     let Some(command) = program.command(&plan.root) else {
         return Ok(None);
     };
@@ -128,8 +137,18 @@ pub(crate) fn programs(plan: &Plan) -> Result<Option<Table>> {
         plan.rounds
     );
     let columns = [
-        "program", "downtime: median", "p90", "max", "wanted", "capture", "send", "restore",
-        "commit", "resume", "whole", "KiB",
+        "program",
+        "downtime: median",
+        "p90",
+        "max",
+        "wanted",
+        "capture",
+        "send",
+        "restore",
+        "commit",
+        "resume",
+        "whole",
+        "KiB",
     ];
     let mut table = Table::new("Moves between two nodes", &note, &columns);
     for program in &ALL {
@@ -151,7 +170,9 @@ pub(crate) fn programs(plan: &Plan) -> Result<Option<Table>> {
             Cell::Number(program.wanted_ms, 0),
         ];
         for name in ["capture", "send", "restore", "commit", "resume"] {
-            cells.push(number(median(&values(&reports, |report| part(report, name)))));
+            cells.push(number(median(&values(&reports, |report| {
+                part(report, name)
+            }))));
         }
         cells.push(number(median(&values(&reports, |report| report.total_us))));
         let kib = |report: &MoveReport| (report.image_bytes + report.pages * PAGE) * 1000 / 1024;
@@ -170,8 +191,17 @@ pub(crate) fn first(plan: &Plan) -> Result<Option<Table>> {
                 at the target, and what it needs to go on: *until paused*. *Ready*: share of the moves in which all of \
                 that was there by then.";
     let columns = [
-        "program", "downtime: median", "max", "wanted", "capture", "send", "restore", "commit",
-        "resume", "until paused", "ready",
+        "program",
+        "downtime: median",
+        "max",
+        "wanted",
+        "capture",
+        "send",
+        "restore",
+        "commit",
+        "resume",
+        "until paused",
+        "ready",
     ];
     let mut table = Table::new("First moves", note, &columns);
     for program in &ALL {
@@ -195,13 +225,20 @@ pub(crate) fn first(plan: &Plan) -> Result<Option<Table>> {
             Cell::Number(program.wanted_ms, 0),
         ];
         for name in ["capture", "send", "restore", "commit", "resume"] {
-            cells.push(number(median(&values(&reports, |report| part(report, name)))));
+            cells.push(number(median(&values(&reports, |report| {
+                part(report, name)
+            }))));
         }
         let before = |report: &MoveReport| {
-            ["accept", "declare", "pause"].map(|name| part(report, name)).iter().sum()
+            ["accept", "declare", "pause"]
+                .map(|name| part(report, name))
+                .iter()
+                .sum()
         };
         cells.push(Cell::Number(median(&values(&reports, before)), 0));
-        let ready = reports.iter().filter(|report| report.was_ready == Some(true));
+        let ready = reports
+            .iter()
+            .filter(|report| report.was_ready == Some(true));
         cells.push(number(ready.count() as f64 / reports.len() as f64));
         table.row(program.name, cells);
     }

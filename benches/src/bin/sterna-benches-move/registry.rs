@@ -29,7 +29,9 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
     table.row("a file of one node", row(plan, None)?);
     match Etcd::start()? {
         Some(etcd) => table.row("etcd", row(plan, Some(&etcd.address))?),
-        None => eprintln!("skipped: etcd, since the command `etcd` is not here (Debian: etcd-server)"),
+        None => {
+            eprintln!("skipped: etcd, since the command `etcd` is not here (Debian: etcd-server)")
+        }
     }
     Ok(Some(table))
 }
@@ -69,13 +71,24 @@ impl Etcd {
     fn start() -> Result<Option<Etcd>> {
         let folder = TempDir::new()?;
         let [clients, peers] = [free_port()?, free_port()?];
-        let [clients_url, peers_url] = [clients, peers].map(|port| format!("http://127.0.0.1:{port}"));
+        let [clients_url, peers_url] =
+            [clients, peers].map(|port| format!("http://127.0.0.1:{port}"));
         let mut command = Command::new("etcd");
         command
             .arg("--data-dir")
             .arg(folder.path().join("data"))
-            .args(["--listen-client-urls", &clients_url, "--advertise-client-urls", &clients_url])
-            .args(["--listen-peer-urls", &peers_url, "--initial-advertise-peer-urls", &peers_url])
+            .args([
+                "--listen-client-urls",
+                &clients_url,
+                "--advertise-client-urls",
+                &clients_url,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peers_url,
+                "--initial-advertise-peer-urls",
+                &peers_url,
+            ])
             .args(["--initial-cluster", &format!("default={peers_url}")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())

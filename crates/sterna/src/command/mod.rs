@@ -15,6 +15,8 @@ pub(crate) mod ps;
 pub(crate) mod registry;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod steer;
 pub(crate) mod thaw;
+pub(crate) mod threads;
 pub(crate) mod wait;

@@ -84,8 +84,12 @@ fn every_command_has_help_with_examples() {
         assert!(help.contains("Example"), "{command}: {help}");
         assert!(help.contains(&format!("sterna {command}")), "{command}");
     }
+    for experiment in ["bench", "cache", "tlp", "stall"] {
+        let help = world.ask(["threads", experiment, "--help"]).ok();
+        assert!(help.contains(&format!("sterna threads {experiment}")));
+    }
     let help = world.ask(["--help"]).ok();
-    assert!(!help.contains("__builder"));
+    assert!(!help.contains("__builder") && !help.contains("__laboratory"));
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! - `places`: the run directory, the key, the program cache
 //! - `terminal`: what is different on one
 //! - `nodes`: nodes that join, end, are removed; the doctor
+//! - `threads`: the laboratory
 //! - `demo`: the demo, help and completions
 
 mod demo;
@@ -20,4 +21,5 @@ mod nodes;
 mod places;
 mod run;
 mod terminal;
+mod threads;
 mod world;

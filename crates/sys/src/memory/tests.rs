@@ -112,7 +112,10 @@ fn pages_that_are_provided_keep_what_they_hold() {
     memory.populate(1, 128 * KIB - 1).unwrap();
     let mut all = vec![0; 128 * KIB];
     memory.read(0, &mut all).unwrap();
-    assert_eq!((&all[3..6], &all[60_000..60_003]), (&b"abc"[..], &b"end"[..]));
+    assert_eq!(
+        (&all[3..6], &all[60_000..60_003]),
+        (&b"abc"[..], &b"end"[..])
+    );
     assert_eq!(&all[70_000..70_004], b"more");
     assert_eq!(all.iter().filter(|byte| **byte != 0).count(), 10);
     assert!(memory.populate(1, 128 * KIB).is_err());

@@ -178,7 +178,14 @@ impl Stage {
         let name = NODES[number];
         let export = format!("work={}", self.path("work").display());
         let arguments = [
-            "node", "start", "--bind", "127.0.0.1:0", "--name", name, "--export", &export,
+            "node",
+            "start",
+            "--bind",
+            "127.0.0.1:0",
+            "--name",
+            name,
+            "--export",
+            &export,
         ];
         let mut node = self.start(number, &arguments, &format!("{name}.log"))?;
         let deadline = Instant::now() + PATIENCE;
@@ -213,10 +220,15 @@ impl Stage {
 
     /// Waits until a process writes more, although nobody asks it or its node for anything.
     pub(super) fn wait_for_growth(&self, number: usize, process: ProcessId) -> Result<()> {
-        let logs = self.data(number).join("hosting/logs").join(process.to_string());
+        let logs = self
+            .data(number)
+            .join("hosting/logs")
+            .join(process.to_string());
         let bytes = || -> u64 {
             let files = fs::read_dir(&logs).into_iter().flatten().flatten();
-            files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+            files
+                .filter_map(|file| Some(file.metadata().ok()?.len()))
+                .sum()
         };
         let (before, deadline) = (bytes(), Instant::now() + PATIENCE);
         while bytes() == before {

@@ -38,7 +38,9 @@ pub(super) fn undisturbed(
 ) -> String {
     let without = match property {
         Property::Directory => "",
-        Property::Nothing => " (without a file: this machine cannot confine a process to a directory)",
+        Property::Nothing => {
+            " (without a file: this machine cannot confine a process to a directory)"
+        }
     };
     format!(
         "{} A script runs on {}, undisturbed: {lines} lines of output in {}{without}.",
@@ -71,7 +73,8 @@ pub(super) fn hop(hop: &Hop, lines: usize, paint: Paint) -> String {
         lines,
         hop.from,
         hop.to,
-        hop.downtime_us.map_or_else(|| "–".to_owned(), show::time_us),
+        hop.downtime_us
+            .map_or_else(|| "–".to_owned(), show::time_us),
         show::time_us(hop.total_us),
         hop.pages,
         show::bytes(bytes(hop)),
@@ -116,7 +119,11 @@ pub(super) fn accident(accident: &Accident, paint: Paint) -> String {
 }
 
 pub(super) fn verdict(outcome: &Outcome, paint: Paint) -> String {
-    let mut still: Vec<u64> = outcome.hops.iter().filter_map(|hop| hop.downtime_us).collect();
+    let mut still: Vec<u64> = outcome
+        .hops
+        .iter()
+        .filter_map(|hop| hop.downtime_us)
+        .collect();
     still.sort_unstable();
     let median = still.get(still.len() / 2).copied().unwrap_or(0);
     let verdict = match outcome.identical {
