@@ -39,6 +39,16 @@ enum What {
         )]
         options: Vec<String>,
     },
+    /// Moves between nodes, nodes with many processes, registries
+    Move {
+        /// For the measuring program: see `-- --help`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
+        options: Vec<String>,
+    },
     /// Threads: costs, memory, servers, beside std, may, tokio, Go and Java
     Threads {
         /// `--install` gets Go and Java; all else is for the measuring program: see `-- --help`
@@ -74,6 +84,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         What::Wasm { options } => wasm(root, options),
         What::Threads { options } => threads::run(root, options),
         What::Files { options } => files(root, options),
+        What::Move { options } => measure(root, "sterna-benches-move", options),
     }
 }
 
@@ -93,8 +104,10 @@ fn files(root: &Path, options: &[String]) -> Result<()> {
 }
 
 fn wasm(root: &Path, options: &[String]) -> Result<()> {
-    let (install, options): (Vec<_>, Vec<_>) =
-        options.iter().partition(|option| *option == "--install");
+    let (install, options): (Vec<_>, Vec<_>) = options
+        .iter()
+        .cloned()
+        .partition(|option| option == "--install");
     let folder = root.join("target/bench");
     fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
     if !install.is_empty() {
@@ -112,6 +125,11 @@ fn wasm(root: &Path, options: &[String]) -> Result<()> {
             }
         }
     }
+    measure(root, "sterna-benches", &options)
+}
+
+/// Builds and runs a measuring program.
+fn measure(root: &Path, program: &str, options: &[String]) -> Result<()> {
     // The command beside the benches, which start it: both from one build, so that they agree on features.
     let mut build = child::cargo();
     build.current_dir(root).args([
@@ -123,7 +141,7 @@ fn wasm(root: &Path, options: &[String]) -> Result<()> {
         "sterna-benches",
     ]);
     child::show(&mut build)?;
-    let mut bench = Command::new(child::target(root).join("release/sterna-benches"));
+    let mut bench = Command::new(child::target(root).join("release").join(program));
     child::show(bench.current_dir(root).args(options))
 }
 

@@ -1,6 +1,6 @@
 //! What this program does for a node that hosts processes: makes programs ready, starts runners, detaches directories.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -12,6 +12,7 @@ use sterna_node::Workshop as NodeWorkshop;
 use sterna_process::{ProgramId, Tag, Waypoint};
 use sterna_sys::spawn::Spawn;
 use sterna_sys::trees::{self, Access, DetachError};
+use sterna_wasm::Installed;
 use sterna_wasm::cache::{AddError, ProgramCache};
 
 use crate::kinds::{self, BuildOptions};
@@ -20,12 +21,18 @@ use crate::runner;
 /// The hidden subcommand that makes this program a helper that detaches a directory.
 pub(crate) const TREE: &str = "__tree";
 
+/// Programs that stay open, since processes of them are started one after the other: to open one takes longer than to
+/// start a process.
+const OPEN_MAX: usize = 16;
+
 /// Programs from the user's cache, builders and runners of this very program.
 #[derive(Debug)]
 pub(crate) struct Workshop {
     cache: ProgramCache,
     /// Programs whose moves are being prepared, or have been.
     expected: Mutex<HashSet<ProgramId>>,
+    /// Those that were asked for last, the last one first.
+    open: Mutex<VecDeque<Arc<Installed>>>,
 }
 
 impl Workshop {
@@ -34,6 +41,7 @@ impl Workshop {
         Ok(Self {
             cache,
             expected: Mutex::default(),
+            open: Mutex::default(),
         })
     }
 }
@@ -48,7 +56,14 @@ impl NodeWorkshop for Workshop {
     }
 
     fn has(&self, program: &ProgramId) -> bool {
-        self.cache.ready(program).is_some()
+        let Some(installed) = self.cache.ready(program) else {
+            return false;
+        };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| !Arc::ptr_eq(other, &installed));
+        open.truncate(OPEN_MAX - 1);
+        open.push_front(installed);
+        true
     }
 
     fn bytes(&self, program: &ProgramId) -> Result<Arc<[u8]>, String> {
