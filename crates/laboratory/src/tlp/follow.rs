@@ -16,8 +16,8 @@ use super::processors;
 use super::sample::{self, Task};
 use super::tally::{Event, Sums, Tally, What};
 
-/// Pages of a ring, for what all processors' switches of one look need: 40 bytes each.
-const RING_PAGES: usize = 64;
+/// Pages of a ring, for 40 bytes at each switch: what every user may have (`kernel.perf_event_mlock_kb`).
+const RING_PAGES: usize = 128;
 /// The same where each thread has rings of its own.
 const RING_PAGES_EACH: usize = 8;
 /// Threads that are followed from the middle of a process's life; more have no place in descriptors.
