@@ -120,7 +120,8 @@ impl Follower {
                 .enable_on_exec(on_exec)
                 .build()
                 .map_err(explained)?;
-            self.rings.push(counter.sampled(pages)?);
+            let bytes = pages * rustix::param::page_size();
+            self.rings.push(counter.sampled(bytes)?);
         }
         Ok(())
     }
@@ -206,7 +207,9 @@ fn parse(kind: u32, misc: u16, bytes: &[u8]) -> Option<Parsed> {
         LOST => long(8).map(Parsed::Lost),
         SWITCH => {
             let what = if misc & MISC_SWITCH_OUT == 0 {
-                What::On
+                What::On {
+                    processor: word(trailer + 16)?,
+                }
             } else {
                 What::Off {
                     ready: misc & MISC_SWITCH_PREEMPTED != 0,
@@ -240,7 +243,7 @@ mod tests {
         bytes.extend(1_i32.to_ne_bytes());
         bytes.extend(thread.to_ne_bytes());
         bytes.extend(time_ns.to_ne_bytes());
-        bytes.extend([0; 8]);
+        bytes.extend([3, 0, 0, 0, 0, 0, 0, 0]);
         bytes
     }
 
@@ -259,7 +262,7 @@ mod tests {
 
     #[test]
     fn records_of_each_kind() {
-        expect(SWITCH, 0, &[], What::On);
+        expect(SWITCH, 0, &[], What::On { processor: 3 });
         expect(SWITCH, 1 << 13, &[], What::Off { ready: false });
         expect(SWITCH, 3 << 13, &[], What::Off { ready: true });
         let ids: Vec<u8> = [1_i32, 7].into_iter().flat_map(i32::to_ne_bytes).collect();

@@ -67,8 +67,8 @@ pub struct Named {
 /// What happened to a thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum What {
-    /// It got a processor.
-    On,
+    /// It got this processor.
+    On { processor: i32 },
     /// It lost it, and would have run on if `ready`.
     Off { ready: bool },
     /// It became another program, and so runs.
@@ -108,6 +108,8 @@ enum State {
 
 struct Thread {
     state: State,
+    /// Where it was last seen to run.
+    processor: Option<i32>,
     name: String,
     run_ns: u64,
 }
@@ -123,6 +125,8 @@ pub(super) struct Tally {
     start_ns: u64,
     now_ns: u64,
     threads: HashMap<i32, Thread>,
+    /// Who was last seen to run on a processor.
+    on: HashMap<i32, i32>,
     running: usize,
     ready: usize,
     running_ns: Vec<u64>,
@@ -140,6 +144,7 @@ impl Tally {
             start_ns,
             now_ns: start_ns,
             threads: HashMap::new(),
+            on: HashMap::new(),
             running: 0,
             ready: 0,
             running_ns: Vec::new(),
@@ -168,7 +173,7 @@ impl Tally {
         }
         if let Some(at) = self.unclear.iter().position(|one| *one == event.thread) {
             let state = match event.what {
-                What::On => Some(State::Ready),
+                What::On { .. } => Some(State::Ready),
                 What::Off { .. } | What::Ended | What::Executed(_) => Some(State::Running {
                     since_ns: self.start_ns,
                 }),
@@ -253,9 +258,15 @@ impl Tally {
         let since_ns = self.now_ns;
         let thread = event.thread;
         match event.what {
-            What::On => {
+            What::On { processor } => {
                 self.switches += 1;
+                // One thread at a time: if another is still there, the record of its going was lost.
+                let before = self.on.insert(processor, thread);
+                if let Some(before) = before.filter(|before| *before != thread) {
+                    self.gone(before, processor);
+                }
                 self.set(thread, State::Running { since_ns });
+                self.thread(thread).processor = Some(processor);
             }
             What::Off { ready: true } => self.set(thread, State::Ready),
             What::Off { ready: false } => self.set(thread, State::Away),
@@ -275,6 +286,17 @@ impl Tally {
         }
     }
 
+    /// Takes a thread off a processor, if it is still on it.
+    fn gone(&mut self, thread: i32, processor: i32) {
+        let found = self.threads.get(&thread);
+        let there = found.is_some_and(|found| {
+            found.processor == Some(processor) && matches!(found.state, State::Running { .. })
+        });
+        if there {
+            self.set(thread, State::Away);
+        }
+    }
+
     /// Counts the time up to `to_ns` at the numbers of now.
     fn advance(&mut self, to_ns: u64) {
         let span_ns = to_ns.saturating_sub(self.now_ns);
@@ -288,6 +310,7 @@ impl Tally {
             self.seen += 1;
             Thread {
                 state: State::Away,
+                processor: None,
                 name: String::new(),
                 run_ns: 0,
             }
@@ -352,6 +375,11 @@ mod tests {
         }
     }
 
+    /// On a processor of its own.
+    fn on(processor: i32) -> What {
+        What::On { processor }
+    }
+
     const OFF: What = What::Off { ready: false };
     const INTERRUPTED: What = What::Off { ready: true };
 
@@ -360,8 +388,8 @@ mod tests {
         let mut tally = Tally::new(1000);
         // Nobody for 10, one for 20, two for 30, one for 40.
         for (time_ns, thread, what) in [
-            (1010, 1, What::On),
-            (1030, 2, What::On),
+            (1010, 1, on(1)),
+            (1030, 2, on(2)),
             (1060, 1, OFF),
             (1100, 2, OFF),
         ] {
@@ -381,9 +409,9 @@ mod tests {
     #[test]
     fn interrupted_threads_want_a_processor() {
         let mut tally = Tally::new(0);
-        tally.event(event(0, 1, What::On));
+        tally.event(event(0, 1, on(1)));
         tally.event(event(50, 1, INTERRUPTED));
-        tally.event(event(50, 2, What::On));
+        tally.event(event(50, 2, on(2)));
         let sums = tally.finish(100);
         assert_eq!(sums.running.shares, [0.0, 1.0]);
         assert_eq!(sums.wanted.shares, [0.0, 0.5, 0.5]);
@@ -396,9 +424,9 @@ mod tests {
         tally.was_there(2, "waited", true);
         tally.was_there(3, "never switched", true);
         tally.was_there(4, "slept", false);
-        tally.event(event(10, 4, What::On));
+        tally.event(event(10, 4, on(4)));
         tally.event(event(20, 1, OFF));
-        tally.event(event(40, 2, What::On));
+        tally.event(event(40, 2, on(2)));
         let sums = tally.finish(50);
         // Threads 1 and 3; then 1, 3, 4; then 3, 4; then 2, 3, 4.
         assert_eq!(sums.running.shares, [0.0, 0.0, 0.6, 0.4]);
@@ -427,8 +455,8 @@ mod tests {
     #[test]
     fn lost_and_late_events_do_no_harm() {
         let mut tally = Tally::new(100);
-        tally.event(event(90, 1, What::On)); // before the start
-        tally.event(event(110, 1, What::On)); // its end was lost
+        tally.event(event(90, 1, on(1))); // before the start
+        tally.event(event(110, 1, on(1))); // its end was lost
         tally.event(event(120, 1, What::Ended));
         tally.event(event(121, 1, OFF)); // of a thread that has ended
         tally.event(event(130, 2, OFF)); // never seen before
@@ -436,6 +464,18 @@ mod tests {
         assert_eq!(sums.running.shares, [0.5, 0.5]);
         assert_eq!(sums.threads, 1);
         assert_eq!(sums.running.shares.iter().sum::<f64>(), 1.0);
+    }
+
+    #[test]
+    fn no_more_run_at_once_than_there_are_processors() {
+        let mut tally = Tally::new(0);
+        tally.event(event(0, 1, on(7)));
+        tally.event(event(10, 2, on(7))); // that 1 went was lost
+        tally.event(event(15, 1, on(8)));
+        tally.event(event(20, 3, on(7)));
+        let sums = tally.finish(30);
+        assert_eq!(sums.running.shares[..2], [0.0, 0.5]);
+        assert_eq!(sums.running.shares.len(), 3);
     }
 
     #[test]
@@ -450,7 +490,7 @@ mod tests {
         let mut tally = Tally::new(0);
         tally.event(event(0, 1, What::Executed("shell".to_owned())));
         tally.event(event(1, 2, What::Made { by: 1 }));
-        tally.event(event(2, 2, What::On));
+        tally.event(event(2, 2, on(2)));
         tally.event(event(3, 2, What::Ended));
         tally.event(event(4, 3, What::Made { by: 1 }));
         tally.event(event(5, 3, What::Renamed("worker".to_owned())));
