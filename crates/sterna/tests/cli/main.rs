@@ -9,6 +9,7 @@
 //! - `places`: the run directory, the key, the program cache
 //! - `terminal`: what is different on one
 //! - `nodes`: nodes that join, end, are removed; the doctor
+//! - `serve`: files over HTTP, and the comparison of models
 //! - `demo`: the demo, help and completions
 
 mod demo;
@@ -19,5 +20,6 @@ mod moves;
 mod nodes;
 mod places;
 mod run;
+mod serve;
 mod terminal;
 mod world;
