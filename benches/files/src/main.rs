@@ -35,11 +35,11 @@ struct Cli {
         default_value = "hybrid"
     )]
     models: Vec<String>,
-    /// Rounds of each comparison
-    #[arg(long, value_name = "N", default_value_t = 9)]
+    /// Rounds of each comparison: many short ones, so that what else the machine does meets both
+    #[arg(long, value_name = "N", default_value_t = 21)]
     rounds: usize,
     /// Length of each measurement, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 2000)]
+    #[arg(long, value_name = "MS", default_value_t = 700)]
     milliseconds: u64,
     /// Idle connections
     #[arg(long, value_name = "N", default_value_t = 10_000)]

@@ -10,6 +10,7 @@
 //! - `terminal`: what is different on one
 //! - `nodes`: nodes that join, end, are removed; the doctor
 //! - `threads`: the laboratory
+//! - `serve`: files over HTTP, and the comparison of models
 //! - `demo`: the demo, help and completions
 
 mod demo;
@@ -20,6 +21,7 @@ mod moves;
 mod nodes;
 mod places;
 mod run;
+mod serve;
 mod terminal;
 mod threads;
 mod world;
