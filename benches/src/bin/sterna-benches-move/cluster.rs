@@ -157,8 +157,9 @@ impl Node {
             .stdin(Stdio::piped())
             .stderr(Stdio::piped());
         let mut joining = joining.spawn()?;
-        let stdin = joining.stdin.take().context("the input is piped")?;
-        { stdin }.write_all(&ticket)?;
+        let mut stdin = joining.stdin.take().context("the input is piped")?;
+        stdin.write_all(&ticket)?;
+        drop(stdin);
         let output = joining.wait_with_output()?;
         ensure!(
             output.status.success(),
@@ -183,7 +184,7 @@ impl Node {
 
     /// Starts a process by the command, and gives its id.
     pub(crate) fn start_process(&self, arguments: &[&str]) -> Result<ProcessId> {
-        let all = [&["run", "--detach", "--json"], arguments].concat();
+        let all = [&["run", "--detach", "--json"][..], arguments].concat();
         let told: serde_json::Value = serde_json::from_slice(&self.run(&all)?)?;
         let id = told["id"].as_str().and_then(|id| id.parse().ok());
         id.with_context(|| format!("no id of a process: {told}"))

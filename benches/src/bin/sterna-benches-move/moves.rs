@@ -233,7 +233,7 @@ pub(crate) fn first(plan: &Plan) -> Result<Option<Table>> {
             ["accept", "declare", "pause"]
                 .map(|name| part(report, name))
                 .iter()
-                .sum()
+                .sum::<u64>()
         };
         cells.push(Cell::Number(median(&values(&reports, before)), 0));
         let ready = reports

@@ -252,7 +252,7 @@ impl Stage {
             Property::Directory => &["--dir", "work::/work:shared", "lua.wasm", "/work/story.lua"],
             Property::Nothing => &["lua.wasm", "-e", STORY],
         };
-        let json = self.ask(0, &[&run, rest].concat())?;
+        let json = self.ask(0, &[&run[..], rest].concat())?;
         Ok(parsed::<Started>(&json, "run")?.id)
     }
 
