@@ -141,7 +141,7 @@ impl Service {
                 Ok(None)
             }
             HostingRequest::Channel { attempt } => {
-                let expected = hosting.channels.expect(connection, attempt);
+                let expected = hosting.channels.expect(connection, node, attempt);
                 expected.map(Some)
             }
             HostingRequest::Program { program, offset } => {
