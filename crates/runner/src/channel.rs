@@ -250,6 +250,14 @@ impl Receiver {
             .map_err(|_| ChannelError::Forged)
     }
 
+    /// What ends the channel for both ends, from anywhere.
+    ///
+    /// # Errors
+    /// There are too many descriptors.
+    pub fn breaker(&self) -> Result<Breaker, ChannelError> {
+        Ok(Breaker(self.connection.try_clone()?))
+    }
+
     /// For how long the other end may say nothing.
     ///
     /// # Errors

@@ -90,6 +90,7 @@ impl Outgoing {
         };
         self.heard().failed.get_or_insert(why);
         self.changed.notify_all();
+        self.hang_up();
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -304,7 +305,7 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
     let Some(hosted) = role.hosted(attempt.process) else {
         return;
     };
-    let mut inner = hosted.lock();
+    let inner = hosted.lock();
     let ready = match &inner.stage {
         Stage::Frozen {
             move_id,
@@ -313,8 +314,8 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
         } if *move_id == attempt.move_id => Some((paused.memory(), Arc::clone(captured))),
         _ => None,
     };
-    // A channel is good for one try.
-    let outgoing = inner.outgoing.take().filter(|(of, _)| *of == attempt);
+    // It stays where whoever gives the move up finds it, to hang up.
+    let outgoing = inner.outgoing.clone().filter(|(of, _)| *of == attempt);
     drop(inner);
     let Some((memory, captured)) = ready else {
         return;
@@ -325,10 +326,24 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
             .map_err(|error| chain(&error)),
         None => Err("there is no connection to the target's runner".into()),
     };
+    if let Some((_, used)) = &outgoing {
+        hosted.let_go(used);
+    }
     service.say(&Said::Event(match pushed {
         Ok(()) => RunnerEvent::Pushed { attempt },
         Err(reason) => RunnerEvent::PushFailed { attempt, reason },
     }));
+}
+
+impl Hosted {
+    /// A channel is good for one try.
+    fn let_go(&self, used: &Arc<Outgoing>) {
+        let mut inner = self.lock();
+        let is_same = |(_, outgoing): &mut (Attempt, Arc<Outgoing>)| Arc::ptr_eq(outgoing, used);
+        if let Some((_, outgoing)) = inner.outgoing.take_if(is_same) {
+            outgoing.hang_up();
+        }
+    }
 }
 
 /// An error with all its causes, as text.

@@ -31,6 +31,8 @@ pub enum Order {
         attempt: Attempt,
         /// From which the keys are derived.
         secret: Secret,
+        /// Which end of it this runner is.
+        side: Side,
     },
     /// How is this process?
     Look(ProcessId),
@@ -62,6 +64,19 @@ pub enum Order {
     },
     /// End all processes, and yourself.
     End,
+}
+
+/// Which end of a channel a runner is. Its service knows, which has made or taken the connection: a node that connects
+/// gets nothing of a process by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Side {
+    /// The process is here: its service has connected to the target.
+    Source,
+    /// The process is to come: this node has connected, as the other end of a session that it alone can have.
+    Target {
+        /// Which node.
+        source: NodeId,
+    },
 }
 
 /// 256 bits that two runners have in common. `Debug` keeps them.

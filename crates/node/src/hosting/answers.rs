@@ -143,7 +143,7 @@ impl Service {
                     let message = "no process is coming from you by that move";
                     return Err(Failure::new(FailureKind::Forbidden, message));
                 }
-                let expected = hosting.channels.expect(connection, attempt);
+                let expected = hosting.channels.expect(connection, node, attempt);
                 expected.map(Some)
             }
             HostingRequest::Program { program, offset } => {

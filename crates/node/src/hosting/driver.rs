@@ -13,7 +13,7 @@ use sterna_migration::{
     Record, Refusal, RunnerEvent, Swap, Time,
 };
 use sterna_process::{Epoch, ProcessId};
-use sterna_runner::message::{Order, Place, Said};
+use sterna_runner::message::{Order, Place, Said, Side};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
@@ -220,7 +220,12 @@ impl Driver {
             }
             Input::Connected(attempt, connection, command) => {
                 if let Some((connection, secret)) = connection {
-                    let order = Order::Channel { attempt, secret };
+                    let side = Side::Source;
+                    let order = Order::Channel {
+                        attempt,
+                        secret,
+                        side,
+                    };
                     self.runner.handle.order(order, vec![connection]);
                     self.connected.insert(attempt, ());
                 }

@@ -106,6 +106,15 @@ fn had(folder: &Path, after: u64) -> io::Result<Had> {
     while bytes < LOG_PAGE_BYTES
         && let Some(record) = part.reader.next_after(after)?
     {
+        if record.offset > page.next {
+            // There was no room for it. It is named, before what comes after it.
+            if page.records.is_empty() {
+                let why = "there was no room for it on its node";
+                page.missing = Some(missing(after, record.offset, None, why));
+                page.next = record.offset;
+            }
+            return Ok(Had::Page(page));
+        }
         bytes += record.bytes.len();
         page.next = record.offset + record.bytes.len() as u64;
         page.records.push(record);
