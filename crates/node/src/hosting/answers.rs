@@ -397,7 +397,7 @@ impl Hosting {
         self.ask(order, Vec::new()).await
     }
 
-    async fn seen(&self, process: ProcessId) -> Result<Seen, Failure> {
+    pub(super) async fn seen(&self, process: ProcessId) -> Result<Seen, Failure> {
         let not_here = |failure: Failure| Failure::new(FailureKind::NotHere, failure.message);
         match self
             .ask(Order::Look(process), Vec::new())

@@ -216,7 +216,9 @@ impl Service {
         let Some(hosting) = &self.hosting else {
             return true;
         };
-        if !for_certain && !hosting.ended().contains_key(&process) {
+        // Once its end is written down, the runner forgets it.
+        let ended = hosting.ended().contains_key(&process);
+        if !for_certain && !ended && hosting.seen(process).await.is_ok() {
             return false;
         }
         match self.entry(process).await {

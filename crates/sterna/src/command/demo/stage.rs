@@ -38,7 +38,7 @@ const STAYED: i32 = 3;
 /// How often it is looked whether somebody pressed Ctrl-C.
 const TICK: Duration = Duration::from_millis(20);
 /// After so long without a word from a program something is wrong.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Somebody pressed Ctrl-C.
 #[derive(Debug)]
