@@ -40,10 +40,12 @@ use sterna_migration::{Event, Message, NodeId};
 use sterna_process::ProcessId;
 use sterna_runner::Handle;
 use sterna_runner::message::{Answer, Ended, Order};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use crate::limits::{INPUTS_WAITING_MAX, KILLED_WITHIN, LOG_LOOK_EVERY, RUNNER_WITHIN};
+use crate::limits::{
+    INPUTS_WAITING_MAX, KILLED_WITHIN, LOG_LOOK_EVERY, PREPARING_MAX, RUNNER_WITHIN,
+};
 use crate::message::{Failure, FailureKind, Remains};
 use crate::workshop::Workshop;
 pub(crate) use bindings::Exports;
@@ -62,6 +64,8 @@ pub(crate) struct Hosting {
     runner: watch::Sender<Option<Runner>>,
     pub(crate) channels: Channels,
     news: News,
+    /// For what a runner needs made ready.
+    preparing: Arc<Semaphore>,
     /// How processes ended, until it is written down.
     ended: Mutex<HashMap<ProcessId, Ended>>,
 }
@@ -87,6 +91,7 @@ impl Hosting {
             runner: watch::Sender::new(None),
             channels: Channels::default(),
             news: News::default(),
+            preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             ended: Mutex::default(),
         }
     }

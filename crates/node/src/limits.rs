@@ -111,6 +111,8 @@ pub const INPUT_BYTES_MAX: usize = 32 << 10;
 pub const CHANNEL_WITHIN: Duration = Duration::from_secs(5);
 /// How long the other end of a connection for pages may acknowledge nothing, before it counts as gone.
 pub const CHANNEL_SILENCE: Duration = Duration::from_secs(15);
+/// What a runner may have made ready at once.
+pub const PREPARING_MAX: usize = 32;
 /// Connections for pages that are announced and not made yet.
 pub const CHANNELS_WAITING_MAX: usize = 64;
 /// Reports of moves that have ended, kept for those who ask.

@@ -22,6 +22,7 @@ use super::{Hosting, Runner};
 use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX, SWEEP_EVERY};
 use crate::message::{How, MoveReport, RegistryRequest, Reply, SwapBytes};
 use crate::service::Service;
+use sterna_runner::limits::PROCESSES_MAX;
 
 /// Something that happened.
 pub(super) enum Input {
@@ -256,10 +257,16 @@ impl Driver {
                 self.moves.handle(now, Event::Runner(event));
             }
             Said::Ended(ended) => {
-                self.hosting.ended().insert(ended.process, ended);
+                let mut known = self.hosting.ended();
+                // More than it can have are not its own.
+                if known.len() < PROCESSES_MAX || known.contains_key(&ended.process) {
+                    known.insert(ended.process, ended);
+                }
             }
             Said::Watched { attempt, us, ready } => {
-                self.watched.insert(attempt, (us, ready));
+                if self.moves.target_of(attempt.process).is_some() {
+                    self.watched.insert(attempt, (us, ready));
+                }
             }
             Said::Need {
                 number,
@@ -270,8 +277,14 @@ impl Driver {
                     Arc::clone(&self.hosting.workshop),
                     self.runner.handle.clone(),
                 );
+                // What a runner asks for may be nonsense, and more of it than can be done.
+                let Ok(turn) = Arc::clone(&self.hosting.preparing).try_acquire_owned() else {
+                    let result = Err("too much is being made ready: try again".into());
+                    return handle.order(Order::Had { number, result }, Vec::new());
+                };
                 tokio::task::spawn_blocking(move || {
                     let result = workshop.prepare(&program, &waypoints);
+                    drop(turn);
                     handle.order(Order::Had { number, result }, Vec::new());
                 });
             }
