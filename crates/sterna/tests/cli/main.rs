@@ -9,8 +9,10 @@
 //! - `places`: the run directory, the key, the program cache
 //! - `terminal`: what is different on one
 //! - `nodes`: nodes that join, end, are removed; the doctor
+//! - `control`: stats, events, attach, cp, inspect of processes on nodes
 //! - `demo`: the demo, help and completions
 
+mod control;
 mod demo;
 mod faults;
 mod found;
