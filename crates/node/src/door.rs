@@ -115,7 +115,7 @@ const fn is_between_nodes(request: &HostingRequest) -> bool {
 const fn is_for_users(request: &HostingRequest) -> bool {
     matches!(
         request,
-        HostingRequest::List { .. } | HostingRequest::Find { .. }
+        HostingRequest::List { .. } | HostingRequest::Find { .. } | HostingRequest::EventsOf { .. }
     )
 }
 

@@ -15,8 +15,8 @@ use crate::handover::Handover;
 use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::ticket::{Seal, Secret};
 pub use hosting::{
-    Belongings, Binding, BindingSort, Brief, Capacity, Deed, EventRecord, Found, HostingReply,
-    HostingRequest, Listed, LogPage, Missing, MoveReport, StartOrder, Where,
+    Belongings, Binding, BindingSort, Brief, Capacity, Deed, EventRecord, EventSort, Found,
+    HostingReply, HostingRequest, Listed, LogPage, Looked, Missing, MoveReport, StartOrder, Where,
 };
 pub use process::{
     Announced, Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage,
@@ -376,6 +376,8 @@ pub struct Status {
     pub home: NodeId,
     /// Whether it was removed from its cluster.
     pub removed: bool,
+    /// How well its runner is confined, if there is one now: `full`, or `partial` or `none` and what is missing.
+    pub runner: Option<String>,
 }
 
 /// The nodes of a cluster as one of them sees them.
@@ -396,6 +398,8 @@ pub struct Seen {
     pub state: Reachability,
     /// By how much its clock is ahead, if it answered.
     pub clock_ahead_ms: Option<i64>,
+    /// How well its runner is confined, if it answered and has one.
+    pub runner: Option<String>,
 }
 
 /// Whether a node answers. One that does not is *unknown*: silence says nothing about what runs there.

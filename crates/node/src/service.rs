@@ -202,7 +202,13 @@ impl Service {
             started_ms: self.started_ms,
             home: self.home(),
             removed: self.removed.load(Ordering::Relaxed),
+            runner: self.runner_confinement(),
         }
+    }
+
+    fn runner_confinement(&self) -> Option<String> {
+        let runner = self.hosting.as_ref()?.runner().ok()?;
+        Some(runner.confinement)
     }
 
     /// Sees to the processes that run here, before the node stops.
@@ -368,7 +374,10 @@ impl Service {
         for removed in &roster.removed {
             self.transport.hang_up(*removed);
         }
-        self.roster.send_replace(Arc::new(roster));
+        let before = self.roster.send_replace(Arc::new(roster));
+        if let (Seat::Here(_), Some(hosting)) = (self.seat(), &self.hosting) {
+            hosting.note_members(&before, &self.roster());
+        }
     }
 
     /// Asks the registry, here or where it is, and goes after it if it has moved.
@@ -465,6 +474,7 @@ impl Service {
                 member,
                 state: Reachability::This,
                 clock_ahead_ms: Some(0),
+                runner: self.runner_confinement(),
             };
         }
         let addresses = &member.about.addresses;
@@ -476,14 +486,19 @@ impl Service {
             self.correct(id, status.home).await;
         }
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let (state, clock_ahead_ms) = match asked {
-            Ok(Ok((_, hello))) => {
+        let (state, clock_ahead_ms, runner) = match asked {
+            Ok(Ok((reply, hello))) => {
                 heard.insert(id, now_ms());
-                (Reachability::Reachable, Some(hello.clock_ahead_ms()))
+                let runner = match reply {
+                    Reply::Status(status) => status.runner,
+                    _ => None,
+                };
+                let ahead_ms = hello.clock_ahead_ms();
+                (Reachability::Reachable, Some(ahead_ms), runner)
             }
             _ => {
                 let since_ms = heard.get(&id).copied();
-                (Reachability::Unknown { since_ms }, None)
+                (Reachability::Unknown { since_ms }, None, None)
             }
         };
         drop(heard);
@@ -491,6 +506,7 @@ impl Service {
             member,
             state,
             clock_ahead_ms,
+            runner,
         }
     }
 

@@ -296,6 +296,12 @@ pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<(Image, 
     Section::encode(BESIDE, BESIDE_VERSION, &beside)
         .and_then(|section| image.sections.push(section))
         .map_err(|error| chain(&error))?;
+    let input = hosted.lock().input.clone();
+    if let Some(input) = input {
+        let section = input.take_out().map_err(|error| chain(&error))?;
+        let pushed = image.sections.push(section);
+        pushed.map_err(|error| chain(&error))?;
+    }
     let pages = paused.memory().changed().map_err(|error| chain(&error))?;
     Ok((image, pages))
 }

@@ -9,7 +9,7 @@
 //! - `node`: the node that a command talks to; `workshop`: what a node needs of this program
 //! - `runner`: this program as a runner, which hosts a node's processes
 //! - `private`: directories of the user's own
-//! - `show`: lines, JSON, tables, colours, progress
+//! - `show`: lines, JSON, tables, colours, progress; `terminal`: the one that a command is used at
 
 mod client;
 mod command;
@@ -23,6 +23,7 @@ mod protocol;
 mod rundir;
 mod runner;
 mod show;
+mod terminal;
 mod workshop;
 
 use std::process::ExitCode;
@@ -77,6 +78,11 @@ enum Command {
     Doctor(command::doctor::Doctor),
     Demo(command::demo::Demo),
     Threads(command::threads::Threads),
+    Attach(command::attach::Attach),
+    Cp(command::cp::Cp),
+    Stats(command::stats::Stats),
+    Top(command::stats::Top),
+    Events(command::events::Events),
     /// Prints what a shell needs to complete sterna's commands and options.
     #[command(
         after_help = "Example:\n  sterna completions bash > ~/.local/share/bash-completion/completions/sterna"
@@ -133,6 +139,11 @@ fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor.run(),
         Command::Demo(demo) => demo.run(),
         Command::Threads(threads) => threads.run(),
+        Command::Attach(attach) => attach.run(),
+        Command::Cp(cp) => cp.run(),
+        Command::Stats(stats) => stats.run(),
+        Command::Top(top) => top.run(),
+        Command::Events(events) => events.run(),
         Command::Completions { shell } => {
             completions(shell);
             Ok(0)

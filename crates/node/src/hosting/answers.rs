@@ -15,13 +15,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Hosting;
 use super::driver::Input;
+use super::listing::brief;
 use crate::door::Authority;
 use crate::limits::{
     ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, NEWS_WITHIN, WATCH_WITHIN,
 };
 use crate::message::{
-    Belongings, Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest, MoveReport,
-    RegistryRequest, Reply, Request,
+    Belongings, Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest, Looked,
+    MoveReport, RegistryRequest, Reply, Request,
 };
 use crate::service::{Origin, Service};
 
@@ -76,6 +77,17 @@ impl Service {
                 self.ask_registry(RegistryRequest::Forget { process })
                     .await?;
                 Ok(None)
+            }
+            HostingRequest::EventsOf {
+                node,
+                after,
+                wait_ms,
+            } => {
+                let events = HostingRequest::Events { after, wait_ms };
+                match node == self.id {
+                    true => self.answer_here(hosting, events).await,
+                    false => self.pass_on(node, events).await.map(Some),
+                }
             }
             HostingRequest::MoveNews { source, .. } | HostingRequest::CancelMove { source, .. }
                 if source != self.id =>
@@ -192,7 +204,24 @@ impl Service {
                 process,
                 bytes,
                 end,
-            } => hosting.input(process, bytes, end).await.map(|()| None),
+            } => hosting.input(process, bytes, end).await.map(Some),
+            HostingRequest::Look { process } => {
+                let looked = hosting.looked(process, self.id).await?;
+                Ok(Some(HostingReply::Looked(Box::new(looked))))
+            }
+            HostingRequest::Resize { process, size } => {
+                let order = Order::Resize { process, size };
+                hosting.ask_about(process, order).await.map(|_| None)
+            }
+            HostingRequest::File { process, deed } => {
+                match hosting
+                    .ask_about(process, Order::File { process, deed })
+                    .await?
+                {
+                    Answer::File(answer) => Ok(Some(HostingReply::File(answer))),
+                    _ => Err(Failure::refused("the runner answers another question")),
+                }
+            }
             HostingRequest::Log {
                 process,
                 after,
@@ -346,7 +375,28 @@ impl Service {
 }
 
 impl Hosting {
-    async fn input(&self, process: ProcessId, bytes: Vec<u8>, end: bool) -> Result<(), Failure> {
+    async fn looked(&self, process: ProcessId, node: NodeId) -> Result<Looked, Failure> {
+        let seen = self.seen(process).await?;
+        let (layout, has_input, terminal) = (seen.layout.clone(), seen.has_input, seen.terminal);
+        let brief = brief(seen).ok_or_else(|| {
+            let message = format!("process {} is just arriving, or has ended", process.short());
+            Failure::new(FailureKind::Busy, message)
+        })?;
+        Ok(Looked {
+            node,
+            brief,
+            layout,
+            has_input,
+            terminal,
+        })
+    }
+
+    async fn input(
+        &self,
+        process: ProcessId,
+        bytes: Vec<u8>,
+        end: bool,
+    ) -> Result<HostingReply, Failure> {
         if bytes.len() > INPUT_BYTES_MAX {
             return Err(Failure::refused(format!(
                 "{} bytes of input at once, {INPUT_BYTES_MAX} are allowed",
@@ -358,7 +408,10 @@ impl Hosting {
             bytes,
             end,
         };
-        self.ask_about(process, order).await.map(drop)
+        match self.ask_about(process, order).await? {
+            Answer::Took(taken) => Ok(HostingReply::Took(taken)),
+            _ => Err(Failure::refused("the runner answers another question")),
+        }
     }
 
     async fn source_of(&self, attempt: Attempt) -> Option<NodeId> {
@@ -434,7 +487,10 @@ impl HostingRequest {
             | Self::Describe { process }
             | Self::Log { process, .. }
             | Self::Input { process, .. }
-            | Self::Move { process, .. } => Some(*process),
+            | Self::Move { process, .. }
+            | Self::Look { process }
+            | Self::Resize { process, .. }
+            | Self::File { process, .. } => Some(*process),
             _ => None,
         }
     }

@@ -20,7 +20,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use super::news::News;
 use super::{Hosting, Runner};
 use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX, SWEEP_EVERY};
-use crate::message::{How, MoveReport, RegistryRequest, Reply, SwapBytes};
+use crate::message::{EventSort, How, MoveReport, RegistryRequest, Reply, SwapBytes};
 use crate::service::Service;
 use sterna_runner::limits::PROCESSES_MAX;
 
@@ -252,7 +252,9 @@ impl Driver {
         match said {
             Said::Event(event) => {
                 if let RunnerEvent::Exited { process } = event {
-                    self.hosting.news.event(process, "ended");
+                    let ended = self.hosting.ended().get(&process).cloned();
+                    let how = ended.map_or("ended".to_owned(), |ended| ended.exit.to_string());
+                    self.hosting.news.event(process, EventSort::Ended, how);
                 }
                 self.moves.handle(now, Event::Runner(event));
             }
@@ -495,15 +497,26 @@ impl Driver {
                 self.connected.remove(&report.attempt);
                 let watched = self.watched.remove(&report.attempt);
                 let told = MoveReport::of(&report, watched);
-                news.event(report.attempt.process, told.outcome.clone());
+                let (to, downtime_us) = (report.target, told.downtime_us);
+                let sort = match told.moved {
+                    true => EventSort::Moved { to, downtime_us },
+                    false => EventSort::NotMoved { to },
+                };
+                news.event(report.attempt.process, sort, told.outcome.clone());
                 news.report(report.attempt, told);
             }
             Notice::Arrived {
                 attempt, source, ..
-            } => news.event(attempt.process, format!("arrived from node {source}")),
-            Notice::Lost { process, .. } => news.event(process, "was lost with its runner"),
+            } => {
+                let sort = EventSort::Arrived { from: source };
+                news.event(attempt.process, sort, "has arrived");
+            }
+            Notice::Lost { process, .. } => {
+                news.event(process, EventSort::Lost, "was lost with its runner");
+            }
             Notice::Fenced { process, .. } => {
-                news.event(process, "was ended here, since it lives on elsewhere");
+                let what = "was ended here, since it lives on elsewhere";
+                news.event(process, EventSort::Other, what);
             }
         }
     }

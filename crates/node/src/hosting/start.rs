@@ -1,20 +1,24 @@
 //! From an order to a process: its record and name first, then the process itself.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use sterna_migration::{Event, NodeId, Record, RunnerEvent};
 use sterna_process::{Epoch, Exit, ProcessId, State, Stats};
-use sterna_runner::message::{Ended, Order, Place, Spawn};
+use sterna_runner::message::{Ended, Order, Place, Spawn, WindowSize};
 use tokio::sync::oneshot;
 
 use super::driver::Input;
 use super::runner::make_folder;
 use super::{Hosting, bindings};
 use crate::message::{
-    Belongings, BindingSort, Failure, FailureKind, HostingReply, HostingRequest, ProcessInfo,
-    RegistryRequest, Reply, Request, StartOrder, Where,
+    Belongings, BindingSort, EventSort, Failure, FailureKind, HostingReply, HostingRequest,
+    ProcessInfo, RegistryRequest, Reply, Request, StartOrder, Where,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
@@ -149,7 +153,9 @@ impl Service {
         hosting
             .ask(Order::Spawn(Box::new(spawn)), descriptors)
             .await?;
-        hosting.news.event(process, "was started");
+        hosting
+            .news
+            .event(process, EventSort::Started, "was started");
         let (workshop, program) = (std::sync::Arc::clone(&hosting.workshop), order.program);
         tokio::task::spawn_blocking(move || workshop.expect_moves(&program));
         Ok(())
@@ -177,6 +183,25 @@ impl Service {
     }
 }
 
+/// A terminal: its master, and the end for a process. A runner may not make one itself, for it opens nothing.
+fn terminal(size: WindowSize) -> io::Result<[OwnedFd; 2]> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let end = ioctl_tiocgptpeer(&master, flags)?;
+    // Its process waits as its kind does that, not in a call.
+    fcntl_setfl(&end, fcntl_getfl(&end)? | OFlags::NONBLOCK)?;
+    let size = Winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(&end, size)?;
+    Ok([master, end])
+}
+
 impl Hosting {
     /// Where a process is on this node: its log, and its directories.
     pub(super) async fn place(
@@ -202,12 +227,19 @@ impl Hosting {
             ))
         })?;
         let mut descriptors = vec![log.into()];
+        if let Some(size) = belongings.terminal {
+            let pair = terminal(size).map_err(|error| {
+                Failure::refused(format!("the node could not make a terminal: {error}"))
+            })?;
+            descriptors.extend(pair);
+        }
         descriptors.extend(self.directories(&belongings.bindings, opened).await?);
         let place = Place {
             limits: belongings.limits.clone(),
             directories: bindings::placed(&belongings.bindings),
             input: belongings.input,
             came_from,
+            terminal: belongings.terminal.is_some(),
         };
         Ok((place, descriptors))
     }

@@ -123,6 +123,14 @@ impl<'a> Follow<'a> {
         }
     }
 
+    /// From a byte on.
+    pub(crate) fn from(which: &'a Which, process: ProcessId, after: u64) -> Self {
+        Self {
+            after,
+            ..Self::of(which, process)
+        }
+    }
+
     fn page(&mut self, wait: Duration) -> Result<LogPage> {
         let request = HostingRequest::Log {
             process: self.process,
@@ -245,7 +253,10 @@ impl<'a> Follow<'a> {
             Stream::Error => write_all(&mut io::stderr().lock(), &bytes),
         };
         match written {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(141),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                crate::terminal::restore();
+                std::process::exit(141)
+            }
             Err(error) => bail!("could not show the output: {error}"),
             Ok(()) => Ok(()),
         }

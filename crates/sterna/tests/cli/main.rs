@@ -11,8 +11,10 @@
 //! - `nodes`: nodes that join, end, are removed; the doctor
 //! - `threads`: the laboratory
 //! - `serve`: files over HTTP, and the comparison of models
+//! - `control`: stats, events, attach, cp, inspect of processes on nodes
 //! - `demo`: the demo, help and completions
 
+mod control;
 mod demo;
 mod faults;
 mod found;

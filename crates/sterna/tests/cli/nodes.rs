@@ -12,12 +12,12 @@ use serde_json::Value;
 use crate::world::{Actor, Answer, World, until};
 
 /// A node of a world.
-struct Node {
-    actor: Actor,
-    data: String,
+pub(crate) struct Node {
+    pub(crate) actor: Actor,
+    pub(crate) data: String,
 }
 
-fn start(world: &World, name: &str, bind: &str) -> Node {
+pub(crate) fn start(world: &World, name: &str, bind: &str) -> Node {
     let data = world.path(name).to_str().unwrap().to_owned();
     let actor = world.start([
         "node", "start", "--data", &data, "--bind", bind, "--name", name,
@@ -27,13 +27,13 @@ fn start(world: &World, name: &str, bind: &str) -> Node {
 }
 
 impl Node {
-    fn ask(&self, world: &World, words: &[&str]) -> Answer {
+    pub(crate) fn ask(&self, world: &World, words: &[&str]) -> Answer {
         let mut words = words.to_vec();
         words.extend(["--node", &self.data]);
         world.ask(words)
     }
 
-    fn nodes(&self, world: &World) -> Vec<Value> {
+    pub(crate) fn nodes(&self, world: &World) -> Vec<Value> {
         let listed: Value =
             serde_json::from_str(&self.ask(world, &["nodes", "--json"]).ok()).unwrap();
         listed["nodes"].as_array().unwrap().clone()
@@ -45,12 +45,12 @@ impl Node {
         node.map_or("none".into(), |node| node["state"].as_str().unwrap().into())
     }
 
-    fn invite(&self, world: &World) -> String {
+    pub(crate) fn invite(&self, world: &World) -> String {
         self.ask(world, &["node", "invite"]).ok()
     }
 
     /// Joins by standard input.
-    fn join(&self, world: &World, ticket: &str) -> Answer {
+    pub(crate) fn join(&self, world: &World, ticket: &str) -> Answer {
         let mut command = world.command(["node", "join", "--node", &self.data]);
         let command = command
             .stdin(Stdio::piped())
