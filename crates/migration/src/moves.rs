@@ -151,6 +151,11 @@ impl Moves {
         self.holdings.insert(process, Holding::Running { epoch });
     }
 
+    /// What was said to be started here was not, and nobody has it.
+    pub fn not_started(&mut self, process: ProcessId) {
+        self.holdings.remove(&process);
+    }
+
     /// Begins to move a process away.
     ///
     /// # Errors

@@ -15,12 +15,15 @@
 //! - [`message`]: what is ordered and said; [`link`]: its bytes
 //! - [`role`]: the runner at work; `hosted`: one process; `serving`: what users want of it
 //! - `leaving`, `arriving`: the two sides of a move; `pump`: what they say to each other; [`channel`]: sealed records
+//! - `copying`: copies for files and snapshots, and processes made of them; [`copy`]: their bytes
 //! - `streams`, [`log`]: output on its way into a file
 //! - [`handle`]: the service's end
 //! - [`limits`]: every limit
 
 mod arriving;
 pub mod channel;
+pub mod copy;
+mod copying;
 pub mod handle;
 mod hosted;
 mod leaving;
@@ -34,5 +37,6 @@ mod serving;
 mod streams;
 
 pub use handle::{Handle, HandleError};
+pub use leaving::{BESIDE, BESIDE_VERSION, Beside};
 pub use pump::PumpError;
 pub use role::{Elsewhere, Given, Kinds, run};
