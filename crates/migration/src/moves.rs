@@ -151,8 +151,8 @@ impl Moves {
         self.holdings.insert(process, Holding::Running { epoch });
     }
 
-    /// What was said to be started here was not, and nobody has it.
-    pub fn not_started(&mut self, process: ProcessId) {
+    /// A process is not here any more, or what was said to be started here was not: nobody misses it.
+    pub fn gone(&mut self, process: ProcessId) {
         self.holdings.remove(&process);
     }
 

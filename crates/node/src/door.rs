@@ -103,6 +103,8 @@ const fn is_between_nodes(request: &HostingRequest) -> bool {
             | HostingRequest::Program { .. }
             | HostingRequest::MayCome { .. }
             | HostingRequest::LogPart { .. }
+            | HostingRequest::Shelf { .. }
+            | HostingRequest::Adopt { .. }
     )
 }
 
@@ -110,7 +112,10 @@ const fn is_between_nodes(request: &HostingRequest) -> bool {
 const fn is_for_users(request: &HostingRequest) -> bool {
     matches!(
         request,
-        HostingRequest::List { .. } | HostingRequest::Find { .. }
+        HostingRequest::List { .. }
+            | HostingRequest::Find { .. }
+            | HostingRequest::Freeze { .. }
+            | HostingRequest::Thaw(_)
     )
 }
 

@@ -82,6 +82,18 @@ impl Service {
             {
                 self.pass_on(source, request).await.map(Some)
             }
+            HostingRequest::Recover { process, on } => {
+                self.recover_somewhere(hosting, process, on).await.map(Some)
+            }
+            HostingRequest::Freeze {
+                process,
+                keep,
+                file,
+            } => {
+                let frozen = self.freeze(hosting, process, keep, file, descriptors);
+                frozen.await.map(Some)
+            }
+            HostingRequest::Thaw(order) => self.thaw(hosting, *order, descriptors).await.map(Some),
             request => match request.about() {
                 Some(process) => self.where_it_is(hosting, process, request).await,
                 None => self.answer_here(hosting, request).await,
@@ -153,6 +165,17 @@ impl Service {
                     None => Ok(None),
                 }
             }
+            HostingRequest::Shelf { folder, request } => {
+                self.shelve(node, folder, request).await
+            }
+            HostingRequest::Adopt {
+                process,
+                key,
+                parent,
+            } => {
+                let adopted = self.adopt_clone(hosting, process, &key, (parent, node));
+                adopted.await.map(Some)
+            }
             HostingRequest::LogPart { process, after } => {
                 hosting.log_part(process, after).await.map(Some)
             }
@@ -207,6 +230,15 @@ impl Service {
                 .begin_move(hosting, process, target, dry_run)
                 .await
                 .map(Some),
+            HostingRequest::Snapshot { process, order } => {
+                self.see_to_snapshots(hosting, process, order).await.map(Some)
+            }
+            HostingRequest::Recover { process, on: None } => {
+                self.recover(hosting, process).await.map(Some)
+            }
+            HostingRequest::Clone { process, target } => {
+                self.clone_process(hosting, process, target).await.map(Some)
+            }
             HostingRequest::MoveNews { attempt, .. } => {
                 Ok(Some(HostingReply::MoveNews(hosting.news_of(attempt).await)))
             }
@@ -308,6 +340,15 @@ impl Service {
             bindings: belongings.bindings,
             memory_bytes: seen.layout.bytes(),
         };
+        self.may_be_asked(target, request).await
+    }
+
+    /// Asks whether a process may come.
+    pub(super) async fn may_be_asked(
+        &self,
+        target: NodeId,
+        request: HostingRequest,
+    ) -> Result<(), Failure> {
         let addresses = self.addresses(target);
         let request = Request::Hosting(request);
         let asked = self
@@ -389,7 +430,7 @@ impl Hosting {
         self.ask(order, Vec::new()).await
     }
 
-    async fn seen(&self, process: ProcessId) -> Result<Seen, Failure> {
+    pub(super) async fn seen(&self, process: ProcessId) -> Result<Seen, Failure> {
         let not_here = |failure: Failure| Failure::new(FailureKind::NotHere, failure.message);
         match self
             .ask(Order::Look(process), Vec::new())
@@ -426,13 +467,15 @@ impl HostingRequest {
             | Self::Describe { process }
             | Self::Log { process, .. }
             | Self::Input { process, .. }
-            | Self::Move { process, .. } => Some(*process),
+            | Self::Move { process, .. }
+            | Self::Snapshot { process, .. }
+            | Self::Clone { process, .. } => Some(*process),
             _ => None,
         }
     }
 }
 
-fn gone(process: ProcessId, life: Life) -> Failure {
+pub(super) fn gone(process: ProcessId, life: Life) -> Failure {
     let how = match life {
         Life::Lost => "was lost with its runner: see `sterna ps -a`, and `sterna recover`",
         Life::Frozen(_) => "is frozen in a file: thaw it first",
@@ -441,7 +484,7 @@ fn gone(process: ProcessId, life: Life) -> Failure {
     Failure::refused(format!("process {} {how}", process.short()))
 }
 
-fn random() -> Result<[u8; 16], Failure> {
+pub(super) fn random() -> Result<[u8; 16], Failure> {
     let mut bytes = [0; 16];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     match filled {

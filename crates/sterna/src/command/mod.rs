@@ -2,6 +2,7 @@
 
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod filed;
 pub(crate) mod freeze;
 pub(crate) mod given;
 pub(crate) mod inspect;
@@ -14,6 +15,7 @@ pub(crate) mod programs;
 pub(crate) mod ps;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod snapshot;
 pub(crate) mod steer;
 pub(crate) mod thaw;
 pub(crate) mod wait;
