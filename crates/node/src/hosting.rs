@@ -17,18 +17,25 @@
 //! - `bindings`: what an arriving process may be bound to
 //! - `known`: what the node remembers of its processes, should the registry forget
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
+//! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
+//! - `snapshots`: when they are made and how they are gone on from; `shelves`: where they are kept
 //! - `news`: reports of moves, events
 
 mod answers;
 mod bindings;
 mod channels;
+mod clones;
 mod driver;
+mod files;
 mod known;
 mod listing;
 mod logs;
+mod making;
 mod news;
 mod programs;
 mod runner;
+mod shelves;
+mod snapshots;
 mod start;
 
 use std::collections::HashMap;

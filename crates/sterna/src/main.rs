@@ -66,6 +66,10 @@ enum Command {
     /// Ends processes.
     Kill(Steer),
     Move(command::moving::Move),
+    #[command(name = "clone")]
+    CloneCommand(command::snapshot::CloneCommand),
+    Snapshot(command::snapshot::Snapshot),
+    Recover(command::snapshot::Recover),
     Logs(command::logs::Logs),
     Wait(command::wait::Wait),
     Rm(command::rm::Rm),
@@ -127,6 +131,9 @@ fn main() -> ExitCode {
         Command::Resume(steer) => steer.run(Deed::Resume),
         Command::Kill(steer) => steer.run(Deed::Kill),
         Command::Move(moving) => moving.run(),
+        Command::CloneCommand(clone) => clone.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Recover(recover) => recover.run(),
         Command::Logs(logs) => logs.run(),
         Command::Wait(wait) => wait.run(),
         Command::Rm(rm) => rm.run(),

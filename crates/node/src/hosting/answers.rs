@@ -94,6 +94,18 @@ impl Service {
             {
                 self.pass_on(source, request).await.map(Some)
             }
+            HostingRequest::Recover { process, on } => {
+                self.recover_somewhere(hosting, process, on).await.map(Some)
+            }
+            HostingRequest::Freeze {
+                process,
+                keep,
+                file,
+            } => {
+                let frozen = self.freeze(hosting, process, keep, file, descriptors);
+                frozen.await.map(Some)
+            }
+            HostingRequest::Thaw(order) => self.thaw(hosting, *order, descriptors).await.map(Some),
             request => match request.about() {
                 Some(process) => self.where_it_is(hosting, process, request).await,
                 None => self.answer_here(hosting, request).await,
@@ -167,6 +179,15 @@ impl Service {
                     None => Ok(None),
                 }
             }
+            HostingRequest::Shelf { folder, request } => self.shelve(node, folder, request).await,
+            HostingRequest::Adopt {
+                process,
+                key,
+                parent,
+            } => {
+                let adopted = self.adopt_clone(hosting, process, &key, (parent, node));
+                adopted.await.map(Some)
+            }
             HostingRequest::LogPart { process, after } => {
                 hosting.log_part(process, after).await.map(Some)
             }
@@ -238,6 +259,16 @@ impl Service {
                 .begin_move(hosting, process, target, dry_run)
                 .await
                 .map(Some),
+            HostingRequest::Snapshot { process, order } => self
+                .see_to_snapshots(hosting, process, order)
+                .await
+                .map(Some),
+            HostingRequest::Recover { process, on: None } => {
+                self.recover(hosting, process).await.map(Some)
+            }
+            HostingRequest::Clone { process, target } => {
+                self.clone_process(hosting, process, target).await.map(Some)
+            }
             HostingRequest::MoveNews { attempt, .. } => {
                 Ok(Some(HostingReply::MoveNews(hosting.news_of(attempt).await)))
             }
@@ -339,6 +370,15 @@ impl Service {
             bindings: belongings.bindings,
             memory_bytes: seen.layout.bytes(),
         };
+        self.may_be_asked(target, request).await
+    }
+
+    /// Asks whether a process may come.
+    pub(super) async fn may_be_asked(
+        &self,
+        target: NodeId,
+        request: HostingRequest,
+    ) -> Result<(), Failure> {
         let addresses = self.addresses(target);
         let request = Request::Hosting(request);
         let asked = self
@@ -490,13 +530,15 @@ impl HostingRequest {
             | Self::Move { process, .. }
             | Self::Look { process }
             | Self::Resize { process, .. }
-            | Self::File { process, .. } => Some(*process),
+            | Self::File { process, .. }
+            | Self::Snapshot { process, .. }
+            | Self::Clone { process, .. } => Some(*process),
             _ => None,
         }
     }
 }
 
-fn gone(process: ProcessId, life: Life) -> Failure {
+pub(super) fn gone(process: ProcessId, life: Life) -> Failure {
     let how = match life {
         Life::Lost => "was lost with its runner: see `sterna ps -a`, and `sterna recover`",
         Life::Frozen(_) => "is frozen in a file: thaw it first",
@@ -505,7 +547,7 @@ fn gone(process: ProcessId, life: Life) -> Failure {
     Failure::refused(format!("process {} {how}", process.short()))
 }
 
-fn random() -> Result<[u8; 16], Failure> {
+pub(super) fn random() -> Result<[u8; 16], Failure> {
     let mut bytes = [0; 16];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     match filled {

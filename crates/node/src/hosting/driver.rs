@@ -36,6 +36,8 @@ pub(super) enum Input {
         epoch: Epoch,
         noted: oneshot::Sender<()>,
     },
+    /// It is not here any more, or never was: nobody is to miss it.
+    Gone { process: ProcessId },
     /// A process is to be moved.
     Begin {
         order: Move,
@@ -207,6 +209,7 @@ impl Driver {
                 self.moves.started(process, epoch);
                 let _ = noted.send(());
             }
+            Input::Gone { process } => self.moves.gone(process),
             Input::Begin { order, begun } => {
                 let _ = begun.send(self.moves.start(now, order));
             }

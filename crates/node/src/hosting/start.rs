@@ -169,7 +169,11 @@ impl Service {
     ) -> Result<HostingReply, Failure> {
         let within = match &request {
             // A program may have to be fetched and compiled first.
-            HostingRequest::Start(_) => crate::limits::START_WITHIN,
+            HostingRequest::Start(_)
+            | HostingRequest::Snapshot { .. }
+            | HostingRequest::Recover { .. }
+            | HostingRequest::Clone { .. }
+            | HostingRequest::Adopt { .. } => crate::limits::START_WITHIN,
             _ => crate::limits::ANSWER_WITHIN,
         };
         let addresses = self.addresses(node);
