@@ -9,8 +9,10 @@
 //! - `places`: the run directory, the key, the program cache
 //! - `terminal`: what is different on one
 //! - `nodes`: nodes that join, end, are removed; the doctor
+//! - `cluster`: processes on nodes: moved, killed, and their nodes killed
 //! - `demo`: the demo, help and completions
 
+mod cluster;
 mod demo;
 mod faults;
 mod found;
