@@ -92,7 +92,7 @@ impl Service {
             HostingRequest::MoveNews { source, .. } | HostingRequest::CancelMove { source, .. }
                 if source != self.id =>
             {
-                self.pass_on(source, request).await.map(Some)
+                self.pass_on_any(source, request).await
             }
             HostingRequest::Recover { process, on } => {
                 self.recover_somewhere(hosting, process, on).await.map(Some)
@@ -129,7 +129,7 @@ impl Service {
             }
             let answered = match record.owner == self.id {
                 true => self.answer_here(hosting, request.clone()).await,
-                false => self.pass_on(record.owner, request.clone()).await.map(Some),
+                false => self.pass_on_any(record.owner, request.clone()).await,
             };
             match answered {
                 Err(failure)

@@ -167,6 +167,16 @@ impl Service {
         node: NodeId,
         request: HostingRequest,
     ) -> Result<HostingReply, Failure> {
+        let answered = self.pass_on_any(node, request).await?;
+        answered.ok_or_else(|| Failure::refused("the other node answers another question"))
+    }
+
+    /// The same for what may only be to be done.
+    pub(super) async fn pass_on_any(
+        &self,
+        node: NodeId,
+        request: HostingRequest,
+    ) -> Result<Option<HostingReply>, Failure> {
         let within = match &request {
             // A program may have to be fetched and compiled first.
             HostingRequest::Start(_)
@@ -179,7 +189,8 @@ impl Service {
         let addresses = self.addresses(node);
         let request = Request::Hosting(request);
         match self.transport.ask(node, &addresses, &request, within).await {
-            Ok((Reply::Hosting(reply), _)) => Ok(reply),
+            Ok((Reply::Hosting(reply), _)) => Ok(Some(reply)),
+            Ok((Reply::Done, _)) => Ok(None),
             Ok((Reply::Failed(failure), _)) => Err(failure),
             Ok(_) => Err(Failure::refused("the other node answers another question")),
             Err(error) => Err(Failure::new(FailureKind::Unreachable, error)),

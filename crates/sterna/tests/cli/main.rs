@@ -12,8 +12,10 @@
 //! - `threads`: the laboratory
 //! - `serve`: files over HTTP, and the comparison of models
 //! - `control`: stats, events, attach, cp, inspect of processes on nodes
+//! - `cluster`: processes on nodes: moved, killed, and their nodes killed
 //! - `demo`: the demo, help and completions
 
+mod cluster;
 mod control;
 mod demo;
 mod faults;
