@@ -23,10 +23,10 @@
 
 mod answers;
 mod bindings;
-mod clones;
-mod files;
 mod channels;
+mod clones;
 mod driver;
+mod files;
 mod known;
 mod listing;
 mod logs;

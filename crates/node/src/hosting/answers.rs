@@ -165,9 +165,7 @@ impl Service {
                     None => Ok(None),
                 }
             }
-            HostingRequest::Shelf { folder, request } => {
-                self.shelve(node, folder, request).await
-            }
+            HostingRequest::Shelf { folder, request } => self.shelve(node, folder, request).await,
             HostingRequest::Adopt {
                 process,
                 key,
@@ -230,9 +228,10 @@ impl Service {
                 .begin_move(hosting, process, target, dry_run)
                 .await
                 .map(Some),
-            HostingRequest::Snapshot { process, order } => {
-                self.see_to_snapshots(hosting, process, order).await.map(Some)
-            }
+            HostingRequest::Snapshot { process, order } => self
+                .see_to_snapshots(hosting, process, order)
+                .await
+                .map(Some),
             HostingRequest::Recover { process, on: None } => {
                 self.recover(hosting, process).await.map(Some)
             }

@@ -98,7 +98,9 @@ impl Service {
         key: &Key,
         (parent, from): (ProcessId, NodeId),
     ) -> Result<HostingReply, Failure> {
-        let adopted = self.adopt_from(hosting, process, *key, (parent, from)).await;
+        let adopted = self
+            .adopt_from(hosting, process, *key, (parent, from))
+            .await;
         self.clear(process).await;
         adopted.map(HostingReply::Cloned)
     }

@@ -71,12 +71,17 @@ impl Service {
             };
         };
         let frozen = match copied {
-            Ok(_) => self.write_frozen(process, (record, file), socket.into()).await,
+            Ok(_) => {
+                self.write_frozen(process, (record, file), socket.into())
+                    .await
+            }
             Err(failure) => Err(failure),
         };
         match frozen {
             Ok(()) => {
-                hosting.ask(Order::Drop { process, move_id }, Vec::new()).await?;
+                hosting
+                    .ask(Order::Drop { process, move_id }, Vec::new())
+                    .await?;
                 hosting.tell(Input::Gone { process });
                 hosting.forget(process);
                 hosting.news.event(process, "was frozen into a file");
@@ -101,7 +106,9 @@ impl Service {
     ) -> Result<(), Failure> {
         let seal = blocking(move || wait_for_seal(socket)).await?;
         let seal = seal.ok_or_else(|| {
-            Failure::refused("there is no file, so the process runs on as if nothing had been asked")
+            Failure::refused(
+                "there is no file, so the process runs on as if nothing had been asked",
+            )
         })?;
         let new = record.closed(Life::Frozen(seal));
         let new = new.ok_or_else(|| Failure::refused("it is in its last epoch"))?;

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 use super::Hosting;
 use crate::limits::{NAMES_MAX, PROBE_WITHIN};
 use crate::message::{
-    Brief, Capacity, Failure, Found, HostingReply, HostingRequest, KeepingsOf, Listed, ProcessEntry,
-    RegistryRequest, Reply, Request,
+    Brief, Capacity, Failure, Found, HostingReply, HostingRequest, KeepingsOf, Listed,
+    ProcessEntry, RegistryRequest, Reply, Request,
 };
 use crate::service::Service;
 

@@ -179,7 +179,9 @@ impl Service {
 
     async fn may_write(&self, node: NodeId, folder: ProcessId) -> Result<(), Failure> {
         let process = folder;
-        let asked = self.ask_registry(RegistryRequest::Process { process }).await?;
+        let asked = self
+            .ask_registry(RegistryRequest::Process { process })
+            .await?;
         let Reply::Process(entry) = asked else {
             return Err(Failure::refused("the registry answers another question"));
         };

@@ -56,7 +56,8 @@ impl Service {
         match self.ask_registry(RegistryRequest::Keepings(of)).await? {
             Reply::Keepings(all) => {
                 let all = all.into_iter();
-                let known = |(process, bytes): (_, Vec<u8>)| Some((process, Keeping::decode(&bytes)?));
+                let known =
+                    |(process, bytes): (_, Vec<u8>)| Some((process, Keeping::decode(&bytes)?));
                 Ok(all.filter_map(known).collect())
             }
             _ => Err(Failure::refused("the registry answers another question")),
@@ -93,7 +94,9 @@ impl Service {
                     Some(at) => at.elapsed() >= every,
                     None => is_due(&keeping, every),
                 };
-                let Some(room) = due.then(|| Arc::clone(&room).try_acquire_owned().ok()).flatten()
+                let Some(room) = due
+                    .then(|| Arc::clone(&room).try_acquire_owned().ok())
+                    .flatten()
                 else {
                     continue;
                 };
@@ -122,9 +125,9 @@ impl Service {
             let request = RegistryRequest::Process { process };
             let over = match self.ask_registry(request).await {
                 Ok(Reply::Process(None)) => true,
-                Ok(Reply::Process(Some(entry))) => {
-                    entry.record().is_ok_and(|record| record.life == Life::Ended)
-                }
+                Ok(Reply::Process(Some(entry))) => entry
+                    .record()
+                    .is_ok_and(|record| record.life == Life::Ended),
                 _ => false,
             };
             if over {
@@ -151,7 +154,11 @@ impl Service {
             }
             SnapshotOrder::Once { to } => {
                 let every_ms = known.as_ref().and_then(|keeping| keeping.every_ms);
-                (every_ms, to, known.as_ref().map_or(KEEP, |known| known.keep))
+                (
+                    every_ms,
+                    to,
+                    known.as_ref().map_or(KEEP, |known| known.keep),
+                )
             }
             SnapshotOrder::Every { every_ms, to, keep } => (Some(every_ms), to, keep),
         };
@@ -207,7 +214,12 @@ impl Service {
     ) -> Result<Keeping, Failure> {
         let at_ms = now_ms();
         let copied = self
-            .copy_to(hosting, process, (keeping.to, process), (keeping.key, keeping.keep))
+            .copy_to(
+                hosting,
+                process,
+                (keeping.to, process),
+                (keeping.key, keeping.keep),
+            )
             .await;
         let failed = match copied {
             Ok(Kept { saved, stood_us }) => {
@@ -266,7 +278,12 @@ impl Service {
         let saving = blocking(move || {
             let saved = keep_copy(&*shelf, &key, (process, at_ms), reading)?;
             let program = saved.manifest_program()?;
-            if !shelf.list().map_err(text)?.iter().any(|name| name == PROGRAM) {
+            if !shelf
+                .list()
+                .map_err(text)?
+                .iter()
+                .any(|name| name == PROGRAM)
+            {
                 let bytes = workshop.bytes(&program)?;
                 shelf.put(PROGRAM, &bytes).map_err(text)?;
             }
@@ -336,7 +353,12 @@ impl Service {
                     return Err(nothing_whole(process, &passed_over));
                 }
             };
-            passed_over.extend(found.passed_over.iter().map(|error: &LoadError| chain(error)));
+            passed_over.extend(
+                found
+                    .passed_over
+                    .iter()
+                    .map(|error: &LoadError| chain(error)),
+            );
             let (number, at_ms) = (found.manifest.number, found.manifest.at_ms);
             let output_bytes = found.manifest.output_bytes;
             let what = As::Before {
@@ -344,7 +366,10 @@ impl Service {
                 grant: None,
                 info: info.clone(),
             };
-            match self.go_on_from(hosting, (keeping.to, process), process, found, what).await {
+            match self
+                .go_on_from(hosting, (keeping.to, process), process, found, what)
+                .await
+            {
                 Ok(()) => {
                     let text = format!("went on from snapshot {number}");
                     hosting.news.event(process, text);

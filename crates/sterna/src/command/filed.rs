@@ -11,11 +11,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use sterna_migration::Grant;
 use sterna_node::message::{HostingReply, HostingRequest, ProcessEntry, ThawOrder};
+use sterna_process::image::Written;
 use sterna_process::{
     Image, ImageFile, ImageWriter, Limits, MemoryError, PackedProgram, PageProvider, PageRun,
     PageRuns, ProcessId,
 };
-use sterna_process::image::Written;
 use sterna_runner::copy::{self, Copy};
 
 use crate::kinds::{self, BuildOptions};
@@ -208,7 +208,10 @@ impl Thawing<'_> {
             return Err(node::unexpected());
         };
         if let Some(why) = why_new {
-            show::note(format_args!("{why}: this is another process, {}", process.short()));
+            show::note(format_args!(
+                "{why}: this is another process, {}",
+                process.short()
+            ));
         }
         Ok(process)
     }

@@ -228,10 +228,9 @@ fn row(record: &Record, status: Result<Status, &'static str>) -> Option<Row> {
 
 /// How old the last snapshot is; with a mark if there should be a newer one.
 fn snapshot(row: &Row) -> String {
-    let age = row.snapshot_age_ms.map_or_else(
-        || "-".to_owned(),
-        |ms| show::age(Duration::from_millis(ms)),
-    );
+    let age = row
+        .snapshot_age_ms
+        .map_or_else(|| "-".to_owned(), |ms| show::age(Duration::from_millis(ms)));
     match row.snapshot_trouble {
         Some(_) => format!("{age} (failing)"),
         None => age,

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
-use sterna_runner::{BESIDE, BESIDE_VERSION};
 use sterna_process::{
     Directory, Image, ImageFile, Plain, ProcessId, Provenance, ReadLimits, Resources, Stdio,
 };
+use sterna_runner::{BESIDE, BESIDE_VERSION};
 
 use super::filed::Thawing;
 use super::given::{self, Given};
@@ -19,8 +19,8 @@ use super::moving;
 use crate::host::{self, Facts, Signals};
 use crate::key;
 use crate::kinds::{self, Ready};
-use crate::node::{self, Which};
 use crate::local::{GivenDirectory, Local};
+use crate::node::{self, Which};
 use crate::protocol::ThawReport;
 use crate::rundir::{Entry, Record, Registered, RunDirectory};
 use crate::show;
