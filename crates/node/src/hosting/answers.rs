@@ -195,6 +195,7 @@ impl Service {
         }
     }
 
+    // long because: one arm for each request
     async fn answer_here(
         self: &Arc<Self>,
         hosting: &Arc<Hosting>,

@@ -76,6 +76,7 @@ struct Frozen {
 }
 
 impl Thaw {
+    // long because: its steps are timed one after the other
     pub(crate) fn run(mut self) -> Result<u8> {
         let begun = Instant::now();
         let key = key::own()?;
