@@ -21,6 +21,7 @@ mod demo;
 mod faults;
 mod found;
 mod journeys;
+mod keeping;
 mod moves;
 mod nodes;
 mod places;
