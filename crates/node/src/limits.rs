@@ -44,6 +44,15 @@ pub const PAGE_ENTRIES_MAX: usize = 1024;
 /// Length from which on an answer with several processes is ended: the last one may exceed it.
 pub const PAGE_BYTES_MAX: usize = 2 << 20;
 
+/// Pieces in which a registry goes to another node, in bytes: one fits into a request.
+pub const PIECE_BYTES_MAX: usize = 48 << 10;
+/// Largest registry that goes to another node, in bytes.
+pub const REGISTRY_BYTES_MAX: u64 = 1 << 30;
+/// How often the registry is asked for where it has moved to, for one request.
+pub const MOVES_FOLLOWED_MAX: usize = 4;
+/// Handovers of the registry that are remembered. Who has missed more has to join again.
+pub const HANDOVERS_MAX: usize = 32;
+
 /// From the first packet of a connection until both sides have said hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// For a whole request to arrive, and for a reply to be taken.
@@ -114,10 +123,16 @@ pub const EVENTS_MAX: usize = 4096;
 pub const NEWS_WITHIN: Duration = Duration::from_secs(8);
 /// How often records are compared with what the runner holds, without being asked.
 pub const COMPARE_EVERY: Duration = Duration::from_secs(10);
+/// How often output is looked for that nobody can ask for any more.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// For how long such output is kept after it was last written.
+pub const SWEEP_AFTER: Duration = Duration::from_secs(3600);
 /// For a runner that was started to listen.
 pub const RUNNER_WITHIN: Duration = Duration::from_secs(20);
 /// When a node stops: for the end of its processes to be written down.
 pub const KILLED_WITHIN: Duration = Duration::from_secs(5);
+/// What waits to be seen by the driver of moves.
+pub const INPUTS_WAITING_MAX: usize = 8192;
 /// Names that are suggested from.
 pub const NAMES_MAX: usize = 1024;
 

@@ -11,17 +11,18 @@ use serde::{Deserialize, Serialize};
 use sterna_migration::{Grant, NodeId};
 use sterna_process::ProcessId;
 
+use crate::handover::Handover;
 use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::ticket::{Seal, Secret};
 pub use hosting::{
-    Belongings, Binding, BindingSort, Brief, Capacity, Deed, EventRecord, Found, HostingReply,
-    HostingRequest, Listed, LogPage, Missing, MoveReport, StartOrder, Where,
+    Belongings, Binding, BindingSort, Brief, Capacity, Deed, EventRecord, EventSort, Found,
+    HostingReply, HostingRequest, Listed, LogPage, Looked, Missing, MoveReport, StartOrder, Where,
 };
 pub use process::{
     Announced, Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage,
     is_process_name,
 };
-pub use registry::{RegistryStatus, StoreStatus};
+pub use registry::{Piece, RegistryStatus, StoreStatus};
 
 /// A question, or an order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,6 +62,15 @@ pub enum Request {
     Registry(RegistryRequest),
     /// Something about processes.
     Hosting(HostingRequest),
+    /// Give the registry to another node, which serves it from then on.
+    RegistryMove {
+        /// Which.
+        to: NodeId,
+    },
+    /// Take a piece of the registry.
+    RegistryTake(Piece),
+    /// The registry has moved.
+    RegistryMoved(Vec<Handover>),
     /// Where is the registry, and how is it?
     RegistryStatus,
     /// Write a copy of the registry into a new file.
@@ -221,6 +231,8 @@ pub enum Reply {
     Revision(u64),
     /// To [`Request::Hosting`].
     Hosting(HostingReply),
+    /// To [`Request::Registry`], by a node that has served it.
+    Moved(Vec<Handover>),
     /// To the others.
     Done,
     /// It was not done.
@@ -339,6 +351,8 @@ pub struct Roster {
     pub recovery: Option<u64>,
     /// The etcd that the registry is in, if it is in one: each node asks that one itself.
     pub registry: Option<String>,
+    /// How the registry came to its home, the last ones, oldest first.
+    pub handovers: Vec<Handover>,
 }
 
 impl Roster {
@@ -362,6 +376,8 @@ pub struct Status {
     pub home: NodeId,
     /// Whether it was removed from its cluster.
     pub removed: bool,
+    /// How well its runner is confined, if there is one now: `full`, or `partial` or `none` and what is missing.
+    pub runner: Option<String>,
 }
 
 /// The nodes of a cluster as one of them sees them.
@@ -382,6 +398,8 @@ pub struct Seen {
     pub state: Reachability,
     /// By how much its clock is ahead, if it answered.
     pub clock_ahead_ms: Option<i64>,
+    /// How well its runner is confined, if it answered and has one.
+    pub runner: Option<String>,
 }
 
 /// Whether a node answers. One that does not is *unknown*: silence says nothing about what runs there.

@@ -12,7 +12,9 @@ use sterna_process::{
 };
 
 use crate::channel::{Breaker, Receiver, Sender};
+use crate::files::Files;
 use crate::hosted::{Hosted, Inner, Stage};
+use crate::input::{Carried, Input};
 use crate::leaving::{BESIDE, BESIDE_VERSION, Beside, chain};
 use crate::limits::{IMAGE_BYTES_MAX, PREPARATIONS_MAX};
 use crate::link::Descriptors;
@@ -59,7 +61,8 @@ struct Made {
 pub(crate) struct Placed {
     pub(crate) output: Arc<Output>,
     pub(crate) resources: Resources,
-    pub(crate) input: Option<File>,
+    pub(crate) input: Option<Arc<Input>>,
+    pub(crate) files: Files,
 }
 
 impl Place {
@@ -72,6 +75,14 @@ impl Place {
     ) -> Result<Placed, String> {
         let missing = |_| "a descriptor is missing".to_owned();
         let log: OwnedFd = descriptors.take().map_err(missing)?;
+        let terminal = match self.terminal {
+            true => {
+                let master: OwnedFd = descriptors.take().map_err(missing)?;
+                let end: OwnedFd = descriptors.take().map_err(missing)?;
+                Some((File::from(master), end))
+            }
+            false => None,
+        };
         let mut directories = Vec::new();
         for placed in &self.directories {
             directories.push(Directory {
@@ -80,6 +91,7 @@ impl Place {
                 read_only: placed.read_only,
             });
         }
+        let files = Files::of(&directories);
         let closed = Arc::downgrade(role);
         let output = Output::new(log.into(), move || {
             if let Some(role) = closed.upgrade() {
@@ -88,29 +100,58 @@ impl Place {
         });
         let failed =
             |error: std::io::Error| format!("could not make its standard streams: {error}");
-        let (out, error) = role.streams.attach(&output).map_err(failed)?;
-        let (input, ours) = match self.input {
-            true => {
-                let (read, write) = std::io::pipe().map_err(failed)?;
-                (Some(read.into()), Some(File::from(OwnedFd::from(write))))
-            }
-            false => (None, None),
+        let (stdio, input) = match terminal {
+            Some((master, end)) => terminal_streams(role, &output, master, end).map_err(failed)?,
+            None => pipes(role, &output, self.input).map_err(failed)?,
         };
         let resources = Resources {
-            stdio: Stdio {
-                input,
-                output: Some(out),
-                error: Some(error),
-            },
+            stdio,
             directories,
             limits: self.limits.clone(),
         };
         Ok(Placed {
             output,
             resources,
-            input: ours,
+            input: input.map(Arc::new),
+            files: files.map_err(failed)?,
         })
     }
+}
+
+/// Standard streams that are pipes.
+fn pipes(
+    role: &Role,
+    output: &Arc<Output>,
+    with_input: bool,
+) -> std::io::Result<(Stdio, Option<Input>)> {
+    let (out, error) = role.streams.attach(output)?;
+    let (input, end) = match with_input {
+        true => Some(Input::pipe()?).unzip(),
+        false => (None, None),
+    };
+    let stdio = Stdio {
+        input: end,
+        output: Some(out),
+        error: Some(error),
+    };
+    Ok((stdio, input))
+}
+
+/// Standard streams that are a terminal.
+fn terminal_streams(
+    role: &Role,
+    output: &Arc<Output>,
+    master: File,
+    end: OwnedFd,
+) -> std::io::Result<(Stdio, Option<Input>)> {
+    let input = Input::terminal(master.try_clone()?)?;
+    role.streams.attach_terminal(output, master)?;
+    let stdio = Stdio {
+        input: Some(end.try_clone()?),
+        output: Some(end.try_clone()?),
+        error: Some(end),
+    };
+    Ok((stdio, Some(input)))
 }
 
 /// Makes room for a process.
@@ -162,7 +203,8 @@ fn room(
         outgoing: None,
         input: placed.input,
     };
-    let hosted = Hosted::new(attempt.process, (kind, program), placed.output, inner);
+    let seen = (placed.output, placed.files);
+    let hosted = Hosted::new(attempt.process, (kind, program), seen, inner);
     role.admit(hosted)?;
     if role.was_given_up(attempt) {
         role.remove(attempt.process);
@@ -327,6 +369,7 @@ impl Taking {
             .require(&BESIDE, versions)
             .and_then(|section| section.decode())
             .map_err(|error| chain(&error))?;
+        let carried = Carried::take_from(&mut image.sections).map_err(|error| chain(&error))?;
         let paused = room
             .incoming
             .finish(image, room.resources, None)
@@ -339,6 +382,10 @@ impl Taking {
         };
         let begun = self.hosted.output.begin(&header);
         begun.map_err(|error| format!("could not write its log: {error}"))?;
+        let input = self.hosted.lock().input.clone();
+        if let (Some(input), Some(carried)) = (input, carried) {
+            input.carry(carried);
+        }
         let stands = beside.stands;
         Ok(Made { paused, stands })
     }

@@ -22,6 +22,8 @@ use sterna_process::{
 };
 
 use crate::arriving::Arrival;
+use crate::files::Files;
+use crate::input::Input;
 use crate::leaving::{Captured, Outgoing};
 use crate::message::{Ended, Seen};
 use crate::streams::Output;
@@ -32,6 +34,8 @@ pub(crate) struct Hosted {
     pub(crate) kind: Arc<dyn Kind>,
     pub(crate) program: Program,
     pub(crate) output: Arc<Output>,
+    /// For its users; the process has its own.
+    pub(crate) files: Files,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -46,7 +50,7 @@ pub(crate) struct Inner {
     pub(crate) stands: bool,
     /// The connection to the target of a move.
     pub(crate) outgoing: Option<(Attempt, Arc<Outgoing>)>,
-    pub(crate) input: Option<std::fs::File>,
+    pub(crate) input: Option<Arc<Input>>,
 }
 
 /// Where it is in its life here.
@@ -77,7 +81,7 @@ impl Hosted {
     pub(crate) fn new(
         id: ProcessId,
         (kind, program): (Arc<dyn Kind>, Program),
-        output: Arc<Output>,
+        (output, files): (Arc<Output>, Files),
         inner: Inner,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -85,6 +89,7 @@ impl Hosted {
             kind,
             program,
             output,
+            files,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
         })
@@ -196,6 +201,8 @@ impl Hosted {
             layout,
             doing,
             output_bytes: self.output.bytes(),
+            has_input: inner.input.is_some(),
+            terminal: inner.input.as_ref().and_then(|input| input.size()),
         }
     }
 }

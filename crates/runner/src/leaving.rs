@@ -14,7 +14,7 @@ use sterna_process::{Image, Memory, PageRuns, Paused, Pausing, Process, Section,
 
 use crate::channel::{Breaker, ChannelError, Receiver, Sender};
 use crate::hosted::{Hosted, Stage};
-use crate::limits::{AMONG_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, READY_WITHIN};
+use crate::limits::{AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, READY_WITHIN};
 use crate::message::Said;
 use crate::pump::{self, PumpError, Record};
 use crate::role::{Role, Service};
@@ -118,11 +118,14 @@ impl Outgoing {
     fn push(&self, captured: &Captured, memory: &dyn Memory) -> Result<(), PumpError> {
         self.heard().got = false;
         pump::push(&mut self.sender(), &captured.image, memory, &captured.pages)?;
-        match self.wait_until(Duration::MAX, |heard| heard.got) {
+        // The target says so when it has read the last of it, which is soon after the last was written here.
+        match self.wait_until(CHANNEL_WITHIN, |heard| heard.got) {
             true => Ok(()),
-            false => Err(PumpError::Failed(
-                self.heard().failed.clone().unwrap_or_default(),
-            )),
+            false => {
+                let why = self.heard().failed.clone();
+                let silent = || format!("it says nothing for {CHANNEL_WITHIN:?}");
+                Err(PumpError::Failed(why.unwrap_or_else(silent)))
+            }
         }
     }
 }
@@ -293,6 +296,12 @@ pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<(Image, 
     Section::encode(BESIDE, BESIDE_VERSION, &beside)
         .and_then(|section| image.sections.push(section))
         .map_err(|error| chain(&error))?;
+    let input = hosted.lock().input.clone();
+    if let Some(input) = input {
+        let section = input.take_out().map_err(|error| chain(&error))?;
+        let pushed = image.sections.push(section);
+        pushed.map_err(|error| chain(&error))?;
+    }
     let pages = paused.memory().changed().map_err(|error| chain(&error))?;
     Ok((image, pages))
 }

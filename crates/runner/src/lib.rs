@@ -15,14 +15,17 @@
 //! - [`message`]: what is ordered and said; [`link`]: its bytes
 //! - [`role`]: the runner at work; `hosted`: one process; `serving`: what users want of it
 //! - `leaving`, `arriving`: the two sides of a move; `pump`: what they say to each other; [`channel`]: sealed records
-//! - `streams`, [`log`]: output on its way into a file
+//! - `streams`, [`log`]: output on its way into a file; `input`: what users type, on its way to a process
+//! - `files`: what users copy from and to a process's directories
 //! - [`handle`]: the service's end
 //! - [`limits`]: every limit
 
 mod arriving;
 pub mod channel;
+mod files;
 pub mod handle;
 mod hosted;
+mod input;
 mod leaving;
 pub mod limits;
 pub mod link;

@@ -50,3 +50,16 @@ pub const PAUSE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Longest piece of output in one record of a log, in bytes.
 pub const LOG_RECORD_BYTES_MAX: usize = 64 << 10;
+
+/// Input that a process has not read and that travels with it, in bytes: what a pipe has room for (pipe(7)).
+pub const UNREAD_BYTES_MAX: usize = 64 << 10;
+/// A line that is being typed on a terminal, in bytes: what that has room for (termios(3)).
+pub const LINE_BYTES_MAX: usize = 4096;
+/// For a process to take some input, before whoever gives it is told how much was taken.
+pub const INPUT_WITHIN: Duration = Duration::from_secs(2);
+/// Contents of a file in one message, in bytes.
+pub const FILE_PIECE_BYTES: usize = 256 << 10;
+/// Entries of a directory in one message.
+pub const FILE_ENTRIES_MAX: usize = 512;
+/// Longest path of a file that a user asks for, in bytes (`PATH_MAX` of Linux).
+pub const PATH_BYTES_MAX: usize = 4096;

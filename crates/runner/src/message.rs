@@ -64,6 +64,20 @@ pub enum Order {
     },
     /// End all processes, and yourself.
     End,
+    /// Make its terminal so large.
+    Resize {
+        /// Whose.
+        process: ProcessId,
+        /// How large.
+        size: WindowSize,
+    },
+    /// Something with a file beneath a directory of it.
+    File {
+        /// Whose.
+        process: ProcessId,
+        /// What.
+        deed: FileDeed,
+    },
 }
 
 /// Which end of a channel a runner is. Its service knows, which has made or taken the connection: a node that connects
@@ -111,7 +125,8 @@ pub struct Spawn {
     pub place: Place,
 }
 
-/// What a process has on this node. Descriptors come in this order: its log, open for appending; then each directory.
+/// What a process has on this node. Descriptors come in this order: its log, open for appending; if it has a terminal, that's
+/// master and the process's end; then each directory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Place {
     /// How much it may use.
@@ -122,6 +137,93 @@ pub struct Place {
     pub input: bool,
     /// From where it came: there the log is that goes before the one here.
     pub came_from: Option<NodeId>,
+    /// Whether its standard streams are a terminal.
+    pub terminal: bool,
+}
+
+/// How large a terminal is, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// In a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+/// Something with files beneath the directories of a process. Paths are the process's own, absolute; whatever they lead to
+/// lies beneath the directory that the process was given, or is an error.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FileDeed {
+    /// What is there?
+    Look {
+        /// The path.
+        path: String,
+    },
+    /// What is in a directory?
+    List {
+        /// The path.
+        path: String,
+        /// In the order of names, after this one.
+        after: Option<String>,
+    },
+    /// A piece of a file.
+    Read {
+        /// The path.
+        path: String,
+        /// From which byte on.
+        offset: u64,
+    },
+    /// Put these bytes into a file, which is made if there is none, and cut to where they begin.
+    Write {
+        /// The path.
+        path: String,
+        /// From which byte on.
+        offset: u64,
+        /// What.
+        bytes: Vec<u8>,
+        /// Permissions of a file that is made; the process's own umask does not count.
+        mode: u32,
+    },
+    /// Make a directory, unless there is one.
+    MakeDirectory {
+        /// The path.
+        path: String,
+    },
+}
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileFacts {
+    /// Of which sort.
+    pub sort: FileSort,
+    /// Its length, in bytes.
+    pub bytes: u64,
+    /// Its permissions.
+    pub mode: u32,
+}
+
+/// Sorts of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileSort {
+    /// With contents.
+    File,
+    /// With entries.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// Socket, pipe, device.
+    Other,
+}
+
+/// What comes of a [`FileDeed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileAnswer {
+    /// It is this, or was made.
+    Facts(FileFacts),
+    /// Some entries, by name. None: there are no more.
+    Entries(Vec<(String, FileFacts)>),
+    /// A piece. Empty: the file ends there.
+    Piece(Vec<u8>),
 }
 
 /// A directory of a process.
@@ -193,6 +295,10 @@ pub enum Answer {
     Seen(Vec<Seen>),
     /// To [`Order::Describe`].
     Described(Box<Description>),
+    /// To [`Order::Input`]: how many bytes were taken. If not all, the rest can be given again, and then the end.
+    Took(u64),
+    /// To [`Order::File`].
+    File(FileAnswer),
 }
 
 /// All that a runner has.
@@ -227,6 +333,10 @@ pub struct Seen {
     pub doing: Option<String>,
     /// Bytes of output that it has written since it was first started.
     pub output_bytes: u64,
+    /// Whether it has a standard input.
+    pub has_input: bool,
+    /// The size of its terminal, if it has one.
+    pub terminal: Option<WindowSize>,
 }
 
 /// With a number.

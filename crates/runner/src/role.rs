@@ -236,7 +236,12 @@ impl Role {
                     process,
                     bytes,
                     end,
-                } => done(serving::input(&role, process, &bytes, end)),
+                } => serving::input(&role, process, &bytes, end).map(Answer::Took),
+                Order::Resize { process, size } => done(serving::resize(&role, process, size)),
+                Order::File { process, deed } => {
+                    let hosted = role.find(process);
+                    hosted.and_then(|hosted| hosted.files.answer(&deed).map(Answer::File))
+                }
                 Order::Describe(process) => {
                     serving::describe(&role, process).map(|it| Answer::Described(Box::new(it)))
                 }

@@ -1,7 +1,6 @@
 //! What users order of a process: start it, look at it, let it stand still and run on, end it, give it input. And the
 //! last steps of a move, which are as quick.
 
-use std::io::Write;
 use std::sync::Arc;
 
 use sterna_migration::{Attempt, RunnerEvent};
@@ -10,11 +9,12 @@ use sterna_process::{
 };
 
 use crate::hosted::{Hosted, Inner, Stage};
+use crate::input::Input;
 use crate::leaving::chain;
-use crate::limits::{DESCRIBE_WITHIN, KILL_WITHIN, PAUSE_WITHIN};
+use crate::limits::{DESCRIBE_WITHIN, INPUT_WITHIN, KILL_WITHIN, PAUSE_WITHIN};
 use crate::link::Descriptors;
 use crate::log::LogHeader;
-use crate::message::{Said, Spawn};
+use crate::message::{Said, Spawn, WindowSize};
 use crate::role::{Role, Service};
 
 /// Starts a process.
@@ -60,7 +60,8 @@ pub(crate) fn spawn(
         outgoing: None,
         input: placed.input,
     };
-    let hosted = Hosted::new(order.process, (kind, program), placed.output, inner);
+    let seen = (placed.output, placed.files);
+    let hosted = Hosted::new(order.process, (kind, program), seen, inner);
     role.admit(Arc::clone(&hosted))?;
     // It may have ended before it was entered, or just be about to, with nobody waiting for that.
     if hosted.output.is_closed() {
@@ -168,25 +169,33 @@ pub(crate) fn describe(role: &Role, process: ProcessId) -> Result<Description, S
         .map_err(|error| chain(&error))
 }
 
-/// Gives it input. What it does not take for now is waited for: a pipe has room for some.
+/// Gives it input. Says how much of it was taken.
 pub(crate) fn input(
     role: &Role,
     process: ProcessId,
     bytes: &[u8],
     end: bool,
-) -> Result<(), String> {
-    let hosted = role.find(process)?;
-    let pipe = hosted.lock().input.as_ref().map(std::fs::File::try_clone);
-    let none = "it has no standard input: start it with --interactive";
-    let mut pipe = match pipe {
-        Some(pipe) => pipe.map_err(|error| error.to_string())?,
-        None => return Err(none.into()),
-    };
-    let written = pipe.write_all(bytes);
-    if end {
-        hosted.lock().input = None;
+) -> Result<u64, String> {
+    let taken = its_input(role, process)?.give(bytes, end, INPUT_WITHIN);
+    match taken {
+        Ok(taken) => Ok(taken as u64),
+        Err(error) => Err(format!("it does not read its standard input: {error}")),
     }
-    written.map_err(|error| format!("it does not read its standard input: {error}"))
+}
+
+/// Makes its terminal so large.
+pub(crate) fn resize(role: &Role, process: ProcessId, size: WindowSize) -> Result<(), String> {
+    match its_input(role, process)?.resize(size) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("it has no terminal: start it with --terminal".into()),
+        Err(error) => Err(format!("its terminal cannot be resized: {error}")),
+    }
+}
+
+fn its_input(role: &Role, process: ProcessId) -> Result<Arc<Input>, String> {
+    let input = role.find(process)?.lock().input.clone();
+    input
+        .ok_or_else(|| "it has no standard input: start it with --interactive or --terminal".into())
 }
 
 /// Lets a process run here, in this epoch.
@@ -206,7 +215,13 @@ pub(crate) fn resume(role: &Role, service: &Service, process: ProcessId, epoch: 
     }
     drop(inner);
     match stage {
-        Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } => go_on(&hosted, paused),
+        Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } => {
+            let input = hosted.lock().input.clone();
+            if let Some(input) = input {
+                input.give_again();
+            }
+            go_on(&hosted, paused);
+        }
         other => hosted.put(|_| other),
     }
     service.say(&Said::Event(RunnerEvent::Resumed { process, epoch }));

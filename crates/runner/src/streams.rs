@@ -1,7 +1,7 @@
 //! What processes write, on its way into their logs: [`Streams`], one thread for all processes, and [`Output`], one
 //! process's.
 //!
-//! Each process writes into two pipes. Their other ends are read here as soon as there is something, so that the log
+//! Each process writes into two pipes, or a terminal. Their other ends are read here as soon as there is something, so that the log
 //! goes on whether a service is there or not. A process that ends closes them: that is how its end is noticed.
 
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ pub(crate) struct Streams {
     next: AtomicU64,
 }
 
-/// One pipe.
+/// One pipe, or terminal.
 struct Tap {
     pipe: Mutex<File>,
     stream: Stream,
@@ -72,11 +72,22 @@ impl Streams {
         Ok((ours, error))
     }
 
+    /// Reads what a process writes to a terminal, at its master, which must not block. When the process has closed its end,
+    /// reading fails with `EIO`: pty(7).
+    pub(crate) fn attach_terminal(&self, output: &Arc<Output>, master: File) -> io::Result<()> {
+        self.read_from(output, Stream::Output, master)
+    }
+
     fn tap(&self, output: &Arc<Output>, stream: Stream) -> io::Result<OwnedFd> {
         // Neither end ever waits: a process waits as its kind does that.
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        self.read_from(output, stream, read.into())?;
+        Ok(write)
+    }
+
+    fn read_from(&self, output: &Arc<Output>, stream: Stream, end: File) -> io::Result<()> {
         let tap = Arc::new(Tap {
-            pipe: Mutex::new(read.into()),
+            pipe: Mutex::new(end),
             stream,
             output: Arc::clone(output),
         });
@@ -91,7 +102,7 @@ impl Streams {
             data,
             epoll::EventFlags::IN,
         )?;
-        Ok(write)
+        Ok(())
     }
 
     fn read(&self) {

@@ -9,7 +9,7 @@
 //! - `node`: the node that a command talks to; `workshop`: what a node needs of this program
 //! - `runner`: this program as a runner, which hosts a node's processes
 //! - `private`: directories of the user's own
-//! - `show`: lines, JSON, tables, colours, progress
+//! - `show`: lines, JSON, tables, colours, progress; `terminal`: the one that a command is used at
 
 mod client;
 mod command;
@@ -23,6 +23,7 @@ mod protocol;
 mod rundir;
 mod runner;
 mod show;
+mod terminal;
 mod workshop;
 
 use std::process::ExitCode;
@@ -72,8 +73,16 @@ enum Command {
     Programs(command::programs::Programs),
     Node(command::node::NodeCommand),
     Nodes(command::nodes::NodesCommand),
+    Registry(command::registry::RegistryCommand),
+    Serve(Box<command::serve::Serve>),
     Doctor(command::doctor::Doctor),
     Demo(command::demo::Demo),
+    Threads(command::threads::Threads),
+    Attach(command::attach::Attach),
+    Cp(command::cp::Cp),
+    Stats(command::stats::Stats),
+    Top(command::stats::Top),
+    Events(command::events::Events),
     /// Prints what a shell needs to complete sterna's commands and options.
     #[command(
         after_help = "Example:\n  sterna completions bash > ~/.local/share/bash-completion/completions/sterna"
@@ -96,7 +105,15 @@ fn main() -> ExitCode {
             return runner::run();
         }
         Some(role) if role == workshop::TREE => return sterna_sys::trees::run_helper(),
+        // What takes part in an experiment is small.
+        Some(role) if role == sterna_laboratory::role::ROLE => {
+            return sterna_laboratory::role::run();
+        }
         _ => {}
+    }
+    let mut role = std::env::args().skip(1);
+    if let (Some(sterna_gateway::role::ROLE), Some(name)) = (role.next().as_deref(), role.next()) {
+        return sterna_gateway::role::run(&name);
     }
     log_warnings();
     let Cli { command } = Cli::parse();
@@ -117,8 +134,16 @@ fn main() -> ExitCode {
         Command::Programs(programs) => programs.run(),
         Command::Node(node) => node.run(),
         Command::Nodes(nodes) => nodes.run(),
+        Command::Registry(registry) => registry.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Threads(threads) => threads.run(),
+        Command::Attach(attach) => attach.run(),
+        Command::Cp(cp) => cp.run(),
+        Command::Stats(stats) => stats.run(),
+        Command::Top(top) => top.run(),
+        Command::Events(events) => events.run(),
         Command::Completions { shell } => {
             completions(shell);
             Ok(0)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sterna_migration::{
-    Attempt, Copied, Event, Grant, Holding, Life, Message, MoveFailure, MoveId, NodeId, Offer,
+    Attempt, Copied, Grant, Holding, Life, Message, MoveFailure, MoveId, NodeId, Offer,
     Order as Move, Outcome, Part, Report, Retry, Strategy,
 };
 use sterna_process::ProcessId;
@@ -15,13 +15,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Hosting;
 use super::driver::Input;
+use super::listing::brief;
 use crate::door::Authority;
 use crate::limits::{
     ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, NEWS_WITHIN, WATCH_WITHIN,
 };
 use crate::message::{
-    Belongings, Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest, MoveReport,
-    RegistryRequest, Reply, Request,
+    Belongings, Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest, Looked,
+    MoveReport, RegistryRequest, Reply, Request,
 };
 use crate::service::{Origin, Service};
 
@@ -76,6 +77,17 @@ impl Service {
                 self.ask_registry(RegistryRequest::Forget { process })
                     .await?;
                 Ok(None)
+            }
+            HostingRequest::EventsOf {
+                node,
+                after,
+                wait_ms,
+            } => {
+                let events = HostingRequest::Events { after, wait_ms };
+                match node == self.id {
+                    true => self.answer_here(hosting, events).await,
+                    false => self.pass_on(node, events).await.map(Some),
+                }
             }
             HostingRequest::MoveNews { source, .. } | HostingRequest::CancelMove { source, .. }
                 if source != self.id =>
@@ -134,13 +146,15 @@ impl Service {
             }
             HostingRequest::Message { bytes } => {
                 let (message, _) = Message::decode(&bytes).map_err(Failure::refused)?;
-                hosting.tell(Input::Event(Event::Message {
-                    from: node,
-                    message,
-                }));
+                hosting.tell_heard(node, message);
                 Ok(None)
             }
             HostingRequest::Channel { attempt } => {
+                // Attempts are in the registry, where every node can read them.
+                if hosting.source_of(attempt).await != Some(node) {
+                    let message = "no process is coming from you by that move";
+                    return Err(Failure::new(FailureKind::Forbidden, message));
+                }
                 let expected = hosting.channels.expect(connection, node, attempt);
                 expected.map(Some)
             }
@@ -190,7 +204,24 @@ impl Service {
                 process,
                 bytes,
                 end,
-            } => hosting.input(process, bytes, end).await.map(|()| None),
+            } => hosting.input(process, bytes, end).await.map(Some),
+            HostingRequest::Look { process } => {
+                let looked = hosting.looked(process, self.id).await?;
+                Ok(Some(HostingReply::Looked(Box::new(looked))))
+            }
+            HostingRequest::Resize { process, size } => {
+                let order = Order::Resize { process, size };
+                hosting.ask_about(process, order).await.map(|_| None)
+            }
+            HostingRequest::File { process, deed } => {
+                match hosting
+                    .ask_about(process, Order::File { process, deed })
+                    .await?
+                {
+                    Answer::File(answer) => Ok(Some(HostingReply::File(answer))),
+                    _ => Err(Failure::refused("the runner answers another question")),
+                }
+            }
             HostingRequest::Log {
                 process,
                 after,
@@ -272,7 +303,7 @@ impl Service {
             },
         };
         let (begun, attempt) = oneshot::channel();
-        hosting.tell(Input::Begin { order, begun });
+        hosting.tell(Input::Begin { order, begun }).await;
         match attempt.await {
             Ok(Ok(attempt)) => Ok(HostingReply::Moving {
                 source: self.id,
@@ -344,7 +375,28 @@ impl Service {
 }
 
 impl Hosting {
-    async fn input(&self, process: ProcessId, bytes: Vec<u8>, end: bool) -> Result<(), Failure> {
+    async fn looked(&self, process: ProcessId, node: NodeId) -> Result<Looked, Failure> {
+        let seen = self.seen(process).await?;
+        let (layout, has_input, terminal) = (seen.layout.clone(), seen.has_input, seen.terminal);
+        let brief = brief(seen).ok_or_else(|| {
+            let message = format!("process {} is just arriving, or has ended", process.short());
+            Failure::new(FailureKind::Busy, message)
+        })?;
+        Ok(Looked {
+            node,
+            brief,
+            layout,
+            has_input,
+            terminal,
+        })
+    }
+
+    async fn input(
+        &self,
+        process: ProcessId,
+        bytes: Vec<u8>,
+        end: bool,
+    ) -> Result<HostingReply, Failure> {
         if bytes.len() > INPUT_BYTES_MAX {
             return Err(Failure::refused(format!(
                 "{} bytes of input at once, {INPUT_BYTES_MAX} are allowed",
@@ -356,12 +408,21 @@ impl Hosting {
             bytes,
             end,
         };
-        self.ask_about(process, order).await.map(drop)
+        match self.ask_about(process, order).await? {
+            Answer::Took(taken) => Ok(HostingReply::Took(taken)),
+            _ => Err(Failure::refused("the runner answers another question")),
+        }
+    }
+
+    async fn source_of(&self, attempt: Attempt) -> Option<NodeId> {
+        let (source, answered) = oneshot::channel();
+        self.tell(Input::SourceOf { attempt, source }).await;
+        answered.await.ok().flatten()
     }
 
     async fn cancel(&self, attempt: Attempt) -> Result<(), Failure> {
         let (done, cancelled) = oneshot::channel();
-        self.tell(Input::Cancel { attempt, done });
+        self.tell(Input::Cancel { attempt, done }).await;
         match cancelled.await {
             Ok(cancelled) => cancelled.map_err(Failure::refused),
             Err(_) => Err(Failure::new(FailureKind::Internal, "the node is stopping")),
@@ -389,7 +450,7 @@ impl Hosting {
         self.ask(order, Vec::new()).await
     }
 
-    async fn seen(&self, process: ProcessId) -> Result<Seen, Failure> {
+    pub(super) async fn seen(&self, process: ProcessId) -> Result<Seen, Failure> {
         let not_here = |failure: Failure| Failure::new(FailureKind::NotHere, failure.message);
         match self
             .ask(Order::Look(process), Vec::new())
@@ -426,7 +487,10 @@ impl HostingRequest {
             | Self::Describe { process }
             | Self::Log { process, .. }
             | Self::Input { process, .. }
-            | Self::Move { process, .. } => Some(*process),
+            | Self::Move { process, .. }
+            | Self::Look { process }
+            | Self::Resize { process, .. }
+            | Self::File { process, .. } => Some(*process),
             _ => None,
         }
     }

@@ -52,7 +52,7 @@ fn memory_available() -> u64 {
 }
 
 /// What others are told; nothing of one that is only arriving or has ended.
-fn brief(seen: Seen) -> Option<Brief> {
+pub(super) fn brief(seen: Seen) -> Option<Brief> {
     match seen.holding {
         Holding::Running { .. } | Holding::Frozen { .. } => Some(Brief {
             process: seen.process,

@@ -7,9 +7,17 @@ use sterna_migration::Attempt;
 use sterna_process::ProcessId;
 use tokio::sync::watch;
 
+use super::Hosting;
 use crate::limits::{EVENTS_MAX, REPORTS_MAX};
-use crate::message::{EventRecord, MoveReport};
+use crate::message::{EventRecord, EventSort, MoveReport, Roster};
 use crate::wire::now_ms;
+
+impl Hosting {
+    /// The list of nodes has changed. It is told at one node alone, the one that serves the registry.
+    pub(crate) fn note_members(&self, before: &Roster, now: &Roster) {
+        self.news.members(before, now);
+    }
+}
 
 /// Reports and events of one node since it was started.
 #[derive(Default)]
@@ -35,7 +43,28 @@ impl News {
         });
     }
 
-    pub(super) fn event(&self, process: ProcessId, what: impl Into<String>) {
+    /// Something happened to a process.
+    pub(super) fn event(&self, process: ProcessId, sort: EventSort, what: impl Into<String>) {
+        self.note(Some(process), sort, what.into());
+    }
+
+    /// Nodes have come or gone.
+    fn members(&self, before: &Roster, now: &Roster) {
+        for member in &now.members {
+            if before.member(member.id).is_none() {
+                let what = format!("node {} has joined", member.about.name);
+                self.note(None, EventSort::NodeJoined { node: member.id }, what);
+            }
+        }
+        for member in &before.members {
+            if now.member(member.id).is_none() {
+                let what = format!("node {} was removed", member.about.name);
+                self.note(None, EventSort::NodeRemoved { node: member.id }, what);
+            }
+        }
+    }
+
+    fn note(&self, process: Option<ProcessId>, sort: EventSort, what: String) {
         self.change(|kept| {
             if kept.events.len() >= EVENTS_MAX {
                 kept.events.pop_front();
@@ -45,7 +74,8 @@ impl News {
                 number: kept.numbers,
                 at_ms: now_ms(),
                 process,
-                what: what.into(),
+                sort,
+                what,
             });
         });
     }

@@ -1,20 +1,24 @@
 //! From an order to a process: its record and name first, then the process itself.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use sterna_migration::{Event, NodeId, Record, RunnerEvent};
 use sterna_process::{Epoch, Exit, ProcessId, State, Stats};
-use sterna_runner::message::{Ended, Order, Place, Spawn};
+use sterna_runner::message::{Ended, Order, Place, Spawn, WindowSize};
 use tokio::sync::oneshot;
 
 use super::driver::Input;
 use super::runner::make_folder;
 use super::{Hosting, bindings};
 use crate::message::{
-    Belongings, BindingSort, Failure, FailureKind, HostingReply, HostingRequest, ProcessInfo,
-    RegistryRequest, Reply, Request, StartOrder, Where,
+    Belongings, BindingSort, EventSort, Failure, FailureKind, HostingReply, HostingRequest,
+    ProcessInfo, RegistryRequest, Reply, Request, StartOrder, Where,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
@@ -87,16 +91,17 @@ impl Service {
         let placed = hosting.place(process, Epoch::FIRST, belongings, opened, None);
         let (place, descriptors) = placed.await?;
         let (noted, done) = oneshot::channel();
-        hosting.tell(Input::Started {
+        let started = Input::Started {
             process,
             epoch: Epoch::FIRST,
             noted,
-        });
+        };
+        hosting.tell(started).await;
         let _ = done.await;
         let started = self.start_noted(hosting, process, order, (place, descriptors));
         let started = started.await;
         if let Err(failure) = &started {
-            hosting.give_up(process, &failure.message);
+            hosting.give_up(process, &failure.message).await;
         }
         started?;
         let node = self.id;
@@ -148,7 +153,9 @@ impl Service {
         hosting
             .ask(Order::Spawn(Box::new(spawn)), descriptors)
             .await?;
-        hosting.news.event(process, "was started");
+        hosting
+            .news
+            .event(process, EventSort::Started, "was started");
         let (workshop, program) = (std::sync::Arc::clone(&hosting.workshop), order.program);
         tokio::task::spawn_blocking(move || workshop.expect_moves(&program));
         Ok(())
@@ -187,6 +194,25 @@ impl Service {
     }
 }
 
+/// A terminal: its master, and the end for a process. A runner may not make one itself, for it opens nothing.
+fn terminal(size: WindowSize) -> io::Result<[OwnedFd; 2]> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let end = ioctl_tiocgptpeer(&master, flags)?;
+    // Its process waits as its kind does that, not in a call.
+    fcntl_setfl(&end, fcntl_getfl(&end)? | OFlags::NONBLOCK)?;
+    let size = Winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(&end, size)?;
+    Ok([master, end])
+}
+
 impl Hosting {
     /// Where a process is on this node: its log, and its directories.
     pub(super) async fn place(
@@ -212,18 +238,25 @@ impl Hosting {
             ))
         })?;
         let mut descriptors = vec![log.into()];
+        if let Some(size) = belongings.terminal {
+            let pair = terminal(size).map_err(|error| {
+                Failure::refused(format!("the node could not make a terminal: {error}"))
+            })?;
+            descriptors.extend(pair);
+        }
         descriptors.extend(self.directories(&belongings.bindings, opened).await?);
         let place = Place {
             limits: belongings.limits.clone(),
             directories: bindings::placed(&belongings.bindings),
             input: belongings.input,
             came_from,
+            terminal: belongings.terminal.is_some(),
         };
         Ok((place, descriptors))
     }
 
     /// A process that the driver expects will not run: its record says so, if there is one.
-    fn give_up(&self, process: ProcessId, why: &str) {
+    async fn give_up(&self, process: ProcessId, why: &str) {
         let now = std::time::SystemTime::now();
         let ended = Ended {
             process,
@@ -244,6 +277,7 @@ impl Hosting {
         self.ended().insert(process, ended);
         self.forget(process);
         let _ = std::fs::remove_dir_all(self.log_folder(process));
-        self.tell(Input::Event(Event::Runner(RunnerEvent::Exited { process })));
+        self.tell(Input::Event(Event::Runner(RunnerEvent::Exited { process })))
+            .await;
     }
 }

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use sterna_migration::{Attempt, MoveId, NodeId};
-use sterna_process::{Description, Limits, ProcessId, ProgramId, Stats, Tag};
+use sterna_process::{Description, Limits, MemoryLayout, ProcessId, ProgramId, Stats, Tag};
 use sterna_runner::log::Record;
+use sterna_runner::message::{FileAnswer, FileDeed, WindowSize};
 
 use super::{ProcessEntry, is_process_name};
 use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
@@ -125,6 +126,34 @@ pub enum HostingRequest {
         /// Its memory, in bytes.
         memory_bytes: u64,
     },
+    /// How is it, and what does it have?
+    Look {
+        /// Which.
+        process: ProcessId,
+    },
+    /// Make its terminal so large.
+    Resize {
+        /// Whose.
+        process: ProcessId,
+        /// How large.
+        size: WindowSize,
+    },
+    /// Something with a file beneath a directory of it.
+    File {
+        /// Whose.
+        process: ProcessId,
+        /// What.
+        deed: FileDeed,
+    },
+    /// Events after a number, of any node.
+    EventsOf {
+        /// Which node.
+        node: NodeId,
+        /// The last number that is known.
+        after: u64,
+        /// For how long to wait if there is none.
+        wait_ms: u64,
+    },
 }
 
 /// What is done to a process.
@@ -183,6 +212,8 @@ pub struct Belongings {
     pub bindings: Vec<Binding>,
     /// Whether it has a standard input.
     pub input: bool,
+    /// If its standard streams are a terminal: how large that is at the start.
+    pub terminal: Option<WindowSize>,
 }
 
 /// A directory of a process, and what becomes of it on a move.
@@ -208,8 +239,11 @@ pub enum BindingSort {
     },
 }
 
-/// Version of [`Belongings`] as they are kept, their first byte.
-const BELONGINGS_VERSION: u8 = 1;
+/// Version of [`Belongings`] as they are kept, their first byte. Those of version 1 end before the terminal.
+const BELONGINGS_VERSION: u8 = 2;
+
+/// How `None` is written.
+const NO_TERMINAL: u8 = 0;
 
 impl Belongings {
     /// As they are kept with a record.
@@ -223,8 +257,13 @@ impl Belongings {
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (version, body) = bytes.split_first()?;
-        match (version, postcard::take_from_bytes(body)) {
-            (&BELONGINGS_VERSION, Ok((belongings, []))) => Some(belongings),
+        let body = match *version {
+            1 => [body, &[NO_TERMINAL]].concat(),
+            BELONGINGS_VERSION => body.to_vec(),
+            _ => return None,
+        };
+        match postcard::take_from_bytes(&body) {
+            Ok((belongings, [])) => Some(belongings),
             _ => None,
         }
     }
@@ -301,6 +340,27 @@ pub enum HostingReply {
         /// The piece.
         bytes: Vec<u8>,
     },
+    /// To [`HostingRequest::Look`].
+    Looked(Box<Looked>),
+    /// To [`HostingRequest::Input`]: how many bytes were taken. If not all, the rest can be given again, and then the end.
+    Took(u64),
+    /// To [`HostingRequest::File`].
+    File(FileAnswer),
+}
+
+/// A process as its node sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Looked {
+    /// Where it is.
+    pub node: NodeId,
+    /// How it is.
+    pub brief: Brief,
+    /// Its memory.
+    pub layout: MemoryLayout,
+    /// Whether it has a standard input.
+    pub has_input: bool,
+    /// The size of its terminal, if it has one.
+    pub terminal: Option<WindowSize>,
 }
 
 /// A process as it is listed.
@@ -413,8 +473,51 @@ pub struct EventRecord {
     pub number: u64,
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
-    /// To which process.
-    pub process: ProcessId,
-    /// What.
+    /// To which process, if it is about one.
+    pub process: Option<ProcessId>,
+    /// For programs.
+    pub sort: EventSort,
+    /// For people: a sentence without its subject.
     pub what: String,
+}
+
+/// What sort of event it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventSort {
+    /// A process was started.
+    Started,
+    /// A process has left this node for another.
+    Moved {
+        /// Where it runs now.
+        to: NodeId,
+        /// Microseconds in which nobody executed it.
+        downtime_us: Option<u64>,
+    },
+    /// A move has come to nothing.
+    NotMoved {
+        /// Where it was to run.
+        to: NodeId,
+    },
+    /// A process has come from another node.
+    Arrived {
+        /// Where it was before.
+        from: NodeId,
+    },
+    /// A process has ended, or was killed.
+    Ended,
+    /// A process died with its runner.
+    Lost,
+    /// A node belongs to the cluster now.
+    NodeJoined {
+        /// Which.
+        node: NodeId,
+    },
+    /// A node was removed from the cluster.
+    NodeRemoved {
+        /// Which.
+        node: NodeId,
+    },
+    /// Something else.
+    Other,
 }

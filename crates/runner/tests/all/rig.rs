@@ -258,6 +258,7 @@ pub(crate) fn place() -> Place {
         limits: Limits::default(),
         directories: Vec::new(),
         input: false,
+        terminal: false,
         came_from: None,
     }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use rustix::process::geteuid;
 use serde::Serialize;
 use sterna_process::Plain;
-use sterna_sys::{ability, tracking};
+use sterna_sys::{ability, enclosure, tracking};
 
 use crate::node::Which;
 use crate::show::{self, Align, Paint, Table};
@@ -62,6 +62,8 @@ impl Doctor {
             landlock(),
             seccomp(),
             namespaces(),
+            places(),
+            pages_port(),
             control_groups(),
             kvm(),
             mappings(),
@@ -227,6 +229,43 @@ fn namespaces() -> Finding {
             "sysctl user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1 \
              kernel.apparmor_restrict_unprivileged_userns=0, as far as the machine has them",
         ),
+    }
+}
+
+/// The place of a runner, tried.
+fn places() -> Finding {
+    let purpose = "processes on nodes with directories, and a runner that sees nothing else";
+    let what = "places of runners";
+    match enclosure::available() {
+        Ok(()) => Finding {
+            what,
+            purpose,
+            state: "yes",
+            found: "works, tried".to_owned(),
+            mend: None,
+        },
+        Err(unavailable) => Finding {
+            what,
+            purpose,
+            state: "no",
+            found: with_sources(&unavailable),
+            mend: unavailable.remedy,
+        },
+    }
+}
+
+/// What moves between nodes need of this machine's network, as far as it can be tried here.
+fn pages_port() -> Finding {
+    let (state, found) = match std::net::TcpListener::bind(("127.0.0.1", 0)) {
+        Ok(_) => ("yes", "can listen".to_owned()),
+        Err(error) => ("no", error.to_string()),
+    };
+    Finding {
+        what: "TCP",
+        purpose: "pages of processes that move: same port as the node's UDP, open in firewalls",
+        state,
+        found,
+        mend: (state != "yes").then_some("let programs of this user listen on TCP ports"),
     }
 }
 

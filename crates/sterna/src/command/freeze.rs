@@ -7,6 +7,7 @@ use clap::Args;
 use sterna_process::Plain;
 
 use crate::client;
+use crate::node::Which;
 use crate::protocol::{FreezeOrder, FreezeReport, Reply, Request};
 use crate::rundir;
 use crate::show::{self, Bar, Paint};
@@ -30,6 +31,8 @@ pub(crate) struct Freeze {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    which: Which,
 }
 
 const AFTER_HELP: &str = "\
@@ -48,7 +51,7 @@ impl Freeze {
         );
         let file = std::path::absolute(&self.output)
             .with_context(|| format!("could not find out where {} is", self.output.display()))?;
-        let found = rundir::find(&self.process)?;
+        let found = rundir::find(&self.process).map_err(|error| self.on_node(error))?;
         let order = FreezeOrder {
             file,
             keep: self.keep,
@@ -65,6 +68,19 @@ impl Freeze {
             other => return Err(client::unexpected(&other)),
         }
         Ok(0)
+    }
+}
+
+impl Freeze {
+    /// Why there is no such process here: perhaps it is on a node.
+    fn on_node(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.which.find_living(&self.process) {
+            Ok(entry) => anyhow::anyhow!(
+                "process {} is on a node, and only those of `sterna run` without a node can be frozen so far",
+                entry.process.short()
+            ),
+            Err(_) => error,
+        }
     }
 }
 

@@ -6,14 +6,17 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
+use sterna_node::message::{Belongings, BindingSort, HostingReply, HostingRequest, Looked};
 use sterna_process::image::{PageStatistics, SectionSummary};
 use sterna_process::{
-    Description, ImageFile, ImageHeader, MemoryLayout, PAGE_SIZE, Plain, Provenance, ReadLimits,
+    Description, Epoch, ImageFile, ImageHeader, MemoryLayout, PAGE_SIZE, Plain, ProcessId,
+    ProgramId, Provenance, ReadLimits, Tag,
 };
 
 use crate::client;
 use crate::key;
 use crate::local::Local;
+use crate::node::{self, Which};
 use crate::protocol::{Described, Reply, Request};
 use crate::rundir::{self, Record};
 use crate::show::{self, Align, Paint, Table};
@@ -22,7 +25,7 @@ use crate::show::{self, Align, Paint, Table};
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Inspect {
-    /// An image's file; or a process: the beginning of its id, its name, or the pid of its `sterna run`.
+    /// An image's file; or a process, on a node or not: the beginning of its id, its name, or the pid of its `sterna run`.
     #[arg(value_name = "FILE|P")]
     what: String,
     /// Read all pages of an image and compare them with their checksums.
@@ -31,6 +34,8 @@ pub(crate) struct Inspect {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    which: Which,
 }
 
 const AFTER_HELP: &str = "\
@@ -100,8 +105,12 @@ impl Inspect {
     }
 
     fn process(&self) -> Result<u8> {
-        let found = rundir::find(&self.what)
-            .with_context(|| format!("there is no file {} either", Plain(&self.what)))?;
+        let found = match rundir::find(&self.what) {
+            Err(_) if self.which.is_there() => return self.on_node(),
+            found => {
+                found.with_context(|| format!("there is no file {} either", Plain(&self.what)))?
+            }
+        };
         let described = match client::ask(&found, &Request::Describe, &mut |_, _| {})? {
             Reply::Described(described) => *described,
             other => return Err(client::unexpected(&other)),
@@ -115,6 +124,112 @@ impl Inspect {
             false => show::print(live.text(Paint::stdout())),
         }
         Ok(0)
+    }
+}
+
+impl Inspect {
+    /// A process on a node.
+    fn on_node(&self) -> Result<u8> {
+        let entry = self.which.find_living(&self.what)?;
+        let process = entry.process;
+        let looked = super::attach::look(&self.which, process)?;
+        let described = match self.which.hosting(HostingRequest::Describe { process })? {
+            Some(HostingReply::Described(description)) => *description,
+            _ => return Err(node::unexpected()),
+        };
+        let record = entry.record().context("its record cannot be read")?;
+        let nodes = self.which.nodes()?;
+        let hosted = Hosted {
+            id: process,
+            name: entry.name.clone(),
+            node: node::name_of(&nodes, looked.node),
+            epoch: record.epoch,
+            started_on: node::name_of(&nodes, entry.info.started_on),
+            started_ms: entry.info.started_ms,
+            kind: entry.info.kind.clone(),
+            program: entry.info.program,
+            file: entry.info.file.clone(),
+            arguments: entry.info.arguments.clone(),
+            belongings: Belongings::decode(&entry.info.extra),
+            looked,
+            description: described,
+        };
+        match self.json {
+            true => show::json(&hosted)?,
+            false => show::print(hosted.text(Paint::stdout())),
+        }
+        Ok(0)
+    }
+}
+
+/// A process on a node.
+#[derive(Serialize)]
+struct Hosted {
+    id: ProcessId,
+    name: Option<String>,
+    node: String,
+    epoch: Epoch,
+    started_on: String,
+    started_ms: u64,
+    kind: Tag,
+    program: ProgramId,
+    file: String,
+    arguments: Vec<String>,
+    /// Its limits and directories; null if a newer node wrote them down.
+    belongings: Option<Belongings>,
+    #[serde(flatten)]
+    looked: Looked,
+    description: Description,
+}
+
+impl Hosted {
+    fn text(&self, paint: Paint) -> String {
+        let mut page = Page {
+            text: String::new(),
+            paint,
+        };
+        let name = self.name.as_deref().unwrap_or("without a name");
+        page.heading(format_args!(
+            "process {} ({})",
+            self.id.short(),
+            Plain(name)
+        ));
+        let brief = &self.looked.brief;
+        let stats = &brief.stats;
+        page.line("node", &self.node);
+        page.line("epoch", self.epoch);
+        let doing = brief
+            .doing
+            .clone()
+            .unwrap_or_else(|| stats.state.to_string());
+        page.line("state", Plain(&doing));
+        page.line(
+            "program",
+            format_args!("{} {}", self.kind, self.program.short()),
+        );
+        page.line("from", Plain(&self.file));
+        page.line("started on", &self.started_on);
+        page.line("CPU time", show::time(stats.cpu_time));
+        page.line("memory", show::bytes(stats.memory_bytes));
+        page.line("at most", show::bytes(stats.memory_bytes_peak));
+        page.line("output", show::bytes(brief.output_bytes));
+        if let Some(size) = self.looked.terminal {
+            let (columns, rows) = (size.columns, size.rows);
+            page.line("terminal", format_args!("{columns} × {rows}"));
+        }
+        let bindings = self.belongings.iter().flat_map(|all| &all.bindings);
+        for binding in bindings {
+            let sort = match &binding.sort {
+                BindingSort::Shared { export } => format!("shared as {}", Plain(export)),
+                other => format!("{other:?}").to_lowercase(),
+            };
+            let only = if binding.read_only { ", read-only" } else { "" };
+            let path = Plain(&binding.guest_path);
+            page.line("directory", format_args!("{path}, {sort}{only}"));
+        }
+        page.layout(&self.looked.layout);
+        page.description(&self.description);
+        page.text
     }
 }
 

@@ -31,7 +31,8 @@ Examples:
   sterna nodes --json | jq '.nodes[].name'
   sterna nodes rm lab-3
 
-A node that does not answer is `unknown`: it may be down, or the network between; what runs there may still run.";
+CONFINEMENT is that of the node's runner, which hosts its processes; what it lacks is in --json, and `sterna doctor` there
+says how to mend it. A node that does not answer is `unknown`: it may be down, or the network between; what runs there may still run.";
 
 #[derive(Debug, Subcommand)]
 enum Deed {
@@ -69,7 +70,10 @@ struct Row {
     /// When an unknown node answered last, in milliseconds since 1970; null if it has not since the asked one started.
     answered_last_ms: Option<u64>,
     version: String,
+    /// How well the machine could confine what a node runs, when it was started.
     confinement: String,
+    /// How well the node's runner is confined; null if it has none or does not answer.
+    runner_confinement: Option<String>,
     joined_ms: u64,
     clock_ahead_ms: Option<i64>,
 }
@@ -127,6 +131,7 @@ fn listed(nodes: &Nodes) -> Listed {
             answered_last_ms,
             version: about.software.clone(),
             confinement: about.confinement.clone(),
+            runner_confinement: seen.runner.clone(),
             joined_ms: seen.member.joined_ms,
             clock_ahead_ms: seen.clock_ahead_ms,
         }
@@ -165,10 +170,17 @@ fn table(nodes: &Nodes) -> Table<6> {
             addresses.join(", "),
             state,
             Plain(&about.software).to_string(),
-            Plain(&about.confinement).to_string(),
+            // Of what runs there now; else what the machine could do when the node was started.
+            confinement(seen.runner.as_deref().unwrap_or(&about.confinement)),
         ]);
     }
     table
+}
+
+/// In a table: `full`, `partial`, `none`. All of it is in the JSON.
+fn confinement(whole: &str) -> String {
+    let extent = whole.split(':').next().unwrap_or(whole);
+    Plain(extent).to_string()
 }
 
 impl Rm {

@@ -1,27 +1,22 @@
 //! `sterna run --on` and `--detach`: a process on a node of the cluster.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use sterna_node::message::{Belongings, Deed, HostingReply, HostingRequest, StartOrder, Where};
 use sterna_process::{Environment, ProcessId};
 
+use super::attach::{Keys, Session};
 use super::given::BoundDirectory;
-use super::logs::Follow;
 use crate::host::Signals;
 use crate::kinds::{self, BuildOptions};
 use crate::node::{self, Which};
-use crate::show;
-
-/// Input read at once.
-const INPUT_BYTES: usize = 16 << 10;
+use crate::{show, terminal};
 
 /// A process that is to be placed.
 pub(crate) struct Placed<'a> {
@@ -32,6 +27,8 @@ pub(crate) struct Placed<'a> {
     pub(crate) detach: bool,
     /// Whether it gets this command's standard input.
     pub(crate) interactive: bool,
+    /// Whether its standard streams are a terminal.
+    pub(crate) terminal: bool,
     pub(crate) name: Option<String>,
     pub(crate) file: &'a Path,
     pub(crate) build: &'a BuildOptions,
@@ -56,7 +53,12 @@ impl Placed<'_> {
             .filter_map(|directory| directory.handle.as_ref())
             .map(AsFd::as_fd)
             .collect();
-        let signals = Signals::catch()?;
+        // At a terminal of its own, keys are no signals.
+        let keys_only = self.terminal && terminal::is_used();
+        let signals = match keys_only {
+            true => None,
+            false => Some(Signals::catch()?),
+        };
         let request = HostingRequest::Start(Box::new(order));
         let Some(HostingReply::Started { process, node }) =
             self.which.hosting_with(request, &descriptors)?
@@ -100,32 +102,36 @@ impl Placed<'_> {
                     .iter()
                     .map(|directory| directory.binding.clone())
                     .collect(),
-                input: self.interactive,
+                input: self.interactive || self.terminal,
+                terminal: self.terminal.then(terminal::size),
             },
         }
     }
 
     /// In the foreground: shows its output, gives it input and signals, and ends as it does.
-    fn attend(&self, process: ProcessId, signals: Signals) -> Result<u8> {
-        let which = self.which.clone();
-        let signalled = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&signalled);
-        signals.each(move |signal| {
-            if seen.swap(true, Ordering::Relaxed) {
-                std::process::exit(128 + signal);
-            }
-            let deed = Deed::Kill;
-            let _ = which.hosting(HostingRequest::Steer { process, deed });
-        })?;
-        if self.interactive {
+    fn attend(&self, process: ProcessId, signals: Option<Signals>) -> Result<u8> {
+        if let Some(signals) = signals {
             let which = self.which.clone();
-            thread::Builder::new()
-                .name("input".into())
-                .spawn(move || give_input(&which, process))
-                .context("could not start the thread that reads standard input")?;
+            let signalled = Arc::new(AtomicBool::new(false));
+            let seen = Arc::clone(&signalled);
+            signals.each(move |signal| {
+                if seen.swap(true, Ordering::Relaxed) {
+                    std::process::exit(128 + signal);
+                }
+                let deed = Deed::Kill;
+                let _ = which.hosting(HostingRequest::Steer { process, deed });
+            })?;
         }
-        Follow::of(self.which, process).to_the_end()?;
-        super::wait::outcome(self.which, process, true)
+        let session = Session {
+            which: self.which,
+            process,
+            input: self.interactive || self.terminal,
+            terminal: self.terminal,
+            end_input: true,
+            keys: Keys::default(),
+            interrupt_kills: true,
+        };
+        session.run(0)
     }
 }
 
@@ -140,25 +146,4 @@ fn started(process: ProcessId, node: &str, json: bool) -> Result<u8> {
         false => show::print(format_args!("{}\n", process.short())),
     }
     Ok(0)
-}
-
-/// Gives this command's standard input to a process, until either ends.
-fn give_input(which: &Which, process: ProcessId) {
-    let mut buffer = vec![0; INPUT_BYTES];
-    loop {
-        let got = match io::stdin().lock().read(&mut buffer) {
-            Ok(got) => got,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => 0,
-        };
-        let request = HostingRequest::Input {
-            process,
-            bytes: buffer[..got].to_vec(),
-            end: got == 0,
-        };
-        if which.hosting(request).is_err() || got == 0 {
-            let _ = io::stdout().flush();
-            return;
-        }
-    }
 }

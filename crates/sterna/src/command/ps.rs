@@ -41,37 +41,36 @@ Other commands take a process by the beginning of its id, by its name, or by the
 /// Processes asked at once.
 const ASKED_AT_ONCE: usize = 16;
 
+/// A process.
 #[derive(Serialize)]
-struct Row {
-    id: ProcessId,
-    name: String,
+pub(crate) struct Row {
+    pub(crate) id: ProcessId,
+    pub(crate) name: String,
     /// Of its `sterna run`; null on nodes.
-    pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     /// The node that it is on, or was on last; null without one.
-    node: Option<String>,
-    kind: Tag,
-    program: ProgramId,
-    file: String,
+    pub(crate) node: Option<String>,
+    pub(crate) kind: Tag,
+    pub(crate) program: ProgramId,
+    pub(crate) file: String,
     /// `running`, `waiting`, `paused`, what is being done with it, `stopped` or `not responding`; `unknown` if its node
     /// does not answer; how it ended.
-    state: String,
-    cpu_ms: Option<u64>,
-    memory_bytes: Option<u64>,
-    memory_bytes_peak: Option<u64>,
+    pub(crate) state: String,
+    pub(crate) cpu_ms: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) memory_bytes_peak: Option<u64>,
     /// When it was first started, in milliseconds since 1970.
-    started_ms: Option<u64>,
+    pub(crate) started_ms: Option<u64>,
     /// Since when it runs under its `sterna run`; null on nodes.
-    hosted_ms: Option<u64>,
-    age_ms: u64,
+    pub(crate) hosted_ms: Option<u64>,
+    pub(crate) age_ms: u64,
+    /// Bytes of output until now; null without a node, and if that does not answer.
+    pub(crate) output_bytes: Option<u64>,
 }
 
 impl Ps {
     pub(crate) fn run(self) -> Result<u8> {
-        let (directory, live) = rundir::look()?;
-        let mut rows = rows(&directory, live);
-        if self.all || self.which.is_there() {
-            rows.extend(self.on_nodes()?);
-        }
+        let rows = all(&self.which, self.all)?;
         if self.json {
             show::json(&rows)?;
         } else if rows.is_empty() {
@@ -81,21 +80,31 @@ impl Ps {
         }
         Ok(0)
     }
+}
 
-    /// Those of the cluster.
-    fn on_nodes(&self) -> Result<Vec<Row>> {
-        let request = HostingRequest::List { ended: self.all };
-        let Some(HostingReply::Listed(listed)) = self.which.hosting(request)? else {
-            return Err(node::unexpected());
-        };
-        let nodes = self.which.nodes()?;
-        let mut rows: Vec<Row> = listed
-            .into_iter()
-            .filter_map(|listed| row_on_node(listed, &nodes))
-            .collect();
-        rows.sort_by_key(|row| row.started_ms);
-        Ok(rows)
+/// All processes of this machine and user, and of the cluster if a node runs here; `ended`: those on nodes that have, too.
+pub(crate) fn all(which: &Which, ended: bool) -> Result<Vec<Row>> {
+    let (directory, live) = rundir::look()?;
+    let mut rows = rows(&directory, live);
+    if ended || which.is_there() {
+        rows.extend(on_nodes(which, ended)?);
     }
+    Ok(rows)
+}
+
+/// Those of the cluster.
+fn on_nodes(which: &Which, ended: bool) -> Result<Vec<Row>> {
+    let request = HostingRequest::List { ended };
+    let Some(HostingReply::Listed(listed)) = which.hosting(request)? else {
+        return Err(node::unexpected());
+    };
+    let nodes = which.nodes()?;
+    let mut rows: Vec<Row> = listed
+        .into_iter()
+        .filter_map(|listed| row_on_node(listed, &nodes))
+        .collect();
+    rows.sort_by_key(|row| row.started_ms);
+    Ok(rows)
 }
 
 fn row_on_node(listed: Listed, nodes: &Nodes) -> Option<Row> {
@@ -130,6 +139,7 @@ fn row_on_node(listed: Listed, nodes: &Nodes) -> Option<Row> {
         started_ms: Some(entry.info.started_ms),
         hosted_ms: None,
         age_ms: until_ms.saturating_sub(entry.info.started_ms),
+        output_bytes: brief.map(|brief| brief.output_bytes),
     })
 }
 
@@ -208,6 +218,7 @@ fn row(record: &Record, status: Result<Status, &'static str>) -> Option<Row> {
         started_ms: stats.map(|stats| show::since_epoch_ms(stats.started)),
         hosted_ms: Some(record.hosted_ms),
         age_ms: ms(age),
+        output_bytes: None,
     })
 }
 

@@ -42,6 +42,9 @@ pub(crate) struct Run {
     /// On a node: give it a standard input, this command's unless --detach is given.
     #[arg(short, long)]
     interactive: bool,
+    /// On a node: give it a terminal, to which `sterna attach` leads; without --detach this one shows it.
+    #[arg(short, long, visible_alias = "tty")]
+    terminal: bool,
     /// Print JSON (with --detach).
     #[arg(long, requires = "detach")]
     json: bool,
@@ -71,6 +74,7 @@ Examples:
   sterna run --snapshot-every 30s --to snapshots server.wasm
   sterna run --detach --name job job.wasm        on this machine's node; see it with `sterna logs -f job`
   sterna run --on lab-2 -i lua.wasm              on another node, in the foreground
+  sterna run --on lab-2 -t python.wasm -i        the same with a terminal; Ctrl-P Ctrl-Q detaches from it
 
 Exit code:
   that of the program; 134 if it trapped, 137 if it was killed by `sterna kill`,
@@ -145,6 +149,7 @@ impl Run {
             on: self.on.as_deref(),
             detach: self.detach,
             interactive: self.interactive,
+            terminal: self.terminal,
             name: self.given.name.clone(),
             file: &self.file,
             build: &self.given.build,

@@ -10,6 +10,11 @@ pub(crate) struct Paint {
 }
 
 impl Paint {
+    /// None.
+    pub(crate) const fn plain() -> Self {
+        Self { on: false }
+    }
+
     /// For standard output.
     pub(crate) fn stdout() -> Self {
         Self::for_terminal(io::stdout().is_terminal())

@@ -10,9 +10,13 @@
 //! - `terminal`: what is different on one
 //! - `nodes`: nodes that join, end, are removed; the doctor
 //! - `cluster`: processes on nodes: moved, killed, and their nodes killed
+//! - `threads`: the laboratory
+//! - `serve`: files over HTTP, and the comparison of models
+//! - `control`: stats, events, attach, cp, inspect of processes on nodes
 //! - `demo`: the demo, help and completions
 
 mod cluster;
+mod control;
 mod demo;
 mod faults;
 mod found;
@@ -21,5 +25,7 @@ mod moves;
 mod nodes;
 mod places;
 mod run;
+mod serve;
 mod terminal;
+mod threads;
 mod world;

@@ -12,12 +12,12 @@ use serde_json::Value;
 use crate::world::{Actor, Answer, World, until};
 
 /// A node of a world.
-struct Node {
-    actor: Actor,
-    data: String,
+pub(crate) struct Node {
+    pub(crate) actor: Actor,
+    pub(crate) data: String,
 }
 
-fn start(world: &World, name: &str, bind: &str) -> Node {
+pub(crate) fn start(world: &World, name: &str, bind: &str) -> Node {
     let data = world.path(name).to_str().unwrap().to_owned();
     let actor = world.start([
         "node", "start", "--data", &data, "--bind", bind, "--name", name,
@@ -27,13 +27,13 @@ fn start(world: &World, name: &str, bind: &str) -> Node {
 }
 
 impl Node {
-    fn ask(&self, world: &World, words: &[&str]) -> Answer {
+    pub(crate) fn ask(&self, world: &World, words: &[&str]) -> Answer {
         let mut words = words.to_vec();
         words.extend(["--node", &self.data]);
         world.ask(words)
     }
 
-    fn nodes(&self, world: &World) -> Vec<Value> {
+    pub(crate) fn nodes(&self, world: &World) -> Vec<Value> {
         let listed: Value =
             serde_json::from_str(&self.ask(world, &["nodes", "--json"]).ok()).unwrap();
         listed["nodes"].as_array().unwrap().clone()
@@ -45,12 +45,12 @@ impl Node {
         node.map_or("none".into(), |node| node["state"].as_str().unwrap().into())
     }
 
-    fn invite(&self, world: &World) -> String {
+    pub(crate) fn invite(&self, world: &World) -> String {
         self.ask(world, &["node", "invite"]).ok()
     }
 
     /// Joins by standard input.
-    fn join(&self, world: &World, ticket: &str) -> Answer {
+    pub(crate) fn join(&self, world: &World, ticket: &str) -> Answer {
         let mut command = world.command(["node", "join", "--node", &self.data]);
         let command = command
             .stdin(Stdio::piped())
@@ -133,6 +133,56 @@ fn nodes_that_have_joined_see_each_other() {
         node.stop(&world);
         assert!(!fs::exists(format!("{data}/control.sock")).unwrap());
     }
+}
+
+#[test]
+fn the_registry_is_shown_copied_and_moved() {
+    let world = World::new();
+    let [one, two, three] = three(&world);
+    let status = |node: &Node| -> Value {
+        let shown = node.ask(&world, &["registry", "status", "--json"]).ok();
+        serde_json::from_str(&shown).unwrap()
+    };
+    let shown = two.ask(&world, &["registry", "status"]).ok();
+    assert!(shown.contains("home       one"), "{shown}");
+    assert!(shown.contains("3 and 0 removed"), "{shown}");
+    let copy = world.path("copy").to_str().unwrap().to_owned();
+    two.ask(&world, &["registry", "backup", &copy])
+        .fails(1, &["served by node one"]);
+    one.ask(&world, &["registry", "backup", &copy]).ok();
+    let mode = fs::metadata(&copy).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    one.ask(&world, &["registry", "move", "nowhere"])
+        .fails(1, &["no node nowhere"]);
+    one.ask(&world, &["registry", "move", "three"]).ok();
+    until("all follow", || {
+        let homes = [&one, &two, &three].map(|node| status(node)["home"].clone());
+        homes[0] == homes[1] && homes[1] == homes[2]
+    });
+    let shown = two.ask(&world, &["registry", "status"]).ok();
+    assert!(shown.contains("home       three"), "{shown}");
+    three.ask(&world, &["registry", "restore", &copy]).ok();
+    until("all have said what they run", || {
+        status(&three)["awaited"].as_array().unwrap().is_empty()
+    });
+    // And while it does not run.
+    let data = three.data.clone();
+    let nodes = three.nodes(&world);
+    let this = nodes.iter().find(|node| node["name"] == "three").unwrap();
+    // The others look for it where it was.
+    let address = this["addresses"][0].as_str().unwrap().to_owned();
+    three.stop(&world);
+    world
+        .ask(["registry", "restore", &copy, "--node", &data])
+        .ok();
+    let three = start(&world, "three", &address);
+    until("it serves again", || {
+        status(&three)["awaited"].as_array().unwrap().is_empty()
+    });
+    fs::write(&copy, "something else").unwrap();
+    three
+        .ask(&world, &["registry", "restore", &copy])
+        .fails(1, &["is not a backup of a registry"]);
 }
 
 #[test]

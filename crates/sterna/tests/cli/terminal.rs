@@ -6,6 +6,15 @@ use crate::world::{Actor, NO_PYTHON, World, guest, python, skip};
 
 /// Runs a command on a terminal of its own; what is said to it is typed there.
 fn on_terminal(world: &World, arguments: &[&str]) -> Option<Actor> {
+    on_terminal_with(world, arguments, |command| command)
+}
+
+/// The same with a line of the shell made of the command.
+pub(crate) fn on_terminal_with(
+    world: &World,
+    arguments: &[&str],
+    line: impl FnOnce(String) -> String,
+) -> Option<Actor> {
     Command::new("script").arg("--version").output().ok()?;
     let inner = world.command(arguments);
     let quote = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap());
@@ -16,7 +25,7 @@ fn on_terminal(world: &World, arguments: &[&str]) -> Option<Actor> {
         .collect();
     let mut command = Command::new("script");
     command
-        .args(["-qefc", &words.join(" "), "/dev/null"])
+        .args(["-qefc", &line(words.join(" ")), "/dev/null"])
         .current_dir(world.directory.path());
     command.envs(
         inner

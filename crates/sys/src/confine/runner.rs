@@ -77,12 +77,15 @@ pub(super) const FCNTL: &[u64] = &[
     libc::F_GET_SEALS as u64,
 ];
 
-/// `ioctl` requests, none of which changes a terminal.
+/// `ioctl` requests, none of which changes what a terminal does.
 const IOCTL: &[u64] = &[
     // terminals: is it one, how large
     libc::TCGETS,
     TCGETS2,
     libc::TIOCGWINSZ,
+    // terminals whose masters were handed over: how large they are to be, and their other end
+    libc::TIOCSWINSZ,
+    libc::TIOCGPTPEER,
     // pipes and sockets: how much is there, not blocking
     libc::FIONREAD,
     libc::FIONBIO,
