@@ -37,7 +37,9 @@ impl Workshop for Prison {
         vec![Tag::new("wasm")]
     }
 
-    fn start_runner(&self, listener: UnixListener, _: File) -> io::Result<()> {
+    fn start_runner(&self, bound: OwnedFd, _: File) -> io::Result<()> {
+        let listener = UnixListener::from(bound);
+        rustix::net::listen(&listener, 16)?;
         let links = self.links.lock().unwrap().clone();
         thread::spawn(move || {
             for mut link in listener.incoming().flatten() {
