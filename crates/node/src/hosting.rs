@@ -19,7 +19,7 @@
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
 //! - `snapshots`: when they are made and how they are gone on from; `shelves`: where they are kept
-//! - `news`: reports of moves, events
+//! - `report`: what became of a move, for people; `news`: reports and events for who asks later
 
 mod answers;
 mod bindings;
@@ -33,6 +33,7 @@ mod logs;
 mod making;
 mod news;
 mod programs;
+mod report;
 mod runner;
 mod shelves;
 mod snapshots;
