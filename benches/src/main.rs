@@ -8,12 +8,13 @@
 //! * `run_time` what being movable costs; `moves` pauses, images and thaws; `looks` where a program stands;
 //!   `kill`; `starts` starting programs, many
 //!   small ones, idle ones; `criu` the same C program as a native process
-//! * `peers` other programs to compare with, `measure` and `table` figures and their form
+//! * `peers` other programs to compare with
+//!
+//! What processes cost that are moved between nodes is measured by the program beside this one, `sterna-benches-move`
 
 mod criu;
 mod kill;
 mod looks;
-mod measure;
 mod movable;
 mod moves;
 mod peers;
@@ -21,7 +22,6 @@ mod programs;
 mod run_time;
 mod starts;
 mod stock;
-mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +30,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use programs::Bench;
+use sterna_benches::{measure, table};
 use table::Table;
 
 /// Measures the wasm kind.

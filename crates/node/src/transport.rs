@@ -115,6 +115,11 @@ impl Transport {
         })
     }
 
+    /// By which this node proves who it is.
+    pub(crate) const fn key(&self) -> &NodeKey {
+        &self.key
+    }
+
     /// Asks a node something, on a connection that is open or on a new one.
     pub(crate) async fn ask(
         &self,

@@ -6,7 +6,6 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use sterna_process::{ProgramId, Tag, Waypoint};
@@ -16,12 +15,13 @@ pub trait Workshop: Send + Sync + fmt::Debug {
     /// The kinds of processes that its runners host.
     fn kinds(&self) -> Vec<Tag>;
 
-    /// Starts a runner that listens there, and writes what it has to say of itself into `errors`. It outlives the node's
-    /// own process.
+    /// Starts a runner, which will listen on a Unix stream socket that is bound already, and writes what it has to say of
+    /// itself into `errors`. It outlives the node's own process. It must be the runner itself that listens: by that the
+    /// kernel knows, and tells who connects, whose process is at the other end.
     ///
     /// # Errors
     /// It cannot be started.
-    fn start_runner(&self, listener: UnixListener, errors: File) -> io::Result<()>;
+    fn start_runner(&self, bound: OwnedFd, errors: File) -> io::Result<()>;
 
     /// Whether a program can be started without anything being built.
     fn has(&self, program: &ProgramId) -> bool;

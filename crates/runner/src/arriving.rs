@@ -38,6 +38,13 @@ pub(crate) struct Arrival {
     pub(crate) breaker: Option<Breaker>,
 }
 
+impl Arrival {
+    /// Whether that is the node that has it until now.
+    pub(crate) fn comes_from(&self, node: NodeId) -> bool {
+        self.came_from == Some(node)
+    }
+}
+
 /// What it is made in.
 struct Room {
     incoming: Box<dyn Incoming>,
@@ -268,10 +275,15 @@ impl Taking {
             }
             _ => return,
         };
-        if let Err(error) = self.take(&mut receiver, &*memory)
-            && !matches!(error, PumpError::Channel(_))
-        {
+        let Err(error) = self.take(&mut receiver, &*memory) else {
+            return;
+        };
+        if !matches!(error, PumpError::Channel(_)) {
             let _ = pump::failed(&mut locked(&self.sender), &chain(&error));
+        }
+        // Others have this connection open, too: dropping it does not end it, and the source would wait.
+        if let Ok(breaker) = receiver.breaker() {
+            breaker.hang_up();
         }
     }
 

@@ -84,12 +84,13 @@ pub fn open(
     let sender = Sender {
         connection: connection.try_clone()?,
         key: Sealing::new(to, secret),
-        record: Vec::with_capacity(RECORD_BYTES_MAX + SEAL_BYTES),
+        record: Vec::new(),
+        block: Vec::new(),
     };
     let receiver = Receiver {
         connection,
         key: Sealing::new(from, secret),
-        record: Vec::new(),
+        block: Vec::new(),
     };
     Ok((sender, receiver))
 }
@@ -123,6 +124,8 @@ pub struct Sender {
     connection: TcpStream,
     key: Sealing,
     record: Vec<u8>,
+    /// As long as the longest block until now: making it longer again and again would fill it with zeros each time.
+    block: Vec<u8>,
 }
 
 impl Sender {
@@ -137,20 +140,27 @@ impl Sender {
     /// # Errors
     /// It is too long, or the other end does not take it.
     pub fn send(&mut self) -> Result<(), ChannelError> {
-        let bytes = self.record.len();
-        if bytes > RECORD_BYTES_MAX {
-            return Err(ChannelError::TooLong { bytes });
+        send(&mut self.connection, &mut self.key, &mut self.record)
+    }
+
+    /// The next record, of so many bytes that are to be overwritten, all of them: they are what an earlier one left.
+    pub fn block(&mut self, bytes: usize) -> &mut [u8] {
+        if self.block.len() < bytes {
+            self.block.resize(bytes, 0);
         }
-        let length = (bytes as u32).to_le_bytes();
-        let nonce = self.key.next();
-        let seal = self
-            .key
-            .key
-            .seal_in_place_separate_tag(nonce, Aad::from(length), &mut self.record)
-            .map_err(|_| ChannelError::TooLong { bytes })?;
-        self.record.extend_from_slice(seal.as_ref());
-        write_both(&mut self.connection, &length, &self.record)?;
-        Ok(())
+        &mut self.block[..bytes]
+    }
+
+    /// Seals the first so many bytes of the block as a record, and sends them.
+    ///
+    /// # Errors
+    /// See [`Sender::send`].
+    pub fn send_block(&mut self, bytes: usize) -> Result<(), ChannelError> {
+        send(
+            &mut self.connection,
+            &mut self.key,
+            &mut self.block[..bytes],
+        )
     }
 
     /// What ends the channel for both ends, from anywhere.
@@ -160,6 +170,25 @@ impl Sender {
     pub fn breaker(&self) -> Result<Breaker, ChannelError> {
         Ok(Breaker(self.connection.try_clone()?))
     }
+}
+
+/// Seals a record where it is, and sends it.
+fn send(
+    connection: &mut TcpStream,
+    key: &mut Sealing,
+    record: &mut [u8],
+) -> Result<(), ChannelError> {
+    let bytes = record.len();
+    if bytes > RECORD_BYTES_MAX {
+        return Err(ChannelError::TooLong { bytes });
+    }
+    let length = (bytes as u32).to_le_bytes();
+    let nonce = key.next();
+    let sealed = key
+        .key
+        .seal_in_place_separate_tag(nonce, Aad::from(length), record);
+    let seal = sealed.map_err(|_| ChannelError::TooLong { bytes })?;
+    Ok(write_all(connection, &[&length, record, seal.as_ref()])?)
 }
 
 /// Ends a channel.
@@ -173,9 +202,9 @@ impl Breaker {
     }
 }
 
-/// Both parts in one packet, where they fit.
-fn write_both(connection: &mut TcpStream, head: &[u8], body: &[u8]) -> io::Result<()> {
-    let mut slices = [IoSlice::new(head), IoSlice::new(body)];
+/// All parts in one packet, where they fit.
+fn write_all(connection: &mut TcpStream, parts: &[&[u8]; 3]) -> io::Result<()> {
+    let mut slices = parts.map(IoSlice::new);
     let mut rest = &mut slices[..];
     while !rest.is_empty() {
         match connection.write_vectored(rest) {
@@ -192,7 +221,8 @@ fn write_both(connection: &mut TcpStream, head: &[u8], body: &[u8]) -> io::Resul
 pub struct Receiver {
     connection: TcpStream,
     key: Sealing,
-    record: Vec<u8>,
+    /// As long as the longest record until now, as that of a [`Sender`].
+    block: Vec<u8>,
 }
 
 impl Receiver {
@@ -207,13 +237,25 @@ impl Receiver {
         if bytes > RECORD_BYTES_MAX {
             return Err(ChannelError::TooLong { bytes });
         }
-        self.record.resize(bytes + SEAL_BYTES, 0);
-        self.connection.read_exact(&mut self.record)?;
+        let sealed = bytes + SEAL_BYTES;
+        if self.block.len() < sealed {
+            self.block.resize(sealed, 0);
+        }
+        let record = &mut self.block[..sealed];
+        self.connection.read_exact(record)?;
         let nonce = self.key.next();
         self.key
             .key
-            .open_in_place(nonce, Aad::from(length), &mut self.record)
+            .open_in_place(nonce, Aad::from(length), record)
             .map_err(|_| ChannelError::Forged)
+    }
+
+    /// What ends the channel for both ends, from anywhere.
+    ///
+    /// # Errors
+    /// There are too many descriptors.
+    pub fn breaker(&self) -> Result<Breaker, ChannelError> {
+        Ok(Breaker(self.connection.try_clone()?))
     }
 
     /// For how long the other end may say nothing.
@@ -253,6 +295,10 @@ mod tests {
                 assert_eq!(from.receive().unwrap(), sent);
             });
         }
+        to.block(9).fill(9);
+        to.block(3).copy_from_slice(b"new");
+        to.send_block(2).unwrap();
+        assert_eq!(from.receive().unwrap(), b"ne");
         answer.record().extend(b"fine");
         answer.send().unwrap();
         assert_eq!(back.receive().unwrap(), b"fine");

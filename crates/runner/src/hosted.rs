@@ -128,6 +128,11 @@ impl Hosted {
         self.changed.notify_all();
     }
 
+    /// Whether somebody works on it.
+    pub(crate) fn is_taken(&self) -> bool {
+        matches!(self.lock().stage, Stage::Taken { .. })
+    }
+
     /// Waits until nobody works on it.
     pub(crate) fn settle(&self, within: Duration) {
         let taken = |inner: &mut Inner| matches!(inner.stage, Stage::Taken { .. });
@@ -157,7 +162,9 @@ impl Hosted {
         ended
     }
 
+    /// All that it has written is in its log before anybody hears that it has ended.
     fn end(&self, inner: &mut Inner, exit: Exit, stats: Stats) -> Ended {
+        self.output.drain();
         let ended = Ended {
             process: self.id,
             epoch: inner.epoch,

@@ -14,7 +14,7 @@ use sterna_process::{Image, Memory, PageRuns, Paused, Pausing, Process, Section,
 
 use crate::channel::{Breaker, ChannelError, Receiver, Sender};
 use crate::hosted::{Hosted, Stage};
-use crate::limits::{AMONG_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, READY_WITHIN};
+use crate::limits::{AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, READY_WITHIN};
 use crate::message::Said;
 use crate::pump::{self, PumpError, Record};
 use crate::role::{Role, Service};
@@ -90,6 +90,7 @@ impl Outgoing {
         };
         self.heard().failed.get_or_insert(why);
         self.changed.notify_all();
+        self.hang_up();
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -117,11 +118,14 @@ impl Outgoing {
     fn push(&self, captured: &Captured, memory: &dyn Memory) -> Result<(), PumpError> {
         self.heard().got = false;
         pump::push(&mut self.sender(), &captured.image, memory, &captured.pages)?;
-        match self.wait_until(Duration::MAX, |heard| heard.got) {
+        // The target says so when it has read the last of it, which is soon after the last was written here.
+        match self.wait_until(CHANNEL_WITHIN, |heard| heard.got) {
             true => Ok(()),
-            false => Err(PumpError::Failed(
-                self.heard().failed.clone().unwrap_or_default(),
-            )),
+            false => {
+                let why = self.heard().failed.clone();
+                let silent = || format!("it says nothing for {CHANNEL_WITHIN:?}");
+                Err(PumpError::Failed(why.unwrap_or_else(silent)))
+            }
         }
     }
 }
@@ -307,7 +311,7 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
     let Some(hosted) = role.hosted(attempt.process) else {
         return;
     };
-    let mut inner = hosted.lock();
+    let inner = hosted.lock();
     let ready = match &inner.stage {
         Stage::Frozen {
             move_id,
@@ -316,8 +320,8 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
         } if *move_id == attempt.move_id => Some((paused.memory(), Arc::clone(captured))),
         _ => None,
     };
-    // A channel is good for one try.
-    let outgoing = inner.outgoing.take().filter(|(of, _)| *of == attempt);
+    // It stays where whoever gives the move up finds it, to hang up.
+    let outgoing = inner.outgoing.clone().filter(|(of, _)| *of == attempt);
     drop(inner);
     let Some((memory, captured)) = ready else {
         return;
@@ -328,10 +332,24 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
             .map_err(|error| chain(&error)),
         None => Err("there is no connection to the target's runner".into()),
     };
+    if let Some((_, used)) = &outgoing {
+        hosted.let_go(used);
+    }
     service.say(&Said::Event(match pushed {
         Ok(()) => RunnerEvent::Pushed { attempt },
         Err(reason) => RunnerEvent::PushFailed { attempt, reason },
     }));
+}
+
+impl Hosted {
+    /// A channel is good for one try.
+    fn let_go(&self, used: &Arc<Outgoing>) {
+        let mut inner = self.lock();
+        let is_same = |(_, outgoing): &mut (Attempt, Arc<Outgoing>)| Arc::ptr_eq(outgoing, used);
+        if let Some((_, outgoing)) = inner.outgoing.take_if(is_same) {
+            outgoing.hang_up();
+        }
+    }
 }
 
 /// An error with all its causes, as text.

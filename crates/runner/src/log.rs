@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! │ "STERNLOG" │ version u16 │ length u16 │ header │
-//! │ stream u8 │ time u64: ms since 1970 │ length u32 │ bytes │   …
+//! │ stream u8 │ time u64: ms since 1970 │ length u32 │ bytes │   …      stream 3: so many bytes are missing here
 //! ```
 //!
 //! The output of a process is one sequence of bytes from its first start on, and a log holds a part of it: the header
 //! says where that begins, and on which node the part before is. Each record is written at once to a file that is open
-//! for appending; one that is cut off at the end, by a crash, is not there. Integers outside of the header are
+//! for appending; one that is cut off at the end, by a crash, is not there. Output that found no room, on a full disk, is
+//! counted, and named as missing as soon as there is room again. Integers outside of the header are
 //! little-endian; the header is in postcard.
 
 use std::fs::File;
@@ -23,6 +24,9 @@ use crate::limits::LOG_RECORD_BYTES_MAX;
 const MAGIC: &[u8; 8] = b"STERNLOG";
 const VERSION: u16 = 1;
 const RECORD_HEAD_BYTES: usize = 13;
+const OUTPUT: u8 = 1;
+const ERROR: u8 = 2;
+const LOST: u8 = 3;
 const HEADER_BYTES_MAX: u16 = 4096;
 
 /// What a log is of.
@@ -52,7 +56,11 @@ pub enum Stream {
 #[derive(Debug)]
 pub struct LogWriter {
     file: File,
+    /// Length of what was written whole.
+    length: u64,
     end: u64,
+    /// Bytes of output before `end` that were not written.
+    lost: u32,
     record: Vec<u8>,
 }
 
@@ -65,10 +73,13 @@ impl LogWriter {
         let body = postcard::to_stdvec(header).map_err(io::Error::other)?;
         let length = u16::try_from(body.len()).map_err(io::Error::other)?;
         let head = [&MAGIC[..], &VERSION.to_le_bytes(), &length.to_le_bytes()].concat();
-        file.write_all(&[head, body].concat())?;
+        let head = [head, body].concat();
+        file.write_all(&head)?;
         Ok(Self {
             file,
+            length: head.len() as u64,
             end: header.start,
+            lost: 0,
             record: Vec::new(),
         })
     }
@@ -76,22 +87,41 @@ impl LogWriter {
     /// Adds output.
     ///
     /// # Errors
-    /// The file cannot be written: then the output is counted, and missing.
+    /// The file cannot be written: then the output is counted, and named as missing later.
     pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
         let mut result = Ok(());
         for piece in bytes.chunks(LOG_RECORD_BYTES_MAX) {
-            self.record.clear();
-            self.record.push(match stream {
-                Stream::Output => 1,
-                Stream::Error => 2,
-            });
-            self.record.extend(now_ms().to_le_bytes());
-            self.record.extend((piece.len() as u32).to_le_bytes());
-            self.record.extend(piece);
+            let letter = match stream {
+                Stream::Output => OUTPUT,
+                Stream::Error => ERROR,
+            };
             self.end += piece.len() as u64;
-            result = result.and(self.file.write_all(&self.record));
+            let written = match self.lost {
+                0 => Ok(()),
+                lost => self.record(LOST, lost, &[]).map(|()| self.lost = 0),
+            };
+            let written = written.and_then(|()| self.record(letter, piece.len() as u32, piece));
+            if written.is_err() {
+                self.lost = self.lost.saturating_add(piece.len() as u32);
+            }
+            result = result.and(written);
         }
         result
+    }
+
+    fn record(&mut self, letter: u8, length: u32, bytes: &[u8]) -> io::Result<()> {
+        self.record.clear();
+        self.record.push(letter);
+        self.record.extend(now_ms().to_le_bytes());
+        self.record.extend(length.to_le_bytes());
+        self.record.extend(bytes);
+        let written = self.file.write_all(&self.record);
+        match written {
+            Ok(()) => self.length += self.record.len() as u64,
+            // What was written of it would be taken for the beginning of the next.
+            Err(_) => self.file.set_len(self.length)?,
+        }
+        written
     }
 
     /// Bytes of output until now.
@@ -180,6 +210,10 @@ impl LogReader {
                 return Ok(None);
             };
             let (begin, end) = (self.end, self.end + u64::from(length));
+            let Some(stream) = stream else {
+                self.end = end;
+                continue;
+            };
             if end <= offset {
                 self.file.seek_relative(i64::from(length))?;
                 self.end = end;
@@ -204,7 +238,8 @@ impl LogReader {
         }
     }
 
-    fn head(&mut self) -> io::Result<Option<(Stream, u64, u32)>> {
+    /// The head of a record; without a stream, of output that is missing.
+    fn head(&mut self) -> io::Result<Option<(Option<Stream>, u64, u32)>> {
         let mut head = [0; RECORD_HEAD_BYTES];
         match self.file.read_exact(&mut head) {
             Ok(()) => {}
@@ -214,12 +249,13 @@ impl LogReader {
         let [stream, t0, t1, t2, t3, t4, t5, t6, t7, l0, l1, l2, l3] = head;
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the log is damaged");
         let stream = match stream {
-            1 => Stream::Output,
-            2 => Stream::Error,
+            OUTPUT => Some(Stream::Output),
+            ERROR => Some(Stream::Error),
+            LOST => None,
             _ => return Err(damaged()),
         };
         let length = u32::from_le_bytes([l0, l1, l2, l3]);
-        if length as usize > LOG_RECORD_BYTES_MAX {
+        if stream.is_some() && length as usize > LOG_RECORD_BYTES_MAX {
             return Err(damaged());
         }
         let at_ms = u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]);

@@ -31,6 +31,8 @@ pub enum Order {
         attempt: Attempt,
         /// From which the keys are derived.
         secret: Secret,
+        /// Which end of it this runner is.
+        side: Side,
     },
     /// How is this process?
     Look(ProcessId),
@@ -75,6 +77,19 @@ pub enum Order {
         process: ProcessId,
         /// What.
         deed: FileDeed,
+    },
+}
+
+/// Which end of a channel a runner is. Its service knows, which has made or taken the connection: a node that connects
+/// gets nothing of a process by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Side {
+    /// The process is here: its service has connected to the target.
+    Source,
+    /// The process is to come: this node has connected, as the other end of a session that it alone can have.
+    Target {
+        /// Which node.
+        source: NodeId,
     },
 }
 

@@ -160,11 +160,11 @@ pub(crate) fn push(
         record.extend_from_slice(piece);
         to.send()?;
     }
-    let mut zeros = Vec::new();
+    let mut apart = Apart::default();
     for piece in runs.iter().flat_map(|run| run.pieces(RECORD_PAGES)) {
-        pages(to, memory, piece, &mut zeros)?;
+        pages(to, memory, piece, &mut apart)?;
     }
-    let zeros: PageRuns = zeros.into_iter().collect();
+    let zeros: PageRuns = apart.zeros.into_iter().collect();
     for some in zeros.chunks(ZERO_RUNS_PER_RECORD) {
         value(to, ZEROS, &some)?;
     }
@@ -172,25 +172,32 @@ pub(crate) fn push(
     Ok(to.send()?)
 }
 
+/// Pages that are no simple run.
+#[derive(Default)]
+struct Apart {
+    /// To be sent in the end, by name.
+    zeros: Vec<PageRun>,
+    /// A piece in which some are zeros, while the others are picked out.
+    contents: Vec<u8>,
+}
+
 /// Sends a few pages; those of zeros are left for later.
 fn pages(
     to: &mut Sender,
     memory: &dyn Memory,
     piece: PageRun,
-    zeros: &mut Vec<PageRun>,
+    Apart { zeros, contents }: &mut Apart,
 ) -> Result<(), PumpError> {
-    let record = to.record();
-    head(record, piece);
-    record.resize(PAGES_HEAD_BYTES + piece.bytes() as usize, 0);
-    memory.read(&[piece], &mut record[PAGES_HEAD_BYTES..])?;
-    let contents = &record[PAGES_HEAD_BYTES..];
-    if contents
-        .chunks_exact(PAGE_SIZE)
-        .all(|page| page != ZERO_PAGE)
-    {
-        return Ok(to.send()?);
+    let bytes = PAGES_HEAD_BYTES + piece.bytes() as usize;
+    let block = to.block(bytes);
+    head(block, piece);
+    let read = &mut block[PAGES_HEAD_BYTES..];
+    memory.read(&[piece], read)?;
+    if read.chunks_exact(PAGE_SIZE).all(|page| page != ZERO_PAGE) {
+        return Ok(to.send_block(bytes)?);
     }
-    let contents = contents.to_vec();
+    contents.clear();
+    contents.extend_from_slice(read);
     let mut full: Vec<PageRun> = Vec::new();
     for (page, bytes) in piece.pages().zip(contents.chunks_exact(PAGE_SIZE)) {
         let run = PageRun::page(piece.region(), page).into_iter();
@@ -201,19 +208,21 @@ fn pages(
     }
     let full: PageRuns = full.into_iter().collect();
     for run in full.iter() {
-        let record = to.record();
-        head(record, *run);
+        let bytes = PAGES_HEAD_BYTES + run.bytes() as usize;
+        let block = to.block(bytes);
+        head(block, *run);
         let start = (run.first() - piece.first()) as usize * PAGE_SIZE;
-        record.extend_from_slice(&contents[start..][..run.bytes() as usize]);
-        to.send()?;
+        block[PAGES_HEAD_BYTES..].copy_from_slice(&contents[start..][..run.bytes() as usize]);
+        to.send_block(bytes)?;
     }
     Ok(())
 }
 
-fn head(record: &mut Vec<u8>, run: PageRun) {
-    record.push(PAGES);
-    record.extend(run.region().0.to_le_bytes());
-    record.extend(run.first().to_le_bytes());
+/// What goes before pages in their record.
+fn head(record: &mut [u8], run: PageRun) {
+    record[0] = PAGES;
+    record[1..5].copy_from_slice(&run.region().0.to_le_bytes());
+    record[5..PAGES_HEAD_BYTES].copy_from_slice(&run.first().to_le_bytes());
 }
 
 /// Puts zeros into pages.

@@ -12,15 +12,15 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
-use sterna_migration::{Attempt, Command, Holding, RunnerEvent};
+use sterna_migration::{Attempt, Command, NodeId, RunnerEvent};
 use sterna_process::{Kind, ProcessId, ProgramId, Tag, Waypoint};
 
 use crate::channel::{self, End};
 use crate::hosted::{Hosted, Stage};
 use crate::leaving::{Outgoing, chain};
-use crate::limits::{GIVEN_UP_MAX, PROCESSES_MAX, SETTLE_WITHIN};
+use crate::limits::{GIVEN_UP_MAX, HELLO_WITHIN, PROCESSES_MAX, SETTLE_WITHIN};
 use crate::link::{self, Descriptors};
-use crate::message::{Answer, Ended, Holdings, Numbered, Order, Place, Said, Secret};
+use crate::message::{Answer, Ended, Holdings, Numbered, Order, Place, Said, Secret, Side};
 use crate::streams::Streams;
 use crate::{arriving, leaving, serving};
 
@@ -112,25 +112,34 @@ pub fn run<K: Kinds + 'static>(
     let kinds = kinds(elsewhere)?;
     let _ = role.kinds.set(Box::new(kinds));
     loop {
-        let (mut stream, _) = role.given.listener.accept()?;
-        if let Err(error) = link::greet(&mut stream) {
-            tracing::warn!("somebody who is no service of this runner: {error}");
-            continue;
-        }
-        let reading = stream.try_clone()?;
-        let service = Service {
-            stream: Arc::new(Mutex::new(stream)),
-            life: Arc::new(AtomicU64::new(u64::MAX)),
-            lives: Arc::clone(&role.lives),
-        };
+        let (stream, _) = role.given.listener.accept()?;
         let role = Arc::clone(&role);
+        // Whoever says nothing keeps nobody else away.
         thread::Builder::new()
             .name("service".into())
-            .spawn(move || role.serve(&service, &reading))?;
+            .spawn(move || {
+                if let Err(error) = role.welcome(stream) {
+                    tracing::warn!("somebody who is no service of this runner: {error}");
+                }
+            })?;
     }
 }
 
 impl Role {
+    fn welcome(self: &Arc<Self>, mut stream: UnixStream) -> Result<(), link::LinkError> {
+        stream.set_read_timeout(Some(HELLO_WITHIN))?;
+        link::greet(&mut stream)?;
+        stream.set_read_timeout(None)?;
+        let reading = stream.try_clone()?;
+        let service = Service {
+            stream: Arc::new(Mutex::new(stream)),
+            life: Arc::new(AtomicU64::new(u64::MAX)),
+            lives: Arc::clone(&self.lives),
+        };
+        self.serve(&service, &reading);
+        Ok(())
+    }
+
     fn serve(self: &Arc<Self>, service: &Service, reading: &UnixStream) {
         loop {
             match link::receive::<Numbered>(reading) {
@@ -174,11 +183,19 @@ impl Role {
                 }
             }
             Order::Step { command, place } => self.step(service, command, place, descriptors),
-            Order::Channel { attempt, secret } => {
+            Order::Channel {
+                attempt,
+                secret,
+                side,
+            } => {
                 let connected = descriptors.take().map(TcpStream::from);
                 let connected = connected.map_err(|error| error.to_string());
-                let opened = connected
-                    .and_then(|connection| self.channel(service, attempt, connection, &secret));
+                let opened = connected.and_then(|connection| match side {
+                    Side::Source => self.channel_away(attempt, connection, &secret),
+                    Side::Target { source } => {
+                        self.channel_here(service, (attempt, source), connection, &secret)
+                    }
+                });
                 if let Err(error) = opened {
                     tracing::warn!("{attempt}: no channel: {error}");
                 }
@@ -265,33 +282,58 @@ impl Role {
                 grant,
                 ..
             } => arriving::restore(&role, &service, attempt, source, grant),
-            Command::Resume { process, epoch } => {
+            Command::Resume { process, epoch } => self.once_settled(process, move || {
                 serving::resume(&role, &service, process, epoch);
-            }
-            Command::Discard { attempt } => serving::discard(&role, attempt),
+            }),
+            Command::Discard { attempt } => self.once_settled(attempt.process, move || {
+                serving::discard(&role, attempt);
+            }),
             Command::Forget { process } => serving::forget(&role, process),
-            Command::Fence { process, epoch } => serving::fence(&role, process, epoch),
+            Command::Fence { process, epoch } => {
+                self.on_thread("fence", move || serving::fence(&role, process, epoch));
+            }
         }
     }
 
-    fn channel(
+    /// Does something with a process at once; if somebody works on it, which is waited for, then where that holds up
+    /// the orders for others as little as may be.
+    fn once_settled(&self, process: ProcessId, work: impl FnOnce() + Send + 'static) {
+        match self.hosted(process) {
+            Some(hosted) if hosted.is_taken() => self.on_thread("settling", work),
+            _ => work(),
+        }
+    }
+
+    /// The source of a move has connected: what it sends is taken if the process comes from there.
+    fn channel_here(
         self: &Arc<Self>,
         service: &Service,
+        (attempt, source): (Attempt, NodeId),
+        connection: TcpStream,
+        secret: &Secret,
+    ) -> Result<(), String> {
+        let hosted = self.find(attempt.process)?;
+        let is_expected = match &hosted.lock().stage {
+            Stage::Arriving(arrival) => arrival.attempt == attempt && arrival.comes_from(source),
+            _ => false,
+        };
+        if !is_expected {
+            return Err(format!("no such move comes from node {source}"));
+        }
+        let both = channel::open(connection, secret, End::Target).map_err(|error| chain(&error))?;
+        let taken = arriving::receive(self, service, &hosted, attempt, both);
+        taken.map_err(|error| chain(&error))
+    }
+
+    /// There is a connection to the target of a move.
+    fn channel_away(
+        &self,
         attempt: Attempt,
         connection: TcpStream,
         secret: &Secret,
     ) -> Result<(), String> {
         let hosted = self.find(attempt.process)?;
         let failed = |error: crate::channel::ChannelError| chain(&error);
-        let holding = hosted.lock().holding();
-        if let Holding::Arriving { move_id, .. } = holding {
-            if move_id != attempt.move_id {
-                return Err("of another move".into());
-            }
-            let both = channel::open(connection, secret, End::Target).map_err(failed)?;
-            return arriving::receive(self, service, &hosted, attempt, both)
-                .map_err(|error| chain(&error));
-        }
         let (sender, receiver) = channel::open(connection, secret, End::Source).map_err(failed)?;
         let outgoing = Outgoing::start(sender, receiver).map_err(failed)?;
         let before = hosted.lock().outgoing.replace((attempt, outgoing));
@@ -454,6 +496,11 @@ impl Elsewhere for Asking {
         let number = role.next_need.fetch_add(1, Ordering::Relaxed);
         let (had, waiting) = mpsc::sync_channel(1);
         locked(&role.needs).insert(number, had);
+        // Another may have come since, and have seen to all that was waiting.
+        if service.is_void() {
+            locked(&role.needs).remove(&number);
+            return Err(gone());
+        }
         service.say(&Said::Need {
             number,
             program,

@@ -63,7 +63,10 @@ pub(crate) fn spawn(
     let seen = (placed.output, placed.files);
     let hosted = Hosted::new(order.process, (kind, program), seen, inner);
     role.admit(Arc::clone(&hosted))?;
-    // It may have ended before it was entered.
+    // It may have ended before it was entered, or just be about to, with nobody waiting for that.
+    if hosted.output.is_closed() {
+        role.streams_closed(order.process);
+    }
     role.check_end(&hosted);
     Ok(())
 }

@@ -179,6 +179,11 @@ impl Output {
         Ok(())
     }
 
+    /// Whether the process has closed both streams.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.open.load(Ordering::SeqCst) == 0
+    }
+
     fn write(&self, stream: Stream, bytes: &[u8]) {
         if let Log::Begun(writer) = &mut *locked(&self.log)
             && let Err(error) = writer.write(stream, bytes)

@@ -73,6 +73,8 @@ enum Command {
     Programs(command::programs::Programs),
     Node(command::node::NodeCommand),
     Nodes(command::nodes::NodesCommand),
+    Registry(command::registry::RegistryCommand),
+    Serve(Box<command::serve::Serve>),
     Doctor(command::doctor::Doctor),
     Demo(command::demo::Demo),
     Attach(command::attach::Attach),
@@ -80,6 +82,7 @@ enum Command {
     Stats(command::stats::Stats),
     Top(command::stats::Top),
     Events(command::events::Events),
+    Threads(command::threads::Threads),
     /// Prints what a shell needs to complete sterna's commands and options.
     #[command(
         after_help = "Example:\n  sterna completions bash > ~/.local/share/bash-completion/completions/sterna"
@@ -102,7 +105,15 @@ fn main() -> ExitCode {
             return runner::run();
         }
         Some(role) if role == workshop::TREE => return sterna_sys::trees::run_helper(),
+        // What takes part in an experiment is small.
+        Some(role) if role == sterna_laboratory::role::ROLE => {
+            return sterna_laboratory::role::run();
+        }
         _ => {}
+    }
+    let mut role = std::env::args().skip(1);
+    if let (Some(sterna_gateway::role::ROLE), Some(name)) = (role.next().as_deref(), role.next()) {
+        return sterna_gateway::role::run(&name);
     }
     log_warnings();
     let Cli { command } = Cli::parse();
@@ -123,6 +134,8 @@ fn main() -> ExitCode {
         Command::Programs(programs) => programs.run(),
         Command::Node(node) => node.run(),
         Command::Nodes(nodes) => nodes.run(),
+        Command::Registry(registry) => registry.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Demo(demo) => demo.run(),
         Command::Attach(attach) => attach.run(),
@@ -130,6 +143,7 @@ fn main() -> ExitCode {
         Command::Stats(stats) => stats.run(),
         Command::Top(top) => top.run(),
         Command::Events(events) => events.run(),
+        Command::Threads(threads) => threads.run(),
         Command::Completions { shell } => {
             completions(shell);
             Ok(0)

@@ -38,7 +38,7 @@ impl Which {
         Ok(sterna_node::stop(&self.data()?, remains)?)
     }
 
-    fn data(&self) -> Result<PathBuf> {
+    pub(crate) fn data(&self) -> Result<PathBuf> {
         self.node.clone().map_or_else(default, Ok)
     }
 

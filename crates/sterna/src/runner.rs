@@ -34,11 +34,11 @@ const BOUND: &str = "programs";
 /// Services that wait to be heard.
 const BACKLOG: i32 = 16;
 
-/// Starts a runner that listens there and finds programs in a cache.
-pub(crate) fn start(listener: UnixListener, cache: File, errors: File) -> io::Result<()> {
+/// Starts a runner that listens on a bound socket and finds programs in a cache.
+pub(crate) fn start(bound: OwnedFd, cache: File, errors: File) -> io::Result<()> {
     let child = Spawn::new("/proc/self/exe")
         .arg(RUNNER)
-        .descriptor(LISTENER, OwnedFd::from(listener))
+        .descriptor(LISTENER, bound)
         .descriptor(PROGRAMS, cache.into())
         .stderr(errors)
         .in_its_own_session()
@@ -66,9 +66,10 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn serve() -> Result<()> {
-    let listener = UnixListener::from(inherited(LISTENER)?);
-    // Whose socket it is, the kernel says of who listens.
-    rustix::net::listen(&listener, BACKLOG).context("could not listen")?;
+    let bound = inherited(LISTENER)?;
+    // By this the kernel knows whose process is at the other end of whoever connects.
+    rustix::net::listen(&bound, BACKLOG).context("could not listen")?;
+    let listener = UnixListener::from(bound);
     let cache = inherited(PROGRAMS)?;
     allow_descriptors();
     keep_pagemap().context("the state of memory pages cannot be read")?;

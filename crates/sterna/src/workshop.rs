@@ -1,17 +1,18 @@
 //! What this program does for a node that hosts processes: makes programs ready, starts runners, detaches directories.
 
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use sterna_node::Workshop as NodeWorkshop;
 use sterna_process::{ProgramId, Tag, Waypoint};
 use sterna_sys::spawn::Spawn;
 use sterna_sys::trees::{self, Access, DetachError};
+use sterna_wasm::Installed;
 use sterna_wasm::cache::{AddError, ProgramCache};
 
 use crate::kinds::{self, BuildOptions};
@@ -20,16 +21,28 @@ use crate::runner;
 /// The hidden subcommand that makes this program a helper that detaches a directory.
 pub(crate) const TREE: &str = "__tree";
 
+/// Programs that stay open, since processes of them are started one after the other: to open one takes longer than to
+/// start a process.
+const OPEN_MAX: usize = 16;
+
 /// Programs from the user's cache, builders and runners of this very program.
 #[derive(Debug)]
 pub(crate) struct Workshop {
     cache: ProgramCache,
+    /// Programs whose moves are being prepared, or have been.
+    expected: Mutex<HashSet<ProgramId>>,
+    /// Those that were asked for last, the last one first.
+    open: Mutex<VecDeque<Arc<Installed>>>,
 }
 
 impl Workshop {
     pub(crate) fn new() -> Result<Self> {
         let (_, cache) = kinds::cache(&BuildOptions::default())?;
-        Ok(Self { cache })
+        Ok(Self {
+            cache,
+            expected: Mutex::default(),
+            open: Mutex::default(),
+        })
     }
 }
 
@@ -38,12 +51,19 @@ impl NodeWorkshop for Workshop {
         vec![sterna_wasm::KIND]
     }
 
-    fn start_runner(&self, listener: UnixListener, errors: File) -> io::Result<()> {
-        runner::start(listener, File::open(self.cache.directory())?, errors)
+    fn start_runner(&self, bound: OwnedFd, errors: File) -> io::Result<()> {
+        runner::start(bound, File::open(self.cache.directory())?, errors)
     }
 
     fn has(&self, program: &ProgramId) -> bool {
-        self.cache.ready(program).is_some()
+        let Some(installed) = self.cache.ready(program) else {
+            return false;
+        };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| !Arc::ptr_eq(other, &installed));
+        open.truncate(OPEN_MAX - 1);
+        open.push_front(installed);
+        true
     }
 
     fn bytes(&self, program: &ProgramId) -> Result<Arc<[u8]>, String> {
@@ -68,7 +88,10 @@ impl NodeWorkshop for Workshop {
     }
 
     fn expect_moves(&self, program: &ProgramId) {
-        if let Some(installed) = self.cache.ready(program) {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        if expected.insert(*program)
+            && let Some(installed) = self.cache.ready(program)
+        {
             kinds::prepare_moves(installed);
         }
     }

@@ -11,6 +11,7 @@
 //! | [`spawn`] | starting a program with named descriptors only, limits of time, usage, no zombies |
 //! | [`confine`] | what a process takes from itself: files, system calls, resources, and the report of what holds |
 //! | [`clock`] | CPU time of threads |
+//! | [`exchange`] | words of memory that processes share, message queues |
 //! | [`ability`] | what this kernel has: Landlock, seccomp |
 //! | [`identity`] | who is at the other end of a local socket, which boot this is |
 //! | [`messages`] | descriptors beside bytes over a local socket; waiting for and killing the process at its other end |
@@ -26,6 +27,8 @@ pub mod clock;
 pub mod confine;
 #[cfg(feature = "enclosure")]
 pub mod enclosure;
+#[cfg(feature = "exchange")]
+pub mod exchange;
 #[cfg(feature = "gate")]
 pub mod gate;
 #[cfg(feature = "identity")]

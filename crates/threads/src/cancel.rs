@@ -4,6 +4,7 @@
 use std::panic::resume_unwind;
 
 use crate::here;
+use crate::record::Record;
 
 /// What `join` returns as the error of a thread that was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,14 +20,40 @@ impl std::error::Error for Cancelled {}
 
 /// Ends the running thread here if it was cancelled. For loops that compute long and call nothing that blocks.
 pub fn checkpoint() {
-    if here::with_record(|record| record.cancel_pending()) {
-        raise();
-    }
+    Ending::default().check();
 }
 
 /// Whether somebody asked the running thread to end.
 pub fn is_cancelled() -> bool {
     here::with_record(|record| record.cancel_requested())
+}
+
+/// Whether the running thread may end here, as far as one call that blocks has learned: not while it unwinds, since that
+/// would end the process.
+///
+/// The standard library says only whether any thread of this kernel thread unwinds. So what is true when a call begins
+/// stays true while it waits, whatever siblings do meanwhile. If a sibling is blocked inside of a destructor even when
+/// it begins, nothing is known before that one has gone on, and the worker lets it look again then.
+#[derive(Default)]
+pub(crate) struct Ending {
+    may: bool,
+}
+
+impl Ending {
+    /// Looks again whether the thread should end now.
+    #[inline]
+    pub(crate) fn is_due(&mut self, record: &Record) -> bool {
+        self.may = self.may || !std::thread::panicking();
+        self.may && record.cancel_is_new()
+    }
+
+    /// The same; ends it.
+    #[inline]
+    pub(crate) fn check(&mut self) {
+        if here::with_record(|record| self.is_due(record)) {
+            raise();
+        }
+    }
 }
 
 /// Unwinds the running thread. No panic message: nothing went wrong.

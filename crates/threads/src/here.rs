@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::local::Locals;
+use crate::primitives::thread_local;
 use crate::record::Record;
 use crate::worker::Worker;
 
@@ -19,14 +20,32 @@ struct Here {
     record: Cell<*const Record>,
 }
 
+impl Here {
+    const fn nobody() -> Self {
+        Self {
+            worker: Cell::new(ptr::null()),
+            record: Cell::new(ptr::null()),
+        }
+    }
+}
+
+#[cfg(not(loom))]
 thread_local! {
-    static HERE: Here = const { Here { worker: Cell::new(ptr::null()), record: Cell::new(ptr::null()) } };
+    static HERE: Here = const { Here::nobody() };
     /// Keeps the record of a thread that this package did not make.
     static FOREIGN: RefCell<Option<Foreign>> = const { RefCell::new(None) };
 }
+#[cfg(loom)]
+thread_local! {
+    static HERE: Here = Here::nobody();
+    static FOREIGN: RefCell<Option<Foreign>> = RefCell::new(None);
+}
 
+#[cfg_attr(loom, expect(dead_code, reason = "kept to be dropped"))]
 struct Foreign(Arc<Record>);
 
+// The model checker destroys thread-locals when it has no threads left to ask for theirs.
+#[cfg(not(loom))]
 impl Drop for Foreign {
     fn drop(&mut self) {
         crate::local::clear();
@@ -50,23 +69,33 @@ pub(crate) fn with_worker<R>(f: impl FnOnce(Option<&Worker>) -> R) -> R {
 /// Calls `f` with the record of the running thread.
 #[inline]
 pub(crate) fn with_record<R>(f: impl FnOnce(&Record) -> R) -> R {
-    let mut record = HERE.with(|here| here.record.get());
-    if record.is_null() {
-        record = adopt();
-    }
+    let record = pointer();
     // SAFETY: 1. Whoever set it keeps it alive while the thread runs, and `f` runs on the thread.
     f(unsafe { &*record })
+}
+
+#[inline]
+fn pointer() -> *const Record {
+    let record = HERE.with(|here| here.record.get());
+    if record.is_null() { adopt() } else { record }
 }
 
 /// The record of the running thread.
 #[inline]
 pub(crate) fn record() -> Arc<Record> {
-    with_record(|record| {
-        // SAFETY: 1. The pointer came from `Arc::as_ptr` of a live `Arc`.
-        unsafe { Arc::increment_strong_count(record) };
-        // SAFETY: 1. The count was raised for this one.
-        unsafe { Arc::from_raw(record) }
-    })
+    // Not by way of a reference, from which the counts beside the record could not be reached.
+    let record = pointer();
+    // SAFETY: 1. The pointer came from `Arc::as_ptr` of a live `Arc`.
+    unsafe { Arc::increment_strong_count(record) };
+    // SAFETY: 1. The count was raised for this one.
+    unsafe { Arc::from_raw(record) }
+}
+
+/// The record of the running thread, to be put into a queue that it waits in: the reference by which a user thread was
+/// itself taken from a queue, if it still has that, and so costs nothing.
+#[inline]
+pub(crate) fn record_to_queue() -> Arc<Record> {
+    with_worker(|worker| worker.and_then(Worker::take_spare)).unwrap_or_else(record)
 }
 
 /// A kernel thread that this package did not make gets a record when it first asks.

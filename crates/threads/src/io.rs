@@ -1,5 +1,6 @@
 //! Sockets and pipes in the manner of the standard library. A call is tried first; if it would block, only its thread
-//! waits. Any thread may use them: user threads wait at their worker's [poller](crate), others in the kernel.
+//! waits. Any thread may use them: user threads wait at their worker's [poller](crate), others in the kernel, each with a
+//! descriptor of its own by which it can be interrupted.
 //!
 //! Reads and writes that wait can be cancelled; a byte is then either transferred and reported or not transferred.
 //! A time-out is an error of kind [`TimedOut`](std::io::ErrorKind::TimedOut).
@@ -13,10 +14,27 @@ mod unix;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
+pub(crate) use source::{Direction, Source};
+
 pub use pipe::{PipeReader, PipeWriter, pipe};
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;
 pub use unix::{UnixListener, UnixStream};
+
+/// Connects to a host by name or address, to the first of its addresses that answers.
+///
+/// # Errors
+/// As [`resolve`], or as the last try to connect.
+pub fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut failed = io::ErrorKind::NotFound.into();
+    for address in resolve(host, port)? {
+        match TcpStream::connect(address) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
 
 /// The addresses of a host. Names are looked up by [`blocking`](crate::blocking); an address is itself.
 ///
@@ -88,6 +106,36 @@ macro_rules! descriptor {
             /// Lets writes wait no longer than this; `None` is for ever.
             pub fn set_write_timeout(&self, timeout: Option<std::time::Duration>) {
                 self.source.write_timeout.set(timeout);
+            }
+
+            /// Makes a call of one's own that reads from the descriptor, which is non-blocking: again and again, waiting
+            /// like a read in between, until it does not fail with
+            /// [`WouldBlock`](std::io::ErrorKind::WouldBlock).
+            ///
+            /// # Errors
+            /// Those of the call, and the time-out.
+            pub fn read_with<R>(
+                &self,
+                mut call: impl FnMut(std::os::fd::BorrowedFd<'_>) -> std::io::Result<R>,
+            ) -> std::io::Result<R> {
+                self.source
+                    .call($crate::io::source::Direction::Read, |inner| {
+                        call(std::os::fd::AsFd::as_fd(inner))
+                    })
+            }
+
+            /// The same for a call that writes, such as `sendfile`.
+            ///
+            /// # Errors
+            /// As [`read_with`](Self::read_with).
+            pub fn write_with<R>(
+                &self,
+                mut call: impl FnMut(std::os::fd::BorrowedFd<'_>) -> std::io::Result<R>,
+            ) -> std::io::Result<R> {
+                self.source
+                    .call($crate::io::source::Direction::Write, |inner| {
+                        call(std::os::fd::AsFd::as_fd(inner))
+                    })
             }
         }
 

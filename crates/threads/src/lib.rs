@@ -9,12 +9,15 @@
 //! | `park`, `cancel`, `local`, `group` | sleeping and waking; ending from outside; thread-locals; fair shares |
 //! | [`sync`] | locks, semaphores, barriers, channels: they block only the thread that waits |
 //! | [`io`] | sockets and pipes in the manner of the standard library, that stop only the thread that waits |
+//! | [`fs`], [`process`] | files and child processes in the same manner |
 //! | `blocking` | calls that block in the kernel, moved out of the way |
 //! | `record`, `owned`, `packet`, `here` | what is known of a thread; the part that only its kernel thread touches; its result; who runs here |
 //! | `wait` | tickets: what everything that blocks is built on |
 //! | `worker` | user threads: queues, timers, switching |
 //! | `kernel` | threads of the kernel |
 //! | `monitor` | noticing threads that never give way |
+//! | `ring` | calls that the kernel carries out meanwhile |
+//! | `primitives` | atomics and short locks: the machine's, or a model checker's |
 //! | `poller` | sleeping until a descriptor, a timer or another thread wakes |
 //!
 //! # What siblings share
@@ -23,15 +26,16 @@
 //! thread: `std::thread_local!` (use [`thread_local!`]), `std::thread::current`, `errno`, the locks of `stdout()`, and
 //! the count of running panics: while a thread is blocked inside a destructor that a panic runs,
 //! `std::thread::panicking` is true for its siblings. A guard of a standard mutex that is held across a blocking call
-//! of this package can block the worker for ever.
+//! of this package can block the worker for ever. Cancellation knows that siblings unwind, and waits only with threads
+//! that begin to wait while one is blocked inside a destructor.
 //!
 //! # What ends the process, and what copies it
 //!
 //! - `std::process::exit`, from any thread, ends all at once and runs no destructors of threads, as it does for threads of
 //!   the kernel. A panic ends its thread only; one that starts in a destructor while another is on its way ends the
-//!   process.
+//!   process, and so does one of a result that is dropped because nobody joins its thread.
 //! - After `fork` only the kernel thread that called it exists in the child, so no worker does: start a program there
-//!   and nothing else. `std::process::Command` is safe to use; within [`blocking`] it holds nobody up.
+//!   and nothing else. `std::process::Command` is safe to use; started by [`process`] it holds nobody up.
 //! - Signal handlers run on the stack of whichever thread the kernel picks, unless they ask for the alternate one
 //!   (`SA_ONSTACK`): ask for it, since stacks of user threads are small. Nothing here uses signals, except that a fault
 //!   on a guard page is recognised, said to be an overflow of the thread by its name, and ends the process.
@@ -43,17 +47,27 @@
 
 mod blocking;
 mod cancel;
+pub mod fs;
 mod group;
 mod here;
 pub mod io;
 mod kernel;
 mod local;
+#[cfg(all(loom, test))]
+mod models;
 mod monitor;
 mod owned;
 mod packet;
 mod park;
+#[cfg_attr(
+    loom,
+    allow(dead_code, reason = "the model checker knows nothing of the kernel")
+)]
 mod poller;
+mod primitives;
+pub mod process;
 mod record;
+mod ring;
 mod runtime;
 mod scope;
 mod spawn;

@@ -3,14 +3,18 @@
 //!
 //! Who may touch it, in the order of a thread's life: whoever made the record; then whoever holds it in a queue of
 //! threads that have not started, which hand it on under a lock; then its worker, until the record is dropped.
-#![allow(unsafe_code, reason = "shares a cell by the rule above")]
+//!
+//! [`RuntimeOf`] follows a rule of the same kind.
+#![allow(unsafe_code, reason = "shares a cell, and a pointer, by such rules")]
 
 use std::any::Any;
 use std::cell::{RefCell, UnsafeCell};
+use std::sync::Arc;
 
 use sterna_sys::stacks::{Context, Stack};
 
 use crate::local::Locals;
+use crate::worker::Shared;
 
 /// What a thread that ended without a result left behind: the payload of its panic, or why it never ran.
 pub(crate) type Payload = Box<dyn Any + Send>;
@@ -59,5 +63,33 @@ impl Owned {
     /// The contents.
     pub(crate) fn get(&self) -> *mut Own {
         self.0.get()
+    }
+}
+
+/// The runtime of a user thread, not counted as a reference to it: a record may outlive its runtime, and is made for
+/// every thread. A runtime outlives its threads, so the pointer is good while the thread has not ended.
+pub(crate) struct RuntimeOf(*const Shared);
+
+// SAFETY: 1. It is a pointer to what threads share; `get` is unsafe and every use states why it holds.
+unsafe impl Send for RuntimeOf {}
+// SAFETY: 1. As above.
+unsafe impl Sync for RuntimeOf {}
+
+impl RuntimeOf {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self(Arc::as_ptr(shared))
+    }
+
+    pub(crate) fn is(&self, shared: &Arc<Shared>) -> bool {
+        std::ptr::eq(self.0, Arc::as_ptr(shared))
+    }
+
+    /// The runtime.
+    ///
+    /// # Safety
+    /// The thread has not ended and does not end while the reference is used.
+    pub(crate) unsafe fn get(&self) -> &Shared {
+        // SAFETY: 1. The contract, and the runtime's workers keep it while a thread is left.
+        unsafe { &*self.0 }
     }
 }

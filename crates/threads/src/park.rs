@@ -1,10 +1,10 @@
 //! `yield_now`, `sleep`, `park` and their like for the running thread.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::cancel::checkpoint;
+use crate::cancel::{Ending, checkpoint};
 use crate::here;
+use crate::primitives::atomic::Ordering;
 
 /// Lets others run that are ready. On kernel threads it asks the kernel to.
 #[inline]
@@ -20,17 +20,21 @@ pub fn yield_now() {
 pub fn sleep(duration: Duration) {
     match Instant::now().checked_add(duration) {
         Some(deadline) => sleep_until(deadline),
-        None => loop {
-            checkpoint();
-            here::block(None);
-        },
+        None => {
+            let mut ending = Ending::default();
+            loop {
+                ending.check();
+                here::block(None);
+            }
+        }
     }
 }
 
 /// Stops the running thread until `deadline` has passed.
 pub fn sleep_until(deadline: Instant) {
+    let mut ending = Ending::default();
     loop {
-        checkpoint();
+        ending.check();
         if deadline <= Instant::now() {
             return;
         }
@@ -50,8 +54,9 @@ pub fn park_timeout(duration: Duration) {
 }
 
 fn park_for(deadline: Option<Instant>) {
+    let mut ending = Ending::default();
     loop {
-        checkpoint();
+        ending.check();
         if here::with_record(|record| record.token.swap(false, Ordering::AcqRel)) {
             return;
         }

@@ -18,12 +18,17 @@ use crate::wait::Line;
 const EVENTS_MAX: usize = 256;
 /// The event by which other threads interrupt.
 const INTERRUPT: u64 = u64::MAX;
+/// The event of the worker's ring, which the worker looks at by itself after each poll.
+const RING: u64 = u64::MAX - 1;
 
 pub(crate) struct Poller {
     epoll: OwnedFd,
     interrupt: OwnedFd,
     sources: Mutex<Sources>,
     watched: AtomicUsize,
+    /// In place of the kernel, which the model checker knows nothing of: whether there was an interruption.
+    #[cfg(loom)]
+    interrupted: crate::primitives::Flag,
 }
 
 #[derive(Default)]
@@ -45,6 +50,10 @@ pub(crate) struct Edges {
 pub(crate) struct Side {
     /// There was an edge since somebody last began to wait.
     pub(crate) edge: bool,
+    /// The last read left room, so nothing was there any more: another is not worth a try before there is an edge.
+    pub(crate) drained: bool,
+    /// The other end will send no more, so no edge may follow.
+    pub(crate) closed: bool,
     pub(crate) line: Line,
 }
 
@@ -74,10 +83,23 @@ impl Poller {
             interrupt,
             sources: Mutex::default(),
             watched: AtomicUsize::new(0),
+            #[cfg(loom)]
+            interrupted: crate::primitives::Flag::default(),
         })
     }
 
+    #[cfg(loom)]
+    pub(crate) fn interrupt(&self) {
+        self.interrupted.raise();
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn poll(&self, _timeout: Option<Duration>) {
+        self.interrupted.wait();
+    }
+
     /// Ends the sleep that the worker is in or about to begin.
+    #[cfg(not(loom))]
     pub(crate) fn interrupt(&self) {
         // It fails only if nobody took 2^64 interruptions.
         let _ = rustix::io::write(&self.interrupt, &1_u64.to_ne_bytes());
@@ -89,6 +111,7 @@ impl Poller {
     }
 
     /// Sleeps until something happens or `timeout` is over (`None`: for ever), and grants those who waited for it.
+    #[cfg(not(loom))]
     pub(crate) fn poll(&self, timeout: Option<Duration>) {
         let mut events = Vec::<epoll::Event>::with_capacity(EVENTS_MAX);
         // A time beyond what the kernel can express waits without one.
@@ -99,11 +122,18 @@ impl Poller {
         for event in &events {
             let (key, flags) = (event.data.u64(), event.flags);
             if key != INTERRUPT
+                && key != RING
                 && let Some(edges) = self.edges(key)
             {
                 edges.happened(flags);
             }
         }
+    }
+
+    /// Lets answers in a ring end the sleep of the worker.
+    pub(crate) fn watch_ring(&self, ring: impl AsFd) -> io::Result<()> {
+        let data = EventData::new_u64(RING);
+        Ok(epoll::add(&self.epoll, ring, data, EventFlags::IN)?)
     }
 
     fn edges(&self, key: u64) -> Option<Arc<Edges>> {
@@ -172,8 +202,11 @@ impl Drop for Watch {
 impl Edges {
     fn happened(&self, flags: EventFlags) {
         let failed = EventFlags::ERR | EventFlags::HUP;
-        if flags.intersects(EventFlags::IN | EventFlags::RDHUP | failed) {
-            lock(&self.read).happened();
+        let closed = EventFlags::RDHUP | failed;
+        if flags.intersects(EventFlags::IN | closed) {
+            let mut read = lock(&self.read);
+            read.closed |= flags.intersects(closed);
+            read.happened();
         }
         if flags.intersects(EventFlags::OUT | failed) {
             lock(&self.write).happened();

@@ -10,18 +10,17 @@
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use rustix::thread::futex;
 use sterna_sys::stacks::Slab;
 
 use crate::group::GroupState;
 use crate::kernel::KernelRuntime;
-use crate::owned::Owned;
+use crate::owned::{Owned, RuntimeOf};
+use crate::primitives::Word;
+use crate::primitives::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crate::spawn::Priority;
-use crate::worker::Shared;
 
 const RUNNING: u32 = 0;
 const BLOCKED: u32 = 1;
@@ -36,7 +35,7 @@ const CANCEL_RAISED: u8 = 2;
 /// A kernel thread takes so many ids at once.
 const ID_BLOCK: u64 = 1024;
 
-static NEXT_ID: AtomicU64 = AtomicU64::new(ID_BLOCK);
+static NEXT_ID: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(ID_BLOCK);
 
 thread_local! {
     static NEXT_ID_HERE: Cell<u64> = const { Cell::new(0) };
@@ -49,7 +48,7 @@ pub(crate) struct Record {
     pub(crate) priority: Priority,
     pub(crate) group: Option<Arc<GroupState>>,
     pub(crate) place: Place,
-    state: AtomicU32,
+    state: Word,
     cancel: AtomicU8,
     /// The token of `park` and `unpark`.
     pub(crate) token: AtomicBool,
@@ -64,7 +63,7 @@ pub(crate) struct Record {
 pub(crate) enum Place {
     /// A worker, by its number, which is known once the thread has started.
     User {
-        shared: Arc<Shared>,
+        runtime: RuntimeOf,
         worker: AtomicUsize,
         /// Where its stack comes from, if not from the runtime's own slab.
         slab: Option<Arc<Slab>>,
@@ -111,7 +110,7 @@ impl Record {
             priority: given.priority,
             group: given.group,
             place,
-            state: AtomicU32::new(RUNNING),
+            state: Word::new(RUNNING),
             cancel: AtomicU8::new(NO_CANCEL),
             token: AtomicBool::new(false),
             wait: AtomicU64::new(0),
@@ -171,8 +170,7 @@ impl Record {
         match (before, &self.place) {
             (BLOCKED, Place::User { .. }) => crate::worker::make_ready(self),
             (BLOCKED, Place::Kernel { .. }) => {
-                // It cannot fail: the address is valid.
-                let _ = futex::wake(&self.state, futex::Flags::PRIVATE, 1);
+                self.state.wake();
             }
             (POLLING, _) => self.interrupt_poll(),
             _ => {}
@@ -222,9 +220,7 @@ impl Record {
             if left.is_some_and(|left| left.is_zero()) {
                 break;
             }
-            // A time beyond what the kernel can express waits without one. Every result means "look again".
-            let left = left.and_then(|left| left.try_into().ok());
-            let _ = futex::wait(&self.state, futex::Flags::PRIVATE, BLOCKED, left.as_ref());
+            self.state.wait(BLOCKED, left);
         }
         self.end_block(Blocked::InFutex);
     }
@@ -272,9 +268,10 @@ impl Record {
         }
     }
 
-    /// Whether a blocking call should end the thread now. Not while it unwinds: that would end the process.
-    pub(crate) fn cancel_pending(&self) -> bool {
-        self.cancel.load(Ordering::Acquire) == CANCEL_REQUESTED && !std::thread::panicking()
+    /// Whether it was asked to end and has not begun to.
+    #[inline]
+    pub(crate) fn cancel_is_new(&self) -> bool {
+        self.cancel.load(Ordering::Acquire) == CANCEL_REQUESTED
     }
 
     /// Whether it was ever asked to end.

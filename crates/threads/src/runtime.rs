@@ -13,7 +13,7 @@ use crate::monitor::{Held, Monitor};
 use crate::record::Place;
 use crate::scope::scope_in;
 use crate::spawn::{Builder, JoinHandle};
-use crate::worker::{Shared, Worker};
+use crate::worker::{Options, Shared, Worker};
 
 /// Bytes of a user thread's stack unless the runtime or the thread says otherwise. Only what is used takes memory.
 const STACK_BYTES: usize = 256 * 1024;
@@ -38,6 +38,7 @@ pub struct RuntimeBuilder {
     workers: Option<usize>,
     stack_bytes: Option<usize>,
     name: String,
+    options: Options,
 }
 
 impl RuntimeBuilder {
@@ -56,6 +57,21 @@ impl RuntimeBuilder {
     /// A name for its kernel threads.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// Whether files go through io_uring if the kernel has it, which is so unless this says otherwise; without it they go
+    /// through [`blocking`](crate::blocking).
+    pub fn io_uring(mut self, yes: bool) -> Self {
+        self.options.io_uring = yes;
+        self
+    }
+
+    /// For tests: threads of [`Priority::Normal`](crate::Priority::Normal) that are ready run in an order made from this
+    /// number, instead of in that of their coming. On a user-level runtime the same number gives the same schedule, as
+    /// long as nothing from outside comes in between.
+    pub fn schedule_seed(mut self, seed: u64) -> Self {
+        self.options.schedule_seed = Some(seed);
         self
     }
 
@@ -80,7 +96,7 @@ impl RuntimeBuilder {
         };
         let slab = Slab::new(self.stack_bytes.unwrap_or(STACK_BYTES), Guards::Marks)
             .map_err(io::Error::other)?;
-        let shared = Arc::new(Shared::new(count, slab)?);
+        let shared = Arc::new(Shared::new(count, slab, self.options)?);
         let mut runtime = Runtime {
             home: Home::Workers(Arc::clone(&shared)),
             implementation: self.implementation,
@@ -128,6 +144,10 @@ impl Runtime {
             workers: None,
             stack_bytes: None,
             name: "worker".to_owned(),
+            options: Options {
+                io_uring: true,
+                ..Options::default()
+            },
         }
     }
 
@@ -184,7 +204,7 @@ impl Runtime {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        builder.spawn_in(self.home.clone(), f)
+        builder.spawn_in(&self.home, f)
     }
 }
 
@@ -204,6 +224,7 @@ impl Runtime {
             Home::Kernel(_) => Arc::new(Shared::new(
                 0,
                 Slab::new(STACK_BYTES, Guards::Marks).map_err(io::Error::other)?,
+                Options::default(),
             )?),
         };
         Monitor::start(shared, threshold, report)
@@ -245,11 +266,18 @@ pub(crate) enum Home {
 impl Home {
     /// The runtime of the running thread.
     pub(crate) fn of_this_thread() -> io::Result<Self> {
-        if let Some(shared) =
-            here::with_worker(|worker| worker.map(|worker| Arc::clone(&worker.shared)))
-        {
-            return Ok(Self::Workers(shared));
-        }
+        Self::with_this_threads(Self::clone)
+    }
+
+    /// Calls `f` with it. A worker has it at hand, which saves counting one reference more for each thread.
+    pub(crate) fn with_this_threads<R>(f: impl FnOnce(&Self) -> R) -> io::Result<R> {
+        here::with_worker(|worker| match worker {
+            Some(worker) => Ok(f(&worker.home)),
+            None => Self::of_this_kernel_thread().map(|home| f(&home)),
+        })
+    }
+
+    fn of_this_kernel_thread() -> io::Result<Self> {
         here::with_record(|record| match &record.place {
             Place::Kernel {
                 runtime: Some(runtime),

@@ -7,12 +7,13 @@
 use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use crate::cancel;
+use crate::cancel::{self, Ending};
 use crate::here;
 use crate::owned::Body;
+use crate::primitives::atomic::{AtomicUsize, Ordering};
+use crate::primitives::{Mutex, lock};
 use crate::runtime::Home;
 use crate::spawn::{Builder, JoinHandle, Result, Thread, pack};
 use crate::wait::{Cancel, Ticket, Waiting};
@@ -25,8 +26,9 @@ pub struct Scope<'scope, 'env: 'scope> {
     env: PhantomData<&'env mut &'env ()>,
 }
 
+/// Counts the threads of a scope that have not ended.
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     running: AtomicUsize,
     waiter: Mutex<Option<Ticket>>,
 }
@@ -69,7 +71,7 @@ where
     scope.state.wait();
     match result {
         Ok(value) => {
-            if here::with_record(|record| record.cancel_pending()) {
+            if here::with_record(|record| Ending::default().is_due(record)) {
                 drop(value);
                 cancel::raise();
             }
@@ -100,13 +102,13 @@ unsafe fn erase(body: Body<'_>) -> Body<'static> {
 }
 
 impl State {
-    fn ended(&self) {
+    pub(crate) fn begin(&self) {
+        self.running.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn ended(&self) {
         if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let waiter = self
-                .waiter
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            let waiter = lock(&self.waiter).take();
             if let Some(waiter) = waiter {
                 waiter.grant();
             }
@@ -114,10 +116,10 @@ impl State {
     }
 
     /// Cannot be cancelled: the threads use what the caller is about to drop.
-    fn wait(&self) {
+    pub(crate) fn wait(&self) {
         loop {
             let waiting = {
-                let mut waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut waiter = lock(&self.waiter);
                 if self.running.load(Ordering::Acquire) == 0 {
                     return;
                 }
@@ -161,14 +163,14 @@ impl Builder {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
-        scope.state.running.fetch_add(1, Ordering::AcqRel);
+        scope.state.begin();
         let state = Arc::clone(&scope.state);
         let (packet, body) = pack(f, move || state.ended());
         // SAFETY: 1. The last thing that the body does is to tell the scope that nothing borrowed is left, and the scope
         // waits for that, however it is left. 2. The handle, which may hold the result, cannot outlive the scope. 3. If
         // no thread can be made, the body is dropped before this function returns.
         let body = unsafe { erase(body) };
-        let launched = self.launch(scope.home.clone(), body);
+        let launched = self.launch(&scope.home, body);
         if launched.is_err() {
             scope.state.ended();
         }

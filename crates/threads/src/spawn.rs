@@ -3,15 +3,15 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sterna_sys::stacks::{Guards, Slab};
 
 use crate::group::Group;
 use crate::here;
 use crate::local;
-use crate::owned::{Body, Owned};
-use crate::packet::Packet;
+use crate::owned::{Body, Owned, RuntimeOf};
+use crate::packet::{Receiver, packet};
+use crate::primitives::atomic::{AtomicUsize, Ordering};
 use crate::record::{Given, Place, Record, next_id};
 use crate::runtime::Home;
 use crate::wait::Cancel;
@@ -60,7 +60,8 @@ impl Thread {
 
     /// Lets it return from [`park`](crate::park), or not stop there next time.
     pub fn unpark(&self) {
-        self.0.token.store(true, Ordering::Release);
+        // Not a store: the thread sees what all did who have unparked it, not only the last.
+        self.0.token.swap(true, Ordering::Release);
         self.0.wake();
     }
 
@@ -87,19 +88,18 @@ pub fn current() -> Thread {
 
 /// Waits for the result of a thread. Dropped, it lets the thread go on by itself.
 pub struct JoinHandle<T> {
-    pub(crate) packet: Arc<Packet<T>>,
+    pub(crate) packet: Receiver<T>,
     pub(crate) thread: Thread,
 }
 
 /// What a thread does, and where it leaves the result. `after` runs when nothing of `f` and its result is left but what
 /// is in the packet.
-pub(crate) fn pack<'a, F, T>(f: F, after: impl FnOnce() + Send + 'a) -> (Arc<Packet<T>>, Body<'a>)
+pub(crate) fn pack<'a, F, T>(f: F, after: impl FnOnce() + Send + 'a) -> (Receiver<T>, Body<'a>)
 where
     F: FnOnce() -> T + Send + 'a,
     T: Send + 'a,
 {
-    let packet = Arc::new(Packet::new());
-    let theirs = Arc::clone(&packet);
+    let (theirs, packet) = packet();
     let body = Box::new(move |refused| {
         let result = match refused {
             None => run(f),
@@ -108,8 +108,12 @@ where
                 Err(dropped.err().unwrap_or(payload))
             }
         };
-        theirs.finish(result);
-        drop(theirs);
+        // A result that nobody waits for is dropped there.
+        let left = catch_unwind(AssertUnwindSafe(|| theirs.finish(result)));
+        if left.is_err() {
+            eprintln!("sterna-threads: the result of a thread panicked when it was dropped");
+            std::process::abort();
+        }
         after();
     });
     (packet, body)
@@ -198,10 +202,10 @@ impl Builder {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        self.spawn_in(Home::of_this_thread()?, f)
+        Home::with_this_threads(|home| self.spawn_in(home, f))?
     }
 
-    pub(crate) fn spawn_in<F, T>(self, home: Home, f: F) -> io::Result<JoinHandle<T>>
+    pub(crate) fn spawn_in<F, T>(self, home: &Home, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
@@ -212,7 +216,7 @@ impl Builder {
     }
 
     /// Makes the thread. If it fails, `body` was dropped.
-    pub(crate) fn launch(self, home: Home, body: Body<'static>) -> io::Result<Thread> {
+    pub(crate) fn launch(self, home: &Home, body: Body<'static>) -> io::Result<Thread> {
         let given = here::with_record(|parent| Given {
             id: next_id(),
             name: self.name.map(String::into_boxed_str),
@@ -245,7 +249,7 @@ impl Builder {
             Some(bytes) => Some(Slab::new(bytes, Guards::Marks).map_err(io::Error::other)?),
         };
         let place = Place::User {
-            shared,
+            runtime: RuntimeOf::new(shared),
             worker: AtomicUsize::new(0),
             slab,
         };
@@ -253,20 +257,13 @@ impl Builder {
         if let Some(group) = &group {
             group.enter(&record);
         }
-        if !admit(&record) {
+        if shared.admit(Arc::clone(&record)).is_err() {
             if let Some(group) = &group {
                 group.leave(id);
             }
             return Err(io::Error::other("the runtime has ended"));
         }
         Ok(Thread(record))
-    }
-}
-
-fn admit(record: &Arc<Record>) -> bool {
-    match &record.place {
-        Place::User { shared, .. } => shared.admit(Arc::clone(record)).is_ok(),
-        Place::Kernel { .. } => true,
     }
 }
 

@@ -15,16 +15,12 @@ mod once;
 mod rwlock;
 mod semaphore;
 
+// The inside of a primitive: held for a few instructions and never across a wait.
+use crate::primitives::lock as inside;
+
 pub use barrier::Barrier;
 pub use condvar::Condvar;
 pub use mutex::{Mutex, MutexGuard};
 pub use once::{Once, OnceLock};
 pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::{Permit, Semaphore};
-
-/// The inside of a primitive, held for a few instructions and never across a wait.
-fn inside<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}

@@ -9,10 +9,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use crate::cancel::Ending;
 use crate::here;
+use crate::primitives::atomic::Ordering;
 use crate::record::Record;
 
 const GRANTED: u64 = 1;
@@ -84,19 +85,20 @@ impl Waiting {
     #[inline]
     pub(crate) fn ticket(self) -> Ticket {
         Ticket {
-            record: here::record(),
+            record: here::record_to_queue(),
             word: self.word,
         }
     }
 
     /// Waits for the grant.
     pub(crate) fn wait(self, deadline: Option<Instant>, cancel: Cancel) -> Outcome {
+        let mut ending = Ending::default();
         loop {
             let end = here::with_record(|record| {
                 if record.wait.load(Ordering::Acquire) != self.word {
                     return Some(Outcome::Granted);
                 }
-                if cancel == Cancel::May && record.cancel_pending() {
+                if cancel == Cancel::May && ending.is_due(record) {
                     return Some(self.abandon(record, Outcome::Cancelled));
                 }
                 if deadline.is_some_and(|deadline| deadline <= Instant::now()) {

@@ -11,17 +11,20 @@ mod queue;
 mod run;
 mod timers;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sterna_sys::stacks::{Context, Slab, Stack};
 
 pub(crate) use inbox::Inbox;
+pub(crate) use run::make_ready;
 
 use crate::here;
+use crate::primitives::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::record::{Place, Record};
+use crate::ring::Ring;
+use crate::runtime::Home;
 use queue::{Pick, RunQueue};
 use timers::Timers;
 
@@ -33,10 +36,20 @@ const CALLS_MAX: u32 = 128;
 /// Threads stolen at once.
 const STEAL_MAX: usize = 64;
 
+/// How the workers of a runtime are to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Options {
+    /// Whether files go through io_uring.
+    pub(crate) io_uring: bool,
+    /// What the order of threads is made from, if not their coming.
+    pub(crate) schedule_seed: Option<u64>,
+}
+
 /// What the workers of one runtime share.
 pub(crate) struct Shared {
     pub(crate) inboxes: Vec<Arc<Inbox>>,
     pub(crate) slab: Arc<Slab>,
+    options: Options,
     closing: AtomicBool,
     /// Workers that sleep or are about to.
     sleepers: AtomicUsize,
@@ -44,11 +57,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(workers: usize, slab: Arc<Slab>) -> std::io::Result<Self> {
+    pub(crate) fn new(workers: usize, slab: Arc<Slab>, options: Options) -> std::io::Result<Self> {
         let inboxes = (0..workers).map(|_| Inbox::new().map(Arc::new));
         Ok(Self {
             inboxes: inboxes.collect::<Result<_, _>>()?,
             slab,
+            options,
             closing: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
@@ -78,30 +92,49 @@ impl Shared {
         }
     }
 
-    fn is_closing(&self) -> bool {
+    pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::SeqCst)
     }
 
-    fn rouse_one(&self) {
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
+    /// Wakes a worker for something that any can take, which was put where they look before.
+    pub(crate) fn rouse_one(&self) {
+        fence(Ordering::SeqCst);
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
             self.inboxes.iter().any(|inbox| inbox.rouse());
         }
+    }
+
+    /// Has a worker sleep by `poll`, unless `is_busy` finds something to do now that everybody can see that it is about
+    /// to: who puts something there from now on wakes it.
+    pub(crate) fn sleep(&self, inbox: &Inbox, is_busy: impl FnOnce() -> bool, poll: impl FnOnce()) {
+        inbox.set_sleeping(true);
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !is_busy() {
+            poll();
+        }
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
+        inbox.set_sleeping(false);
     }
 }
 
 /// See the module.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) home: Home,
     pub(crate) inbox: Arc<Inbox>,
     number: usize,
     queue: RefCell<RunQueue>,
     timers: RefCell<Timers>,
+    /// Made for the first call that needs it; `None` in it if there is to be none or the kernel has none.
+    ring: OnceCell<Option<Ring>>,
     live: RefCell<Live>,
     /// Stacks of the runtime's slab, ready for use.
     stacks: RefCell<Vec<Stack>>,
     /// The stack of a thread that ended, until the switch away from it is done.
     retired: Cell<Option<Stack>>,
-    current: Cell<Option<Arc<Record>>>,
+    /// The reference by which the running thread was taken from a queue, until it is put into another.
+    spare: Cell<Option<Arc<Record>>>,
     /// Stands for the worker itself, while no thread runs.
     base: Arc<Record>,
     base_context: Cell<Context>,
@@ -113,6 +146,9 @@ pub(crate) struct Worker {
     /// Whether timers and descriptors wake now: those run in the order of waking.
     looking: Cell<bool>,
     calls_left: Cell<u32>,
+    /// Threads that wait although they were asked to end, since a sibling that waits, too, unwinds: see
+    /// [`Ending`](crate::cancel::Ending).
+    postponed: RefCell<Vec<Arc<Record>>>,
     /// Whose turn it is: a thread that has not started, or one that has.
     newcomers_first: Cell<bool>,
 }
@@ -155,41 +191,23 @@ enum Next {
     Stop,
 }
 
-/// Puts a started thread among the ready ones of its worker.
-pub(crate) fn make_ready(record: Arc<Record>) {
-    let Place::User { shared, worker, .. } = &record.place else {
-        unreachable!("only user threads have a worker");
-    };
-    let number = worker.load(Ordering::Relaxed);
-    let is_here = |worker: &Worker| worker.number == number && Arc::ptr_eq(&worker.shared, shared);
-    let home = here::with_worker(|worker| match worker {
-        Some(worker) if is_here(worker) => None,
-        _ => Some(Arc::clone(&shared.inboxes[number])),
-    });
-    if let Some(home) = home {
-        let delivered = home.deliver(record);
-        debug_assert!(delivered.is_ok(), "a worker outlives its threads");
-    } else {
-        here::with_worker(|worker| {
-            if let Some(worker) = worker {
-                worker.ready(record);
-            }
-        });
-    }
-}
-
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, number: usize) -> Self {
+        let seed = shared.options.schedule_seed;
+        // Workers differ.
+        let seed = seed.map(|seed| seed.wrapping_add(number as u64));
         Self {
             inbox: Arc::clone(&shared.inboxes[number]),
             number,
+            home: Home::Workers(Arc::clone(&shared)),
             shared,
-            queue: RefCell::default(),
+            queue: RefCell::new(RunQueue::new(seed)),
             timers: RefCell::default(),
+            ring: OnceCell::new(),
             live: RefCell::default(),
             stacks: RefCell::default(),
             retired: Cell::new(None),
-            current: Cell::new(None),
+            spare: Cell::new(None),
             base: Record::foreign(),
             base_context: Cell::new(Context::NONE),
             turns_left: Cell::new(1),
@@ -198,7 +216,25 @@ impl Worker {
             told: Cell::new(false),
             looking: Cell::new(false),
             calls_left: Cell::new(CALLS_MAX),
+            postponed: RefCell::default(),
             newcomers_first: Cell::new(false),
+        }
+    }
+
+    /// What calls to files go through, if the kernel has it.
+    pub(crate) fn ring(&self) -> Option<&Ring> {
+        let make = || {
+            self.shared
+                .options
+                .io_uring
+                .then(|| Ring::new(&self.inbox.poller))
+        };
+        self.ring.get_or_init(|| make().flatten()).as_ref()
+    }
+
+    fn reap(&self) {
+        if let Some(Some(ring)) = self.ring.get() {
+            ring.reap();
         }
     }
 
@@ -223,12 +259,24 @@ impl Worker {
         }
     }
 
+    /// See [`here::record_to_queue`].
+    #[inline]
+    pub(crate) fn take_spare(&self) -> Option<Arc<Record>> {
+        self.spare.take()
+    }
+
+    /// Whether no thread runs, but the worker itself.
+    fn is_base(&self, record: &Record) -> bool {
+        std::ptr::eq(record, Arc::as_ptr(&self.base))
+    }
+
     /// Lets the others have their turn.
     #[inline]
     pub(crate) fn yield_now(&self) {
-        let Some(record) = self.current.take() else {
+        if here::with_record(|record| self.is_base(record)) {
             return;
-        };
+        }
+        let record = here::record_to_queue();
         let from = run::context_of(&record);
         self.queue.borrow_mut().push(record);
         self.resume(from);
@@ -247,26 +295,30 @@ impl Worker {
     /// Stops the running thread: see [`here::block`].
     #[inline]
     pub(crate) fn block(&self, deadline: Option<Instant>) {
-        let Some(record) = self.current.take() else {
-            return self.base.block_kernel(deadline);
-        };
-        if !record.begin_block() {
-            self.current.set(Some(record));
-            return;
-        }
-        let from = run::context_of(&record);
-        match deadline {
-            None => {
-                drop(record); // among the live ones it is kept
-                self.resume(from);
+        here::with_record(|record| {
+            if self.is_base(record) {
+                return self.base.block_kernel(deadline);
             }
-            Some(deadline) => {
-                let id = record.id;
-                self.timers.borrow_mut().insert(deadline, record);
-                self.resume(from);
-                self.timers.borrow_mut().remove(deadline, id);
+            if !record.begin_block() {
+                return;
             }
-        }
+            if record.cancel_is_new() && std::thread::panicking() {
+                self.postponed.borrow_mut().push(here::record());
+            }
+            let from = run::context_of(record);
+            match deadline {
+                None => {
+                    self.spare.set(None); // among the live ones it is kept
+                    self.resume(from);
+                }
+                Some(deadline) => {
+                    let own = here::record_to_queue();
+                    self.timers.borrow_mut().insert(deadline, own);
+                    self.resume(from);
+                    self.timers.borrow_mut().remove(deadline, record.id);
+                }
+            }
+        });
     }
 
     /// Who runs next. Sleeps if nobody is ready.
@@ -289,6 +341,9 @@ impl Worker {
                 Pick::Throttled(until) => Some(until),
                 Pick::Nothing => None,
             };
+            if self.remind() {
+                continue;
+            }
             if self.may_stop() {
                 return Next::Stop;
             }
@@ -300,7 +355,7 @@ impl Worker {
     fn charge(&self) {
         here::with_record(|record| {
             let mut queue = self.queue.borrow_mut();
-            let is_thread = !std::ptr::eq(record, Arc::as_ptr(&self.base));
+            let is_thread = !self.is_base(record);
             queue.charge(is_thread.then_some(record));
         });
     }
@@ -363,7 +418,9 @@ impl Worker {
         if self.inbox.poller.is_watching() {
             self.inbox.poller.poll(Some(Duration::ZERO));
         }
+        self.reap();
         self.expire(now);
+        self.remind();
         self.looking.set(false);
         self.queue.borrow_mut().tidy();
         if self.shared.is_closing() && !self.told.replace(true) {
@@ -379,6 +436,17 @@ impl Worker {
                 record.cancel();
             }
         }
+    }
+
+    /// Lets who could not know whether to end look again, now that nobody unwinds. Whether there was somebody.
+    fn remind(&self) -> bool {
+        let due = !self.postponed.borrow().is_empty() && !std::thread::panicking();
+        if due {
+            for record in self.postponed.take() {
+                record.wake();
+            }
+        }
+        due
     }
 
     fn expire(&self, now: Instant) {
@@ -407,27 +475,19 @@ impl Worker {
 
     /// Sleeps until there may be something to do. `until` is a time of the groups' clock.
     fn sleep(&self, until: Option<u64>) {
-        self.inbox.set_sleeping(true);
         self.inbox.note_switch(0);
-        self.shared.sleepers.fetch_add(1, Ordering::SeqCst);
-        let others = &self.shared.inboxes;
-        let nothing = !self.inbox.has_mail()
-            && !(self.shared.is_closing() && (!self.told.get() || self.live.borrow().is_empty()))
-            && !others.iter().any(|inbox| inbox.has_unstarted());
-        if nothing {
-            let timer = self.timers.borrow().next();
-            let mut timeout =
-                timer.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if let Some(until) = until {
-                let left = Duration::from_nanos(until.saturating_sub(crate::group::clock()));
-                timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
-            }
+        let is_busy = || {
+            let others = &self.shared.inboxes;
+            self.inbox.has_mail()
+                || self.shared.is_closing() && (!self.told.get() || self.live.borrow().is_empty())
+                || others.iter().any(|inbox| inbox.has_unstarted())
+        };
+        self.shared.sleep(&self.inbox, is_busy, || {
             self.looking.set(true);
-            self.inbox.poller.poll(timeout);
+            self.inbox.poller.poll(self.time_to_sleep(until));
+            self.reap();
             self.looking.set(false);
-        }
-        self.shared.sleepers.fetch_sub(1, Ordering::SeqCst);
-        self.inbox.set_sleeping(false);
+        });
         if self.queue.borrow().sharing() {
             // Nobody pays for the sleep.
             self.queue.borrow_mut().charge(None);
@@ -435,10 +495,20 @@ impl Worker {
         self.turns_left.set(1);
     }
 
-    fn start(&self, record: &Arc<Record>) -> usize {
+    /// Until the next timer, or until a group may run again.
+    fn time_to_sleep(&self, until: Option<u64>) -> Option<Duration> {
+        let timer = self.timers.borrow().next();
+        let timeout = timer.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let group =
+            until.map(|until| Duration::from_nanos(until.saturating_sub(crate::group::clock())));
+        timeout.into_iter().chain(group).min()
+    }
+
+    /// Keeps a thread among the live ones until it ends: its place there.
+    fn start(&self, record: Arc<Record>) -> usize {
         if let Place::User { worker, .. } = &record.place {
             worker.store(self.number, Ordering::Relaxed);
         }
-        self.live.borrow_mut().insert(Arc::clone(record))
+        self.live.borrow_mut().insert(record)
     }
 }

@@ -224,6 +224,8 @@ impl Kind for WasmKind {
             let reason = "it has other memories, or memories of impossible lengths".into();
             return Err(PrepareError::Layout { reason });
         }
+        // What comes is made into a process while nobody executes it: nothing is read then that can be read now.
+        installed.warm();
         Ok(Box::new(Arriving {
             guest,
             program: program.id(),

@@ -34,6 +34,8 @@ impl Process for Sitting {
     }
 
     fn waypoints(&self, within: Duration) -> Result<Vec<Waypoint>, PauseRefused> {
+        // Who looks is about to stop it, and it runs meanwhile.
+        self.seat.warm();
         self.seat.look(within).map_err(|unseen| match unseen {
             Unseen::Ended => PauseRefused::Ended,
             Unseen::TimedOut => PauseRefused::TimedOut { within },

@@ -7,6 +7,10 @@ use sterna_process::{MemoryError, MemoryLayout, PageRun, PageRuns, Region, Regio
 use sterna_sys::memory::{self, PAGE_BYTES, Reservation, Scanner};
 use sterna_sys::tracking::DirtyTracker;
 
+/// Runs from this length on are provided as a whole before they are written: one request then takes less than so many
+/// faults.
+const POPULATED_PAGES_MIN: u64 = 8;
+
 /// One linear memory.
 pub(crate) struct GuestRegion {
     pub(crate) memory: Arc<Reservation>,
@@ -118,9 +122,13 @@ impl sterna_process::Memory for GuestPages {
                     .grow_to(end as usize)
                     .map_err(system("make room for pages"))?;
             }
-            region
-                .memory
-                .write(run.byte_offset() as usize, from)
+            let (memory, offset) = (&region.memory, run.byte_offset() as usize);
+            let provided = match run.count() >= POPULATED_PAGES_MIN {
+                true => memory.populate(offset, from.len()),
+                false => Ok(()),
+            };
+            provided
+                .and_then(|()| memory.write(offset, from))
                 .map_err(|_| MemoryError::OutOfRange { run })?;
         }
         Ok(())

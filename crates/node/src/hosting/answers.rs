@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sterna_migration::{
-    Attempt, Copied, Event, Grant, Holding, Life, Message, MoveFailure, MoveId, NodeId, Offer,
+    Attempt, Copied, Grant, Holding, Life, Message, MoveFailure, MoveId, NodeId, Offer,
     Order as Move, Outcome, Part, Report, Retry, Strategy,
 };
 use sterna_process::ProcessId;
@@ -146,14 +146,16 @@ impl Service {
             }
             HostingRequest::Message { bytes } => {
                 let (message, _) = Message::decode(&bytes).map_err(Failure::refused)?;
-                hosting.tell(Input::Event(Event::Message {
-                    from: node,
-                    message,
-                }));
+                hosting.tell_heard(node, message);
                 Ok(None)
             }
             HostingRequest::Channel { attempt } => {
-                let expected = hosting.channels.expect(connection, attempt);
+                // Attempts are in the registry, where every node can read them.
+                if hosting.source_of(attempt).await != Some(node) {
+                    let message = "no process is coming from you by that move";
+                    return Err(Failure::new(FailureKind::Forbidden, message));
+                }
+                let expected = hosting.channels.expect(connection, node, attempt);
                 expected.map(Some)
             }
             HostingRequest::Program { program, offset } => {
@@ -301,7 +303,7 @@ impl Service {
             },
         };
         let (begun, attempt) = oneshot::channel();
-        hosting.tell(Input::Begin { order, begun });
+        hosting.tell(Input::Begin { order, begun }).await;
         match attempt.await {
             Ok(Ok(attempt)) => Ok(HostingReply::Moving {
                 source: self.id,
@@ -412,9 +414,15 @@ impl Hosting {
         }
     }
 
+    async fn source_of(&self, attempt: Attempt) -> Option<NodeId> {
+        let (source, answered) = oneshot::channel();
+        self.tell(Input::SourceOf { attempt, source }).await;
+        answered.await.ok().flatten()
+    }
+
     async fn cancel(&self, attempt: Attempt) -> Result<(), Failure> {
         let (done, cancelled) = oneshot::channel();
-        self.tell(Input::Cancel { attempt, done });
+        self.tell(Input::Cancel { attempt, done }).await;
         match cancelled.await {
             Ok(cancelled) => cancelled.map_err(Failure::refused),
             Err(_) => Err(Failure::new(FailureKind::Internal, "the node is stopping")),

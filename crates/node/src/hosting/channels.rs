@@ -19,13 +19,14 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use sterna_migration::{Attempt, NodeId};
-use sterna_runner::message::{Order, Secret};
+use sterna_runner::message::{Order, Secret, Side};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::limits::{CHANNEL_WITHIN, CHANNELS_WAITING_MAX, RETRY_FIRST};
+use crate::limits::{CHANNEL_SILENCE, CHANNEL_WITHIN, CHANNELS_WAITING_MAX, RETRY_FIRST};
 use crate::message::{Failure, FailureKind, HostingReply, HostingRequest, Reply, Request};
 use crate::service::Service;
 use crate::wire::encode_plain;
@@ -42,6 +43,7 @@ pub(crate) struct Channels {
 }
 
 struct Expected {
+    source: NodeId,
     attempt: Attempt,
     secret: Secret,
     until: Instant,
@@ -69,10 +71,12 @@ impl Channels {
         *self.port.lock().unwrap_or_else(PoisonError::into_inner) = port;
     }
 
-    /// Expects the source of a move to connect, which has asked on this connection.
+    /// Expects a node to connect for a move, which has asked on this connection. Whether the move is its own, the runner
+    /// knows.
     pub(super) fn expect(
         &self,
         connection: &quinn::Connection,
+        source: NodeId,
         attempt: Attempt,
     ) -> Result<HostingReply, Failure> {
         let secret = secret(connection, attempt)?;
@@ -87,6 +91,7 @@ impl Channels {
         }
         let until = Instant::now() + CHANNEL_WITHIN;
         let caller = Expected {
+            source,
             attempt,
             secret: secret.clone(),
             until,
@@ -174,13 +179,21 @@ impl Service {
             return;
         };
         let Some(Expected {
-            attempt, secret, ..
+            source,
+            attempt,
+            secret,
+            ..
         }) = hosting.channels.take(&said)
         else {
             return;
         };
         if let (Ok(stream), Ok(runner)) = (blocking_stream(stream), hosting.runner()) {
-            let order = Order::Channel { attempt, secret };
+            let side = Side::Target { source };
+            let order = Order::Channel {
+                attempt,
+                secret,
+                side,
+            };
             runner.handle.order(order, vec![stream.into()]);
         }
     }
@@ -189,5 +202,10 @@ impl Service {
 fn blocking_stream(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {
     let stream = stream.into_std()?;
     stream.set_nonblocking(false)?;
+    // A node that vanished without a word is noticed, even by who only waits for an answer.
+    sockopt::set_socket_keepalive(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, CHANNEL_SILENCE / 3)?;
+    sockopt::set_tcp_keepintvl(&stream, CHANNEL_SILENCE / 6)?;
+    sockopt::set_tcp_user_timeout(&stream, CHANNEL_SILENCE.as_millis() as u32)?;
     Ok(stream)
 }

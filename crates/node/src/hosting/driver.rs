@@ -13,13 +13,13 @@ use sterna_migration::{
     Record, Refusal, RunnerEvent, Swap, Time,
 };
 use sterna_process::{Epoch, ProcessId};
-use sterna_runner::message::{Order, Place, Said};
+use sterna_runner::message::{Order, Place, Said, Side};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::news::News;
 use super::{Hosting, Runner};
-use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX};
+use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX, SWEEP_EVERY};
 use crate::message::{EventSort, How, MoveReport, RegistryRequest, Reply, SwapBytes};
 use crate::service::Service;
 
@@ -44,6 +44,11 @@ pub(super) enum Input {
     Cancel {
         attempt: Attempt,
         done: oneshot::Sender<Result<(), sterna_migration::moves::CancelError>>,
+    },
+    /// From where a process is coming by this attempt, if it is.
+    SourceOf {
+        attempt: Attempt,
+        source: oneshot::Sender<Option<NodeId>>,
     },
     /// Where an arriving process will be, before [`Event::Admitted`].
     Place(Attempt, Box<Place>, Vec<OwnedFd>),
@@ -157,7 +162,8 @@ impl Driver {
         Time::from_micros(micros.try_into().unwrap_or(u64::MAX))
     }
 
-    async fn run(&mut self, inputs: &mut mpsc::UnboundedReceiver<Input>) -> Ended {
+    async fn run(&mut self, inputs: &mut mpsc::Receiver<Input>) -> Ended {
+        let mut sweep = interval(SWEEP_EVERY);
         let mut compare = interval(COMPARE_EVERY);
         compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -177,6 +183,7 @@ impl Driver {
                     self.moves.handle_timeout(self.now());
                 }
                 _ = compare.tick() => self.compare(),
+                _ = sweep.tick() => self.sweep(),
             }
             self.carry_out_all();
         }
@@ -205,12 +212,20 @@ impl Driver {
             Input::Cancel { attempt, done } => {
                 let _ = done.send(self.moves.cancel(now, attempt.process));
             }
+            Input::SourceOf { attempt, source } => {
+                let _ = source.send(self.moves.source_of(attempt));
+            }
             Input::Place(attempt, place, descriptors) => {
                 self.places.insert(attempt, (place, descriptors));
             }
             Input::Connected(attempt, connection, command) => {
                 if let Some((connection, secret)) = connection {
-                    let order = Order::Channel { attempt, secret };
+                    let side = Side::Source;
+                    let order = Order::Channel {
+                        attempt,
+                        secret,
+                        side,
+                    };
                     self.runner.handle.order(order, vec![connection]);
                     self.connected.insert(attempt, ());
                 }
@@ -266,6 +281,12 @@ impl Driver {
         }
     }
 
+    /// Removes the output of processes that the registry has forgotten, one hour after it was last written.
+    fn sweep(&self) {
+        let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
+        tokio::spawn(async move { service.sweep_logs(&hosting).await });
+    }
+
     /// Has the records of all that is held, and of all that the registry thinks is here, compared.
     fn compare(&mut self) {
         let (service, inputs) = (Arc::clone(&self.service), self.hosting.inputs.clone());
@@ -280,7 +301,9 @@ impl Driver {
                 for (process, bytes) in page.records {
                     if let Ok(record) = Record::decode(&bytes) {
                         let record = Some(record);
-                        let _ = inputs.send(Input::Event(Event::Record { process, record }));
+                        let _ = inputs
+                            .send(Input::Event(Event::Record { process, record }))
+                            .await;
                     }
                 }
                 after = page.next;
@@ -315,13 +338,14 @@ impl Driver {
                 let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
                 tokio::spawn(async move {
                     let fetched = service.fetch_program(&hosting, source, program).await;
-                    hosting.tell(Input::Event(match fetched {
+                    let event = match fetched {
                         Ok(()) => Event::ProgramFetched { attempt },
                         Err(failure) => Event::ProgramUnavailable {
                             attempt,
                             reason: failure.message,
                         },
-                    }));
+                    };
+                    hosting.tell(Input::Event(event)).await;
                 });
             }
             Action::Command(command) => self.command(command),
@@ -384,7 +408,9 @@ impl Driver {
                     if !record.is_some_and(|record| alive(record) && record.owner == service.id) {
                         hosting.forget_unless_arriving(process, record);
                     }
-                    hosting.tell(Input::Event(Event::Record { process, record }));
+                    hosting
+                        .tell(Input::Event(Event::Record { process, record }))
+                        .await;
                 }
                 Err(error) => tracing::warn!("the record of {process}: {error}"),
             }
@@ -397,13 +423,14 @@ impl Driver {
             let admitted = service
                 .admit_process(&hosting, attempt, source, &offer)
                 .await;
-            hosting.tell(Input::Event(match admitted {
+            let event = match admitted {
                 Ok(program_is_here) => Event::Admitted {
                     attempt,
                     program_is_here,
                 },
                 Err(refusal) => Event::Declined { attempt, refusal },
-            }));
+            };
+            hosting.tell(Input::Event(event)).await;
         });
     }
 
@@ -429,7 +456,9 @@ impl Driver {
             if let Err(failure) = &opened {
                 tracing::debug!("{attempt}: {failure}");
             }
-            hosting.tell(Input::Connected(attempt, opened.ok(), command));
+            hosting
+                .tell(Input::Connected(attempt, opened.ok(), command))
+                .await;
         });
     }
 
@@ -523,7 +552,9 @@ impl Service {
             .map_err(|failure| refused(failure.message))?;
         let (place, descriptors) = placed;
         hosting.remember(process, &entry.info);
-        hosting.tell(Input::Place(attempt, Box::new(place), descriptors));
+        hosting
+            .tell(Input::Place(attempt, Box::new(place), descriptors))
+            .await;
         Ok(hosting.has(offer.program).await)
     }
 }

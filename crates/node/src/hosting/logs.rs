@@ -10,7 +10,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sterna_migration::{Life, NodeId};
 use sterna_process::{Epoch, ProcessId};
@@ -18,8 +18,10 @@ use sterna_runner::log::LogReader;
 use tokio::time::{Instant, sleep};
 
 use super::{Hosting, blocking};
-use crate::limits::{LOG_LOOK_EVERY, LOG_NODES_MAX, LOG_PAGE_BYTES, LOG_WAIT_MAX};
-use crate::message::{Failure, HostingReply, HostingRequest, LogPage, Missing};
+use crate::limits::{LOG_LOOK_EVERY, LOG_NODES_MAX, LOG_PAGE_BYTES, LOG_WAIT_MAX, SWEEP_AFTER};
+use crate::message::{
+    Failure, HostingReply, HostingRequest, LogPage, Missing, RegistryRequest, Reply,
+};
 use crate::service::Service;
 
 /// The log of a process from an epoch on.
@@ -104,6 +106,15 @@ fn had(folder: &Path, after: u64) -> io::Result<Had> {
     while bytes < LOG_PAGE_BYTES
         && let Some(record) = part.reader.next_after(after)?
     {
+        if record.offset > page.next {
+            // There was no room for it. It is named, before what comes after it.
+            if page.records.is_empty() {
+                let why = "there was no room for it on its node";
+                page.missing = Some(missing(after, record.offset, None, why));
+                page.next = record.offset;
+            }
+            return Ok(Had::Page(page));
+        }
         bytes += record.bytes.len();
         page.next = record.offset + record.bytes.len() as u64;
         page.records.push(record);
@@ -136,7 +147,37 @@ fn parts(folder: &Path) -> io::Result<Vec<Part>> {
     Ok(parts)
 }
 
+/// Processes whose output lies in a folder of logs and was not written to for some time.
+fn idle_logs(folder: &Path) -> Vec<(ProcessId, PathBuf)> {
+    let idle = |path: &Path| {
+        let files = fs::read_dir(path).ok()?;
+        let times = files.filter_map(|file| file.ok()?.metadata().ok()?.modified().ok());
+        let last = times.max().unwrap_or(SystemTime::UNIX_EPOCH);
+        Some(last.elapsed().unwrap_or_default() > SWEEP_AFTER)
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let logs = entries.filter_map(|entry| {
+        let process = entry.file_name().to_str()?.parse().ok()?;
+        idle(&entry.path())?.then(|| (process, entry.path()))
+    });
+    logs.collect()
+}
+
 impl Service {
+    /// Removes what was written by processes of which nobody knows any more.
+    pub(super) async fn sweep_logs(&self, hosting: &Hosting) {
+        let folder = hosting.folder.join("logs");
+        let idle = blocking(move || idle_logs(&folder))
+            .await
+            .unwrap_or_default();
+        for (process, path) in idle {
+            let request = RegistryRequest::Process { process };
+            if let Ok(Reply::Process(None)) = self.ask_registry(request).await {
+                let _ = blocking(move || fs::remove_dir_all(path)).await;
+            }
+        }
+    }
+
     /// Output of a process that this node has, or had last. What is elsewhere is asked for there.
     pub(super) async fn log(
         &self,

@@ -3,11 +3,11 @@
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 use sterna_runner::message::{Answer, Holdings, Order, Said};
 use sterna_runner::{Handle, HandleError};
 use tokio::sync::oneshot;
@@ -43,7 +43,7 @@ impl Hosting {
         let inputs = self.inputs.clone();
         let handle = blocking(move || {
             let on_said = move |said: Option<Said>| {
-                let _ = inputs.send(Input::Said(life, said));
+                let _ = inputs.blocking_send(Input::Said(life, said));
             };
             connect_or_start(&folder, &*workshop, on_said)
         });
@@ -95,13 +95,19 @@ fn start(folder: &Path, socket: &Path, workshop: &dyn Workshop) -> io::Result<()
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(socket)?;
+    let bound = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    bind(&bound, &SocketAddrUnix::new(socket)?)?;
     let errors = OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
         .open(folder.join(ERRORS))?;
-    workshop.start_runner(listener, errors)
+    workshop.start_runner(bound, errors)
 }
 
 /// A folder that is this user's alone.

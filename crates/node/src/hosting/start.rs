@@ -91,16 +91,17 @@ impl Service {
         let placed = hosting.place(process, Epoch::FIRST, belongings, opened, None);
         let (place, descriptors) = placed.await?;
         let (noted, done) = oneshot::channel();
-        hosting.tell(Input::Started {
+        let started = Input::Started {
             process,
             epoch: Epoch::FIRST,
             noted,
-        });
+        };
+        hosting.tell(started).await;
         let _ = done.await;
         let started = self.start_noted(hosting, process, order, (place, descriptors));
         let started = started.await;
         if let Err(failure) = &started {
-            hosting.give_up(process, &failure.message);
+            hosting.give_up(process, &failure.message).await;
         }
         started?;
         let node = self.id;
@@ -244,7 +245,7 @@ impl Hosting {
     }
 
     /// A process that the driver expects will not run: its record says so, if there is one.
-    fn give_up(&self, process: ProcessId, why: &str) {
+    async fn give_up(&self, process: ProcessId, why: &str) {
         let now = std::time::SystemTime::now();
         let ended = Ended {
             process,
@@ -265,6 +266,7 @@ impl Hosting {
         self.ended().insert(process, ended);
         self.forget(process);
         let _ = std::fs::remove_dir_all(self.log_folder(process));
-        self.tell(Input::Event(Event::Runner(RunnerEvent::Exited { process })));
+        self.tell(Input::Event(Event::Runner(RunnerEvent::Exited { process })))
+            .await;
     }
 }

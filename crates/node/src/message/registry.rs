@@ -58,3 +58,18 @@ pub enum StoreStatus {
         address: String,
     },
 }
+
+/// A piece of a registry that goes to another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// By which handover.
+    pub number: u64,
+    /// How long all of it is, in bytes.
+    pub total: u64,
+    /// Where in it this piece belongs. One at 0 begins anew.
+    pub offset: u64,
+    /// BLAKE3 of all of it.
+    pub hash: [u8; 32],
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sterna_migration::{Life, NodeId};
 
+use super::moving::HANDOVERS;
 use super::nodes::{NODES, NodeRecord, node_key};
 use super::processes::{RECORDS, Stored};
 use super::recovery::{RECOVERY, Recovery};
@@ -209,7 +210,10 @@ impl<S: Store> Registry<S> {
         if !member {
             return Err(BackupError::OtherCluster { node: self.home });
         }
-        let nodes = self.store.list(NODES).await?;
+        // Who belongs to the cluster, and how the registry came here, is known better now.
+        let mut nodes = self.store.list(NODES).await?;
+        let route = self.store.list(HANDOVERS).await?;
+        nodes.entries.extend(route.entries);
         let number = self.store.now_ms().max(1);
         let mut entries: std::collections::BTreeMap<_, _> = backup.entries.into_iter().collect();
         for (key, entry) in nodes.entries {

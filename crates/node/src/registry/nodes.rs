@@ -33,6 +33,7 @@ impl<S: Store> Registry<S> {
             home: Some(self.home),
             recovery: self.recovery().await?.map(|(_, recovery)| recovery.number),
             registry: self.store.address(),
+            handovers: self.handovers().await?,
             ..Roster::default()
         };
         for (key, entry) in listing.entries {

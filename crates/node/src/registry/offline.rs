@@ -34,7 +34,8 @@ pub enum RestoreError {
 }
 
 /// Puts a backup in the place of the registry in a node's data directory. If the registry that is there is damaged, it
-/// is kept beside it as `registry.damaged`; then nodes that were removed since the backup are members again.
+/// is kept beside it as `registry.damaged`; then nodes that were removed since the backup are members again, and those
+/// that have joined since are not: they have to join with new data directories.
 ///
 /// # Errors
 /// The directory or the backup cannot be used. Nothing was changed then.

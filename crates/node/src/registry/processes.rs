@@ -14,7 +14,6 @@ use sterna_migration::{Life, NodeId, Record, Swap, Verdict};
 use sterna_process::ProcessId;
 
 use super::{Registry, TRIES_MAX, contended, damaged, read, write};
-use crate::identity;
 use crate::limits::{PROCESS_NAME_BYTES_MAX, PROCESSES_MAX};
 use crate::message::{Ending, Failure, FailureKind, How, ProcessInfo, Reply, SwapBytes};
 use crate::store::{Change, Entry, Store};
@@ -147,13 +146,12 @@ impl<S: Store> Registry<S> {
     async fn taken(&self, name: &str, holder: ProcessId) -> Result<Failure, Failure> {
         let stored = self.stored(holder).await?;
         let record = stored.map(|(_, stored)| stored.decoded()).transpose()?;
-        let place = record.map_or_else(String::new, |record| {
-            format!(" of node {}", identity::text(record.owner))
-        });
+        let place = record.map_or_else(String::new, |record| format!(" of node {}", record.owner));
         Ok(Failure::new(
             FailureKind::Taken,
             format!(
-                "the name {name} belongs to process {holder}{place}: choose another one, or end that process"
+                "the name {name} belongs to process {}{place}: choose another one, or end that process",
+                holder.short()
             ),
         ))
     }

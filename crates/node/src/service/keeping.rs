@@ -37,7 +37,10 @@ impl Service {
     }
 
     /// The registry, if it is a file of this node.
-    fn own_registry(&self, done: &str) -> Result<(Arc<Registry<AnyStore>>, Embedded), Failure> {
+    pub(super) fn own_registry(
+        &self,
+        done: &str,
+    ) -> Result<(Arc<Registry<AnyStore>>, Embedded), Failure> {
         match self.seat() {
             Seat::Here(registry) => match registry.store() {
                 AnyStore::Embedded(embedded) => Ok((Arc::clone(&registry), embedded.clone())),

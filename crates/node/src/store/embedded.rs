@@ -129,6 +129,14 @@ impl Embedded {
         Ok(Self(Arc::new(Inner { queue, shared })))
     }
 
+    /// Everything, as it is at one moment.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub async fn dump(&self) -> Result<Dump, StoreError> {
+        self.with(Shared::dump).await
+    }
+
     /// Puts everything of a dump in the place of everything that is here. All who watch are told.
     ///
     /// # Errors
@@ -239,6 +247,14 @@ fn entry(
     Ok((!ended).then_some(Entry { revision, value }))
 }
 
+/// The lease of an entry that was read, or 0.
+fn lease_of(bytes: &[u8]) -> u64 {
+    let lease = bytes
+        .get(8..HEAD_BYTES)
+        .and_then(|lease| lease.try_into().ok());
+    lease.map_or(0, u64::from_le_bytes)
+}
+
 impl Shared {
     fn get(&self, key: &[u8]) -> Result<Option<Entry>, redb::Error> {
         let read = self.database.begin_read()?;
@@ -272,6 +288,25 @@ impl Shared {
         }
         let revision = read(&transaction.open_table(META)?, "revision")?;
         Ok(Listing { revision, entries })
+    }
+
+    fn dump(&self) -> Result<Dump, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let leases = transaction.open_table(LEASES)?;
+        let now_ms = (self.clock)();
+        let mut entries = Vec::new();
+        for found in transaction.open_table(ENTRIES)?.iter()? {
+            let (key, bytes) = found?;
+            let Some(live) = entry(bytes.value(), &leases, now_ms)? else {
+                continue;
+            };
+            let lease = lease_of(bytes.value());
+            let ends_ms = leases.get(lease)?.map(|lease| lease.value().1);
+            let left_ms = ends_ms.map(|ends_ms| ends_ms.saturating_sub(now_ms));
+            entries.push((key.value().to_vec(), live.value, left_ms));
+        }
+        let revision = read(&transaction.open_table(META)?, "revision")?;
+        Ok(Dump { revision, entries })
     }
 
     fn has_changed(&self, prefix: &[u8], after: u64) -> bool {

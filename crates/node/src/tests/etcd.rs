@@ -1,12 +1,13 @@
 //! The registry in a real etcd, which the tests start: one member, and three of which one is killed.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -19,7 +20,7 @@ use super::world::{Running, info, on_runtime, options};
 use crate::identity::NodeId;
 use crate::message::{FailureKind, RegistryRequest, Reply, Request};
 use crate::registry::Registry;
-use crate::store::{Change, Etcd, EtcdAddress, Login, Store, StoreError, Swapped};
+use crate::store::{CHANGES_MAX, Change, Etcd, EtcdAddress, Login, Store, StoreError, Swapped};
 use crate::{Node, StartError};
 
 const ONE: NodeId = NodeId::from_bytes([1; 32]);
@@ -157,11 +158,10 @@ fn an_etcd_does_what_a_store_must() {
         assert!(other.list(b"").await.unwrap().entries.is_empty());
 
         // More than are read at once.
-        for at in 0..1100 {
-            let swapped = store
-                .swap(change(&format!("l/{at:05}"), None, Some("v")))
-                .await;
-            assert!(matches!(swapped, Ok(Swapped::Done(_))));
+        let keys: Vec<String> = (0..1100).map(|at| format!("l/{at:05}")).collect();
+        for some in keys.chunks(CHANGES_MAX) {
+            let made = some.iter().map(|key| change(key, None, Some("v")));
+            assert!(store.swap_all(made.collect()).await.unwrap().is_some());
         }
         let all = store.list(b"l/").await.unwrap();
         assert_eq!(all.entries.len(), 1100);
@@ -172,7 +172,7 @@ fn an_etcd_does_what_a_store_must() {
         assert_eq!((page.len(), &page[599].0[..]), (600, &b"l/00600"[..]));
 
         let mut runner = TestRunner::deterministic();
-        for case in 0..8 {
+        for case in 0..4 {
             let drafts = drafts().new_tree(&mut runner).unwrap().current();
             let prefix = format!("m{case}/");
             compare(&store, prefix.as_bytes(), &drafts).await;
@@ -218,6 +218,48 @@ fn watches_and_leases_are_those_of_etcd() {
 fn creation(process: ProcessId, name: &str) -> RegistryRequest {
     let info = Box::new(info(ONE, Some(name)));
     RegistryRequest::CreateRecord { process, info }
+}
+
+#[test]
+fn processes_that_are_started_at_once_have_their_names() {
+    const COUNT: usize = 512;
+    const AT_ONCE: usize = 32;
+    if !is_here() {
+        return;
+    }
+    let cluster = Cluster::start(1);
+    let registry = Arc::new(Registry::new(cluster.store("a"), ONE));
+    on_runtime(async {
+        let begun = Instant::now();
+        let mut tasks = JoinSet::new();
+        for task in 0..AT_ONCE {
+            let registry = Arc::clone(&registry);
+            tasks.spawn(async move {
+                for number in (task..COUNT).step_by(AT_ONCE) {
+                    // Each name is wanted twice: one of the two gets it.
+                    let asked = creation(ProcessId::random(), &format!("p{}", number / 2));
+                    match registry.answer(ONE, asked).await {
+                        Ok(_) => {}
+                        Err(failure) => assert_eq!(failure.kind, FailureKind::Taken, "{failure}"),
+                    }
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+        let rate = COUNT as f64 / begun.elapsed().as_secs_f64();
+        println!("{COUNT} processes, half of them refused: {rate:.0} a second");
+        let request = RegistryRequest::Processes {
+            ended: true,
+            after: None,
+        };
+        let Ok(Reply::Processes(page)) = registry.answer(ONE, request).await else {
+            panic!("no list")
+        };
+        let names: BTreeSet<String> = page.entries.into_iter().flat_map(|one| one.name).collect();
+        assert_eq!(names.len(), COUNT / 2);
+    });
 }
 
 #[test]

@@ -118,7 +118,7 @@ impl Session<'_> {
                 .context("could not start the thread that reads standard input")?;
         }
         let mut follow = Follow::from(self.which, self.process, from);
-        follow.to_the_end()?;
+        follow.until_the_end()?;
         drop(raw);
         super::wait::outcome(self.which, self.process, self.interrupt_kills)
     }

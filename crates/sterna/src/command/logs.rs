@@ -86,7 +86,7 @@ impl Logs {
             None => follow.all_there_is()?,
         }
         if self.follow {
-            follow.to_the_end()?;
+            follow.until_the_end()?;
         }
         Ok(0)
     }
@@ -158,7 +158,7 @@ impl<'a> Follow<'a> {
     }
 
     /// Shows all until the process has ended.
-    pub(crate) fn to_the_end(&mut self) -> Result<()> {
+    pub(crate) fn until_the_end(&mut self) -> Result<()> {
         loop {
             let page = self.page(WAIT)?;
             self.show(&page)?;
@@ -274,39 +274,26 @@ fn line(value: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-/// Cuts the beginning off, so that so many lines remain.
+/// Cuts the beginning off, so that so many lines remain. The last one need not have ended.
 fn cut_to(records: &mut Vec<Record>, lines: usize) {
-    let mut left = lines;
-    let open = records.last().and_then(|record| record.bytes.last()) != Some(&b'\n');
-    if open && left > 0 {
-        left -= 1; // the last line has no end yet
+    if lines == 0 {
+        return records.clear();
     }
+    let mut ends = 0;
+    let last = records.len().saturating_sub(1);
     for index in (0..records.len()).rev() {
         let bytes = &records[index].bytes;
-        let ends: Vec<usize> = bytes
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte == b'\n')
-            .map(|(at, _)| at)
-            .collect();
-        let ends_before = ends.len();
-        let last_record = index + 1 == records.len();
-        // The end of the very last line belongs to it.
-        let own = usize::from(last_record && !open && ends_before > 0);
-        let separators = ends_before - own;
-        if separators >= left.max(usize::from(lines == 0)) {
-            let cut = ends[separators - left.min(separators)..].first().copied();
-            let cut = match left {
-                0 => bytes.len(),
-                _ => cut.map_or(0, |at| at + 1),
-            };
-            let offset = cut as u64;
-            records[index].bytes.drain(..cut);
-            records[index].offset += offset;
-            records.drain(..index);
-            return;
+        // The end of the last line is not one between two.
+        let between = bytes.len() - usize::from(index == last && bytes.ends_with(b"\n"));
+        for at in (0..between).rev().filter(|at| bytes[*at] == b'\n') {
+            ends += 1;
+            if ends == lines {
+                records[index].bytes.drain(..=at);
+                records[index].offset += at as u64 + 1;
+                records.drain(..index);
+                return;
+            }
         }
-        left -= separators;
     }
 }
 

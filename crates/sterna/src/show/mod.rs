@@ -11,7 +11,7 @@ mod units;
 
 pub(crate) use ending::{ending, exit_code};
 pub(crate) use paint::Paint;
-pub(crate) use progress::{Bar, Building};
+pub(crate) use progress::{Bar, Building, Steps};
 pub(crate) use table::{Align, Table};
 pub(crate) use units::{age, bytes, parse_bytes, parse_duration, since_epoch_ms, time, time_us};
 

@@ -1,5 +1,5 @@
 //! Progress of long work on a terminal's standard error: [`Bar`] for bytes, [`Building`] for
-//! programs that are compiled.
+//! programs that are compiled, [`Steps`] for work with many parts.
 
 use std::time::{Duration, Instant};
 
@@ -85,6 +85,35 @@ impl Bar {
 }
 
 impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// A bar that fills, for work whose parts have names.
+pub(crate) struct Steps(ProgressBar);
+
+impl Steps {
+    /// A bar that shows when it is first [set](Steps::set).
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::hidden();
+        bar.set_style(style("{wide_msg} {bar:20} {percent}% {elapsed}"));
+        Self(bar)
+    }
+
+    /// What is being done, and how much of all is done, from 0 to 1.
+    pub(crate) fn set(&self, doing: &str, done: f64) {
+        if self.0.length().is_none() {
+            self.0.set_draw_target(ProgressDrawTarget::stderr());
+            self.0.set_length(PARTS);
+        }
+        self.0.set_message(doing.to_owned());
+        self.0
+            .set_position((done.clamp(0.0, 1.0) * PARTS as f64) as u64);
+    }
+}
+
+impl Drop for Steps {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }

@@ -1,6 +1,7 @@
 //! The demo, help and completions.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -19,10 +20,17 @@ fn the_demo_moves_a_program_ten_times_and_nothing_is_lost() {
     assert_eq!(outcome["identical"], true);
     let hops = outcome["hops"].as_array().unwrap();
     assert_eq!(hops.len(), 10);
-    let pids: std::collections::HashSet<String> =
-        hops.iter().map(|hop| hop["to_pid"].to_string()).collect();
-    assert_eq!(pids.len(), 10, "each in a process of its own");
-    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+    let mut at = "one";
+    for hop in hops {
+        assert_eq!(hop["from"], at, "{hop}");
+        assert_ne!(hop["from"], hop["to"], "{hop}");
+        at = hop["to"].as_str().unwrap();
+    }
+    let accident = &outcome["accident"];
+    let lines = |name: &str| accident[name].as_u64().unwrap();
+    assert!(lines("lines_before") < lines("lines_after"), "{accident}");
+    assert_ne!(accident["node"], "one");
+    nothing_is_left(&scratch);
 }
 
 #[test]
@@ -33,10 +41,27 @@ fn an_interrupted_demo_cleans_up() {
     let mut command = world.command(["demo"]);
     command.env("TMPDIR", &scratch);
     let mut demo = Actor::start(command);
-    demo.out.wait_for("Lua");
+    // Once while there is nothing but a builder, would be luck; now there are nodes.
+    demo.out.wait_for("become a cluster");
     demo.signal(Signal::INT);
     demo.ended(130);
-    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+    nothing_is_left(&scratch);
+}
+
+/// Neither files nor processes: each process of the demo has the directory in its environment or its arguments.
+fn nothing_is_left(scratch: &Path) {
+    assert_eq!(fs::read_dir(scratch).unwrap().count(), 0);
+    let mark = scratch.to_str().unwrap().as_bytes();
+    let has_mark = |path: PathBuf| {
+        let bytes = fs::read(path).unwrap_or_default();
+        bytes.windows(mark.len()).any(|window| window == mark)
+    };
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let left: Vec<PathBuf> = processes
+        .map(|entry| entry.path())
+        .filter(|path| has_mark(path.join("cmdline")) || has_mark(path.join("environ")))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
@@ -52,6 +77,7 @@ fn every_command_has_help_with_examples() {
         "kill",
         "inspect",
         "programs",
+        "serve",
         "demo",
         "completions",
     ] {
@@ -59,8 +85,12 @@ fn every_command_has_help_with_examples() {
         assert!(help.contains("Example"), "{command}: {help}");
         assert!(help.contains(&format!("sterna {command}")), "{command}");
     }
+    for experiment in ["bench", "cache", "tlp", "stall"] {
+        let help = world.ask(["threads", experiment, "--help"]).ok();
+        assert!(help.contains(&format!("sterna threads {experiment}")));
+    }
     let help = world.ask(["--help"]).ok();
-    assert!(!help.contains("__builder"));
+    assert!(!help.contains("__builder") && !help.contains("__laboratory"));
 }
 
 #[test]

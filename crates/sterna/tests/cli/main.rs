@@ -10,6 +10,8 @@
 //! - `terminal`: what is different on one
 //! - `nodes`: nodes that join, end, are removed; the doctor
 //! - `control`: stats, events, attach, cp, inspect of processes on nodes
+//! - `threads`: the laboratory
+//! - `serve`: files over HTTP, and the comparison of models
 //! - `demo`: the demo, help and completions
 
 mod control;
@@ -21,5 +23,7 @@ mod moves;
 mod nodes;
 mod places;
 mod run;
+mod serve;
 mod terminal;
+mod threads;
 mod world;

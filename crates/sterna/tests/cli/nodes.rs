@@ -136,6 +136,56 @@ fn nodes_that_have_joined_see_each_other() {
 }
 
 #[test]
+fn the_registry_is_shown_copied_and_moved() {
+    let world = World::new();
+    let [one, two, three] = three(&world);
+    let status = |node: &Node| -> Value {
+        let shown = node.ask(&world, &["registry", "status", "--json"]).ok();
+        serde_json::from_str(&shown).unwrap()
+    };
+    let shown = two.ask(&world, &["registry", "status"]).ok();
+    assert!(shown.contains("home       one"), "{shown}");
+    assert!(shown.contains("3 and 0 removed"), "{shown}");
+    let copy = world.path("copy").to_str().unwrap().to_owned();
+    two.ask(&world, &["registry", "backup", &copy])
+        .fails(1, &["served by node one"]);
+    one.ask(&world, &["registry", "backup", &copy]).ok();
+    let mode = fs::metadata(&copy).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    one.ask(&world, &["registry", "move", "nowhere"])
+        .fails(1, &["no node nowhere"]);
+    one.ask(&world, &["registry", "move", "three"]).ok();
+    until("all follow", || {
+        let homes = [&one, &two, &three].map(|node| status(node)["home"].clone());
+        homes[0] == homes[1] && homes[1] == homes[2]
+    });
+    let shown = two.ask(&world, &["registry", "status"]).ok();
+    assert!(shown.contains("home       three"), "{shown}");
+    three.ask(&world, &["registry", "restore", &copy]).ok();
+    until("all have said what they run", || {
+        status(&three)["awaited"].as_array().unwrap().is_empty()
+    });
+    // And while it does not run.
+    let data = three.data.clone();
+    let nodes = three.nodes(&world);
+    let this = nodes.iter().find(|node| node["name"] == "three").unwrap();
+    // The others look for it where it was.
+    let address = this["addresses"][0].as_str().unwrap().to_owned();
+    three.stop(&world);
+    world
+        .ask(["registry", "restore", &copy, "--node", &data])
+        .ok();
+    let three = start(&world, "three", &address);
+    until("it serves again", || {
+        status(&three)["awaited"].as_array().unwrap().is_empty()
+    });
+    fs::write(&copy, "something else").unwrap();
+    three
+        .ask(&world, &["registry", "restore", &copy])
+        .fails(1, &["is not a backup of a registry"]);
+}
+
+#[test]
 fn a_killed_node_is_unknown_and_a_removed_one_is_gone() {
     let world = World::new();
     let [one, two, mut three] = three(&world);

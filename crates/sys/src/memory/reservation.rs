@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use thiserror::Error;
 
-use super::{InitialImage, PAGE_BYTES, PageRun, round_up_to_os_page};
+use super::{InitialImage, PAGE_BYTES, PageRun, os_page_bytes, round_up_to_os_page};
 
 /// Why address space could not be reserved.
 #[derive(Debug, Error)]
@@ -341,6 +341,21 @@ impl Reservation {
         // SAFETY: 1. Checked: the target is mapped writable. 2. `bytes` is a Rust slice, hence not part of a guest's memory.
         // 3. No Rust reference to the target exists by the type's contract.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        Ok(())
+    }
+
+    /// Has the kernel provide all pages of a range that is about to be overwritten, which takes less time than to provide
+    /// each when it is first written (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14). Contents do not change. A refusal is
+    /// not told: the pages come one by one then.
+    ///
+    /// # Errors
+    /// The range is not accessible as a whole.
+    pub fn populate(&self, offset: usize, len: usize) -> Result<(), AccessError> {
+        let first = offset - offset % os_page_bytes();
+        let len = len.saturating_add(offset - first);
+        let from = self.checked(first, len)?;
+        // SAFETY: 1. Checked: the range is mapped writable. 2. Providing pages changes no contents (madvise(2)).
+        let _ = unsafe { rustix::mm::madvise(from.cast(), len, Advice::LinuxPopulateWrite) };
         Ok(())
     }
 

@@ -105,6 +105,24 @@ fn empty_image_is_nothing() {
 }
 
 #[test]
+fn pages_that_are_provided_keep_what_they_hold() {
+    let start = image(&[(3, b"abc"), (60_000, b"end")]);
+    let memory = Reservation::new(1 << 20, 64 * KIB, 128 * KIB, Some(start)).unwrap();
+    memory.write(70_000, b"more").unwrap();
+    memory.populate(1, 128 * KIB - 1).unwrap();
+    let mut all = vec![0; 128 * KIB];
+    memory.read(0, &mut all).unwrap();
+    assert_eq!(
+        (&all[3..6], &all[60_000..60_003]),
+        (&b"abc"[..], &b"end"[..])
+    );
+    assert_eq!(&all[70_000..70_004], b"more");
+    assert_eq!(all.iter().filter(|byte| **byte != 0).count(), 10);
+    assert!(memory.populate(1, 128 * KIB).is_err());
+    assert!(memory.populate(usize::MAX - 1, 1).is_err());
+}
+
+#[test]
 fn reservation_starts_from_the_image_and_grows_with_zeros() {
     let start = image(&[(3, b"abc"), (60_000, b"end")]);
     let memory = Reservation::new(4 << 30, 2 << 30, 64 * KIB, Some(start)).unwrap();

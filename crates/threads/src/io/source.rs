@@ -15,7 +15,7 @@ use crate::record::Blocked;
 use crate::wait::{Cancel, Outcome, Waiting};
 use crate::worker::Worker;
 
-pub(super) struct Source<F: AsFd> {
+pub(crate) struct Source<F: AsFd> {
     inner: F,
     pub(super) read_timeout: Timeout,
     pub(super) write_timeout: Timeout,
@@ -25,7 +25,7 @@ pub(super) struct Source<F: AsFd> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     Read,
     Write,
 }
@@ -56,7 +56,7 @@ impl Default for Timeout {
 
 impl<F: AsFd> Source<F> {
     /// Makes the descriptor non-blocking.
-    pub(super) fn new(inner: F) -> io::Result<Self> {
+    pub(crate) fn new(inner: F) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&inner, true)?;
         Ok(Self {
             inner,
@@ -71,10 +71,27 @@ impl<F: AsFd> Source<F> {
         &self.inner
     }
 
+    /// Of a stream of bytes: a read that leaves room has taken all there is, and the next one waits before it tries.
     pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.call(Direction::Read, |inner| {
+        let is_watched = here::with_worker(|worker| worker.is_some());
+        if is_watched && self.is_drained() {
+            self.wait(Direction::Read, self.read_timeout.deadline())?;
+        }
+        let length = self.call(Direction::Read, |inner| {
             Ok(rustix::io::read(inner, &mut *buffer)?)
-        })
+        })?;
+        if is_watched && 0 < length && length < buffer.len() {
+            lock(&self.edges.read).drained = true;
+        }
+        Ok(length)
+    }
+
+    /// Whether nothing has come since a read found the end of what there was. Forgets about it, and about the edge that
+    /// came before the read that follows.
+    fn is_drained(&self) -> bool {
+        let mut side = lock(&self.edges.read);
+        let edge = std::mem::take(&mut side.edge) || side.closed;
+        std::mem::take(&mut side.drained) && !edge
     }
 
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -109,7 +126,7 @@ impl<F: AsFd> Source<F> {
     }
 
     /// Waits until it is worth another try.
-    pub(super) fn wait(&self, direction: Direction, deadline: Option<Instant>) -> io::Result<()> {
+    pub(crate) fn wait(&self, direction: Direction, deadline: Option<Instant>) -> io::Result<()> {
         if here::with_worker(|worker| worker.is_some()) {
             self.wait_at_poller(direction, deadline)
         } else {

@@ -2,12 +2,13 @@
 
 use super::inside;
 use crate::cancel;
+use crate::primitives::{self, const_function};
 use crate::wait::{Cancel, Line, Outcome, Waiting};
 
 /// Lets threads go on when a number of them have come; then again.
 pub struct Barrier {
     size: usize,
-    state: std::sync::Mutex<State>,
+    state: primitives::Mutex<State>,
 }
 
 struct State {
@@ -16,14 +17,16 @@ struct State {
 }
 
 impl Barrier {
-    /// For `size` threads; 0 and 1 let everybody pass.
-    pub const fn new(size: usize) -> Self {
-        Self {
-            size,
-            state: std::sync::Mutex::new(State {
-                arrived: 0,
-                line: Line::new(),
-            }),
+    const_function! {
+        /// For `size` threads; 0 and 1 let everybody pass.
+        pub fn new(size: usize) -> Self {
+            Self {
+                size,
+                state: primitives::Mutex::new(State {
+                    arrived: 0,
+                    line: Line::new(),
+                }),
+            }
         }
     }
 

@@ -4,19 +4,22 @@ use std::time::{Duration, Instant};
 
 use super::{MutexGuard, inside};
 use crate::cancel;
+use crate::primitives::{self, const_function};
 use crate::wait::{Cancel, Line, Outcome, Waiting};
 
 /// A condition variable. It wakes in the order of coming, and nobody for no reason.
 #[derive(Default)]
 pub struct Condvar {
-    line: std::sync::Mutex<Line>,
+    line: primitives::Mutex<Line>,
 }
 
 impl Condvar {
-    /// Nobody waits.
-    pub const fn new() -> Self {
-        Self {
-            line: std::sync::Mutex::new(Line::new()),
+    const_function! {
+        /// Nobody waits.
+        pub fn new() -> Self {
+            Self {
+                line: primitives::Mutex::new(Line::new()),
+            }
         }
     }
 

@@ -5,11 +5,12 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::inside;
 use crate::cancel;
+use crate::primitives::atomic::{AtomicU32, Ordering};
+use crate::primitives::{self, const_function};
 use crate::wait::{Cancel, Line, Outcome, Waiting};
 
 const FREE: u32 = 0;
@@ -21,7 +22,7 @@ const WAITED_FOR: u32 = 2;
 #[derive(Default)]
 pub struct Mutex<T: ?Sized> {
     word: AtomicU32,
-    line: std::sync::Mutex<Line>,
+    line: primitives::Mutex<Line>,
     value: UnsafeCell<T>,
 }
 
@@ -37,12 +38,14 @@ pub struct MutexGuard<'a, T: ?Sized> {
 }
 
 impl<T> Mutex<T> {
-    /// Unlocked.
-    pub const fn new(value: T) -> Self {
-        Self {
-            word: AtomicU32::new(FREE),
-            line: std::sync::Mutex::new(Line::new()),
-            value: UnsafeCell::new(value),
+    const_function! {
+        /// Unlocked.
+        pub fn new(value: T) -> Self {
+            Self {
+                word: AtomicU32::new(FREE),
+                line: primitives::Mutex::new(Line::new()),
+                value: UnsafeCell::new(value),
+            }
         }
     }
 

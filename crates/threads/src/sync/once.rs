@@ -1,16 +1,16 @@
 //! [`Once`] and [`OnceLock`]: what is done once, by whoever comes first.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::inside;
 use crate::cancel;
+use crate::primitives::atomic::{AtomicBool, Ordering};
+use crate::primitives::{self, const_function};
 use crate::wait::{Cancel, Line, Outcome, Waiting};
 
 /// Runs a function once. If it panics, the next that comes runs its own; nothing is poisoned.
 #[derive(Default)]
 pub struct Once {
     done: AtomicBool,
-    state: std::sync::Mutex<State>,
+    state: primitives::Mutex<State>,
 }
 
 #[derive(Default)]
@@ -31,14 +31,16 @@ impl Drop for Running<'_> {
 }
 
 impl Once {
-    /// Not done yet.
-    pub const fn new() -> Self {
-        Self {
-            done: AtomicBool::new(false),
-            state: std::sync::Mutex::new(State {
-                running: false,
-                line: Line::new(),
-            }),
+    const_function! {
+        /// Not done yet.
+        pub fn new() -> Self {
+            Self {
+                done: AtomicBool::new(false),
+                state: primitives::Mutex::new(State {
+                    running: false,
+                    line: Line::new(),
+                }),
+            }
         }
     }
 
@@ -105,11 +107,13 @@ impl<T> Default for OnceLock<T> {
 }
 
 impl<T> OnceLock<T> {
-    /// No value yet.
-    pub const fn new() -> Self {
-        Self {
-            once: Once::new(),
-            value: std::sync::OnceLock::new(),
+    const_function! {
+        /// No value yet.
+        pub fn new() -> Self {
+            Self {
+                once: Once::new(),
+                value: std::sync::OnceLock::new(),
+            }
         }
     }
 

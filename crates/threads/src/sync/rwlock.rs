@@ -8,12 +8,13 @@ use std::ops::{Deref, DerefMut};
 
 use super::inside;
 use crate::cancel;
+use crate::primitives::{self, const_function};
 use crate::wait::{Cancel, Line, Outcome, Waiting};
 
 /// Shared or exclusive access, fair, without poisoning.
 #[derive(Default)]
 pub struct RwLock<T: ?Sized> {
-    state: std::sync::Mutex<State>,
+    state: primitives::Mutex<State>,
     value: UnsafeCell<T>,
 }
 
@@ -83,15 +84,17 @@ impl State {
 }
 
 impl<T> RwLock<T> {
-    /// Unlocked.
-    pub const fn new(value: T) -> Self {
-        Self {
-            state: std::sync::Mutex::new(State {
-                readers: 0,
-                writing: false,
-                line: Line::new(),
-            }),
-            value: UnsafeCell::new(value),
+    const_function! {
+        /// Unlocked.
+        pub fn new(value: T) -> Self {
+            Self {
+                state: primitives::Mutex::new(State {
+                    readers: 0,
+                    writing: false,
+                    line: Line::new(),
+                }),
+                value: UnsafeCell::new(value),
+            }
         }
     }
 

@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use super::inside;
 use crate::cancel;
+use crate::primitives::{self, const_function};
 use crate::wait::{Cancel, Line, Outcome, Waiting};
 
 /// Permits to be taken and given back, in the order of coming: who wants many is not passed by who wants few.
 #[derive(Debug)]
 pub struct Semaphore {
-    state: std::sync::Mutex<State>,
+    state: primitives::Mutex<State>,
 }
 
 struct State {
@@ -46,13 +47,15 @@ impl State {
 }
 
 impl Semaphore {
-    /// With so many permits.
-    pub const fn new(permits: usize) -> Self {
-        Self {
-            state: std::sync::Mutex::new(State {
-                free: permits,
-                line: Line::new(),
-            }),
+    const_function! {
+        /// With so many permits.
+        pub fn new(permits: usize) -> Self {
+            Self {
+                state: primitives::Mutex::new(State {
+                    free: permits,
+                    line: Line::new(),
+                }),
+            }
         }
     }
 

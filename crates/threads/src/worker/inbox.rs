@@ -1,10 +1,11 @@
 //! [`Inbox`]: the part of a worker that others may touch.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::poller::Poller;
+use crate::primitives::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::primitives::{Mutex, lock};
 use crate::record::Record;
 
 pub(crate) struct Inbox {
@@ -30,12 +31,8 @@ struct Mail {
     closed: bool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Inbox {
-    pub(super) fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self {
             mail: Mutex::default(),
             has_mail: AtomicBool::new(false),
@@ -56,55 +53,55 @@ impl Inbox {
             return Err(record);
         }
         mail.records.push(record);
-        self.has_mail.store(true, Ordering::SeqCst);
+        self.has_mail.store(true, Ordering::Release);
         drop(mail);
         self.rouse();
         Ok(())
     }
 
     #[inline]
-    pub(super) fn has_mail(&self) -> bool {
-        self.has_mail.load(Ordering::SeqCst)
+    pub(crate) fn has_mail(&self) -> bool {
+        self.has_mail.load(Ordering::Acquire)
     }
 
-    pub(super) fn take_mail(&self) -> Vec<Arc<Record>> {
+    pub(crate) fn take_mail(&self) -> Vec<Arc<Record>> {
         let mut mail = lock(&self.mail);
-        self.has_mail.store(false, Ordering::SeqCst);
+        self.has_mail.store(false, Ordering::Relaxed);
         std::mem::take(&mut mail.records)
     }
 
     /// No more mail from now on, unless some is there. Whether it is closed.
-    pub(super) fn close(&self) -> bool {
+    pub(crate) fn close(&self) -> bool {
         let mut mail = lock(&self.mail);
         mail.closed = mail.records.is_empty();
         mail.closed
     }
 
-    pub(super) fn offer(&self, record: Arc<Record>) {
+    pub(crate) fn offer(&self, record: Arc<Record>) {
         let mut unstarted = lock(&self.unstarted);
         unstarted.push_back(record);
         self.unstarted_count
-            .store(unstarted.len(), Ordering::SeqCst);
+            .store(unstarted.len(), Ordering::Relaxed);
     }
 
     #[inline]
-    pub(super) fn has_unstarted(&self) -> bool {
-        self.unstarted_count.load(Ordering::SeqCst) > 0
+    pub(crate) fn has_unstarted(&self) -> bool {
+        self.unstarted_count.load(Ordering::Relaxed) > 0
     }
 
-    pub(super) fn take_unstarted(&self) -> Option<Arc<Record>> {
+    pub(crate) fn take_unstarted(&self) -> Option<Arc<Record>> {
         if !self.has_unstarted() {
             return None;
         }
         let mut unstarted = lock(&self.unstarted);
         let record = unstarted.pop_front();
         self.unstarted_count
-            .store(unstarted.len(), Ordering::SeqCst);
+            .store(unstarted.len(), Ordering::Relaxed);
         record
     }
 
     /// Half of what another worker has, at most `limit`: taken from the end that its owner comes to last.
-    pub(super) fn steal(&self, limit: usize) -> VecDeque<Arc<Record>> {
+    pub(crate) fn steal(&self, limit: usize) -> VecDeque<Arc<Record>> {
         if !self.has_unstarted() {
             return VecDeque::new();
         }
@@ -113,16 +110,17 @@ impl Inbox {
         let rest = unstarted.len() - count;
         let stolen = unstarted.split_off(rest);
         self.unstarted_count
-            .store(unstarted.len(), Ordering::SeqCst);
+            .store(unstarted.len(), Ordering::Relaxed);
         stolen
     }
 
     pub(crate) fn is_sleeping(&self) -> bool {
-        self.sleeping.load(Ordering::SeqCst)
+        self.sleeping.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_sleeping(&self, sleeping: bool) {
-        self.sleeping.store(sleeping, Ordering::SeqCst);
+        // Not a store: it comes after what others have swapped, not beside it.
+        self.sleeping.swap(sleeping, Ordering::AcqRel);
     }
 
     /// The worker runs on this kernel thread.
@@ -157,9 +155,10 @@ impl Inbox {
         state.is_some_and(|state| state != 'R')
     }
 
-    /// Wakes the worker if it sleeps. Whether it did.
+    /// Wakes the worker if it sleeps, for something that was put where it looks before. Whether it did.
     pub(crate) fn rouse(&self) -> bool {
-        let slept = self.is_sleeping() && self.sleeping.swap(false, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let slept = self.is_sleeping() && self.sleeping.swap(false, Ordering::AcqRel);
         if slept {
             self.poller.interrupt();
         }

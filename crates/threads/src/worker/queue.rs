@@ -26,6 +26,8 @@ pub(super) struct RunQueue {
     background: VecDeque<Arc<Record>>,
     turns: u32,
     shares: Shares,
+    /// In place of the order of coming, for tests: the state of a generator of numbers.
+    shuffle: Option<u64>,
 }
 
 /// Ready threads of groups. Empty and idle until the first thread of a group comes.
@@ -56,6 +58,14 @@ pub(super) enum Pick {
 }
 
 impl RunQueue {
+    /// Of a worker whose threads run in an order made from a number, if there is one, instead of in that of coming.
+    pub(super) fn new(shuffle: Option<u64>) -> Self {
+        Self {
+            shuffle,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.urgent.is_empty()
             && self.slot.is_none()
@@ -128,12 +138,32 @@ impl RunQueue {
 
     #[inline]
     fn pop_in_order(&mut self) -> Option<Arc<Record>> {
+        if self.shuffle.is_some() {
+            return self.pop_shuffled();
+        }
         if self.slot.is_some() && (self.slot_runs < SLOT_RUNS_MAX || self.normal.is_empty()) {
             self.slot_runs += 1;
             return self.slot.take();
         }
         self.slot_runs = 0;
         self.normal.pop_front()
+    }
+
+    #[cold]
+    fn pop_shuffled(&mut self) -> Option<Arc<Record>> {
+        self.normal.extend(self.slot.take());
+        if self.normal.is_empty() {
+            // How often a worker looks in vain depends on time.
+            return None;
+        }
+        let state = self.shuffle.as_mut()?;
+        // splitmix64
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut number = *state;
+        number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let at = (number ^ (number >> 31)) % self.normal.len() as u64;
+        self.normal.swap_remove_back(at as usize)
     }
 
     /// The thread `ran` leaves: its group pays.

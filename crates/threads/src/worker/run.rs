@@ -5,6 +5,7 @@
 )]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sterna_sys::stacks::{Context, Stack, StackError, overflow, prepare, switch};
 
@@ -19,10 +20,38 @@ const STACKS_KEPT_MAX: usize = 256;
 
 /// What to switch to.
 enum Target {
-    Context(Arc<Record>, Context),
+    /// Where the context of the thread is saved, and what it is.
+    Context(*const Context, Context),
     /// A new thread that takes over the stack that was offered.
-    Takeover(Arc<Record>, Stack),
+    Takeover,
     Base,
+}
+
+/// Puts a started thread, which was blocked, among the ready ones of its worker.
+pub(crate) fn make_ready(record: Arc<Record>) {
+    let Place::User {
+        runtime, worker, ..
+    } = &record.place
+    else {
+        unreachable!("only user threads have a worker");
+    };
+    let number = worker.load(Ordering::Relaxed);
+    let is_here = |worker: &Worker| worker.number == number && runtime.is(&worker.shared);
+    let home = here::with_worker(|worker| match worker {
+        Some(worker) if is_here(worker) => None,
+        // SAFETY: 1. The thread was blocked and only this call can let it go on.
+        _ => Some(Arc::clone(&unsafe { runtime.get() }.inboxes[number])),
+    });
+    if let Some(home) = home {
+        let delivered = home.deliver(record);
+        debug_assert!(delivered.is_ok(), "a worker outlives its threads");
+    } else {
+        here::with_worker(|worker| {
+            if let Some(worker) = worker {
+                worker.ready(record);
+            }
+        });
+    }
 }
 
 /// Where the context of a thread of this worker is saved.
@@ -50,10 +79,8 @@ impl Worker {
     #[inline]
     pub(super) fn resume(&self, from: *mut Context) {
         match self.target(None) {
-            Target::Context(record, to) => {
-                let itself = std::ptr::eq(context_of(&record), from);
-                self.set_current(record);
-                if itself {
+            Target::Context(at, to) => {
+                if std::ptr::eq(at, from) {
                     return;
                 }
                 // SAFETY: 1. `from` is a field of a record that is kept among the live ones, or of this worker. 2. The
@@ -61,7 +88,7 @@ impl Worker {
                 // resumed twice.
                 unsafe { switch(from, to) };
             }
-            Target::Takeover(..) => unreachable!("no stack was offered"),
+            Target::Takeover => unreachable!("no stack was offered"),
             Target::Base => {
                 here::set_record(Some(&self.base));
                 let base = self.base_context.get();
@@ -76,10 +103,9 @@ impl Worker {
 
     /// This thread runs from now on.
     #[inline]
-    fn set_current(&self, record: Arc<Record>) {
-        here::set_record(Some(&record));
+    fn arrive(&self, record: &Arc<Record>) {
+        here::set_record(Some(record));
         self.inbox.note_switch(record.id);
-        self.current.set(Some(record));
     }
 
     /// After a switch: the stack of who ended is free now.
@@ -93,7 +119,8 @@ impl Worker {
         }
     }
 
-    /// The next thread, ready to be switched to. A stack that is offered and not taken over is retired.
+    /// The next thread, ready to be switched to, and the running one from now on. A stack that is offered and not taken
+    /// over is retired.
     #[inline]
     fn target(&self, mut offered: Option<Stack>) -> Target {
         loop {
@@ -111,24 +138,30 @@ impl Worker {
                 self.retired.set(offered);
                 // SAFETY: 1. As above.
                 let context = unsafe { (*own).context };
-                return Target::Context(record, context);
+                self.arrive(&record);
+                let at = context_of(&record);
+                self.spare.set(Some(record));
+                return Target::Context(at, context);
             }
             let takes_any = matches!(record.place, Place::User { slab: None, .. });
             if takes_any && let Some(stack) = offered.take() {
-                return Target::Takeover(record, stack);
+                self.settle_in(record, stack);
+                return Target::Takeover;
             }
             match self.equip(&record) {
-                Ok(context) => {
+                Ok((stack, context)) => {
                     self.retired.set(offered);
-                    return Target::Context(record, context);
+                    let at = context_of(&record);
+                    self.settle_in(record, stack);
+                    return Target::Context(at, context);
                 }
                 Err(error) => refuse(&record, Box::new(error)),
             }
         }
     }
 
-    /// Gives a new thread a stack.
-    fn equip(&self, record: &Arc<Record>) -> Result<Context, StackError> {
+    /// A stack for a new thread, and where it begins.
+    fn equip(&self, record: &Record) -> Result<(Stack, Context), StackError> {
         let stack = match &record.place {
             Place::User {
                 slab: Some(slab), ..
@@ -140,14 +173,15 @@ impl Worker {
         };
         // SAFETY: 1. The stack is unused, and the record keeps it until the thread has ended.
         let context = unsafe { prepare(&stack, entry, std::ptr::from_ref(self) as usize) };
-        self.settle_in(record, stack);
-        Ok(context)
+        Ok((stack, context))
     }
 
-    fn settle_in(&self, record: &Arc<Record>, stack: Stack) {
-        let live = self.start(record);
+    /// A new thread has its stack and runs from now on.
+    fn settle_in(&self, record: Arc<Record>, stack: Stack) {
+        self.arrive(&record);
         let own = record.owned.get();
-        // SAFETY: 1. The record came from this worker's queue, so this kernel thread owns it.
+        let live = self.start(record);
+        // SAFETY: 1. The record came from this worker's queue, so this kernel thread owns it; it is among the live ones.
         unsafe { (*own).live = live };
         // SAFETY: 1. As above.
         unsafe { (*own).stack = Some(stack) };
@@ -165,15 +199,15 @@ impl Worker {
         if let (Some(body), payload) = body {
             body(payload);
         }
-        let record = self.current.take().expect("this thread runs");
-        let own = record.owned.get();
-        // SAFETY: 1. As above.
-        let live = unsafe { (*own).live };
-        // SAFETY: 1. As above.
-        let stack = unsafe { (*own).stack.take() };
         if self.queue.borrow().sharing() {
             self.charge();
         }
+        self.spare.set(None);
+        let own = here::with_record(|record| record.owned.get());
+        // SAFETY: 1. As above; the record is among the live ones.
+        let live = unsafe { (*own).live };
+        // SAFETY: 1. As above.
+        let stack = unsafe { (*own).stack.take() };
         here::set_record(Some(&self.base));
         let kept = self.live.borrow_mut().remove(live);
         drop(kept);
@@ -200,15 +234,8 @@ extern "C" fn entry(worker: usize) -> ! {
         worker.settle();
         let stack = worker.run_current();
         let to = match worker.target(Some(stack)) {
-            Target::Takeover(record, stack) => {
-                worker.settle_in(&record, stack);
-                worker.set_current(record);
-                continue;
-            }
-            Target::Context(record, to) => {
-                worker.set_current(record);
-                to
-            }
+            Target::Takeover => continue,
+            Target::Context(_, to) => to,
             Target::Base => worker.base_context.get(),
         };
         let mut nowhere = Context::NONE;

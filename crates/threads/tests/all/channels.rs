@@ -129,7 +129,7 @@ fn select_takes_what_is_ready() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(30))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 30 }))]
 
     /// Random senders and receivers with random yields, time-outs and cancels: nothing is lost, doubled or stuck.
     #[test]

@@ -1,6 +1,5 @@
 //! Panics, cancellation, overflows, groups, the end of the runtime, idleness, and many threads.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,27 +9,7 @@ use sterna_threads::{
     yield_now,
 };
 
-use crate::{IMPLEMENTATIONS, on_all};
-
-/// Set in a child process to the test that it runs.
-const CHILD: &str = "STERNA_THREADS_CHILD";
-
-/// Runs a test in a process of its own: what it returned and wrote, or nothing in that process itself.
-fn in_child(test: &str) -> Option<(bool, String)> {
-    if std::env::var_os(CHILD).is_some() {
-        return None;
-    }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--include-ignored"])
-        .env(CHILD, test)
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    Some((
-        output.status.success(),
-        String::from_utf8_lossy(&text).into_owned(),
-    ))
-}
+use crate::{IMPLEMENTATIONS, in_child, on_all};
 
 struct Count(Arc<AtomicUsize>);
 
@@ -154,7 +133,7 @@ fn a_scope_waits_even_if_cancelled() {
 
 #[test]
 fn the_runtime_ends_with_threads_blocked() {
-    for implementation in IMPLEMENTATIONS {
+    for &implementation in IMPLEMENTATIONS {
         let dropped = Arc::new(AtomicUsize::new(0));
         let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
         runtime.run(|| {
@@ -354,7 +333,7 @@ fn an_idle_runtime_uses_no_processor() {
         assert!(success, "{text}");
         return;
     }
-    for implementation in IMPLEMENTATIONS {
+    for &implementation in IMPLEMENTATIONS {
         let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
         runtime.run(|| {
             (0..100).for_each(|_| drop(spawn(park_for_ever)));

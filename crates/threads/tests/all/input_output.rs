@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sterna_threads::io::{
     TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream, pipe, resolve,
 };
+use sterna_threads::sync::channel::bounded;
 use sterna_threads::{
     Cancelled, Implementation, Runtime, blocking, scope, sleep, spawn, yield_now,
 };
@@ -68,6 +69,61 @@ fn more_than_a_buffer_goes_through_each_kind() {
         let listener = TcpListener::bind(LOOPBACK).unwrap();
         let writer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         through(listener.accept().unwrap().0, writer);
+    });
+}
+
+/// Reads with room to spare, after which the next read waits at once: bytes, the end, and both together still arrive.
+#[test]
+fn what_comes_after_a_short_read() {
+    fn through(mut reader: impl Read + Send + 'static, mut writer: impl Write + Send + 'static) {
+        let (asks, requests) = bounded(0);
+        let reads = spawn(move || {
+            let mut got: Vec<u8> = Vec::new();
+            loop {
+                asks.send(()).unwrap();
+                let mut buffer = [0; 100];
+                match reader.read(&mut buffer).unwrap() {
+                    0 => return got,
+                    length => got.extend(&buffer[..length]),
+                }
+            }
+        });
+        for round in 0..6_u8 {
+            requests.recv().unwrap();
+            // Before the reader waits, and after.
+            if round % 2 == 0 {
+                yield_now();
+            }
+            writer.write_all(&[round; 3]).unwrap();
+        }
+        requests.recv().unwrap();
+        writer.write_all(b"end").unwrap();
+        drop(writer);
+        while requests.recv().is_ok() {}
+        let expected = (0..6).flat_map(|round| [round; 3]).chain(*b"end");
+        assert_eq!(reads.join().unwrap(), expected.collect::<Vec<_>>());
+    }
+    on_all(|| {
+        for _ in 0..50 {
+            let (reader, writer) = pipe().unwrap();
+            through(reader, writer);
+            let (one, two) = UnixStream::pair().unwrap();
+            through(one, two);
+            let listener = TcpListener::bind(LOOPBACK).unwrap();
+            let writer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            through(listener.accept().unwrap().0, writer);
+        }
+        // Nothing comes: the time is over all the same.
+        let (mut one, mut two) = UnixStream::pair().unwrap();
+        one.set_read_timeout(Some(Duration::from_millis(2)));
+        for _ in 0..3 {
+            two.write_all(b"x").unwrap();
+            assert_eq!(one.read(&mut [0; 9]).unwrap(), 1);
+            assert_eq!(
+                one.read(&mut [0; 9]).unwrap_err().kind(),
+                ErrorKind::TimedOut
+            );
+        }
     });
 }
 

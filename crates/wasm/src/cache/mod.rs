@@ -305,7 +305,8 @@ impl ProgramCache {
         let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let program = loaded.get(id).and_then(Weak::upgrade);
         drop(loaded);
-        if program.is_some() {
+        // What was removed is not there any more, whoever still has it open.
+        if program.is_some() && folder.path().exists() {
             self.touch(&folder);
             return program;
         }

@@ -1,26 +1,27 @@
 //! `sterna demo`: shows that a program which is moved again and again does what it would have done anyway.
 //!
-//! A Lua interpreter runs `story.lua` twice: once undisturbed, and once as a chain of processes of the operating
-//! system, frozen in the middle of its work and thawed in the next. Everything is done by this program's own
-//! commands in a directory of its own, as a user would do it, without root and without the net.
+//! Three nodes of this machine become a cluster. A Lua interpreter runs `story.lua` there twice: once undisturbed, and
+//! once on its way from node to node, in the middle of its work; and one of the nodes is killed as no program can
+//! prevent it. Everything is done by this program's own commands in a directory of its own, as a user would do it, without
+//! root and without the net.
 //!
-//! - `stage`: the directory, the processes, Ctrl-C
+//! - `stage`: the directory, the nodes and other processes, Ctrl-C
+//! - `told`: what is printed
 
 mod stage;
+mod told;
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
-use sterna_process::{FrameDescription, Plain};
+use sterna_process::{FrameDescription, Plain, ProcessId};
 
-use crate::protocol::{FreezeReport, ThawReport};
 use crate::show::{self, Paint};
-use stage::{Interrupted, Stage};
+use stage::{Interrupted, Moved, NODES, Property, Stage};
 
-/// Moves a running Lua program from process to process, and proves that nothing was lost.
+/// Moves a running Lua program between three nodes, kills one of them, and proves that nothing was lost.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Demo {
@@ -36,14 +37,14 @@ const AFTER_HELP: &str = "\
 Examples:
   sterna demo
   sterna demo --hops 40
-  sterna demo --json | jq '.hops[].stopped_us'
+  sterna demo --json | jq '.hops[].downtime_us'
 
 It needs neither root nor the net, takes some seconds, and leaves nothing behind, also after Ctrl-C.";
 
-/// Names of frames that are shown for a hop.
-const FRAMES_SHOWN: usize = 3;
-/// The first hop's back-trace is shown up to here.
-const BACK_TRACE_SHOWN: usize = 14;
+/// What the process is called.
+const NAME: &str = "story";
+/// What it is called when nobody moves it.
+const UNDISTURBED: &str = "undisturbed";
 
 /// One move.
 #[derive(Debug, Serialize)]
@@ -51,29 +52,43 @@ struct Hop {
     number: u16,
     /// Lines of output before it.
     lines: usize,
-    from_pid: u32,
-    to_pid: u32,
+    from: String,
+    to: String,
     image_bytes: u64,
     pages: u64,
-    pause_us: u64,
-    capture_us: u64,
-    write_us: u64,
-    /// Of the thawing process, from its start until the program ran.
-    thaw_us: u64,
-    /// From the request until the program ran again, with the start of both commands.
-    away_us: u64,
-    /// Functions, innermost first.
+    /// Nobody executed the process for so long.
+    downtime_us: Option<u64>,
+    /// From order to end.
+    total_us: u64,
+    /// Functions, innermost first, shortly before it.
     frames: Vec<String>,
+}
+
+/// The end of a node's service, and what became of the process there.
+#[derive(Debug, Serialize)]
+struct Accident {
+    /// After this hop.
+    hop: u16,
+    node: &'static str,
+    /// Lines of output when it was killed, and when the node had been started again.
+    lines_before: usize,
+    lines_after: usize,
+    /// From the node's start until it answered.
+    start_us: u64,
 }
 
 #[derive(Debug, Serialize)]
 struct Outcome {
     compile_ms: u64,
+    cluster_ms: u64,
     undisturbed_ms: u64,
     moved_ms: u64,
     hops: Vec<Hop>,
+    accident: Accident,
     output_bytes: usize,
     output_lines: usize,
+    /// Whether the process had a directory, in which it kept a file open.
+    had_directory: bool,
     log_bytes: usize,
     identical: bool,
 }
@@ -85,10 +100,16 @@ struct Work {
     took: Duration,
 }
 
+/// Something that is told as soon as it has happened.
+enum News {
+    Hop(Hop),
+    Accident(Accident),
+}
+
 impl Demo {
     pub(crate) fn run(self) -> Result<u8> {
-        let stage = Stage::set()?;
-        match self.play(&stage) {
+        let mut stage = Stage::set()?;
+        match self.play(&mut stage) {
             Err(error) if error.is::<Interrupted>() => {
                 drop(stage);
                 Ok(130)
@@ -97,7 +118,7 @@ impl Demo {
         }
     }
 
-    fn play(&self, stage: &Stage) -> Result<u8> {
+    fn play(&self, stage: &mut Stage) -> Result<u8> {
         let paint = Paint::stdout();
         let tell = |text: String| {
             if !self.json {
@@ -107,47 +128,47 @@ impl Demo {
         let begun = Instant::now();
         stage.compile()?;
         let compiled = begun.elapsed();
-        tell(format!(
-            "{} Lua 5.4, {} of WebAssembly, is compiled to native code in {}.",
-            paint.bold("1"),
-            show::bytes(stage::LUA.len() as u64),
-            show::time(compiled)
-        ));
-        let plain = undisturbed(stage)?;
+        tell(told::compiled(compiled, paint));
+        let begun = Instant::now();
+        stage.raise_nodes()?;
+        let cluster = begun.elapsed();
+        tell(told::raised(cluster, paint));
+        let (plain, property) = undisturbed(stage)?;
         let lines = count_lines(&plain.output);
-        tell(format!(
-            "{} It runs a script undisturbed: {lines} lines of output in {}.",
-            paint.bold("2"),
-            show::time(plain.took)
-        ));
-        tell(format!(
-            "{} The same again; {} times it is frozen in the middle of its work, and goes on in a new process.\n",
-            paint.bold("3"),
-            self.hops
-        ));
-        let mut hops = Vec::new();
-        let moved = self.journey(stage, lines, &mut |hop| {
-            if hops.is_empty() {
-                tell(back_trace(&hop, paint));
-                tell(paint.bold(HEAD).to_string());
+        tell(told::undisturbed(lines, plain.took, property, paint));
+        tell(told::journey(self.hops, paint));
+        let (mut hops, mut accident) = (Vec::new(), None);
+        let moved = self.journey(stage, property, lines, &mut |news| match news {
+            News::Hop(hop) => {
+                if hops.is_empty() {
+                    tell(told::back_trace(&hop, paint));
+                    tell(paint.bold(told::HEAD).to_string());
+                }
+                tell(told::hop(&hop, lines, paint));
+                hops.push(hop);
             }
-            tell(hop_line(&hop, lines, paint));
-            hops.push(hop);
+            News::Accident(happened) => {
+                tell(told::accident(&happened, paint));
+                accident = Some(happened);
+            }
         })?;
         let identical = plain.output == moved.output && plain.log == moved.log;
         let outcome = Outcome {
             compile_ms: ms(compiled),
+            cluster_ms: ms(cluster),
             undisturbed_ms: ms(plain.took),
             moved_ms: ms(moved.took),
             hops,
+            accident: accident.context("no node was killed")?,
             output_bytes: moved.output.len(),
             output_lines: count_lines(&moved.output),
+            had_directory: property == Property::Directory,
             log_bytes: moved.log.len(),
             identical,
         };
         match self.json {
             true => show::json(&outcome)?,
-            false => tell(verdict(&outcome, paint)),
+            false => tell(told::verdict(&outcome, paint)),
         }
         ensure!(
             identical,
@@ -157,63 +178,98 @@ impl Demo {
     }
 
     /// The run that is moved; each hop is told as soon as it is over.
-    fn journey(&self, stage: &Stage, lines: usize, tell: &mut dyn FnMut(Hop)) -> Result<Work> {
+    fn journey(
+        &self,
+        stage: &mut Stage,
+        property: Property,
+        lines: usize,
+        tell: &mut dyn FnMut(News),
+    ) -> Result<Work> {
         let begun = Instant::now();
         let mut output = Vec::new();
-        let mut actor = stage.run()?;
+        let process = stage.run(NAME, property)?;
+        let mut following = stage.follow(NAME)?;
         for number in 1..=self.hops {
-            let target = lines * usize::from(number) / (usize::from(self.hops) + 1);
-            actor.read_lines(&mut output, target)?;
-            let leaving = Instant::now();
-            let frozen = stage.freeze(&actor)?;
-            let from_pid = actor.pid();
-            actor.read_to_end(&mut output)?;
-            actor.ended_with(crate::host::EXIT_FROZEN)?;
-            let frames = stage.frames()?;
-            let (next, thawed) = stage.thaw()?;
-            actor = next;
-            tell(hop(
-                number,
-                count_lines(&output),
-                (from_pid, actor.pid()),
-                &frozen,
-                &thawed,
-                frames,
-                leaving,
-            ));
+            let due = lines * usize::from(number) / (usize::from(self.hops) + 2);
+            following.read_lines(&mut output, due)?;
+            let frames = stage.frames(process);
+            let target = Self::target(number);
+            let moved = stage.hop(NAME, target)?;
+            tell(News::Hop(hop(number, count_lines(&output), moved, frames)));
+            if number == self.accident() {
+                // Whoever asks for output while the node is away hears that it is: it is read anew afterwards.
+                drop(following);
+                tell(News::Accident(accident(stage, process, number, target)?));
+                output.clear();
+                following = stage.follow(NAME)?;
+            }
         }
-        actor.read_to_end(&mut output)?;
-        actor.ended_with(0)?;
+        following.read_to_end(&mut output)?;
+        following.ended_with(0)?;
         Ok(Work {
             output,
-            log: stage.take_log()?,
+            log: stage.take_log(property)?,
             took: begun.elapsed(),
         })
     }
+
+    /// Where a hop leads: round and round.
+    fn target(number: u16) -> usize {
+        usize::from(number) % NODES.len()
+    }
+
+    /// After this hop the node with the process is killed: about in the middle, and not the first one, which has the
+    /// registry and would be missed by all.
+    fn accident(&self) -> u16 {
+        let middle = self.hops.div_ceil(2);
+        match Self::target(middle) {
+            0 => middle - 1,
+            _ => middle,
+        }
+    }
 }
 
-fn undisturbed(stage: &Stage) -> Result<Work> {
+/// Runs the script where nobody disturbs it.
+fn undisturbed(stage: &Stage) -> Result<(Work, Property)> {
     let begun = Instant::now();
+    let mut property = Property::Directory;
+    match stage.run(UNDISTURBED, property) {
+        Err(error) if error.to_string().contains("cannot confine") => {
+            property = Property::Nothing;
+            stage.run(UNDISTURBED, property)?;
+        }
+        started => drop(started?),
+    }
     let mut output = Vec::new();
-    let mut actor = stage.run()?;
-    actor.read_to_end(&mut output)?;
-    actor.ended_with(0)?;
-    Ok(Work {
-        output,
-        log: stage.take_log()?,
-        took: begun.elapsed(),
+    let mut following = stage.follow(UNDISTURBED)?;
+    following.read_to_end(&mut output)?;
+    following.ended_with(0)?;
+    let took = begun.elapsed();
+    let log = stage.take_log(property)?;
+    if output.is_empty() {
+        bail!("the script has written nothing");
+    }
+    Ok((Work { output, log, took }, property))
+}
+
+/// Kills the service of a node whose process runs on meanwhile, and starts it again.
+fn accident(stage: &mut Stage, process: ProcessId, hop: u16, at: usize) -> Result<Accident> {
+    let lines_before = count_lines(&stage.written(NAME)?);
+    stage.kill_node(at)?;
+    stage.wait_for_growth(at, process)?;
+    let begun = Instant::now();
+    stage.raise_node(at)?;
+    let start = begun.elapsed();
+    Ok(Accident {
+        hop,
+        node: NODES[at],
+        lines_before,
+        lines_after: count_lines(&stage.written(NAME)?),
+        start_us: start.as_micros().try_into().unwrap_or(u64::MAX),
     })
 }
 
-fn hop(
-    number: u16,
-    lines: usize,
-    (from_pid, to_pid): (u32, u32),
-    frozen: &FreezeReport,
-    thawed: &ThawReport,
-    frames: Vec<FrameDescription>,
-    leaving: Instant,
-) -> Hop {
+fn hop(number: u16, lines: usize, moved: Moved, frames: Vec<FrameDescription>) -> Hop {
     let name = |frame: FrameDescription| match frame.name {
         Some(name) => Plain(&name).to_string(),
         None => format!("function {}", frame.function),
@@ -221,94 +277,14 @@ fn hop(
     Hop {
         number,
         lines,
-        from_pid,
-        to_pid,
-        image_bytes: frozen.image_bytes,
-        pages: frozen.pages_stored,
-        pause_us: frozen.pause_us,
-        capture_us: frozen.capture_us,
-        write_us: frozen.write_us,
-        thaw_us: thawed.total_us,
-        away_us: leaving.elapsed().as_micros().try_into().unwrap_or(u64::MAX),
+        from: moved.from,
+        to: moved.to,
+        image_bytes: moved.image_bytes,
+        pages: moved.pages,
+        downtime_us: moved.downtime_us,
+        total_us: moved.total_us,
         frames: frames.into_iter().map(name).collect(),
     }
-}
-
-const HEAD: &str = " HOP  AFTER LINE  FROM → TO PID      IMAGE  PAGES     PAUSE   CAPTURE     WRITE      THAW  IT WAS IN";
-
-fn hop_line(hop: &Hop, lines: usize, paint: Paint) -> String {
-    let time = show::time_us;
-    let shown = hop
-        .frames
-        .iter()
-        .take(FRAMES_SHOWN)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(" ← ");
-    let more = match hop.frames.len() {
-        count if count > FRAMES_SHOWN => format!(" … {count} frames"),
-        _ => String::new(),
-    };
-    format!(
-        "{:>4}  {:>4} of {:<3}  {:>6} → {:<6}  {:>8}  {:>5}  {:>8}  {:>8}  {:>8}  {:>8}  {}{}",
-        hop.number,
-        hop.lines,
-        lines,
-        hop.from_pid,
-        hop.to_pid,
-        show::bytes(hop.image_bytes),
-        hop.pages,
-        time(hop.pause_us),
-        time(hop.capture_us),
-        time(hop.write_us),
-        time(hop.thaw_us),
-        paint.cyan(shown),
-        paint.dim(more),
-    )
-}
-
-/// Where the program was when it was first frozen.
-fn back_trace(hop: &Hop, paint: Paint) -> String {
-    let mut text = format!(
-        "Where it was when it was first frozen, after {} lines:\n",
-        hop.lines
-    );
-    for (depth, name) in hop.frames.iter().take(BACK_TRACE_SHOWN).enumerate() {
-        let _ = writeln!(text, "{depth:>5}: {}", paint.cyan(name));
-    }
-    if let Some(more) = hop.frames.len().checked_sub(BACK_TRACE_SHOWN + 1) {
-        let _ = writeln!(text, "       and {} more", more + 1);
-    }
-    text
-}
-
-fn verdict(outcome: &Outcome, paint: Paint) -> String {
-    let Outcome {
-        hops,
-        output_bytes,
-        output_lines,
-        log_bytes,
-        ..
-    } = outcome;
-    let median = |of: fn(&Hop) -> u64| {
-        let mut times: Vec<u64> = hops.iter().map(of).collect();
-        times.sort_unstable();
-        show::time_us(times.get(times.len() / 2).copied().unwrap_or(0))
-    };
-    let verdict = match outcome.identical {
-        true => paint.green("identical"),
-        false => paint.red("different"),
-    };
-    format!(
-        "\n{} Its output ({output_lines} lines, {output_bytes} bytes) and the file it wrote ({log_bytes} bytes): {verdict}, byte for byte.\n  \
-         {} processes of the operating system did the work of one. Medians: pause {}, capture {}, write {}, thaw {}.",
-        paint.bold("4"),
-        hops.len() + 1,
-        median(|hop| hop.pause_us),
-        median(|hop| hop.capture_us),
-        median(|hop| hop.write_us),
-        median(|hop| hop.thaw_us),
-    )
 }
 
 fn count_lines(output: &[u8]) -> usize {

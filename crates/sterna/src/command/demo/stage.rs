@@ -1,10 +1,11 @@
-//! Where the demo plays: a directory of its own, and this program's own commands as processes in it.
+//! Where the demo plays: a directory of its own, and this program's own commands as processes in it, nodes among them.
 
 use std::env;
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -16,16 +17,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use sterna_node::message::{HostingReply, HostingRequest, Remains, Reply, Request};
 use sterna_process::{FrameDescription, ProcessId};
 
 use super::parsed;
 use crate::host::Signals;
-use crate::protocol::{FreezeReport, ThawReport};
 use crate::show::Lines;
 
 /// The interpreter.
 pub(super) const LUA: &[u8] = include_bytes!("../../../../../guests/wasm/lua.wasm");
 const STORY: &str = include_str!("story.lua");
+
+/// Where commands say what is wrong, unless they have a file of their own.
+const ERRORS: &str = "errors.txt";
+/// Tries of one move.
+const MOVES_MAX: u32 = 3;
+/// How `sterna move` ends if the process stayed and trying again can help.
+const STAYED: i32 = 3;
 
 /// How often it is looked whether somebody pressed Ctrl-C.
 const TICK: Duration = Duration::from_millis(20);
@@ -44,12 +52,17 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// The directory, and all that is needed to start processes in it. Dropping it removes the directory.
+/// The directory, and all that is needed to start processes in it. Dropping it ends them and removes the directory.
 pub(super) struct Stage {
     directory: PathBuf,
     program: PathBuf,
     interrupted: Arc<AtomicBool>,
+    /// In the order of [`NODES`].
+    nodes: Vec<Actor>,
 }
+
+/// Names of the nodes. The first has the registry.
+pub(super) const NODES: [&str; 3] = ["one", "two", "three"];
 
 /// A process whose output is read. Dropping it ends it.
 pub(super) struct Actor {
@@ -58,6 +71,26 @@ pub(super) struct Actor {
     /// What it has to say about itself.
     errors: PathBuf,
     interrupted: Arc<AtomicBool>,
+}
+
+/// What `sterna move --json` says.
+#[derive(serde::Deserialize)]
+pub(super) struct Moved {
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) image_bytes: u64,
+    pub(super) pages: u64,
+    pub(super) downtime_us: Option<u64>,
+    pub(super) total_us: u64,
+}
+
+/// What a process on the nodes may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Property {
+    /// A directory, which all nodes export.
+    Directory,
+    /// Nothing: this machine cannot confine a process to directories.
+    Nothing,
 }
 
 impl Stage {
@@ -79,6 +112,7 @@ impl Stage {
             program: env::current_exe().context("could not find this program's own file")?,
             directory,
             interrupted,
+            nodes: Vec::new(),
         };
         let written = fs::create_dir(stage.path("work"))
             .and_then(|()| fs::write(stage.path("lua.wasm"), LUA))
@@ -91,9 +125,14 @@ impl Stage {
         self.directory.join(name)
     }
 
-    /// This program, as if it were the only one on the machine. In a process group of its own, so that Ctrl-C
+    /// Where a node keeps what it has.
+    fn data(&self, number: usize) -> PathBuf {
+        self.path(NODES[number])
+    }
+
+    /// This program as a user of a node calls it, as if nothing else were on the machine. In a process group of its own, so that Ctrl-C
     /// comes here alone.
-    fn sterna(&self, arguments: &[&str]) -> Command {
+    fn sterna(&self, node: usize, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
             .args(arguments)
@@ -101,6 +140,7 @@ impl Stage {
             .env("STERNA_RUN_DIR", self.path("run"))
             .env("STERNA_DATA_DIR", self.path("data"))
             .env("STERNA_CACHE_DIR", self.path("cache"))
+            .env("STERNA_NODE", self.data(node))
             .stdin(Stdio::null())
             .process_group(0);
         command
@@ -108,105 +148,184 @@ impl Stage {
 
     /// Compiles the interpreter, for moves too.
     pub(super) fn compile(&self) -> Result<()> {
-        // On a terminal it shows how it gets on.
-        let errors = match io::stderr().is_terminal() {
-            true => Stdio::inherit(),
-            false => self.errors()?,
-        };
         let arguments = ["programs", "add", "--moves", "--json", "lua.wasm"];
-        let mut actor = self.start(&arguments, errors)?;
-        actor.read_to_end(&mut Vec::new())?;
-        actor.ended_with(0)
-    }
-
-    /// Starts the script.
-    pub(super) fn run(&self) -> Result<Actor> {
-        self.start(
-            &["run", "--dir", "work::/work", "lua.wasm", "/work/story.lua"],
-            self.errors()?,
-        )
-    }
-
-    /// Freezes it.
-    pub(super) fn freeze(&self, actor: &Actor) -> Result<FreezeReport> {
-        let pid = actor.pid().to_string();
-        let json = self.ask(&["freeze", &pid, "-o", "lua.sterna", "--json"])?;
-        parsed(&json, "freeze")
-    }
-
-    /// The calls that the frozen process is in.
-    pub(super) fn frames(&self) -> Result<Vec<FrameDescription>> {
-        #[derive(serde::Deserialize)]
-        struct Inspected {
-            description: Described,
+        // On a terminal it shows how it gets on.
+        if io::stderr().is_terminal() {
+            let mut command = self.sterna(0, &arguments);
+            let mut actor = self.begin(command.stderr(Stdio::inherit()), ERRORS)?;
+            actor.read_to_end(&mut Vec::new())?;
+            return actor.ended_with(0);
         }
-        #[derive(serde::Deserialize)]
-        struct Described {
-            frames: Vec<FrameDescription>,
-        }
-        let json = self.ask(&["inspect", "./lua.sterna", "--json"])?;
-        Ok(parsed::<Inspected>(&json, "inspect")?.description.frames)
+        self.ask(0, &arguments).map(drop)
     }
 
-    /// Lets it go on; waits until it runs.
-    pub(super) fn thaw(&self) -> Result<(Actor, ThawReport)> {
-        let report = self.path("thaw.json");
-        let _ = fs::remove_file(&report);
-        let mut actor = self.start(
-            &["thaw", "--report", "thaw.json", "lua.sterna"],
-            self.errors()?,
-        )?;
+    /// Starts the nodes, which become one cluster.
+    pub(super) fn raise_nodes(&mut self) -> Result<()> {
+        for number in 0..NODES.len() {
+            let node = self.start_node(number)?;
+            self.nodes.push(node);
+            if number > 0 {
+                let ticket = format!("ticket-{number}");
+                self.ask(0, &["node", "invite", "-o", &ticket])?;
+                self.ask(number, &["node", "join", &ticket])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a node, and waits until it answers.
+    fn start_node(&self, number: usize) -> Result<Actor> {
+        let name = NODES[number];
+        let export = format!("work={}", self.path("work").display());
+        let arguments = [
+            "node",
+            "start",
+            "--bind",
+            "127.0.0.1:0",
+            "--name",
+            name,
+            "--export",
+            &export,
+        ];
+        let mut node = self.start(number, &arguments, &format!("{name}.log"))?;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Ok(json) = fs::read(&report)
-                && let Ok(report) = serde_json::from_slice(&json)
-            {
-                return Ok((actor, report));
+            if let Ok(Reply::Status(_)) = sterna_node::ask(&self.data(number), &Request::Status) {
+                return Ok(node);
             }
-            if let Some(status) = actor.child.try_wait()? {
-                bail!("`sterna thaw` ended with {status}: {}", actor.said());
+            if let Some(status) = node.child.try_wait()? {
+                bail!("the node {name} ended with {status}: {}", node.said());
             }
             self.check()?;
             if Instant::now() > deadline {
-                bail!("`sterna thaw` did not come so far within {PATIENCE:?}");
+                bail!("the node {name} did not start within {PATIENCE:?}");
             }
-            thread::sleep(Duration::from_millis(1));
+            thread::sleep(TICK);
+        }
+    }
+
+    /// Kills a node's service as nothing can be prevented from doing: its runner, and the processes there, know nothing.
+    pub(super) fn kill_node(&mut self, number: usize) -> Result<()> {
+        let node = &mut self.nodes[number];
+        node.child.kill().context("could not kill a node")?;
+        node.child.wait().context("could not wait for a node")?;
+        Ok(())
+    }
+
+    /// Starts a node again where it was.
+    pub(super) fn raise_node(&mut self, number: usize) -> Result<()> {
+        self.nodes[number] = self.start_node(number)?;
+        Ok(())
+    }
+
+    /// Waits until a process writes more, although nobody asks it or its node for anything.
+    pub(super) fn wait_for_growth(&self, number: usize, process: ProcessId) -> Result<()> {
+        let logs = self
+            .data(number)
+            .join("hosting/logs")
+            .join(process.to_string());
+        let bytes = || -> u64 {
+            let files = fs::read_dir(&logs).into_iter().flatten().flatten();
+            files
+                .filter_map(|file| Some(file.metadata().ok()?.len()))
+                .sum()
+        };
+        let (before, deadline) = (bytes(), Instant::now() + PATIENCE);
+        while bytes() == before {
+            self.check()?;
+            if Instant::now() > deadline {
+                bail!("the process has not written anything for {PATIENCE:?} without its node");
+            }
+            thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    /// Starts the script on the first node.
+    pub(super) fn run(&self, name: &str, property: Property) -> Result<ProcessId> {
+        #[derive(serde::Deserialize)]
+        struct Started {
+            id: ProcessId,
+        }
+        let run = ["run", "--detach", "--json", "--name", name];
+        let rest: &[&str] = match property {
+            Property::Directory => &["--dir", "work::/work:shared", "lua.wasm", "/work/story.lua"],
+            Property::Nothing => &["lua.wasm", "-e", STORY],
+        };
+        let json = self.ask(0, &[&run[..], rest].concat())?;
+        Ok(parsed::<Started>(&json, "run")?.id)
+    }
+
+    /// Follows what a process writes, wherever it is.
+    pub(super) fn follow(&self, name: &str) -> Result<Actor> {
+        self.start(0, &["logs", "--follow", name], "logs.txt")
+    }
+
+    /// What a process has written until now.
+    pub(super) fn written(&self, name: &str) -> Result<Vec<u8>> {
+        self.ask(0, &["logs", name])
+    }
+
+    /// Moves a process. If it stays, and trying again can help, it is tried again.
+    pub(super) fn hop(&self, name: &str, target: usize) -> Result<Moved> {
+        let arguments = ["move", name, NODES[target], "--json"];
+        for _ in 1..MOVES_MAX {
+            let mut actor = self.start(0, &arguments, ERRORS)?;
+            let mut output = Vec::new();
+            actor.read_to_end(&mut output)?;
+            match actor.wait()?.code() {
+                Some(0) => return parsed(&output, "move"),
+                Some(STAYED) => {}
+                _ => bail!("the process was not moved: {}", actor.said()),
+            }
+        }
+        parsed(&self.ask(0, &arguments)?, "move")
+    }
+
+    /// The calls that a process is in, innermost first; none if it does not say.
+    pub(super) fn frames(&self, process: ProcessId) -> Vec<FrameDescription> {
+        let request = Request::Hosting(HostingRequest::Describe { process });
+        match sterna_node::ask(&self.data(0), &request) {
+            Ok(Reply::Hosting(HostingReply::Described(described))) => described.frames,
+            _ => Vec::new(),
         }
     }
 
     /// The file that the script wrote, which is removed for the next run.
-    pub(super) fn take_log(&self) -> Result<Vec<u8>> {
+    pub(super) fn take_log(&self, property: Property) -> Result<Vec<u8>> {
+        if property == Property::Nothing {
+            return Ok(Vec::new());
+        }
         let path = self.path("work/log.txt");
         let log = fs::read(&path).context("the script has written no log")?;
         fs::remove_file(path)?;
         Ok(log)
     }
 
-    /// Where the next process says what is wrong.
-    fn errors(&self) -> Result<Stdio> {
-        Ok(File::create(self.path("errors.txt"))?.into())
+    /// Starts a command; what it has to say goes into a file of this name.
+    fn start(&self, node: usize, arguments: &[&str], errors: &str) -> Result<Actor> {
+        let said = File::create(self.path(errors))?;
+        self.begin(self.sterna(node, arguments).stderr(said), errors)
     }
 
-    fn start(&self, arguments: &[&str], errors: Stdio) -> Result<Actor> {
+    fn begin(&self, command: &mut Command, errors: &str) -> Result<Actor> {
         self.check()?;
-        let mut child = self
-            .sterna(arguments)
+        let mut child = command
             .stdout(Stdio::piped())
-            .stderr(errors)
             .spawn()
             .with_context(|| format!("could not start {}", self.program.display()))?;
         let output = child.stdout.take().context("the output is piped")?;
         Ok(Actor {
             child,
             output: read(output)?,
-            errors: self.path("errors.txt"),
+            errors: self.path(errors),
             interrupted: Arc::clone(&self.interrupted),
         })
     }
 
     /// What a command prints.
-    fn ask(&self, arguments: &[&str]) -> Result<Vec<u8>> {
-        let mut actor = self.start(arguments, self.errors()?)?;
+    fn ask(&self, node: usize, arguments: &[&str]) -> Result<Vec<u8>> {
+        let mut actor = self.start(node, arguments, ERRORS)?;
         let mut output = Vec::new();
         actor.read_to_end(&mut output)?;
         actor.ended_with(0)?;
@@ -223,7 +342,25 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        for number in 0..self.nodes.len() {
+            let data = self.data(number);
+            let stopped = sterna_node::stop(&data, Remains::Killed);
+            if stopped.is_err() {
+                // Its service is gone, and its runner waits for the next one.
+                end_runner(&data);
+            }
+        }
+        self.nodes.clear();
         let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Ends the runner of a node that has no service any more: whoever listens on its socket.
+fn end_runner(data: &Path) {
+    let listening = UnixStream::connect(data.join("hosting/runner.sock"));
+    let peer = listening.and_then(|stream| Ok(rustix::net::sockopt::socket_peercred(&stream)?));
+    if let Ok(peer) = peer {
+        let _ = kill_process(peer.pid, Signal::KILL);
     }
 }
 
@@ -243,15 +380,11 @@ fn read(mut output: ChildStdout) -> Result<Receiver<Vec<u8>>> {
 }
 
 impl Actor {
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Reads until there are so many lines.
     pub(super) fn read_lines(&mut self, output: &mut Vec<u8>, lines: usize) -> Result<()> {
         while super::count_lines(output) < lines {
             if !self.read_piece(output)? {
-                bail!("the program ended before it was moved: {}", self.said());
+                bail!("its output ended too early: {}", self.said());
             }
         }
         Ok(())
@@ -286,9 +419,13 @@ impl Actor {
         }
     }
 
+    fn wait(&mut self) -> Result<ExitStatus> {
+        self.child.wait().context("could not wait for a process")
+    }
+
     /// Waits for its end, which must be this one.
     pub(super) fn ended_with(&mut self, code: u8) -> Result<()> {
-        let status: ExitStatus = self.child.wait().context("could not wait for a process")?;
+        let status = self.wait()?;
         match status.code() == Some(code.into()) {
             true => Ok(()),
             false => bail!(

@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use super::SendTimeoutError;
 use crate::cancel;
+use crate::primitives;
 use crate::sync::inside;
 use crate::wait::{Cancel, Line, Outcome, Ticket, Waiting};
 
 pub(super) struct Channel<T> {
     capacity: Option<usize>,
-    state: std::sync::Mutex<State<T>>,
+    state: primitives::Mutex<State<T>>,
 }
 
 struct State<T> {
@@ -47,7 +48,7 @@ impl<T> Channel<T> {
     pub(super) fn new(capacity: Option<usize>) -> Self {
         Self {
             capacity,
-            state: std::sync::Mutex::new(State {
+            state: primitives::Mutex::new(State {
                 items: VecDeque::new(),
                 senders: 1,
                 receivers: 1,

@@ -1,0 +1,128 @@
+//! What moving processes between nodes costs, and nodes with many processes: `cargo xtask bench move`.
+//!
+//! Nodes are what `sterna node start` of the same build makes, each with a data directory and a program cache of its own,
+//! on loopback. What a move takes is what the node's own report says, whose parts must add up.
+//!
+//! * `cluster` nodes and what is asked of them
+//! * `moves` programs that compute, moved to and fro; their very first move
+//! * `large` a process of 1 GiB
+//! * `many` a node with many processes, and how quickly they start
+//! * `registry` the same moves with the registry in a file and in an etcd
+
+mod cluster;
+mod large;
+mod many;
+mod moves;
+mod registry;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::{Parser, ValueEnum};
+
+use sterna_benches::measure;
+use sterna_benches::table::Table;
+
+/// Measures moves between nodes.
+#[derive(Parser)]
+#[command(name = "sterna-benches-move", bin_name = "cargo xtask bench move")]
+struct Cli {
+    /// Only these parts
+    #[arg(long, value_delimiter = ',', value_enum)]
+    only: Vec<Part>,
+    /// Moves of each program
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    rounds: usize,
+    /// Processes of a crowded node
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    processes: usize,
+    /// Prints JSON to standard output, the tables to standard error
+    #[arg(long)]
+    json: bool,
+    /// The workspace's root
+    #[arg(long, default_value = ".", hide = true)]
+    root: PathBuf,
+    /// The command that is measured
+    #[arg(long, default_value = "target/release/sterna", hide = true)]
+    sterna: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Programs that compute
+    Programs,
+    /// Their first move, with empty caches
+    First,
+    /// A process of 1 GiB
+    Large,
+    /// A node with many processes, and starting them
+    Many,
+    /// The registry in a file and in an etcd
+    Registry,
+}
+
+/// What all parts are told.
+struct Plan {
+    root: PathBuf,
+    sterna: PathBuf,
+    rounds: usize,
+    processes: usize,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    ensure!(
+        cli.rounds > 0 && cli.processes > 0,
+        "no rounds, no figures; no processes, no crowd"
+    );
+    let plan = Plan {
+        root: cli.root.canonicalize()?,
+        sterna: cli.sterna.canonicalize()?,
+        rounds: cli.rounds,
+        processes: cli.processes,
+    };
+    let parts = [
+        (
+            Part::Programs,
+            moves::programs as fn(&Plan) -> Result<Option<Table>>,
+        ),
+        (Part::First, moves::first),
+        (Part::Large, large::measure),
+        (Part::Many, many::measure),
+        (Part::Registry, registry::measure),
+    ];
+    let mut tables = Vec::new();
+    for (part, measure) in parts {
+        if !cli.only.is_empty() && !cli.only.contains(&part) {
+            continue;
+        }
+        let Some(mut table) = measure(&plan)? else {
+            continue;
+        };
+        let load = measure::load();
+        table.note.push_str(&format!(" Load average: {load:.1}."));
+        if cli.json {
+            eprintln!("{table}");
+        } else {
+            println!("{table}");
+        }
+        tables.push(table.to_json());
+    }
+    if cli.json {
+        println!(
+            "{:#}",
+            serde_json::json!({ "machine": measure::machine(), "tables": tables })
+        );
+    }
+    Ok(())
+}

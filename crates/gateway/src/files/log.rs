@@ -1,0 +1,223 @@
+//! [`Log`]: the access log, in the combined format that Apache made and everything reads.
+//!
+//! Lines are collected and written by a kernel thread of its own, so that no connection waits for the disk or for who
+//! reads a pipe. If that is too slow lines are lost, and the log says how many.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write;
+use std::net::IpAddr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use super::status::Status;
+
+/// Bytes of lines that wait.
+const WAITING_BYTES_MAX: usize = 1024 * 1024;
+/// From so many on they are written at once.
+const WAITING_BYTES_FULL: usize = 64 * 1024;
+/// Otherwise after this.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// Who asked for what, and what became of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    pub(crate) peer: IpAddr,
+    /// The first line of the request.
+    pub(crate) called: String,
+    pub(crate) status: Status,
+    /// Bytes of the body that were sent.
+    pub(crate) bytes: u64,
+    pub(crate) referer: Option<String>,
+    pub(crate) agent: Option<String>,
+}
+
+/// An access log. Dropped, it writes what it still has.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    to: File,
+    writer: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: String,
+    lost: u64,
+    ending: bool,
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_all(&self, mut to: impl Write) {
+        let mut waiting = self.waiting();
+        loop {
+            if waiting.lines.len() < WAITING_BYTES_FULL && !waiting.ending {
+                let woken = self.changed.wait_timeout(waiting, WRITE_EVERY);
+                waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            let lines = std::mem::take(&mut waiting.lines);
+            let (lost, ending) = (std::mem::take(&mut waiting.lost), waiting.ending);
+            drop(waiting);
+            // If the log cannot be written there is nobody to be told who does not see that already.
+            let _ = to.write_all(lines.as_bytes());
+            if lost > 0 {
+                let _ = writeln!(to, "# {lost} lines were lost: the log was too slow");
+            }
+            let _ = to.flush();
+            if ending {
+                return;
+            }
+            waiting = self.waiting();
+        }
+    }
+}
+
+impl Log {
+    /// A log that is written to a file, or to whatever else is open.
+    ///
+    /// # Errors
+    /// The kernel gives no thread or no second descriptor.
+    pub fn new(to: File) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let own = Arc::clone(&shared);
+        let own_to = to.try_clone()?;
+        let builder = std::thread::Builder::new().name("access-log".to_owned());
+        let writer = builder.spawn(move || own.write_all(own_to))?;
+        Ok(Self {
+            shared,
+            to,
+            writer: Some(writer),
+        })
+    }
+
+    /// What it is written to, for another process that writes there.
+    pub(crate) fn to(&self) -> &File {
+        &self.to
+    }
+
+    pub(crate) fn add(&self, record: &Record) {
+        let mut waiting = self.shared.waiting();
+        if waiting.lines.len() > WAITING_BYTES_MAX {
+            waiting.lost += 1;
+            return;
+        }
+        line(&mut waiting.lines, record, SystemTime::now());
+        let full = waiting.lines.len() >= WAITING_BYTES_FULL;
+        drop(waiting);
+        if full {
+            self.shared.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.shared.waiting().ending = true;
+        self.shared.changed.notify_one();
+        if let Some(writer) = self.writer.take() {
+            // It has no panics of its own; that of a foreign writer was printed.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn line(to: &mut String, record: &Record, now: SystemTime) {
+    // Writing to a string does not fail.
+    let _ = write!(to, "{} - - [", record.peer);
+    time(to, now);
+    to.push_str("] \"");
+    quote(to, &record.called);
+    let _ = write!(to, "\" {} {} \"", record.status.0, record.bytes);
+    quote(to, record.referer.as_deref().unwrap_or("-"));
+    to.push_str("\" \"");
+    quote(to, record.agent.as_deref().unwrap_or("-"));
+    to.push_str("\"\n");
+}
+
+/// What comes from outside can neither end the quotes nor the line, nor act on a terminal.
+fn quote(to: &mut String, text: &str) {
+    for letter in text.chars() {
+        if letter == '"' || letter == '\\' || !(' '..='~').contains(&letter) {
+            let mut bytes = [0; 4];
+            for byte in letter.encode_utf8(&mut bytes).bytes() {
+                let _ = write!(to, "\\x{byte:02X}");
+            }
+        } else {
+            to.push(letter);
+        }
+    }
+}
+
+/// As `06/Nov/1994:08:49:37 +0000`.
+fn time(to: &mut String, now: SystemTime) {
+    // `Sun, 06 Nov 1994 08:49:37 GMT`
+    let date = httpdate::fmt_http_date(now);
+    let mut words = date.split(' ').skip(1);
+    let mut word = || words.next().unwrap_or_default();
+    let (day, month, year, clock) = (word(), word(), word(), word());
+    let _ = write!(to, "{day}/{month}/{year}:{clock} +0000");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, SeekFrom};
+
+    use super::*;
+
+    fn record(called: &str) -> Record {
+        Record {
+            peer: IpAddr::from([192, 0, 2, 1]),
+            called: called.to_owned(),
+            status: Status::OK,
+            bytes: 42,
+            referer: None,
+            agent: Some("tester".to_owned()),
+        }
+    }
+
+    #[test]
+    fn lines_have_the_combined_format() {
+        let mut text = String::new();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        line(&mut text, &record("GET / HTTP/1.1"), now);
+        let expected = "192.0.2.1 - - [06/Nov/1994:08:49:37 +0000] \"GET / HTTP/1.1\" 200 42 \"-\" \"tester\"\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn nothing_from_outside_breaks_a_line() {
+        let mut text = String::new();
+        line(
+            &mut text,
+            &record("GET /\"\n\x1b[2Jé\\"),
+            SystemTime::UNIX_EPOCH,
+        );
+        assert!(text.contains("\"GET /\\x22\\x0A\\x1B[2J\\xC3\\xA9\\x5C\" 200"));
+        assert_eq!(text.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn a_log_that_ends_has_written_all() {
+        let mut file = tempfile::tempfile().unwrap();
+        let log = Log::new(file.try_clone().unwrap()).unwrap();
+        for number in 0..1000 {
+            log.add(&record(&number.to_string()));
+        }
+        drop(log);
+        let mut text = String::new();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text.lines().count(), 1000);
+    }
+}

@@ -1,0 +1,158 @@
+//! [`Model`]: how a server is organised, and [`serve`], which runs one.
+//!
+//! | module | models |
+//! |---|---|
+//! | `threads` | thread-per-connection and hybrid: one program, on two kinds of threads |
+//! | `room` | iterative and dispatcher: connections that have sent nothing wait in a room |
+//! | `event_loop` | event-loop, with `aides`, who wait for the disk in its place |
+//! | `processes` | processes |
+
+mod aides;
+mod event_loop;
+mod processes;
+mod room;
+mod threads;
+
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use super::gate::Gate;
+use super::site::Site;
+
+pub(crate) use processes::worker;
+
+/// Threads of a dispatcher's pool, and aides of an event loop, if nothing is said.
+const POOL_THREADS: usize = 32;
+/// Connections that wait to be taken; the kernel may allow fewer.
+const BACKLOG: i32 = 4096;
+/// Processes, if nothing is said.
+const PROCESSES: usize = 16;
+
+/// How a server is organised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Model {
+    /// One thread, one request after the other.
+    Iterative,
+    /// A kernel thread for each connection.
+    ThreadPerConnection,
+    /// A thread that looks who has sent something, and a pool of kernel threads.
+    Dispatcher,
+    /// One thread that never waits.
+    EventLoop,
+    /// Processes that were started before.
+    Processes,
+    /// A user thread for each connection.
+    Hybrid,
+}
+
+impl Model {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Iterative,
+        Self::ThreadPerConnection,
+        Self::Dispatcher,
+        Self::EventLoop,
+        Self::Processes,
+        Self::Hybrid,
+    ];
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Iterative => "iterative",
+            Self::ThreadPerConnection => "thread-per-connection",
+            Self::Dispatcher => "dispatcher",
+            Self::EventLoop => "event-loop",
+            Self::Processes => "processes",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
+/// How many serve.
+#[derive(Debug, Clone, Default)]
+pub struct Workers {
+    /// Threads of the pool, aides, processes, or kernel threads under user threads. `None`: as many as usually do.
+    pub count: Option<usize>,
+    /// For [`Model::Processes`]: the program that is started for each, with arguments; it calls
+    /// [`role::run`](crate::role::run).
+    pub program: Option<(PathBuf, Vec<String>)>,
+}
+
+/// What a server has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Served {
+    /// Connections that were let in.
+    pub connections: u64,
+    /// Requests that were answered, whatever the answer.
+    pub requests: u64,
+    /// Connections for which there was no room or no descriptor.
+    pub turned_away: u64,
+    /// Connections that were cut off at the end, since the time for them was over.
+    pub cut_off: u64,
+}
+
+/// Why a server has not run or has ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The kernel gives no thread, descriptor or socket.
+    #[error("the server could not begin: {0}")]
+    Begin(#[source] io::Error),
+    /// Waiting for events failed.
+    #[error("the server cannot wait for its clients: {0}")]
+    Wait(#[source] io::Error),
+    /// No program was named to start processes from.
+    #[error("this model needs a program to start")]
+    NoProgram,
+    /// Processes end as soon as they are started.
+    #[error("the server's processes end again and again; the last: {0}")]
+    Processes(String),
+}
+
+/// Serves until a stop is asked for and all connections have ended, or the time for that is over.
+///
+/// # Errors
+/// See [`ServeError`]. What goes wrong on one connection ends that connection only.
+pub fn serve(
+    model: Model,
+    workers: &Workers,
+    listener: TcpListener,
+    site: Site,
+) -> Result<Served, ServeError> {
+    let site = Arc::new(site);
+    // The standard library's queue is short, and who finds it full tries again only after a second.
+    rustix::net::listen(&listener, BACKLOG).map_err(|errno| ServeError::Begin(errno.into()))?;
+    let gate = Gate::new(Arc::clone(&site)).map_err(ServeError::Begin)?;
+    let pool = workers.count.unwrap_or(POOL_THREADS);
+    let cut_off = match model {
+        Model::Iterative => room::iterative(listener, &site, &gate)?,
+        Model::Dispatcher => room::dispatcher(listener, &site, &gate, pool)?,
+        Model::ThreadPerConnection => threads::per_connection(listener, &site, &gate)?,
+        Model::Hybrid => threads::hybrid(listener, &site, &gate, workers.count)?,
+        Model::EventLoop => event_loop::run(listener, &site, &gate, pool)?,
+        Model::Processes => {
+            let count = workers.count.unwrap_or(PROCESSES);
+            let program = workers.program.as_ref().ok_or(ServeError::NoProgram)?;
+            return processes::run(&listener, &site, count, program);
+        }
+    };
+    Ok(Served::of(&site, cut_off))
+}
+
+impl Served {
+    fn of(site: &Site, cut_off: usize) -> Self {
+        let counts = &site.counts;
+        Self {
+            connections: counts.connections.load(Ordering::Relaxed),
+            requests: counts.requests.load(Ordering::Relaxed),
+            turned_away: counts.turned_away.load(Ordering::Relaxed),
+            cut_off: cut_off as u64,
+        }
+    }
+}

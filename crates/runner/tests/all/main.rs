@@ -1,0 +1,15 @@
+//! The runner as a process of its own, hosting toys, under services that are good, gone, confused and hostile.
+//!
+//! - `rig`: runners, services, moves step by step
+//! - `life`: start, output, pause, kill, end; many at once
+//! - `moves`: from runner to runner, whole and broken off
+//! - `services`: that die, come back, and contradict each other
+//! - `hostile`: what nobody should send
+
+mod hostile;
+mod life;
+mod moves;
+mod rig;
+mod services;
+#[path = "../programs/toys.rs"]
+mod toys;

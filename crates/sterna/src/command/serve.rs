@@ -1,0 +1,299 @@
+//! `sterna serve`: files over HTTP, under a model of choice; and all models compared.
+
+use std::fs::{self, File, OpenOptions};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::Serialize;
+use sterna_gateway::compare::{self, Plan, Row, Scenario, plot};
+use sterna_gateway::files::{Log, Model, Settings, Site, Stop, Workers, serve};
+use sterna_gateway::role;
+use sterna_process::Plain;
+
+use crate::host::Signals;
+use crate::show::{self, Align, Paint, Table};
+
+/// Serves the files of a directory over HTTP, or compares six ways to organise such a server.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Serve {
+    /// The directory. Nothing outside it is served, whatever a path or a link says.
+    #[arg(value_name = "DIR", required_unless_present = "compare")]
+    directory: Option<PathBuf>,
+    /// How the server is organised; with --compare, only this one.
+    #[arg(long, value_parser = models())]
+    model: Option<Model>,
+    /// Where to listen.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080",
+        conflicts_with = "compare"
+    )]
+    bind: SocketAddr,
+    /// The file that is sent for a directory.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "index.html",
+        conflicts_with = "compare"
+    )]
+    index: String,
+    /// List directories that have no such file.
+    #[arg(long, conflicts_with = "compare")]
+    listing: bool,
+    /// Serve names that begin with a dot, too.
+    #[arg(long, conflicts_with = "compare")]
+    hidden: bool,
+    /// Append a line for each request to FILE, `-` for standard output.
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    log: Option<PathBuf>,
+    /// Connections at once; one more is turned away [default: 16384].
+    #[arg(long, value_name = "N", conflicts_with = "compare")]
+    connections: Option<usize>,
+    /// How long a request may take to arrive [default: 10s].
+    #[arg(long, value_name = "TIME", value_parser = show::parse_duration, conflicts_with = "compare")]
+    head_time: Option<Duration>,
+    /// How long a connection is kept without a request [default: 75s].
+    #[arg(long, value_name = "TIME", value_parser = show::parse_duration, conflicts_with = "compare")]
+    idle_time: Option<Duration>,
+    /// After Ctrl-C, how long to wait for what is being sent [default: 10s].
+    #[arg(long, value_name = "TIME", value_parser = show::parse_duration, conflicts_with = "compare")]
+    grace: Option<Duration>,
+    /// Kernel threads of the pool or under user threads, processes, or threads that wait for the disk.
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// Compare the models under the same loads, with clients in a process of their own.
+    #[arg(long)]
+    compare: bool,
+    /// With --compare: only these loads.
+    #[arg(long, value_name = "LOAD", value_delimiter = ',', value_parser = scenarios(), requires = "compare")]
+    only: Vec<Scenario>,
+    /// With --compare: how long each model has each load.
+    #[arg(long, value_name = "TIME", value_parser = show::parse_duration, default_value = "2s", requires = "compare")]
+    duration: Duration,
+    /// With --compare: write drawings of the figures into FILE, a page of HTML.
+    #[arg(long, value_name = "FILE", requires = "compare")]
+    plot: Option<PathBuf>,
+    /// With --compare: print JSON.
+    #[arg(long, requires = "compare")]
+    json: bool,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  sterna serve site
+  sterna serve site --model event-loop --bind 0.0.0.0:8080 --log -
+  sterna serve --compare --plot models.html
+  sterna serve --compare --only slow-disk,slow-clients --json
+
+Models:
+  iterative              one thread, one request after the other
+  thread-per-connection  a kernel thread for each connection
+  dispatcher             one thread looks who has sent something, a pool of kernel threads serves
+  event-loop             one thread as a finite state machine, that waits neither for clients nor for the disk
+  processes              processes that were started before, each iterative
+  hybrid                 a user thread for each connection, on few kernel threads
+
+Ctrl-C lets it finish what it is sending; a second one ends it at once.";
+
+/// The code of a program that a second Ctrl-C has ended: 128 + SIGINT.
+const INTERRUPTED: i32 = 130;
+
+fn models() -> impl TypedValueParser<Value = Model> {
+    let names = PossibleValuesParser::new(Model::ALL.map(Model::name));
+    names.try_map(|name| {
+        let mut all = Model::ALL.into_iter();
+        all.find(|model| model.name() == name)
+            .ok_or("no such model")
+    })
+}
+
+fn scenarios() -> impl TypedValueParser<Value = Scenario> {
+    let names = PossibleValuesParser::new(Scenario::ALL.map(Scenario::name));
+    names.try_map(|name| {
+        let mut all = Scenario::ALL.into_iter();
+        all.find(|scenario| scenario.name() == name)
+            .ok_or("no such load")
+    })
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> Result<u8> {
+        match &self.directory {
+            _ if self.compare => self.compare(),
+            Some(directory) => self.serve(directory),
+            None => bail!("which directory?"),
+        }
+    }
+
+    fn serve(&self, directory: &Path) -> Result<u8> {
+        let signals = Signals::catch()?;
+        let stop = Stop::new().context("could not begin")?;
+        let log = self.open_log()?;
+        let site = Site::new(self.settings(directory), log, stop.clone());
+        let site = site.with_context(|| format!("could not serve {}", show::path(directory)))?;
+        let listener = TcpListener::bind(self.bind);
+        let listener = listener.with_context(|| format!("could not listen at {}", self.bind))?;
+        let address = listener.local_addr().context("could not listen")?;
+        let model = self.model.unwrap_or(Model::Hybrid);
+        let mut asked = false;
+        signals.each(move |_| {
+            if std::mem::replace(&mut asked, true) {
+                std::process::exit(INTERRUPTED);
+            }
+            stop.request();
+        })?;
+        show::note(format_args!(
+            "{} at http://{address}/, {}",
+            show::path(directory),
+            model.name()
+        ));
+        let served = serve(model, &self.workers()?, listener, site)?;
+        show::note(format_args!(
+            "{} requests on {} connections; {} connections turned away, {} cut off at the end",
+            served.requests, served.connections, served.turned_away, served.cut_off
+        ));
+        Ok(0)
+    }
+
+    fn settings(&self, directory: &Path) -> Settings {
+        let mut settings = Settings::of(directory);
+        settings.index.clone_from(&self.index);
+        settings.listing = self.listing;
+        settings.hidden = self.hidden;
+        let limits = &mut settings.limits;
+        limits.connections = self.connections.unwrap_or(limits.connections);
+        limits.head_time = self.head_time.unwrap_or(limits.head_time);
+        limits.idle_time = self.idle_time.unwrap_or(limits.idle_time);
+        limits.grace = self.grace.unwrap_or(limits.grace);
+        settings
+    }
+
+    fn workers(&self) -> Result<Workers> {
+        let program = std::env::current_exe().context("could not find this program")?;
+        Ok(Workers {
+            count: self.workers,
+            program: Some((program, role::worker())),
+        })
+    }
+
+    fn open_log(&self) -> Result<Option<Log>> {
+        let Some(path) = &self.log else {
+            return Ok(None);
+        };
+        let file = if path == Path::new("-") {
+            let standard = std::io::stdout().as_fd().try_clone_to_owned();
+            File::from(standard.context("could not take standard output")?)
+        } else {
+            let opened = OpenOptions::new().append(true).create(true).open(path);
+            opened.with_context(|| format!("could not open the log {}", show::path(path)))?
+        };
+        Ok(Some(Log::new(file).context("could not begin the log")?))
+    }
+
+    fn compare(&self) -> Result<u8> {
+        let all = |only: &[Scenario]| match only {
+            [] => Scenario::ALL.to_vec(),
+            only => only.to_vec(),
+        };
+        let plan = Plan {
+            program: std::env::current_exe().context("could not find this program")?,
+            duration: self.duration,
+            models: self
+                .model
+                .map_or_else(|| Model::ALL.to_vec(), |model| vec![model]),
+            scenarios: all(&self.only),
+            workers: self.workers,
+        };
+        let rows = compare::run(&plan, |row| {
+            show::note(format_args!(
+                "measured: {} under {}",
+                row.model.name(),
+                row.scenario.name()
+            ));
+        })?;
+        let machine = machine();
+        if let Some(path) = &self.plot {
+            let written = fs::write(path, plot::page(&rows, &machine));
+            written.with_context(|| format!("could not write {}", show::path(path)))?;
+        }
+        if self.json {
+            show::json(&Compared {
+                machine,
+                duration_ms: self.duration.as_millis() as u64,
+                rows: &rows,
+            })?;
+        } else {
+            print_tables(&rows);
+        }
+        Ok(0)
+    }
+}
+
+#[derive(Serialize)]
+struct Compared<'a> {
+    machine: String,
+    duration_ms: u64,
+    rows: &'a [Row],
+}
+
+fn print_tables(rows: &[Row]) {
+    for scenario in Scenario::ALL {
+        let rows: Vec<_> = rows.iter().filter(|row| row.scenario == scenario).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        let mut table = Table::new([
+            ("MODEL", Align::Left),
+            ("ANSWERS/s", Align::Right),
+            ("p50", Align::Right),
+            ("p99", Align::Right),
+            ("p99.9", Align::Right),
+            ("CPU/ANSWER", Align::Right),
+            ("CPU", Align::Right),
+            ("MEMORY", Align::Right),
+            ("ERRORS", Align::Right),
+        ]);
+        for row in rows {
+            let us = |value: f64| show::time_us(value.round() as u64);
+            table.row([
+                row.model.name().to_owned(),
+                format!("{:.0}", row.per_second),
+                us(row.latency_us.p50),
+                us(row.latency_us.p99),
+                us(row.latency_us.p999),
+                row.cpu_us_per_request.map_or_else(|| "-".to_owned(), us),
+                format!("{:.0} %", row.cpu_share * 100.0),
+                show::bytes(row.memory_kib * 1024),
+                row.errors.to_string(),
+            ]);
+        }
+        show::print(format_args!(
+            "\n{}: {}\n",
+            scenario.name(),
+            scenario.description()
+        ));
+        show::print(table.shown(Paint::stdout()));
+    }
+}
+
+/// A line about this machine, for whoever reads the figures later.
+fn machine() -> String {
+    let about = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = about
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("a processor", |rest| {
+        rest.trim_start_matches([' ', '\t', ':'])
+    });
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    Plain(&format!("{processors} × {model}, Linux {release}")).to_string()
+}

@@ -1,0 +1,80 @@
+//! `sterna threads`: the laboratory. A module for each experiment; `sterna-laboratory` measures, these show.
+
+mod bench;
+mod cache;
+mod stall;
+mod tlp;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use sterna_laboratory::plot::Page;
+use sterna_laboratory::role::Player;
+
+use crate::show;
+
+/// Measures threads: what they cost, what they do to caches and to each other, how many run at once.
+#[derive(Debug, Args)]
+pub(crate) struct Threads {
+    #[command(subcommand)]
+    experiment: Experiment,
+}
+
+#[derive(Debug, Subcommand)]
+enum Experiment {
+    Bench(bench::Bench),
+    Cache(cache::Cache),
+    Tlp(tlp::Tlp),
+    Stall(stall::Stall),
+}
+
+impl Threads {
+    pub(crate) fn run(self) -> Result<u8> {
+        match self.experiment {
+            Experiment::Bench(bench) => bench.run(),
+            Experiment::Cache(cache) => cache.run(),
+            Experiment::Tlp(tlp) => tlp.run(),
+            Experiment::Stall(stall) => stall.run(),
+        }
+    }
+}
+
+/// This program plays the parts of processes itself.
+fn player() -> Result<Player> {
+    let program = std::env::current_exe().context("could not find this program's own file")?;
+    Ok(Player::new(program))
+}
+
+/// How results are put out.
+#[derive(Debug, Args)]
+struct Output {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Also draw what was measured, into one HTML file.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+impl Output {
+    /// Prints a result, as JSON or as the text that `text` makes of it, and draws it if that is wanted.
+    fn put<T: Serialize>(
+        &self,
+        result: &T,
+        text: impl FnOnce(&T) -> String,
+        page: impl FnOnce(&T) -> Page,
+    ) -> Result<()> {
+        if let Some(path) = &self.plot {
+            fs::write(path, page(result).html())
+                .with_context(|| format!("could not write the plot to {}", show::path(path)))?;
+        }
+        match self.json {
+            true => show::json(result)?,
+            false => show::print(text(result)),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! The laboratory: its commands, their JSON, plots and exit codes.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::world::{World, until};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn sum(values: &Value) -> f64 {
+    let values = values.as_array().unwrap().iter();
+    values.map(|value| value.as_f64().unwrap()).sum()
+}
+
+#[test]
+fn parallelism_of_a_command() {
+    let world = World::new();
+    let answer = world.ask([
+        "threads", "tlp", "--json", "--plot", "tlp.html", "--", "/bin/sh", "-c", "exit 7",
+    ]);
+    assert_eq!(answer.0.status.code(), Some(7), "the command's own code");
+    let measured = json(&String::from_utf8(answer.0.stdout).unwrap());
+    assert!((sum(&measured["running"]["shares"]) - 1.0).abs() < 1e-9);
+    assert_eq!(measured["exit_code"], 7);
+    let page = fs::read_to_string(world.path("tlp.html")).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains("<svg"));
+
+    let text = world
+        .ask(["threads", "tlp", "--sample", "--", "/bin/sleep", "0.01"])
+        .ok();
+    assert!(text.contains("Thread-level parallelism:"), "{text}");
+    assert!(text.contains("samples were asked for"), "{text}");
+    let missing = world.ask(["threads", "tlp", "--", "/no/such/program"]);
+    assert_eq!(missing.0.status.code(), Some(1));
+    let none = world.ask(["threads", "tlp"]);
+    assert_eq!(none.0.status.code(), Some(2));
+}
+
+#[test]
+fn stalls_and_costs_as_json() {
+    let world = World::new();
+    let stall = json(
+        &world
+            .ask(["threads", "stall", "--hold", "20ms", "--json"])
+            .ok(),
+    );
+    assert_eq!(stall["rows"].as_array().unwrap().len(), 16);
+    let bench = ["threads", "bench", "--quick", "--most", "1000", "--json"];
+    let bench = json(&world.ask(bench).ok());
+    assert_eq!(bench["operations"].as_array().unwrap().len(), 24);
+    assert_eq!(bench["memory"].as_array().unwrap().len(), 4);
+    assert_eq!(bench["messages"].as_array().unwrap().len(), 64);
+    for row in bench["memory"].as_array().unwrap() {
+        // Enough memory for a thousand is everywhere that this test runs.
+        assert!(
+            row["held"]["resident_bytes"].as_f64().unwrap() > 0.0,
+            "{row}"
+        );
+    }
+}
+
+#[test]
+fn an_experiment_that_is_interrupted_leaves_nothing() {
+    let world = World::new();
+    let mut actor = world.start(["threads", "bench", "--quick"]);
+    let pid = actor.pid();
+    until("a process takes part", || !parts_of(&pid).is_empty());
+    let parts = parts_of(&pid);
+    actor.signal(Signal::INT);
+    assert_eq!(actor.end().signal(), Some(Signal::INT.as_raw()));
+    for part in parts {
+        until("it is gone", || {
+            let stat = fs::read_to_string(format!("/proc/{part}/stat"));
+            stat.map_or(true, |stat| stat.contains(") Z "))
+        });
+    }
+}
+
+/// Processes that a process has started.
+fn parts_of(pid: &str) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let children =
+        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let children: String = children.collect();
+    children.split_whitespace().map(str::to_owned).collect()
+}
