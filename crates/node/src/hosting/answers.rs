@@ -174,6 +174,7 @@ impl Service {
         }
     }
 
+    // long because: one short arm for each request
     async fn answer_here(
         self: &Arc<Self>,
         hosting: &Arc<Hosting>,
