@@ -15,14 +15,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Hosting;
 use super::driver::Input;
-use super::listing::brief;
 use crate::door::Authority;
 use crate::limits::{
     ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, NEWS_WITHIN, WATCH_WITHIN,
 };
 use crate::message::{
-    Belongings, Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest, Looked,
-    MoveReport, RegistryRequest, Reply, Request,
+    Belongings, Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest, MoveReport,
+    RegistryRequest, Reply, Request,
 };
 use crate::service::{Origin, Service};
 
@@ -376,22 +375,6 @@ impl Service {
 }
 
 impl Hosting {
-    async fn looked(&self, process: ProcessId, node: NodeId) -> Result<Looked, Failure> {
-        let seen = self.seen(process).await?;
-        let (layout, has_input, terminal) = (seen.layout.clone(), seen.has_input, seen.terminal);
-        let brief = brief(seen).ok_or_else(|| {
-            let message = format!("process {} is just arriving, or has ended", process.short());
-            Failure::new(FailureKind::Busy, message)
-        })?;
-        Ok(Looked {
-            node,
-            brief,
-            layout,
-            has_input,
-            terminal,
-        })
-    }
-
     async fn input(
         &self,
         process: ProcessId,
@@ -451,7 +434,7 @@ impl Hosting {
         self.ask(order, Vec::new()).await
     }
 
-    async fn seen(&self, process: ProcessId) -> Result<Seen, Failure> {
+    pub(super) async fn seen(&self, process: ProcessId) -> Result<Seen, Failure> {
         let not_here = |failure: Failure| Failure::new(FailureKind::NotHere, failure.message);
         match self
             .ask(Order::Look(process), Vec::new())
