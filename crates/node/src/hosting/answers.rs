@@ -14,14 +14,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Hosting;
 use super::driver::Input;
-use super::listing::brief;
 use crate::door::Authority;
-use crate::limits::{
-    ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, NEWS_WITHIN, WATCH_WITHIN,
-};
+use crate::limits::{ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, WATCH_WITHIN};
 use crate::message::{
-    Belongings, Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest, Looked,
-    MoveReport, RegistryRequest, Reply, Request,
+    Belongings, Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest,
+    RegistryRequest, Reply, Request,
 };
 use crate::service::{Origin, Service};
 
@@ -270,7 +267,8 @@ impl Service {
                 self.clone_process(hosting, process, target).await.map(Some)
             }
             HostingRequest::MoveNews { attempt, .. } => {
-                Ok(Some(HostingReply::MoveNews(hosting.news_of(attempt).await)))
+                let news = self.news_of(hosting, attempt).await?;
+                Ok(Some(HostingReply::MoveNews(news)))
             }
             HostingRequest::CancelMove { attempt, .. } => {
                 hosting.cancel(attempt).await.map(|()| None)
@@ -415,22 +413,6 @@ impl Service {
 }
 
 impl Hosting {
-    async fn looked(&self, process: ProcessId, node: NodeId) -> Result<Looked, Failure> {
-        let seen = self.seen(process).await?;
-        let (layout, has_input, terminal) = (seen.layout.clone(), seen.has_input, seen.terminal);
-        let brief = brief(seen).ok_or_else(|| {
-            let message = format!("process {} is just arriving, or has ended", process.short());
-            Failure::new(FailureKind::Busy, message)
-        })?;
-        Ok(Looked {
-            node,
-            brief,
-            layout,
-            has_input,
-            terminal,
-        })
-    }
-
     async fn input(
         &self,
         process: ProcessId,
@@ -499,22 +481,6 @@ impl Hosting {
         {
             Answer::Seen(mut seen) if seen.len() == 1 => Ok(seen.remove(0)),
             _ => Err(Failure::refused("the runner answers another question")),
-        }
-    }
-
-    /// The report of a move, when there is one, or nothing after a while.
-    async fn news_of(&self, attempt: Attempt) -> Option<Box<MoveReport>> {
-        let mut changed = self.news.watch();
-        let until = Instant::now() + NEWS_WITHIN;
-        loop {
-            changed.borrow_and_update();
-            if let Some(report) = self.news.report_of(attempt) {
-                return Some(Box::new(report));
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if timeout(left, changed.changed()).await.is_err() {
-                return None;
-            }
         }
     }
 }

@@ -48,6 +48,11 @@ pub(super) enum Input {
         attempt: Attempt,
         done: oneshot::Sender<Result<(), sterna_migration::moves::CancelError>>,
     },
+    /// Whether a process takes part in a move, or its end is being written down.
+    IsBusy {
+        process: ProcessId,
+        busy: oneshot::Sender<bool>,
+    },
     /// From where a process is coming by this attempt, if it is.
     SourceOf {
         attempt: Attempt,
@@ -215,6 +220,9 @@ impl Driver {
             }
             Input::Cancel { attempt, done } => {
                 let _ = done.send(self.moves.cancel(now, attempt.process));
+            }
+            Input::IsBusy { process, busy } => {
+                let _ = busy.send(self.moves.is_busy(process));
             }
             Input::SourceOf { attempt, source } => {
                 let _ = source.send(self.moves.source_of(attempt));

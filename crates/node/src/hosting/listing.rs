@@ -12,8 +12,8 @@ use tokio::time::timeout;
 use super::Hosting;
 use crate::limits::{NAMES_MAX, PROBE_WITHIN};
 use crate::message::{
-    Brief, Capacity, Failure, Found, HostingReply, HostingRequest, KeepingsOf, Listed,
-    ProcessEntry, RegistryRequest, Reply, Request,
+    Brief, Capacity, Failure, FailureKind, Found, HostingReply, HostingRequest, KeepingsOf, Listed,
+    Looked, ProcessEntry, RegistryRequest, Reply, Request,
 };
 use crate::service::Service;
 
@@ -23,6 +23,23 @@ impl Hosting {
             Answer::Seen(seen) => Ok(seen.into_iter().filter_map(brief).collect()),
             _ => Err(Failure::refused("the runner answers another question")),
         }
+    }
+
+    /// How a process of this node is.
+    pub(super) async fn looked(&self, process: ProcessId, node: NodeId) -> Result<Looked, Failure> {
+        let seen = self.seen(process).await?;
+        let (layout, has_input, terminal) = (seen.layout.clone(), seen.has_input, seen.terminal);
+        let brief = brief(seen).ok_or_else(|| {
+            let message = format!("process {} is just arriving, or has ended", process.short());
+            Failure::new(FailureKind::Busy, message)
+        })?;
+        Ok(Looked {
+            node,
+            brief,
+            layout,
+            has_input,
+            terminal,
+        })
     }
 
     pub(super) async fn capacity(&self) -> Capacity {
@@ -52,7 +69,7 @@ fn memory_available() -> u64 {
 }
 
 /// What others are told; nothing of one that is only arriving or has ended.
-pub(super) fn brief(seen: Seen) -> Option<Brief> {
+fn brief(seen: Seen) -> Option<Brief> {
     match seen.holding {
         Holding::Running { .. } | Holding::Frozen { .. } => Some(Brief {
             process: seen.process,

@@ -258,8 +258,8 @@ pub(crate) fn place() -> Place {
         limits: Limits::default(),
         directories: Vec::new(),
         input: false,
-        terminal: false,
         came_from: None,
+        terminal: false,
     }
 }
 
