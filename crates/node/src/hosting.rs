@@ -49,7 +49,7 @@ use sterna_process::ProcessId;
 use sterna_runner::Handle;
 use sterna_runner::message::{Answer, Ended, Order};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::limits::{
     INPUTS_WAITING_MAX, KILLED_WITHIN, LOG_LOOK_EVERY, PREPARING_MAX, RUNNER_WITHIN,
@@ -112,6 +112,13 @@ impl Hosting {
                 "the node's runner is being started: try again",
             )
         })
+    }
+
+    /// The same, after waiting for one that is being started.
+    pub(crate) async fn runner_soon(&self) -> Result<Runner, Failure> {
+        let mut runner = self.runner.subscribe();
+        let _ = timeout(RUNNER_WITHIN, runner.wait_for(Option::is_some)).await;
+        self.runner()
     }
 
     /// Asks the runner.

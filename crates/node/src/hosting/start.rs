@@ -69,7 +69,7 @@ impl Service {
         opened: Vec<OwnedFd>,
         asked_by: Option<NodeId>,
     ) -> Result<HostingReply, Failure> {
-        let runner = hosting.runner()?;
+        let runner = hosting.runner_soon().await?;
         if !order.belongings.bindings.is_empty() && !runner.takes_directories {
             return Err(Failure::refused(
                 "this machine cannot confine a process to its directories: see `sterna doctor`",

@@ -179,7 +179,13 @@ impl Thawing<'_> {
             file: self.local.file.clone(),
             name: self.name.clone(),
             limits: self.limits.clone(),
-            is_bound: !self.image.description.bindings.is_empty(),
+            // Standard streams it gets anywhere.
+            is_bound: self
+                .image
+                .description
+                .bindings
+                .iter()
+                .any(|binding| binding.descriptor.is_none_or(|number| number > 2)),
         };
         let image = self.image.encode().context("could not encode the image")?;
         let (reading, writing) = io::pipe().context("could not make a pipe")?;
