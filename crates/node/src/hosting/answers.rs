@@ -85,13 +85,13 @@ impl Service {
                 let events = HostingRequest::Events { after, wait_ms };
                 match node == self.id {
                     true => self.answer_here(hosting, events).await,
-                    false => self.pass_on(node, events).await.map(Some),
+                    false => self.pass_on(node, events).await,
                 }
             }
             HostingRequest::MoveNews { source, .. } | HostingRequest::CancelMove { source, .. }
                 if source != self.id =>
             {
-                self.pass_on(source, request).await.map(Some)
+                self.pass_on(source, request).await
             }
             request => match request.about() {
                 Some(process) => self.where_it_is(hosting, process, request).await,
@@ -116,7 +116,7 @@ impl Service {
             }
             let answered = match record.owner == self.id {
                 true => self.answer_here(hosting, request.clone()).await,
-                false => self.pass_on(record.owner, request.clone()).await.map(Some),
+                false => self.pass_on(record.owner, request.clone()).await,
             };
             match answered {
                 Err(failure)

@@ -242,7 +242,7 @@ impl Service {
             };
             let request = HostingRequest::LogPart { process, after };
             match self.pass_on(asked, request).await {
-                Ok(HostingReply::Log(mut page)) if page.missing.is_none() => {
+                Ok(Some(HostingReply::Log(mut page))) if page.missing.is_none() => {
                     page.records.retain(|record| record.offset < start);
                     if page.records.is_empty() {
                         why = "it is not kept any more".into();
@@ -251,7 +251,7 @@ impl Service {
                     page.next = page.next.min(start);
                     return page;
                 }
-                Ok(HostingReply::Log(page)) => {
+                Ok(Some(HostingReply::Log(page))) => {
                     let before = page.missing.and_then(|missing| missing.node);
                     why = "it is not kept any more".into();
                     if before == node {

@@ -58,8 +58,9 @@ impl Service {
             place: Where::Here,
             ..order
         };
-        self.pass_on(at, HostingRequest::Start(Box::new(order)))
-            .await
+        let request = HostingRequest::Start(Box::new(order));
+        let started = self.pass_on(at, request).await?;
+        started.ok_or_else(|| Failure::refused("the other node answers another question"))
     }
 
     async fn start_here(
@@ -161,12 +162,12 @@ impl Service {
         Ok(())
     }
 
-    /// Asks another node for something about processes.
+    /// Asks another node for something about processes; `None` if it was something to be done, and is.
     pub(super) async fn pass_on(
         &self,
         node: NodeId,
         request: HostingRequest,
-    ) -> Result<HostingReply, Failure> {
+    ) -> Result<Option<HostingReply>, Failure> {
         let within = match &request {
             // A program may have to be fetched and compiled first.
             HostingRequest::Start(_) => crate::limits::START_WITHIN,
@@ -175,7 +176,8 @@ impl Service {
         let addresses = self.addresses(node);
         let request = Request::Hosting(request);
         match self.transport.ask(node, &addresses, &request, within).await {
-            Ok((Reply::Hosting(reply), _)) => Ok(reply),
+            Ok((Reply::Hosting(reply), _)) => Ok(Some(reply)),
+            Ok((Reply::Done, _)) => Ok(None),
             Ok((Reply::Failed(failure), _)) => Err(failure),
             Ok(_) => Err(Failure::refused("the other node answers another question")),
             Err(error) => Err(Failure::new(FailureKind::Unreachable, error)),
