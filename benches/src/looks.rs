@@ -98,14 +98,14 @@ fn look(movable: &Movable, job: &Job, looks: usize, moves: usize) -> Result<Seen
     // Into the middle of its work.
     std::thread::sleep(Duration::from_millis(300));
     for _ in 0..looks {
-        std::thread::sleep(Duration::from_secs_f64(0.0005 + 0.001 * random.next()));
+        std::thread::sleep(Duration::from_secs_f64(0.0005 + 0.001 * random.draw()));
         let begin = Instant::now();
         let waypoints = running.process.waypoints(LONG)?;
         seen.looks.push(ms(begin.elapsed()) * 1e3);
         seen.places.push(waypoints.len() as f64);
     }
     for _ in 0..moves {
-        std::thread::sleep(Duration::from_secs_f64(0.005 + 0.01 * random.next()));
+        std::thread::sleep(Duration::from_secs_f64(0.005 + 0.01 * random.draw()));
         let mut ready = BTreeSet::new();
         for _ in 0..LOOKS {
             std::thread::sleep(APART);

@@ -105,7 +105,7 @@ fn moves(movable: &Movable, job: &Job, count: usize) -> Result<Moves> {
     // Into the middle of its work.
     std::thread::sleep(Duration::from_millis(300));
     for _ in 0..count {
-        std::thread::sleep(Duration::from_secs_f64(0.002 + 0.008 * random.next()));
+        std::thread::sleep(Duration::from_secs_f64(0.002 + 0.008 * random.draw()));
         let begin = Instant::now();
         let mut paused = pause(running.process)?;
         moves.parked.push(ms(begin.elapsed()));
@@ -152,7 +152,7 @@ fn speed_afterwards(plan: &Plan, movable: &Movable, bench: &Bench) -> Result<(f6
             round + 1,
             plan.rounds
         );
-        let wait = whole.mul_f64(0.1 + 0.2 * random.next());
+        let wait = whole.mul_f64(0.1 + 0.2 * random.draw());
         let mut runs = [(0.0, 0.0); 2];
         for turn in 0..2 {
             let moved = (turn + round) % 2 == 1;

@@ -1,9 +1,11 @@
-//! Writes down that a process of this node is no more: [`Closing`].
+//! Writes down that a process of this node is no more, or that it stays after all: [`Closing`].
 //!
 //! ```text
 //!   (me, e, –)       ──► (me, e+1, –, lost)      its runner died, or it ended: without a move
 //!   (me, e, move→T)  ──► (me, e+1, –, lost)      the same, left over by a service that died: not at once, since
 //!                                                the target may have all of it and commit
+//!   (me, e, –)       ──► (me, e+1, –)            held for a file by a service that died: what that may still have
+//!                                                written is refused from now on, and it runs on
 //! ```
 
 use sterna_process::ProcessId;
@@ -72,6 +74,8 @@ impl Closing {
             return;
         };
         if record.version() <= self.seen.version() {
+            // Closed already, in this very epoch: it was only to be gone on with here.
+            self.over = record.version() == self.seen.version() && record.life != Life::Alive;
             return;
         }
         let (before, process) = (self.seen, self.process);
@@ -84,6 +88,9 @@ impl Closing {
                 let epoch = record.epoch;
                 turn.notify(Notice::Lost { process, epoch });
             }
+        } else if self.life == Life::Alive && Some(record) == before.settled() {
+            self.over = true;
+            turn.resume(process, record.epoch);
         } else if self.wait_until.is_none() || record.intent.is_none() {
             self.wait_until = None;
             self.write(turn);

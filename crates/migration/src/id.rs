@@ -101,6 +101,20 @@ impl Grant {
 #[serde(transparent)]
 pub struct GrantSeal([u8; 32]);
 
+impl GrantSeal {
+    /// The seal with these bits.
+    #[must_use]
+    pub const fn from_bytes(bits: [u8; 32]) -> Self {
+        Self(bits)
+    }
+
+    /// Its bits.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 /// Ids are shown by their first eight hexadecimal digits.
 fn short(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     bytes[..4]

@@ -151,6 +151,11 @@ impl Moves {
         self.holdings.insert(process, Holding::Running { epoch });
     }
 
+    /// A process is not here any more, or what was said to be started here was not: nobody misses it.
+    pub fn gone(&mut self, process: ProcessId) {
+        self.holdings.remove(&process);
+    }
+
     /// Begins to move a process away.
     ///
     /// # Errors

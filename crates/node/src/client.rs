@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::data::socket_in;
-use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX, START_WITHIN};
+use crate::limits::{FREEZE_WITHIN, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, START_WITHIN};
 use crate::message::{Failure, HostingRequest, Remains, Reply, Request};
 use crate::wire::{self, WireError};
 
@@ -61,7 +61,14 @@ pub fn ask_with(
 ) -> Result<Reply, AskError> {
     let mut stream = connect(data)?;
     let within = match request {
-        Request::Hosting(HostingRequest::Start(_)) => START_WITHIN + PATIENCE,
+        Request::Hosting(
+            HostingRequest::Start(_)
+            | HostingRequest::Snapshot { .. }
+            | HostingRequest::Recover { .. }
+            | HostingRequest::Clone { .. }
+            | HostingRequest::Thaw(_),
+        ) => START_WITHIN + PATIENCE,
+        Request::Hosting(HostingRequest::Freeze { .. }) => FREEZE_WITHIN + PATIENCE,
         _ => PATIENCE,
     };
     stream

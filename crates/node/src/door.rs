@@ -108,6 +108,8 @@ const fn is_between_nodes(request: &HostingRequest) -> bool {
             | HostingRequest::Program { .. }
             | HostingRequest::MayCome { .. }
             | HostingRequest::LogPart { .. }
+            | HostingRequest::Shelf { .. }
+            | HostingRequest::Adopt { .. }
     )
 }
 
@@ -115,7 +117,11 @@ const fn is_between_nodes(request: &HostingRequest) -> bool {
 const fn is_for_users(request: &HostingRequest) -> bool {
     matches!(
         request,
-        HostingRequest::List { .. } | HostingRequest::Find { .. } | HostingRequest::EventsOf { .. }
+        HostingRequest::List { .. }
+            | HostingRequest::Find { .. }
+            | HostingRequest::EventsOf { .. }
+            | HostingRequest::Freeze { .. }
+            | HostingRequest::Thaw(_)
     )
 }
 

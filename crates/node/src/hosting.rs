@@ -17,18 +17,26 @@
 //! - `bindings`: what an arriving process may be bound to
 //! - `known`: what the node remembers of its processes, should the registry forget
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
-//! - `news`: reports of moves, events
+//! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
+//! - `snapshots`: when they are made and how they are gone on from; `shelves`: where they are kept
+//! - `report`: what became of a move, for people; `news`: reports and events for who asks later
 
 mod answers;
 mod bindings;
 mod channels;
+mod clones;
 mod driver;
+mod files;
 mod known;
 mod listing;
 mod logs;
+mod making;
 mod news;
 mod programs;
+mod report;
 mod runner;
+mod shelves;
+mod snapshots;
 mod start;
 
 use std::collections::HashMap;
@@ -40,10 +48,12 @@ use sterna_migration::{Event, Message, NodeId};
 use sterna_process::ProcessId;
 use sterna_runner::Handle;
 use sterna_runner::message::{Answer, Ended, Order};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use crate::limits::{INPUTS_WAITING_MAX, KILLED_WITHIN, LOG_LOOK_EVERY, RUNNER_WITHIN};
+use crate::limits::{
+    INPUTS_WAITING_MAX, KILLED_WITHIN, LOG_LOOK_EVERY, PREPARING_MAX, RUNNER_WITHIN,
+};
 use crate::message::{Failure, FailureKind, Remains};
 use crate::workshop::Workshop;
 pub(crate) use bindings::Exports;
@@ -62,6 +72,8 @@ pub(crate) struct Hosting {
     runner: watch::Sender<Option<Runner>>,
     pub(crate) channels: Channels,
     news: News,
+    /// For what a runner needs made ready.
+    preparing: Arc<Semaphore>,
     /// How processes ended, until it is written down.
     ended: Mutex<HashMap<ProcessId, Ended>>,
 }
@@ -87,6 +99,7 @@ impl Hosting {
             runner: watch::Sender::new(None),
             channels: Channels::default(),
             news: News::default(),
+            preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             ended: Mutex::default(),
         }
     }

@@ -111,6 +111,8 @@ pub const INPUT_BYTES_MAX: usize = 32 << 10;
 pub const CHANNEL_WITHIN: Duration = Duration::from_secs(5);
 /// How long the other end of a connection for pages may acknowledge nothing, before it counts as gone.
 pub const CHANNEL_SILENCE: Duration = Duration::from_secs(15);
+/// What a runner may have made ready at once.
+pub const PREPARING_MAX: usize = 32;
 /// Connections for pages that are announced and not made yet.
 pub const CHANNELS_WAITING_MAX: usize = 64;
 /// Reports of moves that have ended, kept for those who ask.
@@ -133,6 +135,29 @@ pub const KILLED_WITHIN: Duration = Duration::from_secs(5);
 pub const INPUTS_WAITING_MAX: usize = 8192;
 /// Names that are suggested from.
 pub const NAMES_MAX: usize = 1024;
+
+/// What is said about a process's snapshots, in bytes.
+pub const KEEPING_BYTES_MAX: usize = 4096;
+/// Longest reason for which there are no snapshots, in bytes.
+pub const TROUBLE_BYTES_MAX: usize = 512;
+/// Shortest time between two snapshots.
+pub const SNAPSHOT_EVERY_MIN: Duration = Duration::from_secs(1);
+/// Snapshots of one process.
+pub const SNAPSHOTS_MAX: u32 = 1000;
+/// How often it is looked which snapshots are due.
+pub const SNAPSHOTS_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whose snapshots are not needed any more.
+pub const SNAPSHOTS_SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// Snapshots that are made at the same time.
+pub const SNAPSHOTS_AT_ONCE: usize = 4;
+/// A piece of an object that goes to another node, in bytes: a request has room for it.
+pub const OBJECT_PIECE_BYTES: usize = 60 << 10;
+/// A piece of an object that comes from another node, in bytes.
+pub const OBJECT_REPLY_BYTES: usize = 2 << 20;
+/// Longest object, in bytes.
+pub const OBJECT_BYTES_MAX: u64 = 1 << 30;
+/// For a file of a frozen process to be written and safe.
+pub const FREEZE_WITHIN: Duration = Duration::from_secs(3600);
 
 /// By how much the clocks of two nodes may differ when one joins the other.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);

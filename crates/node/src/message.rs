@@ -1,6 +1,7 @@
 //! What is asked of a node, and what it answers. Who may ask for what is decided at the [door](crate::door).
 
 mod hosting;
+mod keeping;
 mod process;
 mod registry;
 
@@ -17,6 +18,10 @@ use crate::ticket::{Seal, Secret};
 pub use hosting::{
     Belongings, Binding, BindingSort, Brief, Capacity, Deed, EventRecord, EventSort, Found,
     HostingReply, HostingRequest, Listed, LogPage, Looked, Missing, MoveReport, StartOrder, Where,
+};
+pub use keeping::{
+    Cloned, Keeping, KeepingsOf, LastSnapshot, Recovered, ShelfReply, ShelfRequest, SnapshotOrder,
+    ThawOrder,
 };
 pub use process::{
     Announced, Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage,
@@ -184,6 +189,15 @@ pub enum RegistryRequest {
         /// Whether this is all. Until every member has said so, restored records change by announcements only.
         last: bool,
     },
+    /// How a process's snapshots are kept. Only its owner says so.
+    SetKeeping {
+        /// Which process.
+        process: ProcessId,
+        /// A [`Keeping`], encoded.
+        bytes: Vec<u8>,
+    },
+    /// How snapshots are kept.
+    Keepings(KeepingsOf),
     /// Answers as soon as some process may have changed since a revision, or after a while; at once if that is 0.
     ProcessesChanged {
         /// The revision of what is known.
@@ -229,6 +243,8 @@ pub enum Reply {
     RegistryStatus(Box<RegistryStatus>),
     /// To [`RegistryRequest::ProcessesChanged`]: the registry's revision.
     Revision(u64),
+    /// To [`RegistryRequest::Keepings`].
+    Keepings(Vec<(ProcessId, Vec<u8>)>),
     /// To [`Request::Hosting`].
     Hosting(HostingReply),
     /// To [`Request::Registry`], by a node that has served it.

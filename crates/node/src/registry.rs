@@ -8,11 +8,13 @@
 //! - `processes`: records, how processes began and ended, names
 //! - `backup`, `recovery`: a registry in a file, and what happens when it is put back
 //! - `moving`: the registry on its way to another node
+//! - `keepings`: how snapshots are kept
 //! - `offline`: the same for a node that does not run
 //! - `status`: how the registry is
 //! - `listing`: lists of processes; how long those that have ended are remembered
 
 mod backup;
+mod keepings;
 mod listing;
 mod moving;
 mod nodes;
@@ -131,6 +133,10 @@ impl<S: Store> Registry<S> {
                 processes,
                 last,
             } => self.announce_processes(by, number, processes, last).await,
+            RegistryRequest::SetKeeping { process, bytes } => {
+                self.set_keeping(by, process, bytes).await
+            }
+            RegistryRequest::Keepings(of) => self.keepings(of).await,
             RegistryRequest::ProcessesChanged { after } => self.processes_changed(after).await,
         }
     }

@@ -3,6 +3,7 @@
 //! - `world`: nodes on threads of this process, and hostile peers
 //! - `frames`: what is on the wire when it is not what it should be
 //! - `hostile`: peers that do not keep to the protocol
+//! - `captive`: a runner that was taken over
 //! - `rights`: who may do what; tickets; removed nodes
 //! - `records`: the registry
 //! - `durable`: that what it answered is on disk
@@ -11,6 +12,7 @@
 //! - `etcd`: the registry in an etcd
 //! - `processes`: what it knows of processes
 
+mod captive;
 mod durable;
 mod etcd;
 mod frames;

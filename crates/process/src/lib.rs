@@ -49,7 +49,7 @@ pub use memory::{
     Arrival, LayoutError, Memory, MemoryError, MemoryLayout, PAGE_SIZE, PageSource,
     PageSourceError, Region, RegionId,
 };
-pub use pages::{ChangedPages, PageProvider, PageSet, ZERO_PAGE};
+pub use pages::{ChangedPages, PIECE_PAGES, PageProvider, PageSet, ZERO_PAGE};
 pub use plain::Plain;
 pub use process::{Identity, Incoming, Kind, Paused, Pausing, Process, Program, Running};
 pub use run::{PageRun, PageRuns};

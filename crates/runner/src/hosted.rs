@@ -8,6 +8,7 @@
 //!            Frozen ── Discard ─► gone
 //!
 //!  Prepare ─► Arriving ── all came, Restore ─► Ready ── Resume ─► Running, Standing
+//!  Make ─► Made ── Resume ─► Running, Standing
 //! ```
 //!
 //! Whoever does something with it [takes](Hosted::take) the stage, and puts the next one in its place; meanwhile others
@@ -68,6 +69,13 @@ pub(crate) enum Stage {
         source: NodeId,
         grant: Grant,
         paused: Box<dyn Paused>,
+    },
+    /// Made of a copy; it has not run here.
+    Made {
+        move_id: MoveId,
+        paused: Box<dyn Paused>,
+        /// Nobody else has ever had it.
+        is_new: bool,
     },
     Exited(Ended),
     /// Somebody works on it; it counts as what it was.
@@ -183,6 +191,7 @@ impl Hosted {
             Stage::Running(process) => (None, process.memory().layout()),
             Stage::Standing(paused)
             | Stage::Frozen { paused, .. }
+            | Stage::Made { paused, .. }
             | Stage::Ready { paused, .. } => (None, paused.memory().layout()),
             Stage::Arriving(_) | Stage::Exited(_) => (None, MemoryLayout::default()),
             Stage::Taken { doing, .. } => (Some((*doing).to_owned()), MemoryLayout::default()),
@@ -212,7 +221,10 @@ impl Inner {
     pub(crate) fn holding(&self) -> Holding {
         let epoch = self.epoch;
         match &self.stage {
-            Stage::Running(_) | Stage::Standing(_) => Holding::Running { epoch },
+            // One that is made waits for its record: by that it is resumed, as one that runs takes up its epoch.
+            Stage::Running(_) | Stage::Standing(_) | Stage::Made { .. } => {
+                Holding::Running { epoch }
+            }
             Stage::Frozen { move_id, .. } => Holding::Frozen {
                 epoch,
                 move_id: *move_id,

@@ -26,18 +26,18 @@ pub(crate) struct Captured {
 }
 
 /// What a runner itself knows of a process, in its image beside what the kind does.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Beside {
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Beside {
     /// Bytes of output until now.
-    pub(crate) output_bytes: u64,
+    pub output_bytes: u64,
     /// Whether its user wants it to stand still.
-    pub(crate) stands: bool,
+    pub stands: bool,
 }
 
 /// Name of the section that has it.
-pub(crate) const BESIDE: Tag = Tag::new("sterna.runner");
+pub const BESIDE: Tag = Tag::new("sterna.runner");
 /// Version of that section.
-pub(crate) const BESIDE_VERSION: u16 = 1;
+pub const BESIDE_VERSION: u16 = 1;
 
 /// The connection to the target of a move.
 pub(crate) struct Outgoing {

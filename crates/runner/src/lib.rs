@@ -15,6 +15,7 @@
 //! - [`message`]: what is ordered and said; [`link`]: its bytes
 //! - [`role`]: the runner at work; `hosted`: one process; `serving`: what users want of it
 //! - `leaving`, `arriving`: the two sides of a move; `pump`: what they say to each other; [`channel`]: sealed records
+//! - `copying`: copies for files and snapshots, and processes made of them; [`copy`]: their bytes
 //! - `streams`, [`log`]: output on its way into a file; `input`: what users type, on its way to a process
 //! - `files`: what users copy from and to a process's directories
 //! - [`handle`]: the service's end
@@ -22,6 +23,8 @@
 
 mod arriving;
 pub mod channel;
+pub mod copy;
+mod copying;
 mod files;
 pub mod handle;
 mod hosted;
@@ -37,5 +40,6 @@ mod serving;
 mod streams;
 
 pub use handle::{Handle, HandleError};
+pub use leaving::{BESIDE, BESIDE_VERSION, Beside};
 pub use pump::PumpError;
 pub use role::{Elsewhere, Given, Kinds, run};

@@ -39,6 +39,13 @@ pub const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Then, for the process to come to a place that is ready, before it is stopped wherever it is.
 pub const AMONG_WITHIN: Duration = Duration::from_millis(100);
 
+/// Bytes of a copy that are written or read at once.
+pub const COPY_BYTES: usize = 1 << 20;
+/// Pages up to which a process runs on while a copy of it is written: 256 MiB.
+pub const COPY_PAGES_MAX: u64 = 65_536;
+/// Longest list of pages of a copy, in bytes.
+pub const COPY_RUNS_BYTES_MAX: u64 = 64 << 20;
+
 /// For whatever an earlier service has begun to come to its end.
 pub const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 /// For a killed process to have ended.

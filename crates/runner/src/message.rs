@@ -6,7 +6,7 @@
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use sterna_migration::{Attempt, Command, Holding, NodeId, RunnerEvent};
+use sterna_migration::{Attempt, Command, Holding, MoveId, NodeId, RunnerEvent};
 use sterna_process::{
     Description, Epoch, Exit, Limits, MemoryLayout, ProcessId, ProgramId, Stats, Tag,
 };
@@ -78,6 +78,30 @@ pub enum Order {
         /// What.
         deed: FileDeed,
     },
+    /// Write a [copy](crate::copy) of a process. Descriptor: where to.
+    Copy {
+        /// Which.
+        process: ProcessId,
+        /// Let it stand still afterwards, until it is released or dropped under this name.
+        hold: Option<MoveId>,
+    },
+    /// Let a process run on that is held.
+    Release {
+        /// Which.
+        process: ProcessId,
+        /// By what it is held.
+        move_id: MoveId,
+    },
+    /// Let go of a process that is held, or was made and does not run.
+    Drop {
+        /// Which.
+        process: ProcessId,
+        /// By what it is held.
+        move_id: MoveId,
+    },
+    /// Make a process of a copy, which stands still until [`Command::Resume`]. Descriptors: the copy; then as [`Place`]
+    /// says.
+    Make(Box<Make>),
 }
 
 /// Which end of a channel a runner is. Its service knows, which has made or taken the connection: a node that connects
@@ -121,6 +145,23 @@ pub struct Spawn {
     pub variables: Vec<(Vec<u8>, Vec<u8>)>,
     /// The function to call instead of the usual entry.
     pub entry: Option<String>,
+    /// What it has on this node.
+    pub place: Place,
+}
+
+/// A process that is to be made of a copy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Make {
+    /// Its name.
+    pub process: ProcessId,
+    /// The epoch of its record until now: it is resumed in the next one, when this node has that.
+    pub epoch: Epoch,
+    /// The epoch in which it will run.
+    pub log_epoch: Epoch,
+    /// Nobody else has ever had it: its output begins here. Such a one is void when another service comes.
+    pub is_new: bool,
+    /// By which it can be dropped again.
+    pub move_id: MoveId,
     /// What it has on this node.
     pub place: Place,
 }
@@ -299,6 +340,8 @@ pub enum Answer {
     Took(u64),
     /// To [`Order::File`].
     File(FileAnswer),
+    /// To [`Order::Copy`]: for how many microseconds it stood still.
+    Copied(u64),
 }
 
 /// All that a runner has.

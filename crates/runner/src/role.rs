@@ -22,7 +22,7 @@ use crate::limits::{GIVEN_UP_MAX, HELLO_WITHIN, PROCESSES_MAX, SETTLE_WITHIN};
 use crate::link::{self, Descriptors};
 use crate::message::{Answer, Ended, Holdings, Numbered, Order, Place, Said, Secret, Side};
 use crate::streams::Streams;
-use crate::{arriving, leaving, serving};
+use crate::{arriving, copying, leaving, serving};
 
 /// The kinds of processes that a runner hosts.
 pub trait Kinds: Send + Sync {
@@ -245,6 +245,15 @@ impl Role {
                 Order::Describe(process) => {
                     serving::describe(&role, process).map(|it| Answer::Described(Box::new(it)))
                 }
+                Order::Copy { process, hold } => copying::copy(&role, process, hold, descriptors)
+                    .map(|stood| Answer::Copied(stood.as_micros() as u64)),
+                Order::Release { process, move_id } => {
+                    done(copying::release(&role, process, move_id))
+                }
+                Order::Drop { process, move_id } => {
+                    done(copying::drop_held(&role, process, move_id))
+                }
+                Order::Make(make) => done(copying::make(&role, &make, descriptors)),
                 other => Err(format!("not an order of this sort: {other:?}")),
             };
             answer(&service, number, answered);
@@ -371,6 +380,11 @@ impl Role {
             hosted.settle(SETTLE_WITHIN);
             let _ = hosted.note_end();
             let inner = hosted.lock();
+            if let Stage::Made { is_new: true, .. } = inner.stage {
+                drop(inner);
+                self.remove(hosted.id);
+                continue;
+            }
             holdings.held.push((hosted.id, inner.holding()));
             if let Stage::Exited(ended) = &inner.stage {
                 holdings.ended.push(ended.clone());

@@ -114,7 +114,7 @@ pub(crate) fn go(role: &Role, process: ProcessId) -> Result<(), String> {
     Ok(())
 }
 
-fn is_running(inner: &Inner) -> bool {
+pub(crate) fn is_running(inner: &Inner) -> bool {
     matches!(inner.stage, Stage::Running(_) | Stage::Standing(_))
 }
 
@@ -215,7 +215,7 @@ pub(crate) fn resume(role: &Role, service: &Service, process: ProcessId, epoch: 
     }
     drop(inner);
     match stage {
-        Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } => {
+        Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } | Stage::Made { paused, .. } => {
             let input = hosted.lock().input.clone();
             if let Some(input) = input {
                 input.give_again();
@@ -243,7 +243,7 @@ pub(crate) fn discard(role: &Role, attempt: Attempt) {
         Stage::Frozen { move_id, .. } | Stage::Ready { move_id, .. } => *move_id == attempt.move_id,
         Stage::Arriving(arrival) => arrival.attempt == attempt,
         Stage::Exited(ended) => ended.epoch == attempt.epoch,
-        Stage::Running(_) | Stage::Standing(_) | Stage::Taken { .. } => false,
+        Stage::Running(_) | Stage::Standing(_) | Stage::Made { .. } | Stage::Taken { .. } => false,
     };
     let mut inner = hosted.lock();
     if !own(&inner) {

@@ -66,6 +66,10 @@ enum Command {
     /// Ends processes.
     Kill(Steer),
     Move(command::moving::Move),
+    #[command(name = "clone")]
+    CloneCommand(command::snapshot::CloneCommand),
+    Snapshot(command::snapshot::Snapshot),
+    Recover(command::snapshot::Recover),
     Logs(command::logs::Logs),
     Wait(command::wait::Wait),
     Rm(command::rm::Rm),
@@ -77,12 +81,12 @@ enum Command {
     Serve(Box<command::serve::Serve>),
     Doctor(command::doctor::Doctor),
     Demo(command::demo::Demo),
+    Threads(command::threads::Threads),
     Attach(command::attach::Attach),
     Cp(command::cp::Cp),
     Stats(command::stats::Stats),
     Top(command::stats::Top),
     Events(command::events::Events),
-    Threads(command::threads::Threads),
     /// Prints what a shell needs to complete sterna's commands and options.
     #[command(
         after_help = "Example:\n  sterna completions bash > ~/.local/share/bash-completion/completions/sterna"
@@ -127,6 +131,9 @@ fn main() -> ExitCode {
         Command::Resume(steer) => steer.run(Deed::Resume),
         Command::Kill(steer) => steer.run(Deed::Kill),
         Command::Move(moving) => moving.run(),
+        Command::CloneCommand(clone) => clone.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Recover(recover) => recover.run(),
         Command::Logs(logs) => logs.run(),
         Command::Wait(wait) => wait.run(),
         Command::Rm(rm) => rm.run(),
@@ -138,12 +145,12 @@ fn main() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Threads(threads) => threads.run(),
         Command::Attach(attach) => attach.run(),
         Command::Cp(cp) => cp.run(),
         Command::Stats(stats) => stats.run(),
         Command::Top(top) => top.run(),
         Command::Events(events) => events.run(),
-        Command::Threads(threads) => threads.run(),
         Command::Completions { shell } => {
             completions(shell);
             Ok(0)

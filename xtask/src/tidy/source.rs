@@ -209,7 +209,11 @@ fn dead_files(
         let Some((folder, file)) = path.rsplit_once('/') else {
             continue;
         };
-        let is_root = folder.ends_with("/src") && matches!(file, "lib.rs" | "main.rs");
+        let is_root = folder.ends_with("/src") && matches!(file, "lib.rs" | "main.rs")
+            || file == "main.rs"
+                && folder
+                    .rsplit_once('/')
+                    .is_some_and(|(above, _)| above.ends_with("/src/bin"));
         if !format!("{folder}/").contains("/src/") || is_root || folder.ends_with("/src/bin") {
             continue;
         }

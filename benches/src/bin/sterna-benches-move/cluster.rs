@@ -124,6 +124,7 @@ impl Node {
         let mut command = command(sterna, folder);
         command
             .args(["node", "start", "--bind", "127.0.0.1:0", "--name", name])
+            .stdout(Stdio::null())
             .stderr(errors);
         if let Some(etcd) = etcd {
             command.args(["--registry", etcd]);
@@ -155,6 +156,7 @@ impl Node {
         joining
             .args(["node", "join"])
             .stdin(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let mut joining = joining.spawn()?;
         let mut stdin = joining.stdin.take().context("the input is piped")?;
@@ -257,7 +259,6 @@ fn command(sterna: &Path, folder: &Path) -> Command {
         .env("STERNA_RUN_DIR", folder.join("run"))
         .env("STERNA_CACHE_DIR", folder.join("cache"))
         .env("PYTHONHASHSEED", "0")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
+        .stdin(Stdio::null());
     command
 }

@@ -98,7 +98,7 @@ pub(crate) fn hops(
     let mut reports = Vec::new();
     for round in 0..rounds {
         reports.push(cluster.hop(process, round % 2)?);
-        thread::sleep(Duration::from_secs_f64(0.03 + 0.05 * random.next()));
+        thread::sleep(Duration::from_secs_f64(0.03 + 0.05 * random.draw()));
     }
     Ok(reports)
 }

@@ -6,6 +6,7 @@
 //! | running | mine | it takes up the record's epoch |
 //! | running or frozen | mine, with an intent | in doubt as a source: settle |
 //! | frozen | mine, later epoch | settled before: it runs on |
+//! | frozen | mine, the same epoch without an intent | it was held for a file: settle, then it runs on |
 //! | running | theirs, later epoch | it was recovered elsewhere: fenced |
 //! | frozen | theirs, later epoch | committed: kept until the target confirms |
 //! | running | mine, frozen in a file | the file has it: fenced |
@@ -104,6 +105,9 @@ impl Moves {
         match record.life {
             Life::Alive if self.in_doubt(now, process, record) => {}
             Life::Alive if later => self.turn(now).resume(process, record.epoch),
+            Life::Alive if record.epoch == attempt.epoch => self.begin(now, process, |turn| {
+                Activity::Closing(Closing::begin(turn, process, record, Life::Alive))
+            }),
             Life::Ended | Life::Frozen(_) if later => self.discard(now, attempt),
             Life::Alive | Life::Ended | Life::Lost | Life::Frozen(_) => {}
         }

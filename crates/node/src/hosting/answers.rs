@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sterna_migration::{
-    Attempt, Copied, Grant, Holding, Life, Message, MoveFailure, MoveId, NodeId, Offer,
-    Order as Move, Outcome, Part, Report, Retry, Strategy,
+    Attempt, Grant, Holding, Life, Message, MoveId, NodeId, Offer, Order as Move, Strategy,
 };
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Order, Seen};
@@ -16,11 +15,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Hosting;
 use super::driver::Input;
 use crate::door::Authority;
-use crate::limits::{
-    ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, NEWS_WITHIN, WATCH_WITHIN,
-};
+use crate::limits::{ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, WATCH_WITHIN};
 use crate::message::{
-    Belongings, Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest, MoveReport,
+    Belongings, Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest,
     RegistryRequest, Reply, Request,
 };
 use crate::service::{Origin, Service};
@@ -85,14 +82,26 @@ impl Service {
                 let events = HostingRequest::Events { after, wait_ms };
                 match node == self.id {
                     true => self.answer_here(hosting, events).await,
-                    false => self.pass_on(node, events).await,
+                    false => self.pass_on(node, events).await.map(Some),
                 }
             }
             HostingRequest::MoveNews { source, .. } | HostingRequest::CancelMove { source, .. }
                 if source != self.id =>
             {
-                self.pass_on(source, request).await
+                self.pass_on_any(source, request).await
             }
+            HostingRequest::Recover { process, on } => {
+                self.recover_somewhere(hosting, process, on).await.map(Some)
+            }
+            HostingRequest::Freeze {
+                process,
+                keep,
+                file,
+            } => {
+                let frozen = self.freeze(hosting, process, keep, file, descriptors);
+                frozen.await.map(Some)
+            }
+            HostingRequest::Thaw(order) => self.thaw(hosting, *order, descriptors).await.map(Some),
             request => match request.about() {
                 Some(process) => self.where_it_is(hosting, process, request).await,
                 None => self.answer_here(hosting, request).await,
@@ -116,7 +125,7 @@ impl Service {
             }
             let answered = match record.owner == self.id {
                 true => self.answer_here(hosting, request.clone()).await,
-                false => self.pass_on(record.owner, request.clone()).await,
+                false => self.pass_on_any(record.owner, request.clone()).await,
             };
             match answered {
                 Err(failure)
@@ -166,6 +175,15 @@ impl Service {
                     None => Ok(None),
                 }
             }
+            HostingRequest::Shelf { folder, request } => self.shelve(node, folder, request).await,
+            HostingRequest::Adopt {
+                process,
+                key,
+                parent,
+            } => {
+                let adopted = self.adopt_clone(hosting, process, &key, (parent, node));
+                adopted.await.map(Some)
+            }
             HostingRequest::LogPart { process, after } => {
                 hosting.log_part(process, after).await.map(Some)
             }
@@ -173,7 +191,7 @@ impl Service {
         }
     }
 
-    // long because: one short arm for each request
+    // long because: one arm for each request
     async fn answer_here(
         self: &Arc<Self>,
         hosting: &Arc<Hosting>,
@@ -238,8 +256,19 @@ impl Service {
                 .begin_move(hosting, process, target, dry_run)
                 .await
                 .map(Some),
+            HostingRequest::Snapshot { process, order } => self
+                .see_to_snapshots(hosting, process, order)
+                .await
+                .map(Some),
+            HostingRequest::Recover { process, on: None } => {
+                self.recover(hosting, process).await.map(Some)
+            }
+            HostingRequest::Clone { process, target } => {
+                self.clone_process(hosting, process, target).await.map(Some)
+            }
             HostingRequest::MoveNews { attempt, .. } => {
-                Ok(Some(HostingReply::MoveNews(hosting.news_of(attempt).await)))
+                let news = self.news_of(hosting, attempt).await?;
+                Ok(Some(HostingReply::MoveNews(news)))
             }
             HostingRequest::CancelMove { attempt, .. } => {
                 hosting.cancel(attempt).await.map(|()| None)
@@ -339,6 +368,15 @@ impl Service {
             bindings: belongings.bindings,
             memory_bytes: seen.layout.bytes(),
         };
+        self.may_be_asked(target, request).await
+    }
+
+    /// Asks whether a process may come.
+    pub(super) async fn may_be_asked(
+        &self,
+        target: NodeId,
+        request: HostingRequest,
+    ) -> Result<(), Failure> {
         let addresses = self.addresses(target);
         let request = Request::Hosting(request);
         let asked = self
@@ -445,22 +483,6 @@ impl Hosting {
             _ => Err(Failure::refused("the runner answers another question")),
         }
     }
-
-    /// The report of a move, when there is one, or nothing after a while.
-    async fn news_of(&self, attempt: Attempt) -> Option<Box<MoveReport>> {
-        let mut changed = self.news.watch();
-        let until = Instant::now() + NEWS_WITHIN;
-        loop {
-            changed.borrow_and_update();
-            if let Some(report) = self.news.report_of(attempt) {
-                return Some(Box::new(report));
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if timeout(left, changed.changed()).await.is_err() {
-                return None;
-            }
-        }
-    }
 }
 
 impl HostingRequest {
@@ -474,13 +496,15 @@ impl HostingRequest {
             | Self::Move { process, .. }
             | Self::Look { process }
             | Self::Resize { process, .. }
-            | Self::File { process, .. } => Some(*process),
+            | Self::File { process, .. }
+            | Self::Snapshot { process, .. }
+            | Self::Clone { process, .. } => Some(*process),
             _ => None,
         }
     }
 }
 
-fn gone(process: ProcessId, life: Life) -> Failure {
+pub(super) fn gone(process: ProcessId, life: Life) -> Failure {
     let how = match life {
         Life::Lost => "was lost with its runner: see `sterna ps -a`, and `sterna recover`",
         Life::Frozen(_) => "is frozen in a file: thaw it first",
@@ -489,7 +513,7 @@ fn gone(process: ProcessId, life: Life) -> Failure {
     Failure::refused(format!("process {} {how}", process.short()))
 }
 
-fn random() -> Result<[u8; 16], Failure> {
+pub(super) fn random() -> Result<[u8; 16], Failure> {
     let mut bytes = [0; 16];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     match filled {
@@ -498,87 +522,5 @@ fn random() -> Result<[u8; 16], Failure> {
             FailureKind::Internal,
             "the system gives no random numbers",
         )),
-    }
-}
-
-impl MoveReport {
-    /// As it is told to people and programs.
-    pub(super) fn of(report: &Report, watched: Option<(u64, bool)>) -> Self {
-        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let size = report.size.unwrap_or_default();
-        let parts = report.parts.iter();
-        let (moved, outcome, retry) = told(&report.outcome);
-        Self {
-            process: report.attempt.process,
-            move_id: report.attempt.move_id,
-            source: report.source,
-            target: report.target,
-            moved,
-            outcome,
-            retry,
-            image_bytes: size.image_bytes,
-            pages: size.pages,
-            downtime_us: report.downtime().map(us),
-            watched_us: watched.map(|(us, _)| us),
-            was_ready: watched.map(|(_, ready)| ready),
-            total_us: us(report.total),
-            parts: parts
-                .map(|(part, time)| (part_name(*part).to_owned(), us(*time)))
-                .collect(),
-        }
-    }
-}
-
-fn told(outcome: &Outcome) -> (bool, String, bool) {
-    match outcome {
-        Outcome::Moved { copy } => {
-            let text = match copy {
-                Copied::Discarded | Copied::Gone => "was moved",
-                Copied::Kept => {
-                    "belongs to the target, which has not said that it runs there; its copy here is kept"
-                }
-            };
-            (true, text.to_owned(), false)
-        }
-        Outcome::Stayed(failure) => {
-            let retry = failure.retry() != Retry::Never;
-            (
-                false,
-                format!("stayed where it is: {}", chain(failure)),
-                retry,
-            )
-        }
-        Outcome::Ended => (false, "ended before it could be moved".to_owned(), false),
-        Outcome::Lost { copy } => {
-            let text = match copy {
-                Copied::Kept => "was lost with the target's runner; a copy is kept here",
-                _ => "was lost with its runner",
-            };
-            (false, text.to_owned(), false)
-        }
-    }
-}
-
-fn chain(failure: &MoveFailure) -> String {
-    match std::error::Error::source(failure) {
-        Some(source) => format!("{failure}: {source}"),
-        None => failure.to_string(),
-    }
-}
-
-const fn part_name(part: Part) -> &'static str {
-    match part {
-        Part::Accept => "accept",
-        Part::Declare => "declare",
-        Part::Pause => "pause",
-        Part::Capture => "capture",
-        Part::Send => "send",
-        Part::Restore => "restore",
-        Part::Commit => "commit",
-        Part::Resume => "resume",
-        Part::Travel => "travel",
-        Part::Confirm => "confirm",
-        Part::Settle => "settle",
-        Part::Return => "return",
     }
 }

@@ -22,6 +22,7 @@ use super::{Hosting, Runner};
 use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX, SWEEP_EVERY};
 use crate::message::{EventSort, How, MoveReport, RegistryRequest, Reply, SwapBytes};
 use crate::service::Service;
+use sterna_runner::limits::PROCESSES_MAX;
 
 /// Something that happened.
 pub(super) enum Input {
@@ -35,6 +36,8 @@ pub(super) enum Input {
         epoch: Epoch,
         noted: oneshot::Sender<()>,
     },
+    /// It is not here any more, or never was: nobody is to miss it.
+    Gone { process: ProcessId },
     /// A process is to be moved.
     Begin {
         order: Move,
@@ -44,6 +47,11 @@ pub(super) enum Input {
     Cancel {
         attempt: Attempt,
         done: oneshot::Sender<Result<(), sterna_migration::moves::CancelError>>,
+    },
+    /// Whether a process takes part in a move, or its end is being written down.
+    IsBusy {
+        process: ProcessId,
+        busy: oneshot::Sender<bool>,
     },
     /// From where a process is coming by this attempt, if it is.
     SourceOf {
@@ -206,11 +214,15 @@ impl Driver {
                 self.moves.started(process, epoch);
                 let _ = noted.send(());
             }
+            Input::Gone { process } => self.moves.gone(process),
             Input::Begin { order, begun } => {
                 let _ = begun.send(self.moves.start(now, order));
             }
             Input::Cancel { attempt, done } => {
                 let _ = done.send(self.moves.cancel(now, attempt.process));
+            }
+            Input::IsBusy { process, busy } => {
+                let _ = busy.send(self.moves.is_busy(process));
             }
             Input::SourceOf { attempt, source } => {
                 let _ = source.send(self.moves.source_of(attempt));
@@ -258,10 +270,16 @@ impl Driver {
                 self.moves.handle(now, Event::Runner(event));
             }
             Said::Ended(ended) => {
-                self.hosting.ended().insert(ended.process, ended);
+                let mut known = self.hosting.ended();
+                // More than it can have are not its own.
+                if known.len() < PROCESSES_MAX || known.contains_key(&ended.process) {
+                    known.insert(ended.process, ended);
+                }
             }
             Said::Watched { attempt, us, ready } => {
-                self.watched.insert(attempt, (us, ready));
+                if self.moves.target_of(attempt.process).is_some() {
+                    self.watched.insert(attempt, (us, ready));
+                }
             }
             Said::Need {
                 number,
@@ -272,8 +290,14 @@ impl Driver {
                     Arc::clone(&self.hosting.workshop),
                     self.runner.handle.clone(),
                 );
+                // What a runner asks for may be nonsense, and more of it than can be done.
+                let Ok(turn) = Arc::clone(&self.hosting.preparing).try_acquire_owned() else {
+                    let result = Err("too much is being made ready: try again".into());
+                    return handle.order(Order::Had { number, result }, Vec::new());
+                };
                 tokio::task::spawn_blocking(move || {
                     let result = workshop.prepare(&program, &waypoints);
+                    drop(turn);
                     handle.order(Order::Had { number, result }, Vec::new());
                 });
             }

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 use super::Hosting;
 use crate::limits::{NAMES_MAX, PROBE_WITHIN};
 use crate::message::{
-    Brief, Capacity, Failure, FailureKind, Found, HostingReply, HostingRequest, Listed, Looked,
-    ProcessEntry, RegistryRequest, Reply, Request,
+    Brief, Capacity, Failure, FailureKind, Found, HostingReply, HostingRequest, KeepingsOf, Listed,
+    Looked, ProcessEntry, RegistryRequest, Reply, Request,
 };
 use crate::service::Service;
 
@@ -149,7 +149,9 @@ impl Service {
             let held = held.unwrap_or_default();
             briefs.extend(held.into_iter().map(|brief| (brief.process, brief)));
         }
+        let mut keepings = self.keepings(KeepingsOf::All).await.unwrap_or_default();
         let listed = entries.into_iter().map(|entry| Listed {
+            keeping: keepings.remove(&entry.process),
             brief: briefs.remove(&entry.process),
             entry,
         });

@@ -119,6 +119,9 @@ fn had(folder: &Path, after: u64) -> io::Result<Had> {
         page.next = record.offset + record.bytes.len() as u64;
         page.records.push(record);
     }
+    if let Some((start, _)) = later {
+        cut(&mut page, start);
+    }
     match later {
         // The process left after this part, and has come back since.
         Some((start, node)) if page.records.is_empty() && start > after => {
@@ -143,7 +146,15 @@ fn parts(folder: &Path) -> io::Result<Vec<Part>> {
             parts.push(Part { reader, start });
         }
     }
-    parts.sort_by_key(|part| (part.start, part.reader.header().epoch));
+    // What was written after a copy from which the process went on later is not its output any more.
+    parts.sort_by_key(|part| std::cmp::Reverse(part.reader.header().epoch));
+    let mut start = u64::MAX;
+    parts.retain(|part| {
+        let counts = part.start < start;
+        start = start.min(part.start);
+        counts
+    });
+    parts.reverse();
     Ok(parts)
 }
 
@@ -161,6 +172,16 @@ fn idle_logs(folder: &Path) -> Vec<(ProcessId, PathBuf)> {
         idle(&entry.path())?.then(|| (process, entry.path()))
     });
     logs.collect()
+}
+
+/// Takes away what is written from a byte on: there a later part begins.
+fn cut(page: &mut LogPage, end: u64) {
+    page.records.retain(|record| record.offset < end);
+    if let Some(last) = page.records.last_mut() {
+        let room = usize::try_from(end - last.offset).unwrap_or(usize::MAX);
+        last.bytes.truncate(room);
+    }
+    page.next = page.next.min(end);
 }
 
 impl Service {
@@ -216,7 +237,9 @@ impl Service {
         let Some(hosting) = &self.hosting else {
             return true;
         };
-        if !for_certain && !hosting.ended().contains_key(&process) {
+        // Once its end is written down, the runner forgets it.
+        let ended = hosting.ended().contains_key(&process);
+        if !for_certain && !ended && hosting.seen(process).await.is_ok() {
             return false;
         }
         match self.entry(process).await {
@@ -242,16 +265,15 @@ impl Service {
             };
             let request = HostingRequest::LogPart { process, after };
             match self.pass_on(asked, request).await {
-                Ok(Some(HostingReply::Log(mut page))) if page.missing.is_none() => {
-                    page.records.retain(|record| record.offset < start);
+                Ok(HostingReply::Log(mut page)) if page.missing.is_none() => {
+                    cut(&mut page, start);
                     if page.records.is_empty() {
                         why = "it is not kept any more".into();
                         break;
                     }
-                    page.next = page.next.min(start);
                     return page;
                 }
-                Ok(Some(HostingReply::Log(page))) => {
+                Ok(HostingReply::Log(page)) => {
                     let before = page.missing.and_then(|missing| missing.node);
                     why = "it is not kept any more".into();
                     if before == node {

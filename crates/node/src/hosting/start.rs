@@ -58,9 +58,8 @@ impl Service {
             place: Where::Here,
             ..order
         };
-        let request = HostingRequest::Start(Box::new(order));
-        let started = self.pass_on(at, request).await?;
-        started.ok_or_else(|| Failure::refused("the other node answers another question"))
+        self.pass_on(at, HostingRequest::Start(Box::new(order)))
+            .await
     }
 
     async fn start_here(
@@ -167,10 +166,24 @@ impl Service {
         &self,
         node: NodeId,
         request: HostingRequest,
+    ) -> Result<HostingReply, Failure> {
+        let answered = self.pass_on_any(node, request).await?;
+        answered.ok_or_else(|| Failure::refused("the other node answers another question"))
+    }
+
+    /// The same for what may only be to be done.
+    pub(super) async fn pass_on_any(
+        &self,
+        node: NodeId,
+        request: HostingRequest,
     ) -> Result<Option<HostingReply>, Failure> {
         let within = match &request {
             // A program may have to be fetched and compiled first.
-            HostingRequest::Start(_) => crate::limits::START_WITHIN,
+            HostingRequest::Start(_)
+            | HostingRequest::Snapshot { .. }
+            | HostingRequest::Recover { .. }
+            | HostingRequest::Clone { .. }
+            | HostingRequest::Adopt { .. } => crate::limits::START_WITHIN,
             _ => crate::limits::ANSWER_WITHIN,
         };
         let addresses = self.addresses(node);

@@ -6,7 +6,10 @@ use sterna_process::{Description, Limits, MemoryLayout, ProcessId, ProgramId, St
 use sterna_runner::log::Record;
 use sterna_runner::message::{FileAnswer, FileDeed, WindowSize};
 
-use super::{ProcessEntry, is_process_name};
+use super::{
+    Cloned, Keeping, ProcessEntry, Recovered, ShelfReply, ShelfRequest, SnapshotOrder, ThawOrder,
+    is_process_name,
+};
 use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
 
 /// Something about processes. Whatever concerns one that is on another node is passed on to that, once.
@@ -116,6 +119,56 @@ pub enum HostingRequest {
         program: ProgramId,
         /// From which byte on.
         offset: u64,
+    },
+    /// See to its snapshots.
+    Snapshot {
+        /// Of which process.
+        process: ProcessId,
+        /// What.
+        order: SnapshotOrder,
+    },
+    /// Go on with a lost process from its newest snapshot.
+    Recover {
+        /// Which.
+        process: ProcessId,
+        /// Where; at the asked node if nothing is said.
+        on: Option<NodeId>,
+    },
+    /// Make another process that is where this one is now.
+    Clone {
+        /// The original.
+        process: ProcessId,
+        /// Where the new one is to run.
+        target: NodeId,
+    },
+    /// Write a process of the asked node into a file. Descriptors: a pipe for its [copy](sterna_runner::copy), and a
+    /// socket. On that comes, when the file is safe, the seal of what the file gives; a socket that ends before means
+    /// that there is no file, and the process runs on.
+    Freeze {
+        /// Which.
+        process: ProcessId,
+        /// Whether it runs on: then nothing comes on the socket.
+        keep: bool,
+        /// The file, for people.
+        file: String,
+    },
+    /// Go on with a process from a file.
+    Thaw(Box<ThawOrder>),
+    /// Between nodes: an object that the asked node keeps.
+    Shelf {
+        /// The folder: of snapshots of this process.
+        folder: ProcessId,
+        /// What.
+        request: ShelfRequest,
+    },
+    /// Between nodes: make a process of what is in the folder that has its name.
+    Adopt {
+        /// Its name.
+        process: ProcessId,
+        /// By which the folder's manifest is known.
+        key: sterna_snapshot::Key,
+        /// What it is a clone of.
+        parent: ProcessId,
     },
     /// Between nodes: may a process come that is bound so?
     MayCome {
@@ -333,6 +386,28 @@ pub enum HostingReply {
         /// The TCP port.
         port: u16,
     },
+    /// To [`HostingRequest::Snapshot`].
+    Keeping(Box<Keeping>),
+    /// To [`HostingRequest::Recover`].
+    Recovered(Box<Recovered>),
+    /// To [`HostingRequest::Clone`] and [`HostingRequest::Adopt`].
+    Cloned(Cloned),
+    /// To [`HostingRequest::Freeze`].
+    Frozen {
+        /// For how many microseconds it stood still, if it runs on.
+        stood_us: u64,
+    },
+    /// To [`HostingRequest::Thaw`].
+    Thawed {
+        /// Its name now.
+        process: ProcessId,
+        /// Where.
+        node: NodeId,
+        /// Why it is not the one that was frozen, if it is not.
+        why_new: Option<String>,
+    },
+    /// To [`HostingRequest::Shelf`].
+    Shelf(ShelfReply),
     /// To [`HostingRequest::Program`].
     Program {
         /// Its whole length.
@@ -370,6 +445,8 @@ pub struct Listed {
     pub entry: ProcessEntry,
     /// How it is, if its node answered.
     pub brief: Option<Brief>,
+    /// How its snapshots are kept, if they are.
+    pub keeping: Option<Keeping>,
 }
 
 /// How a process is.

@@ -35,6 +35,7 @@ impl<S: Store> Registry<S> {
             | RegistryRequest::CreateRecord { .. }
             | RegistryRequest::SwapRecord(_)
             | RegistryRequest::Forget { .. }
+            | RegistryRequest::SetKeeping { .. }
             | RegistryRequest::AnnounceProcesses { .. } => true,
             RegistryRequest::Status
             | RegistryRequest::Roster { .. }
@@ -43,6 +44,7 @@ impl<S: Store> Registry<S> {
             | RegistryRequest::Named { .. }
             | RegistryRequest::Processes { .. }
             | RegistryRequest::ProcessesOf { .. }
+            | RegistryRequest::Keepings(_)
             | RegistryRequest::ProcessesChanged { .. } => false,
         }
     }

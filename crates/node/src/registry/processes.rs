@@ -4,6 +4,7 @@
 //! record/ID   │ flags u8 │ changed at u64 │ Record │      as long as the process is known
 //! info/ID     ProcessInfo                                      as long
 //! ending/ID   Ending                                           while it runs nowhere
+//! keeping/ID  how its snapshots are kept                       as long as the process is known
 //! name/NAME   ID                                               while it lives and has that name
 //! ```
 //!
@@ -13,6 +14,7 @@
 use sterna_migration::{Life, NodeId, Record, Swap, Verdict};
 use sterna_process::ProcessId;
 
+use super::keepings::KEEPINGS;
 use super::{Registry, TRIES_MAX, contended, damaged, read, write};
 use crate::limits::{PROCESS_NAME_BYTES_MAX, PROCESSES_MAX};
 use crate::message::{Ending, Failure, FailureKind, How, ProcessInfo, Reply, SwapBytes};
@@ -318,7 +320,7 @@ impl<S: Store> Registry<S> {
         revision: u64,
     ) -> Result<Vec<Change>, Failure> {
         let mut changes = vec![change(key(RECORDS, process), Some(revision), None)];
-        for prefix in [INFOS, ENDINGS] {
+        for prefix in [INFOS, ENDINGS, KEEPINGS] {
             let key = key(prefix, process);
             let found = self.store.get(&key).await?;
             changes.extend(found.map(|entry| change(key, Some(entry.revision), None)));

@@ -107,22 +107,23 @@ impl End {
         (*magic == FOOTER_MAGIC).then_some(Self { footer, mac, seal })
     }
 
-    /// Whose the file is, given the hash of all that the root covers before the footer.
+    /// Whose the file is, and its root, given the hash of all that the root covers before the footer.
     pub(super) fn provenance(
         &self,
         before: &mut blake3::Hasher,
         key: &ImageKey,
-    ) -> Result<Provenance, ImageReadError> {
+    ) -> Result<(Provenance, [u8; 32]), ImageReadError> {
         let root = *before.update(&self.footer.encode()).finalize().as_bytes();
         if !is_intact(seal(&root, &self.mac), &self.seal) {
             return Err(ImageReadError::Damaged { part: "file" });
         }
         match self.footer.key == key.id() {
-            true if key.mac(&root) == self.mac => Ok(Provenance::Own), // compared in constant time
+            true if key.mac(&root) == self.mac => Ok((Provenance::Own, root)), // compared in constant time
             true => Err(ImageReadError::Altered),
-            false => Ok(Provenance::Foreign {
-                key: self.footer.key,
-            }),
+            false => {
+                let key = self.footer.key;
+                Ok((Provenance::Foreign { key }, root))
+            }
         }
     }
 }

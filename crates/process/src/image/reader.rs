@@ -107,6 +107,7 @@ pub struct ImageFile<S = File> {
     first_page_at: u64,
     program: Option<ProgramPart>,
     provenance: Provenance,
+    root: [u8; 32],
     bytes: u64,
 }
 
@@ -178,7 +179,7 @@ impl<S: ReadAt> ImageFile<S> {
         let image = read_part(&source, 0, footer.image_bytes, &mut root)?;
         hash_part(&source, footer.image_bytes, first_page_at, &mut root)?;
         let table = read_part(&source, pages_end, footer.table_bytes, &mut root)?;
-        let provenance = end.provenance(&mut root, key)?;
+        let (provenance, root) = end.provenance(&mut root, key)?;
         let image = Image::decode(&image, limits)?;
         let table = PageTable::decode(&table, &image.header.layout)?;
         if table.stored() != footer.pages_stored {
@@ -200,6 +201,7 @@ impl<S: ReadAt> ImageFile<S> {
             first_page_at,
             program,
             provenance,
+            root,
             bytes,
         })
     }
@@ -226,6 +228,12 @@ impl<S: ReadAt> ImageFile<S> {
     #[must_use]
     pub const fn provenance(&self) -> Provenance {
         self.provenance
+    }
+
+    /// A hash over all of the file, the pages by theirs: only who has the file can know it.
+    #[must_use]
+    pub const fn root(&self) -> &[u8; 32] {
+        &self.root
     }
 
     /// The file's length.

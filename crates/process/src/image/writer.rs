@@ -61,6 +61,8 @@ pub struct Written {
     pub pages_stored: u64,
     /// Pages of zeros, which are only named.
     pub pages_zero: u64,
+    /// A hash over all of the file, which only who has it can know.
+    pub root: [u8; 32],
 }
 
 impl<'a> ImageWriter<'a> {
@@ -152,6 +154,7 @@ impl<'a> ImageWriter<'a> {
             bytes: sink.bytes,
             pages_stored: table.stored(),
             pages_zero,
+            root,
         })
     }
 

@@ -1,11 +1,12 @@
 //! `sterna freeze`: a running process into a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use sterna_process::Plain;
 
+use super::filed::Freezing;
 use crate::client;
 use crate::node::Which;
 use crate::protocol::{FreezeOrder, FreezeReport, Reply, Request};
@@ -16,7 +17,7 @@ use crate::show::{self, Bar, Paint};
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Freeze {
-    /// The process: the beginning of its id, its name, or the pid of its `sterna run`.
+    /// The process: the beginning of its id, its name, or the pid of its `sterna run`; or one of this machine's node.
     #[arg(value_name = "P")]
     process: String,
     /// The file. It replaces one that is there, at once and whole; only you can read it.
@@ -51,7 +52,11 @@ impl Freeze {
         );
         let file = std::path::absolute(&self.output)
             .with_context(|| format!("could not find out where {} is", self.output.display()))?;
-        let found = rundir::find(&self.process).map_err(|error| self.on_node(error))?;
+        let found = match rundir::find(&self.process) {
+            Ok(found) => found,
+            Err(_) if self.which.is_there() => return self.on_node(&file),
+            Err(error) => return Err(error),
+        };
         let order = FreezeOrder {
             file,
             keep: self.keep,
@@ -63,24 +68,30 @@ impl Freeze {
         });
         drop(bar);
         match reply? {
-            Reply::Frozen(report) if self.json => show::json(&report)?,
-            Reply::Frozen(report) => show::print(text(&report)),
-            other => return Err(client::unexpected(&other)),
+            Reply::Frozen(report) => self.tell(&report),
+            other => Err(client::unexpected(&other)),
+        }
+    }
+
+    /// One of a node's processes.
+    fn on_node(&self, file: &Path) -> Result<u8> {
+        let entry = self.which.find_living(&self.process)?;
+        let report = Freezing {
+            which: &self.which,
+            entry: &entry,
+            file,
+            keep: self.keep,
+            thin: self.thin,
+        };
+        self.tell(&report.run()?)
+    }
+
+    fn tell(&self, report: &FreezeReport) -> Result<u8> {
+        match self.json {
+            true => show::json(report)?,
+            false => show::print(text(report)),
         }
         Ok(0)
-    }
-}
-
-impl Freeze {
-    /// Why there is no such process here: perhaps it is on a node.
-    fn on_node(&self, error: anyhow::Error) -> anyhow::Error {
-        match self.which.find_living(&self.process) {
-            Ok(entry) => anyhow::anyhow!(
-                "process {} is on a node, and only those of `sterna run` without a node can be frozen so far",
-                entry.process.short()
-            ),
-            Err(_) => error,
-        }
     }
 }
 
@@ -116,8 +127,11 @@ fn text(report: &FreezeReport) -> String {
         ),
     );
     line("frames", report.frames.to_string());
-    line("pause", show::time_us(report.pause_us));
-    line("capture", show::time_us(report.capture_us));
+    // Of one on a node only the whole is known here.
+    if report.pause_us + report.capture_us > 0 {
+        line("pause", show::time_us(report.pause_us));
+        line("capture", show::time_us(report.capture_us));
+    }
     if report.copy_us > 0 {
         line("copy", show::time_us(report.copy_us));
     }

@@ -71,6 +71,14 @@ struct Gap {
 impl Logs {
     pub(crate) fn run(self) -> Result<u8> {
         let entry = self.which.find(&self.process)?;
+        if let Some(parent) = &entry.info.parent {
+            show::note(format_args!(
+                "{} is a clone: what it wrote before are the first {} bytes of `sterna logs {}`",
+                entry.process.short(),
+                parent.log_offset,
+                parent.process.short()
+            ));
+        }
         let mut follow = Follow::of(&self.which, entry.process);
         follow.since_ms = self.since.map(|since| {
             let ago = SystemTime::now().checked_sub(since);

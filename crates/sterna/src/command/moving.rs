@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use sterna_migration::Attempt;
+use sterna_migration::{Attempt, NodeId};
 use sterna_node::identity;
 use sterna_node::message::{HostingReply, HostingRequest, MoveReport, Nodes};
 use sterna_process::{Plain, ProcessId};
@@ -96,7 +96,7 @@ impl Move {
     }
 
     /// Waits for the move's end.
-    fn attend(&self, source: sterna_migration::NodeId, attempt: Attempt) -> Result<MoveReport> {
+    fn attend(&self, source: NodeId, attempt: Attempt) -> Result<MoveReport> {
         let which = self.which.clone();
         Signals::catch()?.each(move |signal| {
             let cancelled = which.hosting(HostingRequest::CancelMove { source, attempt });
@@ -148,6 +148,33 @@ impl Move {
             (false, true) => EXIT_LATER,
             (false, false) => 1,
         })
+    }
+}
+
+/// Moves a process, and says only if it stays. The code of that.
+pub(crate) fn quietly(which: &Which, process: ProcessId, target: NodeId) -> Result<u8> {
+    let request = HostingRequest::Move {
+        process,
+        target,
+        dry_run: false,
+    };
+    let Some(HostingReply::Moving { source, attempt }) = which.hosting(request)? else {
+        return Err(node::unexpected());
+    };
+    let report = loop {
+        match which.hosting(HostingRequest::MoveNews { source, attempt })? {
+            Some(HostingReply::MoveNews(Some(report))) => break report,
+            Some(HostingReply::MoveNews(None)) => {}
+            _ => return Err(node::unexpected()),
+        }
+    };
+    match (report.moved, report.retry) {
+        (true, _) => Ok(0),
+        (false, retry) => {
+            let outcome = Plain(&report.outcome);
+            show::note(format_args!("{} {outcome}", process.short()));
+            Ok(if retry { EXIT_LATER } else { 1 })
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use sterna_migration::Life;
 use sterna_node::message::{HostingReply, HostingRequest, Listed, Nodes};
 use sterna_process::{Plain, ProcessId, ProgramId, Tag};
 
+use super::snapshot::age_ms;
 use crate::client::{self, PATIENCE_IN_LISTS};
 use crate::node::{self, Which};
 use crate::protocol::{Reply, Request, Status};
@@ -61,6 +62,10 @@ pub(crate) struct Row {
     pub(crate) memory_bytes_peak: Option<u64>,
     /// When it was first started, in milliseconds since 1970.
     pub(crate) started_ms: Option<u64>,
+    /// How old its last snapshot on a node is.
+    pub(crate) snapshot_age_ms: Option<u64>,
+    /// Why there is no newer one.
+    pub(crate) snapshot_trouble: Option<String>,
     /// Since when it runs under its `sterna run`; null on nodes.
     pub(crate) hosted_ms: Option<u64>,
     pub(crate) age_ms: u64,
@@ -108,7 +113,11 @@ fn on_nodes(which: &Which, ended: bool) -> Result<Vec<Row>> {
 }
 
 fn row_on_node(listed: Listed, nodes: &Nodes) -> Option<Row> {
-    let Listed { entry, brief } = listed;
+    let Listed {
+        entry,
+        brief,
+        keeping,
+    } = listed;
     let record = entry.record().ok()?;
     let alive = record.life == Life::Alive;
     let stats = brief.as_ref().map(|brief| &brief.stats);
@@ -137,6 +146,10 @@ fn row_on_node(listed: Listed, nodes: &Nodes) -> Option<Row> {
         memory_bytes: stats.map(|stats| stats.memory_bytes),
         memory_bytes_peak: stats.map(|stats| stats.memory_bytes_peak),
         started_ms: Some(entry.info.started_ms),
+        snapshot_age_ms: keeping
+            .as_ref()
+            .and_then(|keeping| Some(age_ms(keeping.last?.at_ms))),
+        snapshot_trouble: keeping.and_then(|keeping| keeping.trouble),
         hosted_ms: None,
         age_ms: until_ms.saturating_sub(entry.info.started_ms),
         output_bytes: brief.map(|brief| brief.output_bytes),
@@ -216,13 +229,26 @@ fn row(record: &Record, status: Result<Status, &'static str>) -> Option<Row> {
         memory_bytes: stats.map(|stats| stats.memory_bytes),
         memory_bytes_peak: stats.map(|stats| stats.memory_bytes_peak),
         started_ms: stats.map(|stats| show::since_epoch_ms(stats.started)),
+        snapshot_age_ms: None,
+        snapshot_trouble: None,
         hosted_ms: Some(record.hosted_ms),
         age_ms: ms(age),
         output_bytes: None,
     })
 }
 
-fn table(rows: &[Row]) -> Table<9> {
+/// How old the last snapshot is; with a mark if there should be a newer one.
+fn snapshot(row: &Row) -> String {
+    let age = row
+        .snapshot_age_ms
+        .map_or_else(|| "-".to_owned(), |ms| show::age(Duration::from_millis(ms)));
+    match row.snapshot_trouble {
+        Some(_) => format!("{age} (failing)"),
+        None => age,
+    }
+}
+
+fn table(rows: &[Row]) -> Table<10> {
     let mut table = Table::new([
         ("ID", Align::Left),
         ("NAME", Align::Left),
@@ -232,6 +258,7 @@ fn table(rows: &[Row]) -> Table<9> {
         ("CPU", Align::Right),
         ("MEMORY", Align::Right),
         ("AGE", Align::Right),
+        ("SNAPSHOT", Align::Right),
         ("PID", Align::Right),
     ]);
     let unknown = || "-".to_owned();
@@ -246,6 +273,7 @@ fn table(rows: &[Row]) -> Table<9> {
                 .map_or_else(unknown, |ms| show::time(Duration::from_millis(ms))),
             row.memory_bytes.map_or_else(unknown, show::bytes),
             show::age(Duration::from_millis(row.age_ms)),
+            snapshot(row),
             row.pid.map_or_else(unknown, |pid| pid.to_string()),
         ]);
     }

@@ -10,12 +10,17 @@ use clap::Args;
 use sterna_process::{
     Directory, Image, ImageFile, Plain, ProcessId, Provenance, ReadLimits, Resources, Stdio,
 };
+use sterna_runner::{BESIDE, BESIDE_VERSION};
 
+use super::filed::Thawing;
 use super::given::{self, Given};
+use super::logs::Follow;
+use super::moving;
 use crate::host::{self, Facts, Signals};
 use crate::key;
 use crate::kinds::{self, Ready};
 use crate::local::{GivenDirectory, Local};
+use crate::node::{self, Which};
 use crate::protocol::ThawReport;
 use crate::rundir::{Entry, Record, Registered, RunDirectory};
 use crate::show;
@@ -35,6 +40,14 @@ pub(crate) struct Thaw {
     /// Write what thawing took into a file, as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Thaw it on a node of the cluster: its name, or the beginning of its id.
+    #[arg(long, value_name = "NODE")]
+    on: Option<String>,
+    /// On this machine's node, and return as soon as it runs.
+    #[arg(short, long)]
+    detach: bool,
+    #[command(flatten)]
+    which: Which,
     /// The image, made by `sterna freeze`.
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -43,6 +56,7 @@ pub(crate) struct Thaw {
 const AFTER_HELP: &str = "\
 Examples:
   sterna thaw lua.sterna
+  sterna thaw --detach lua.sterna           on this machine's node
   sterna thaw --dir /srv/data::/data lua.sterna < more-input
 
 The process takes up standard input, output and error and the exit code where it is thawed; exit codes are those of
@@ -50,7 +64,8 @@ The process takes up standard input, output and error and the exit code where it
 are; otherwise give them with --dir.
 
 The file stays. Thawing it twice makes two processes, each of which does the rest of the work: the second gets a new
-id if the first still runs here. An image that someone else made is thawed only after it was shown and confirmed.";
+id if the first still runs here. A process that was frozen on a node goes on as the same one if its cluster says that
+it is in this very file, and then only once; otherwise, or without --on and --detach, it becomes another one. An image that someone else made is thawed only after it was shown and confirmed.";
 
 /// An image that is to be thawed, and what is known about it.
 struct Frozen {
@@ -61,6 +76,7 @@ struct Frozen {
 }
 
 impl Thaw {
+    // long because: its steps are timed one after the other
     pub(crate) fn run(mut self) -> Result<u8> {
         let begun = Instant::now();
         let key = key::own()?;
@@ -68,6 +84,9 @@ impl Thaw {
         let open = begun.elapsed();
         if !frozen.own && !self.yes {
             confirm(&frozen)?;
+        }
+        if self.on.is_some() || self.detach {
+            return self.on_node(&frozen);
         }
         let (directories, given) = self.directories(&frozen)?;
         let directory = RunDirectory::open()?;
@@ -131,7 +150,44 @@ impl Thaw {
         host::host(entry, running, facts, signals, snapshots)
     }
 
-    fn open(&self, key: &sterna_process::ImageKey) -> Result<Frozen> {
+    /// On the asked node; then, if another one is wanted, it is moved there.
+    fn on_node(&self, frozen: &Frozen) -> Result<u8> {
+        let local = &frozen.local;
+        ensure!(
+            !local.canonical_nans && !self.given.build.canonical_nans,
+            "--canonical-nans is for processes without a node so far: thaw it without --on and --detach"
+        );
+        ensure!(
+            self.given.directories()?.is_empty(),
+            "on a node a process has the directories that it was started with: leave --dir out"
+        );
+        let nodes = self.which.nodes()?;
+        let on = self.on.as_deref();
+        let on = on.map(|name| node::member(&nodes, name)).transpose()?;
+        kinds::from_image(&frozen.file, &local.name, &self.given.build)?;
+        let thawing = Thawing {
+            which: &self.which,
+            file: &frozen.file,
+            image: frozen.image.clone(),
+            local,
+            name: self.given.name.clone(),
+            limits: self.given.limits(frozen.own.then(|| local.limits.clone())),
+            new_id: self.new_id,
+        };
+        let process = thawing.run()?;
+        let code = match on.filter(|on| *on != nodes.this.id) {
+            Some(target) => moving::quietly(&self.which, process, target)?,
+            None => 0,
+        };
+        if self.detach {
+            show::print(format_args!("{}\n", process.short()));
+            return Ok(code);
+        }
+        Follow::of(&self.which, process).until_the_end()?;
+        super::wait::outcome(&self.which, process, true)
+    }
+
+    fn open(&mut self, key: &sterna_process::ImageKey) -> Result<Frozen> {
         let shown = self.file.display();
         let file = ImageFile::open(&self.file, &ReadLimits::default(), key)
             .with_context(|| format!("could not thaw {shown}"))?;
@@ -146,6 +202,12 @@ impl Thaw {
             canonical_nans: false,
         });
         let own = file.provenance() == Provenance::Own;
+        if self.on.is_none() && !self.detach {
+            let versions = BESIDE_VERSION..=BESIDE_VERSION;
+            let beside = image.sections.take(&BESIDE, versions)?;
+            // Its cluster does not hear of this one.
+            self.new_id |= beside.is_some();
+        }
         Ok(Frozen {
             file,
             image,

@@ -9,16 +9,19 @@
 //! - `places`: the run directory, the key, the program cache
 //! - `terminal`: what is different on one
 //! - `nodes`: nodes that join, end, are removed; the doctor
-//! - `control`: stats, events, attach, cp, inspect of processes on nodes
 //! - `threads`: the laboratory
 //! - `serve`: files over HTTP, and the comparison of models
+//! - `control`: stats, events, attach, cp, inspect of processes on nodes
+//! - `cluster`: processes on nodes: moved, killed, and their nodes killed
 //! - `demo`: the demo, help and completions
 
+mod cluster;
 mod control;
 mod demo;
 mod faults;
 mod found;
 mod journeys;
+mod keeping;
 mod moves;
 mod nodes;
 mod places;

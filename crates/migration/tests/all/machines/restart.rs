@@ -25,7 +25,9 @@ fn a_source_that_starts_again_knows_what_to_do() {
     check(S, frozen, declared(), &settles());
     check(S, running, closed(Life::Alive), &[resume(NEXT)]);
     check(S, frozen, closed(Life::Alive), &[resume(NEXT)]);
-    check(S, frozen, at_rest(), &[]);
+    // Held for a file by a service that died: whatever that may still have written is refused, then it runs on.
+    let stays = swap(at_rest(), closed(Life::Alive), None);
+    check(S, frozen, at_rest(), &[stays]);
     let filed = at_rest().closed(Life::Frozen(GRANT.seal())).unwrap();
     check(S, frozen, filed, &[discard()]);
     check(S, None, filed, &[]); // it is where it should be: nothing is lost

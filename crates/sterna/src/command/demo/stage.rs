@@ -38,7 +38,7 @@ const STAYED: i32 = 3;
 /// How often it is looked whether somebody pressed Ctrl-C.
 const TICK: Duration = Duration::from_millis(20);
 /// After so long without a word from a program something is wrong.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Somebody pressed Ctrl-C.
 #[derive(Debug)]
@@ -269,17 +269,25 @@ impl Stage {
     /// Moves a process. If it stays, and trying again can help, it is tried again.
     pub(super) fn hop(&self, name: &str, target: usize) -> Result<Moved> {
         let arguments = ["move", name, NODES[target], "--json"];
-        for _ in 1..MOVES_MAX {
+        let mut outcome = String::new();
+        for _ in 0..MOVES_MAX {
             let mut actor = self.start(0, &arguments, ERRORS)?;
             let mut output = Vec::new();
             actor.read_to_end(&mut output)?;
-            match actor.wait()?.code() {
-                Some(0) => return parsed(&output, "move"),
-                Some(STAYED) => {}
-                _ => bail!("the process was not moved: {}", actor.said()),
+            let code = actor.wait()?.code();
+            if code == Some(0) {
+                return parsed(&output, "move");
+            }
+            outcome = format!(
+                "{}{}",
+                actor.said(),
+                Lines(&String::from_utf8_lossy(&output))
+            );
+            if code != Some(STAYED) {
+                break;
             }
         }
-        parsed(&self.ask(0, &arguments)?, "move")
+        bail!("the process was not moved: {outcome}")
     }
 
     /// The calls that a process is in, innermost first; none if it does not say.

@@ -1,0 +1,231 @@
+//! Freeze and thaw: a process of this node into a file, and out of one.
+//!
+//! ```text
+//!  command                     service                       runner
+//!    │ Freeze: pipe, socket ─────►│ Copy, held: pipe ──────────►│ stands still, writes its copy
+//!    │◄═══════════════════════════════ copy ═══════════════════│
+//!    │ writes the file, its key's MAC in it; safe on disk, under its name
+//!    │ seal ─────────────────────►│ swap: frozen in that file   │
+//!    │◄────────────────────── done│ Drop ──────────────────────►│ gone
+//! ```
+//!
+//! The file is the user's, and so is the key that marks it: neither service nor runner ever has them. Whoever dies on the
+//! way, the process runs on or is in a file that is whole: the socket's end without a seal means that there is no file, and
+//! a service that finds a process standing settles its record before it lets it run.
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use sterna_migration::{GrantSeal, Life, MoveId, Record};
+use sterna_process::ProcessId;
+use sterna_runner::message::{Answer, Order};
+
+use super::driver::Input;
+use super::making::As;
+use super::{Hosting, answers, blocking};
+use crate::limits::FREEZE_WITHIN;
+use crate::message::{
+    Belongings, EventSort, Failure, FailureKind, HostingReply, How, ProcessInfo, SwapBytes,
+    ThawOrder,
+};
+use crate::service::Service;
+use crate::wire::now_ms;
+
+const SEAL_BYTES: usize = 32;
+
+impl Service {
+    pub(super) async fn freeze(
+        &self,
+        hosting: &Hosting,
+        process: ProcessId,
+        keep: bool,
+        file: String,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<HostingReply, Failure> {
+        let [pipe, socket] = <[OwnedFd; 2]>::try_from(descriptors)
+            .map_err(|_| Failure::refused("a pipe and a socket belong to this request"))?;
+        let entry = self.entry(process).await?;
+        let record = entry.record().map_err(Failure::refused)?;
+        if record.life != Life::Alive {
+            return Err(answers::gone(process, record.life));
+        }
+        if record.owner != self.id {
+            let roster = self.roster();
+            let name = roster
+                .member(record.owner)
+                .map_or("another node", |member| &member.about.name);
+            return Err(Failure::refused(format!(
+                "process {} is on {name}, and is frozen by commands of that machine: move it here first, `sterna move`",
+                process.short()
+            )));
+        }
+        let hold = match keep {
+            true => None,
+            false => Some(MoveId::from_bytes(answers::random()?)),
+        };
+        let copied = hosting.ask(Order::Copy { process, hold }, vec![pipe]).await;
+        let Some(move_id) = hold else {
+            return match copied? {
+                Answer::Copied(stood_us) => Ok(HostingReply::Frozen { stood_us }),
+                _ => Err(Failure::refused("the runner answers another question")),
+            };
+        };
+        let frozen = match copied {
+            Ok(_) => {
+                self.write_frozen(process, (record, file), socket.into())
+                    .await
+            }
+            Err(failure) => Err(failure),
+        };
+        match frozen {
+            Ok(()) => {
+                hosting
+                    .ask(Order::Drop { process, move_id }, Vec::new())
+                    .await?;
+                hosting.tell(Input::Gone { process }).await;
+                hosting.forget(process);
+                hosting
+                    .news
+                    .event(process, EventSort::Other, "was frozen into a file");
+                Ok(HostingReply::Frozen { stood_us: 0 })
+            }
+            Err(failure) => {
+                let release = Order::Release { process, move_id };
+                if let Err(why) = hosting.ask(release, Vec::new()).await {
+                    tracing::debug!("not released: {why}");
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Waits for the file, then writes down that the process is in it.
+    async fn write_frozen(
+        &self,
+        process: ProcessId,
+        (record, file): (Record, String),
+        socket: UnixStream,
+    ) -> Result<(), Failure> {
+        let seal = blocking(move || wait_for_seal(socket)).await?;
+        let seal = seal.ok_or_else(|| {
+            Failure::refused(
+                "there is no file, so the process runs on as if nothing had been asked",
+            )
+        })?;
+        let new = record.closed(Life::Frozen(seal));
+        let new = new.ok_or_else(|| Failure::refused("it is in its last epoch"))?;
+        let swap = SwapBytes {
+            process,
+            expected: record.encode().map_err(Failure::refused)?,
+            new: new.encode().map_err(Failure::refused)?,
+            grant: None,
+            ending: Some(How::Frozen { file }.bounded()),
+        };
+        match self.swap_bytes_until_known(swap).await? {
+            Some(found) if found == new => Ok(()),
+            _ => Err(Failure::refused(
+                "it was moved or has ended meanwhile: the file is no more than a snapshot of it",
+            )),
+        }
+    }
+
+    /// Goes on with a process from a file: as the one that it was, if its record says that it is in this very file.
+    pub(super) async fn thaw(
+        &self,
+        hosting: &Hosting,
+        order: ThawOrder,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<HostingReply, Failure> {
+        let [copy] = <[OwnedFd; 1]>::try_from(descriptors)
+            .map_err(|_| Failure::refused("a copy belongs to this request"))?;
+        if !hosting.has(order.program).await {
+            return Err(Failure::new(
+                FailureKind::NotHere,
+                "the node does not find the program: does it use another cache (STERNA_CACHE_DIR)?",
+            ));
+        }
+        let (process, what, why_new) = match self.same(&order).await? {
+            Ok((record, info)) => {
+                let grant = order.grant;
+                let what = As::Before {
+                    record,
+                    grant,
+                    info,
+                };
+                (order.process, what, None)
+            }
+            Err(why) if order.is_bound => {
+                return Err(Failure::refused(format!(
+                    "{why}, so it would become another process, and as such it has no directories, which it uses: thaw it \
+                     without a node, with --dir"
+                )));
+            }
+            Err(why) => (
+                ProcessId::random(),
+                As::New(self.info_of(&order)),
+                Some(why),
+            ),
+        };
+        self.make_here(hosting, process, what, copy).await?;
+        hosting
+            .news
+            .event(process, EventSort::Started, "was thawed");
+        Ok(HostingReply::Thawed {
+            process,
+            node: self.id,
+            why_new,
+        })
+    }
+
+    /// The record of the process that is in the file, and in no other place; or why it is another process.
+    async fn same(
+        &self,
+        order: &ThawOrder,
+    ) -> Result<Result<(Record, ProcessInfo), String>, Failure> {
+        let Some(grant) = order.grant else {
+            return Ok(Err("a new id was asked for".into()));
+        };
+        let entry = match self.entry(order.process).await {
+            Ok(entry) => entry,
+            Err(failure) if failure.kind == FailureKind::NotHere => {
+                return Ok(Err("the cluster does not know the one in the file".into()));
+            }
+            Err(failure) => return Err(failure),
+        };
+        let record = entry.record().map_err(Failure::refused)?;
+        Ok(match record.life {
+            Life::Frozen(seal) if grant.seal() == seal => Ok((record, entry.info)),
+            Life::Frozen(_) => Err("the one in the file was frozen into another file since".into()),
+            Life::Alive => Err("the one in the file lives".into()),
+            Life::Ended => Err("the one in the file has ended since".into()),
+            Life::Lost => Err("the one in the file ran on since, and was lost".into()),
+        })
+    }
+
+    fn info_of(&self, order: &ThawOrder) -> ProcessInfo {
+        let belongings = Belongings {
+            limits: order.limits.clone(),
+            ..Belongings::default()
+        };
+        ProcessInfo {
+            name: order.name.clone(),
+            program: order.program,
+            kind: order.kind.clone(),
+            file: order.file.clone(),
+            arguments: Vec::new(),
+            started_ms: now_ms(),
+            started_on: self.id,
+            parent: None,
+            extra: belongings.encode(),
+        }
+    }
+}
+
+/// The seal of the file; nothing if there is none, because whoever was to write it has failed or is gone.
+fn wait_for_seal(mut socket: UnixStream) -> Option<GrantSeal> {
+    socket.set_read_timeout(Some(FREEZE_WITHIN)).ok()?;
+    let mut seal = [0; SEAL_BYTES];
+    socket.read_exact(&mut seal).ok()?;
+    Some(GrantSeal::from_bytes(seal))
+}

@@ -1,0 +1,173 @@
+//! What became of a move, for people and programs: [`MoveReport`].
+
+use std::time::Duration;
+
+use sterna_migration::{
+    Attempt, Copied, MoveFailure, NodeId, Outcome, Part, Record, Report, Retry,
+};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use super::Hosting;
+use super::driver::Input;
+use crate::limits::NEWS_WITHIN;
+use crate::message::{Failure, MoveReport};
+use crate::service::Service;
+
+impl Service {
+    /// The report of a move, when there is one, or nothing after a while. A service that was started again since the move
+    /// began knows of it what the record says.
+    pub(super) async fn news_of(
+        &self,
+        hosting: &Hosting,
+        attempt: Attempt,
+    ) -> Result<Option<Box<MoveReport>>, Failure> {
+        let mut changed = hosting.news.watch();
+        let until = Instant::now() + NEWS_WITHIN;
+        loop {
+            changed.borrow_and_update();
+            let goes_on = hosting.is_busy(attempt).await;
+            // Asked for after that: the report of a move is there before the move is over.
+            if let Some(report) = hosting.news.report_of(attempt) {
+                return Ok(Some(Box::new(report)));
+            }
+            if !goes_on {
+                let record = self.entry(attempt.process).await?.record();
+                let record = record.map_err(Failure::refused)?;
+                if record.intent.is_none() {
+                    return Ok(Some(Box::new(MoveReport::from_record(
+                        self.id, attempt, record,
+                    ))));
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if timeout(left.min(LOOK_EVERY), changed.changed())
+                .await
+                .is_err()
+                && left.is_zero()
+            {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// How often a move is asked after of which there may never be a report.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+impl Hosting {
+    /// Whether a move of the process goes on at this node.
+    async fn is_busy(&self, attempt: Attempt) -> bool {
+        let process = attempt.process;
+        let (busy, answered) = oneshot::channel();
+        self.tell(Input::IsBusy { process, busy }).await;
+        answered.await.unwrap_or(true)
+    }
+}
+
+impl MoveReport {
+    /// Of a move whose beginning nobody remembers.
+    fn from_record(source: NodeId, attempt: Attempt, record: Record) -> Self {
+        let moved = record.owner != source && record.epoch > attempt.epoch;
+        let outcome = match moved {
+            true => "was moved; its node was started again meanwhile, and has no figures of it",
+            false => "stayed where it is: its node was started again in the middle of the move",
+        };
+        Self {
+            process: attempt.process,
+            move_id: attempt.move_id,
+            source,
+            target: record.owner,
+            moved,
+            outcome: outcome.to_owned(),
+            retry: !moved,
+            image_bytes: 0,
+            pages: 0,
+            downtime_us: None,
+            watched_us: None,
+            was_ready: None,
+            total_us: 0,
+            parts: Vec::new(),
+        }
+    }
+
+    /// As it is told to people and programs.
+    pub(super) fn of(report: &Report, watched: Option<(u64, bool)>) -> Self {
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let size = report.size.unwrap_or_default();
+        let parts = report.parts.iter();
+        let (moved, outcome, retry) = told(&report.outcome);
+        Self {
+            process: report.attempt.process,
+            move_id: report.attempt.move_id,
+            source: report.source,
+            target: report.target,
+            moved,
+            outcome,
+            retry,
+            image_bytes: size.image_bytes,
+            pages: size.pages,
+            downtime_us: report.downtime().map(us),
+            watched_us: watched.map(|(us, _)| us),
+            was_ready: watched.map(|(_, ready)| ready),
+            total_us: us(report.total),
+            parts: parts
+                .map(|(part, time)| (part_name(*part).to_owned(), us(*time)))
+                .collect(),
+        }
+    }
+}
+
+fn told(outcome: &Outcome) -> (bool, String, bool) {
+    match outcome {
+        Outcome::Moved { copy } => {
+            let text = match copy {
+                Copied::Discarded | Copied::Gone => "was moved",
+                Copied::Kept => {
+                    "belongs to the target, which has not said that it runs there; its copy here is kept"
+                }
+            };
+            (true, text.to_owned(), false)
+        }
+        Outcome::Stayed(failure) => {
+            let retry = failure.retry() != Retry::Never;
+            (
+                false,
+                format!("stayed where it is: {}", chain(failure)),
+                retry,
+            )
+        }
+        Outcome::Ended => (false, "ended before it could be moved".to_owned(), false),
+        Outcome::Lost { copy } => {
+            let text = match copy {
+                Copied::Kept => "was lost with the target's runner; a copy is kept here",
+                _ => "was lost with its runner",
+            };
+            (false, text.to_owned(), false)
+        }
+    }
+}
+
+fn chain(failure: &MoveFailure) -> String {
+    match std::error::Error::source(failure) {
+        Some(source) => format!("{failure}: {source}"),
+        None => failure.to_string(),
+    }
+}
+
+const fn part_name(part: Part) -> &'static str {
+    match part {
+        Part::Accept => "accept",
+        Part::Declare => "declare",
+        Part::Pause => "pause",
+        Part::Capture => "capture",
+        Part::Send => "send",
+        Part::Restore => "restore",
+        Part::Commit => "commit",
+        Part::Resume => "resume",
+        Part::Travel => "travel",
+        Part::Confirm => "confirm",
+        Part::Settle => "settle",
+        Part::Return => "return",
+    }
+}

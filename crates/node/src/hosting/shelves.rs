@@ -1,0 +1,265 @@
+//! Where snapshots are kept: folders of this node, and those of others.
+//!
+//! ```text
+//! DATA/snapshots/PROCESS/…      as `sterna-snapshot` says
+//! ```
+//!
+//! Only the owner of a process writes into its folder. A folder of no process is of a clone that is just being made.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sterna_migration::{Life, NodeId};
+use sterna_process::ProcessId;
+use sterna_snapshot::{Folder, Shelf, ShelfError, is_name};
+use tokio::runtime::Handle;
+
+use super::blocking;
+use crate::limits::{ANSWER_WITHIN, OBJECT_BYTES_MAX, OBJECT_PIECE_BYTES, OBJECT_REPLY_BYTES};
+use crate::message::{
+    Failure, FailureKind, HostingReply, HostingRequest, RegistryRequest, Reply, Request,
+    ShelfReply, ShelfRequest,
+};
+use crate::service::Service;
+
+/// A folder that another node keeps. To be used where blocking does no harm.
+pub(super) struct Elsewhere {
+    service: Arc<Service>,
+    node: NodeId,
+    folder: ProcessId,
+    runtime: Handle,
+}
+
+impl Elsewhere {
+    fn ask(&self, request: ShelfRequest) -> Result<Option<ShelfReply>, ShelfError> {
+        let folder = self.folder;
+        let request = Request::Hosting(HostingRequest::Shelf { folder, request });
+        let addresses = self.service.addresses(self.node);
+        let asked = self
+            .service
+            .transport
+            .ask(self.node, &addresses, &request, ANSWER_WITHIN);
+        match self.runtime.block_on(asked) {
+            Ok((Reply::Hosting(HostingReply::Shelf(reply)), _)) => Ok(Some(reply)),
+            Ok((Reply::Done, _)) => Ok(None),
+            Ok((Reply::Failed(failure), _)) => Err(ShelfError::Elsewhere(failure.message)),
+            Ok(_) => Err(ShelfError::Elsewhere(
+                "the node that keeps the snapshots answers another question".into(),
+            )),
+            Err(error) => Err(ShelfError::Elsewhere(format!(
+                "the node that keeps the snapshots does not answer: {error}"
+            ))),
+        }
+    }
+}
+
+impl Shelf for Elsewhere {
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ShelfError> {
+        let mut offset = 0;
+        loop {
+            let piece = &bytes[offset..(offset + OBJECT_PIECE_BYTES).min(bytes.len())];
+            let end = offset + piece.len() == bytes.len();
+            self.ask(ShelfRequest::Put {
+                name: name.to_owned(),
+                offset: offset as u64,
+                bytes: piece.to_vec(),
+                end,
+            })?;
+            offset += piece.len();
+            if end {
+                return Ok(());
+            }
+        }
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, ShelfError> {
+        let mut whole = Vec::new();
+        loop {
+            let request = ShelfRequest::Get {
+                name: name.to_owned(),
+                offset: whole.len() as u64,
+            };
+            let (total, bytes) = match self.ask(request)? {
+                Some(ShelfReply::Piece { total, bytes }) if total <= OBJECT_BYTES_MAX => {
+                    (total, bytes)
+                }
+                Some(ShelfReply::Absent) => return Ok(None),
+                _ => return Err(ShelfError::Elsewhere(format!("{name} does not come"))),
+            };
+            let is_empty = bytes.is_empty();
+            whole.extend(bytes);
+            match (whole.len() as u64).cmp(&total) {
+                std::cmp::Ordering::Equal => return Ok(Some(whole)),
+                std::cmp::Ordering::Less if !is_empty => {}
+                _ => return Err(ShelfError::Elsewhere(format!("{name} changed meanwhile"))),
+            }
+        }
+    }
+
+    fn list(&self) -> Result<Vec<String>, ShelfError> {
+        match self.ask(ShelfRequest::List)? {
+            Some(ShelfReply::Names(names)) => Ok(names),
+            _ => Err(ShelfError::Elsewhere("no list of objects comes".into())),
+        }
+    }
+
+    fn remove(&self, name: &str) -> Result<(), ShelfError> {
+        let name = name.to_owned();
+        self.ask(ShelfRequest::Remove { name }).map(drop)
+    }
+}
+
+impl Service {
+    /// Where this node keeps snapshots.
+    pub(super) fn snapshots(&self) -> PathBuf {
+        self.data.path().join("snapshots")
+    }
+
+    fn folder(&self, process: ProcessId) -> Folder {
+        Folder::at(self.snapshots().join(process.to_string()))
+    }
+
+    /// The folder of a process that a node keeps.
+    pub(super) fn shelf(
+        self: &Arc<Self>,
+        node: NodeId,
+        folder: ProcessId,
+    ) -> Box<dyn Shelf + Send> {
+        match node == self.id {
+            true => Box::new(self.folder(folder)),
+            false => Box::new(Elsewhere {
+                service: Arc::clone(self),
+                node,
+                folder,
+                runtime: Handle::current(),
+            }),
+        }
+    }
+
+    /// Removes a folder of this node.
+    pub(super) async fn clear(&self, folder: ProcessId) {
+        let path = self.snapshots().join(folder.to_string());
+        let _ = blocking(move || fs::remove_dir_all(path)).await;
+    }
+
+    /// Answers another node about a folder that is kept here.
+    pub(super) async fn shelve(
+        self: &Arc<Self>,
+        node: NodeId,
+        folder: ProcessId,
+        request: ShelfRequest,
+    ) -> Result<Option<HostingReply>, Failure> {
+        let begins = matches!(
+            request,
+            ShelfRequest::Put { offset: 0, .. } | ShelfRequest::Remove { .. }
+        );
+        if begins {
+            self.may_write(node, folder).await?;
+        }
+        let shelf = self.folder(folder);
+        let done = blocking(move || match request {
+            ShelfRequest::Put {
+                name,
+                offset,
+                bytes,
+                end,
+            } => put_piece(&shelf, (&name, node), offset, &bytes, end).map(|()| None),
+            ShelfRequest::Get { name, offset } => get_piece(&shelf, &name, offset).map(Some),
+            ShelfRequest::List => shelf.list().map(|names| Some(ShelfReply::Names(names))),
+            ShelfRequest::Remove { name } => shelf.remove(&name).map(|()| None),
+        });
+        match done.await? {
+            Ok(reply) => Ok(reply.map(HostingReply::Shelf)),
+            Err(error) => Err(Failure::refused(super::snapshots::chain(&error))),
+        }
+    }
+
+    async fn may_write(&self, node: NodeId, folder: ProcessId) -> Result<(), Failure> {
+        let process = folder;
+        let asked = self
+            .ask_registry(RegistryRequest::Process { process })
+            .await?;
+        let Reply::Process(entry) = asked else {
+            return Err(Failure::refused("the registry answers another question"));
+        };
+        let Some(entry) = entry else {
+            return Ok(());
+        };
+        let record = entry.record().map_err(Failure::refused)?;
+        match record.owner == node && record.life == Life::Alive {
+            true => Ok(()),
+            false => Err(Failure::new(
+                FailureKind::Forbidden,
+                "only the owner of a process writes its snapshots",
+            )),
+        }
+    }
+}
+
+/// Takes a piece of an object, which appears with its last one. Two nodes do not write into one object.
+fn put_piece(
+    folder: &Folder,
+    (name, node): (&str, NodeId),
+    offset: u64,
+    bytes: &[u8],
+    end: bool,
+) -> Result<(), ShelfError> {
+    if !is_name(name) {
+        return Err(ShelfError::Name(name.to_owned()));
+    }
+    let path = folder.path();
+    let partial = path.join(format!("{name}.{node}.partial"));
+    let written = || -> io::Result<()> {
+        DirBuilder::new().mode(0o700).recursive(true).create(path)?;
+        let mut options = OpenOptions::new();
+        options.write(true).mode(0o600);
+        let mut file = match offset {
+            0 => options.create(true).truncate(true).open(&partial)?,
+            _ => options.append(true).open(&partial)?,
+        };
+        let length = offset.saturating_add(bytes.len() as u64);
+        if file.metadata()?.len() != offset || length > OBJECT_BYTES_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        file.write_all(bytes)?;
+        if end {
+            file.sync_all()?;
+            fs::rename(&partial, path.join(name))?;
+            File::open(path)?.sync_all()?;
+        }
+        Ok(())
+    };
+    written().map_err(|source| {
+        let _ = fs::remove_file(&partial);
+        ShelfError::File {
+            doing: "could not write",
+            name: name.to_owned(),
+            source,
+        }
+    })
+}
+
+fn get_piece(folder: &Folder, name: &str, offset: u64) -> Result<ShelfReply, ShelfError> {
+    if !is_name(name) {
+        return Err(ShelfError::Name(name.to_owned()));
+    }
+    let read = || -> io::Result<ShelfReply> {
+        let file = match File::open(folder.path().join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ShelfReply::Absent),
+            file => file?,
+        };
+        let total = file.metadata()?.len();
+        let length = total.saturating_sub(offset).min(OBJECT_REPLY_BYTES as u64);
+        let mut bytes = vec![0; length as usize];
+        file.read_exact_at(&mut bytes, offset)?;
+        Ok(ShelfReply::Piece { total, bytes })
+    };
+    read().map_err(|source| ShelfError::File {
+        doing: "could not read",
+        name: name.to_owned(),
+        source,
+    })
+}

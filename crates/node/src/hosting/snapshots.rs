@@ -1,0 +1,541 @@
+//! Rolling snapshots: made by the owner of a process, kept by another node, gone on from when the process is lost.
+//!
+//! The schedule is in the registry, so whoever owns the process next, after a move or a restart, goes on with it. A
+//! snapshot that cannot be kept is written down there as well: nobody believes to have one that is not.
+
+use std::collections::HashMap;
+use std::io::{self, PipeReader};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sterna_migration::{Life, NodeId};
+use sterna_process::{ProcessId, ProgramId};
+use sterna_runner::copy::{self, Copy};
+use sterna_runner::message::{Answer, Order};
+use sterna_runner::{BESIDE, BESIDE_VERSION, Beside};
+use sterna_snapshot::{
+    Details, Found, Key, LoadError, PROGRAM, Saved, Shelf, Stored, newest, prune, save,
+};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+
+use super::making::As;
+use super::{Hosting, blocking};
+use crate::limits::{
+    SNAPSHOT_EVERY_MIN, SNAPSHOTS_AT_ONCE, SNAPSHOTS_LOOK_EVERY, SNAPSHOTS_MAX,
+    SNAPSHOTS_SWEEP_EVERY, TROUBLE_BYTES_MAX,
+};
+use crate::message::{
+    EventSort, Failure, FailureKind, HostingReply, HostingRequest, Keeping, KeepingsOf,
+    LastSnapshot, Recovered, RegistryRequest, Reply, SnapshotOrder,
+};
+use crate::service::Service;
+use crate::wire::now_ms;
+
+/// How many are kept if nothing else is said.
+const KEEP: u32 = 3;
+
+/// What is written with a copy, and for how long the process stood still.
+pub(super) struct Kept {
+    pub(super) saved: Saved,
+    pub(super) stood_us: u64,
+}
+
+/// Why one snapshot cannot be gone on from, and whether an older one may.
+enum Stopped {
+    Here(Failure),
+    Damaged(String),
+}
+
+impl Service {
+    /// All that is kept, by process.
+    pub(super) async fn keepings(
+        &self,
+        of: KeepingsOf,
+    ) -> Result<HashMap<ProcessId, Keeping>, Failure> {
+        match self.ask_registry(RegistryRequest::Keepings(of)).await? {
+            Reply::Keepings(all) => {
+                let all = all.into_iter();
+                let known =
+                    |(process, bytes): (_, Vec<u8>)| Some((process, Keeping::decode(&bytes)?));
+                Ok(all.filter_map(known).collect())
+            }
+            _ => Err(Failure::refused("the registry answers another question")),
+        }
+    }
+
+    async fn keeping(&self, process: ProcessId) -> Result<Option<Keeping>, Failure> {
+        let mut all = self.keepings(KeepingsOf::Process(process)).await?;
+        Ok(all.remove(&process))
+    }
+
+    async fn set_keeping(&self, process: ProcessId, keeping: &Keeping) -> Result<(), Failure> {
+        let bytes = keeping.encode();
+        let request = RegistryRequest::SetKeeping { process, bytes };
+        self.ask_registry(request).await.map(drop)
+    }
+
+    /// Makes snapshots as they become due, until the node stops.
+    pub(crate) async fn keep_snapshots(self: Arc<Self>, hosting: Arc<Hosting>) {
+        let room = Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE));
+        let mut tried: HashMap<ProcessId, Instant> = HashMap::new();
+        let mut swept = Instant::now();
+        loop {
+            sleep(SNAPSHOTS_LOOK_EVERY).await;
+            let Ok(all) = self.keepings(KeepingsOf::Node(self.id)).await else {
+                continue;
+            };
+            tried.retain(|process, _| all.contains_key(process));
+            for (process, keeping) in all {
+                let Some(every) = keeping.every_ms.map(Duration::from_millis) else {
+                    continue;
+                };
+                let due = match tried.get(&process) {
+                    Some(at) => at.elapsed() >= every,
+                    None => is_due(&keeping, every),
+                };
+                let Some(room) = due
+                    .then(|| Arc::clone(&room).try_acquire_owned().ok())
+                    .flatten()
+                else {
+                    continue;
+                };
+                tried.insert(process, Instant::now());
+                let (service, hosting) = (Arc::clone(&self), Arc::clone(&hosting));
+                tokio::spawn(async move {
+                    let made = service.snapshot(&hosting, process, keeping).await;
+                    if let Err(failure) = made {
+                        tracing::debug!("no snapshot of {}: {failure}", process.short());
+                    }
+                    drop(room);
+                });
+            }
+            if swept.elapsed() >= SNAPSHOTS_SWEEP_EVERY {
+                swept = Instant::now();
+                self.sweep_snapshots().await;
+            }
+        }
+    }
+
+    /// Removes the snapshots of processes that nobody can go on with any more.
+    async fn sweep_snapshots(&self) {
+        let entries = std::fs::read_dir(self.snapshots()).into_iter().flatten();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        for process in names.filter_map(|name| name.parse::<ProcessId>().ok()) {
+            let request = RegistryRequest::Process { process };
+            let over = match self.ask_registry(request).await {
+                Ok(Reply::Process(None)) => true,
+                Ok(Reply::Process(Some(entry))) => entry
+                    .record()
+                    .is_ok_and(|record| record.life == Life::Ended),
+                _ => false,
+            };
+            if over {
+                self.clear(process).await;
+            }
+        }
+    }
+
+    /// What a user wants of a process of this node.
+    pub(super) async fn see_to_snapshots(
+        self: &Arc<Self>,
+        hosting: &Hosting,
+        process: ProcessId,
+        order: SnapshotOrder,
+    ) -> Result<HostingReply, Failure> {
+        hosting.seen(process).await?;
+        let known = self.keeping(process).await?;
+        let (every_ms, to, keep) = match order {
+            SnapshotOrder::Stop => {
+                let mut keeping = known.ok_or_else(|| none_of(process))?;
+                keeping.every_ms = None;
+                self.set_keeping(process, &keeping).await?;
+                return Ok(HostingReply::Keeping(Box::new(keeping)));
+            }
+            SnapshotOrder::Once { to } => {
+                let every_ms = known.as_ref().and_then(|keeping| keeping.every_ms);
+                (
+                    every_ms,
+                    to,
+                    known.as_ref().map_or(KEEP, |known| known.keep),
+                )
+            }
+            SnapshotOrder::Every { every_ms, to, keep } => (Some(every_ms), to, keep),
+        };
+        let to = to.or(known.as_ref().map(|keeping| keeping.to));
+        let to = to.ok_or_else(|| {
+            Failure::refused("say which node is to keep the snapshots: --to NODE")
+        })?;
+        self.check(to, every_ms, keep)?;
+        let key = match known.as_ref() {
+            Some(keeping) => keeping.key,
+            None => new_key()?,
+        };
+        let last = known.filter(|keeping| keeping.to == to);
+        let keeping = Keeping {
+            key,
+            to,
+            every_ms,
+            keep,
+            last: last.and_then(|keeping| keeping.last),
+            trouble: None,
+        };
+        // Written down when the first one is there: a schedule without any would be believed.
+        let keeping = self.snapshot(hosting, process, keeping).await?;
+        Ok(HostingReply::Keeping(Box::new(keeping)))
+    }
+
+    fn check(&self, to: NodeId, every_ms: Option<u64>, keep: u32) -> Result<(), Failure> {
+        let min = SNAPSHOT_EVERY_MIN.as_millis() as u64;
+        if every_ms.is_some_and(|every| every < min) {
+            return Err(Failure::refused(format!(
+                "a snapshot at most every {SNAPSHOT_EVERY_MIN:?}"
+            )));
+        }
+        if !(1..=SNAPSHOTS_MAX).contains(&keep) {
+            return Err(Failure::refused(format!(
+                "from 1 to {SNAPSHOTS_MAX} snapshots are kept"
+            )));
+        }
+        match self.roster().member(to) {
+            Some(_) => Ok(()),
+            None => Err(Failure::refused(
+                "the cluster has no such node: see `sterna nodes`",
+            )),
+        }
+    }
+
+    /// Makes a snapshot, and writes down how that went.
+    async fn snapshot(
+        self: &Arc<Self>,
+        hosting: &Hosting,
+        process: ProcessId,
+        mut keeping: Keeping,
+    ) -> Result<Keeping, Failure> {
+        let at_ms = now_ms();
+        let copied = self
+            .copy_to(
+                hosting,
+                process,
+                (keeping.to, process),
+                (keeping.key, keeping.keep),
+            )
+            .await;
+        let failed = match copied {
+            Ok(Kept { saved, stood_us }) => {
+                keeping.trouble = None;
+                keeping.last = Some(LastSnapshot {
+                    number: saved.manifest.number,
+                    at_ms,
+                    output_bytes: saved.manifest.output_bytes,
+                    pages: saved.manifest.places.len() as u64,
+                    pages_new: saved.pages_new,
+                    bytes_new: saved.bytes_new,
+                    stood_us,
+                });
+                None
+            }
+            Err(failure) if failure.kind == FailureKind::NotHere => return Err(failure),
+            Err(failure) => {
+                let mut trouble = failure.message.clone();
+                trouble.truncate(trouble.floor_char_boundary(TROUBLE_BYTES_MAX));
+                if keeping.trouble.as_ref() != Some(&trouble) {
+                    hosting.news.event(
+                        process,
+                        EventSort::Other,
+                        format!("has no new snapshot: {trouble}"),
+                    );
+                }
+                keeping.trouble = Some(trouble);
+                Some(failure)
+            }
+        };
+        match failed {
+            None => {
+                self.set_keeping(process, &keeping).await?;
+                Ok(keeping)
+            }
+            Some(failure) => {
+                // Of one that was never kept nothing is written down.
+                if self.keeping(process).await?.is_some() {
+                    self.set_keeping(process, &keeping).await?;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Keeps a copy of a process of this node in a folder of some node.
+    pub(super) async fn copy_to(
+        self: &Arc<Self>,
+        hosting: &Hosting,
+        process: ProcessId,
+        (to, folder): (NodeId, ProcessId),
+        (key, keep): (Key, u32),
+    ) -> Result<Kept, Failure> {
+        let (reading, writing) = io::pipe().map_err(Failure::refused)?;
+        let shelf = self.shelf(to, folder);
+        let workshop = Arc::clone(&hosting.workshop);
+        let at_ms = now_ms();
+        let saving = blocking(move || {
+            let saved = keep_copy(&*shelf, &key, (process, at_ms), reading)?;
+            let program = saved.manifest_program()?;
+            if !shelf
+                .list()
+                .map_err(text)?
+                .iter()
+                .any(|name| name == PROGRAM)
+            {
+                let bytes = workshop.bytes(&program)?;
+                shelf.put(PROGRAM, &bytes).map_err(text)?;
+            }
+            if let Err(error) = prune(&*shelf, &key, keep as usize) {
+                tracing::warn!("old snapshots are not removed: {}", chain(&error));
+            }
+            Ok::<Saved, String>(saved.0)
+        });
+        let order = Order::Copy {
+            process,
+            hold: None,
+        };
+        let copying = hosting.ask(order, vec![writing.into()]);
+        let (copied, saved) = tokio::join!(copying, saving);
+        let saved = saved?;
+        match (copied, saved) {
+            (Ok(Answer::Copied(stood_us)), Ok(saved)) => Ok(Kept { saved, stood_us }),
+            // That the pipe broke says less than why nobody reads it.
+            (_, Err(why)) if !why.contains("is not whole") => Err(Failure::refused(why)),
+            (Err(failure), _) => Err(failure),
+            (_, Err(why)) => Err(Failure::refused(why)),
+            (Ok(_), Ok(_)) => Err(Failure::refused("the runner answers another question")),
+        }
+    }
+
+    /// A lost process is gone on with on some node.
+    pub(super) async fn recover_somewhere(
+        self: &Arc<Self>,
+        hosting: &Hosting,
+        process: ProcessId,
+        on: Option<NodeId>,
+    ) -> Result<HostingReply, Failure> {
+        match on.filter(|on| *on != self.id) {
+            None => self.recover(hosting, process).await,
+            Some(node) => {
+                let request = HostingRequest::Recover { process, on: None };
+                self.pass_on(node, request).await
+            }
+        }
+    }
+
+    /// A lost process is gone on with here, from the newest snapshot that is whole.
+    pub(super) async fn recover(
+        self: &Arc<Self>,
+        hosting: &Hosting,
+        process: ProcessId,
+    ) -> Result<HostingReply, Failure> {
+        let (record, info) = self.record_to_go_on(process).await?;
+        if record.life != Life::Lost {
+            return Err(Failure::refused(format!(
+                "process {} is frozen in a file: go on with it by `sterna thaw`",
+                process.short()
+            )));
+        }
+        let keeping = self.keeping(process).await?;
+        let keeping = keeping.ok_or_else(|| none_of(process))?;
+        self.has_program(hosting, (keeping.to, process), info.program)
+            .await?;
+        let (mut before, mut passed_over) = (None, Vec::new());
+        loop {
+            let shelf = self.shelf(keeping.to, process);
+            let found = blocking(move || newest(&*shelf, &keeping.key, before)).await?;
+            let found = match found.map_err(|error| Failure::refused(chain(&error)))? {
+                Ok(found) => found,
+                Err(problems) => {
+                    passed_over.extend(problems.iter().map(|error| chain(error)));
+                    return Err(nothing_whole(process, &passed_over));
+                }
+            };
+            passed_over.extend(
+                found
+                    .passed_over
+                    .iter()
+                    .map(|error: &LoadError| chain(error)),
+            );
+            let (number, at_ms) = (found.manifest.number, found.manifest.at_ms);
+            let output_bytes = found.manifest.output_bytes;
+            let what = As::Before {
+                record,
+                grant: None,
+                info: info.clone(),
+            };
+            match self
+                .go_on_from(hosting, (keeping.to, process), process, found, what)
+                .await
+            {
+                Ok(()) => {
+                    let text = format!("went on from snapshot {number}");
+                    hosting.news.event(process, EventSort::Started, text);
+                    return Ok(HostingReply::Recovered(Box::new(Recovered {
+                        process,
+                        node: self.id,
+                        snapshot: number,
+                        at_ms,
+                        output_bytes,
+                        passed_over,
+                    })));
+                }
+                Err(Stopped::Here(failure)) => return Err(failure),
+                Err(Stopped::Damaged(why)) => {
+                    passed_over.push(format!("snapshot {number}: {why}"));
+                    before = Some(number);
+                }
+            }
+        }
+    }
+
+    /// Makes a process of what a folder has.
+    pub(super) async fn make_from(
+        self: &Arc<Self>,
+        hosting: &Hosting,
+        folder: (NodeId, ProcessId),
+        process: ProcessId,
+        found: Found,
+        what: As,
+    ) -> Result<(), Failure> {
+        match self.go_on_from(hosting, folder, process, found, what).await {
+            Ok(()) => Ok(()),
+            Err(Stopped::Here(failure)) => Err(failure),
+            Err(Stopped::Damaged(why)) => Err(Failure::refused(why)),
+        }
+    }
+
+    async fn go_on_from(
+        self: &Arc<Self>,
+        hosting: &Hosting,
+        (node, folder): (NodeId, ProcessId),
+        process: ProcessId,
+        found: Found,
+        what: As,
+    ) -> Result<(), Stopped> {
+        let failed = |error: io::Error| Stopped::Here(Failure::refused(error));
+        let (reading, mut writing) = io::pipe().map_err(failed)?;
+        let shelf = self.shelf(node, folder);
+        let sending = blocking(move || {
+            let mut pages = Stored::of(&found.manifest, &*shelf);
+            copy::write(&mut writing, &found.manifest.image, &mut pages)
+        });
+        let making = self.make_here(hosting, process, what, reading.into());
+        let (sent, made) = tokio::join!(sending, making);
+        match (sent.map_err(Stopped::Here)?, made) {
+            (_, Ok(())) => Ok(()),
+            // It was read no further because something else is wrong.
+            (Ok(()) | Err(copy::CopyError::Pipe(_)), Err(failure)) => Err(Stopped::Here(failure)),
+            (Err(error), Err(_)) => Err(Stopped::Damaged(chain(&error))),
+        }
+    }
+
+    /// Sees to it that a program is ready here; a folder has it, too.
+    pub(super) async fn has_program(
+        self: &Arc<Self>,
+        hosting: &Hosting,
+        (node, folder): (NodeId, ProcessId),
+        program: ProgramId,
+    ) -> Result<(), Failure> {
+        if hosting.has(program).await {
+            return Ok(());
+        }
+        let shelf = self.shelf(node, folder);
+        let workshop = Arc::clone(&hosting.workshop);
+        let added = blocking(move || {
+            let bytes = shelf.get(PROGRAM).map_err(text)?;
+            let bytes = bytes.ok_or("the program is not with the snapshots")?;
+            match ProgramId::of(&bytes) == program {
+                true => workshop.add(bytes.into()),
+                false => Err("the program that is with the snapshots is damaged".into()),
+            }
+        });
+        added.await?.map_err(Failure::refused)
+    }
+}
+
+/// What was kept, and of which program.
+struct KeptCopy(Saved, ProgramId);
+
+impl KeptCopy {
+    fn manifest_program(&self) -> Result<ProgramId, String> {
+        Ok(self.1)
+    }
+}
+
+fn keep_copy(
+    shelf: &dyn Shelf,
+    key: &Key,
+    (process, at_ms): (ProcessId, u64),
+    reading: PipeReader,
+) -> Result<KeptCopy, String> {
+    let mut copy = Copy::begin(reading).map_err(text)?;
+    let image = copy.image().clone();
+    let versions = BESIDE_VERSION..=BESIDE_VERSION;
+    let mut sections = image.sections.clone();
+    let beside: Option<Beside> = match sections.take(&BESIDE, versions).map_err(text)? {
+        Some(section) => Some(section.decode().map_err(text)?),
+        None => None,
+    };
+    let details = Details {
+        process,
+        epoch: image.header.epoch,
+        at_ms,
+        output_bytes: beside.map_or(0, |beside| beside.output_bytes),
+    };
+    let saved = save(shelf, key, &details, &image, &mut copy).map_err(text)?;
+    Ok(KeptCopy(saved, image.header.program))
+}
+
+/// Whether a schedule that was found is due: it may have been another node's until now.
+fn is_due(keeping: &Keeping, every: Duration) -> bool {
+    keeping.last.is_none_or(|last| {
+        let since = now_ms().saturating_sub(last.at_ms);
+        Duration::from_millis(since) >= every
+    })
+}
+
+pub(super) fn new_key() -> Result<Key, Failure> {
+    let (one, other) = (super::answers::random()?, super::answers::random()?);
+    let mut bits = [0; 32];
+    bits[..16].copy_from_slice(&one);
+    bits[16..].copy_from_slice(&other);
+    Ok(Key::from_bytes(bits))
+}
+
+fn none_of(process: ProcessId) -> Failure {
+    Failure::refused(format!(
+        "there are no snapshots of process {}: they are made after `sterna snapshot`",
+        process.short()
+    ))
+}
+
+fn nothing_whole(process: ProcessId, passed_over: &[String]) -> Failure {
+    let why = match passed_over {
+        [] => "there is none where they are kept".to_owned(),
+        all => all.join("; "),
+    };
+    Failure::refused(format!(
+        "no snapshot of process {} can be gone on from: {why}",
+        process.short()
+    ))
+}
+
+fn text(error: impl std::error::Error) -> String {
+    chain(&error)
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
