@@ -161,7 +161,7 @@ impl Service {
         Ok(())
     }
 
-    /// Asks another node for something about processes; `None` if it was something to be done, and is.
+    /// Asks another node for something about processes.
     pub(super) async fn pass_on(
         &self,
         node: NodeId,
