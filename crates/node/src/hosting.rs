@@ -42,6 +42,7 @@ mod start;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sterna_migration::{Event, Message, NodeId};
@@ -70,6 +71,8 @@ pub(crate) struct Hosting {
     /// Taken by the driver.
     from_all: Mutex<Option<mpsc::Receiver<Input>>>,
     runner: watch::Sender<Option<Runner>>,
+    /// The node stops, and has told its runner to end: no other one is started.
+    is_over: AtomicBool,
     pub(crate) channels: Channels,
     news: News,
     /// For what a runner needs made ready.
@@ -97,6 +100,7 @@ impl Hosting {
             inputs,
             from_all: Mutex::new(Some(from_all)),
             runner: watch::Sender::new(None),
+            is_over: AtomicBool::new(false),
             channels: Channels::default(),
             news: News::default(),
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
@@ -119,6 +123,11 @@ impl Hosting {
         let mut runner = self.runner.subscribe();
         let _ = timeout(RUNNER_WITHIN, runner.wait_for(Option::is_some)).await;
         self.runner()
+    }
+
+    /// Whether the last runner has been told to end.
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::SeqCst)
     }
 
     /// Asks the runner.
@@ -149,6 +158,7 @@ impl Hosting {
             Remains::Left if count > 0 => Ok(()),
             _ => {
                 self.kill_all().await;
+                self.is_over.store(true, Ordering::SeqCst);
                 runner.handle.order(Order::End, Vec::new());
                 let process = runner.handle.process();
                 let _ = blocking(move || process.wait(Some(RUNNER_WITHIN))).await?;

@@ -150,6 +150,10 @@ impl Service {
     ) -> (Runner, sterna_runner::message::Holdings) {
         let mut pause = RETRY_FIRST;
         loop {
+            if hosting.is_over() {
+                // Nobody would ever end one that is started now. The node's end ends this task.
+                std::future::pending::<()>().await;
+            }
             match hosting.get_runner(life).await {
                 Ok(found) => return found,
                 Err(error) => {

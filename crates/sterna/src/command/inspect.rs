@@ -6,12 +6,13 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
-use sterna_node::message::{Belongings, BindingSort, HostingReply, HostingRequest, Looked};
+use sterna_node::message::{Belongings, BindingSort, Brief, HostingReply, HostingRequest};
 use sterna_process::image::{PageStatistics, SectionSummary};
 use sterna_process::{
     Description, Epoch, ImageFile, ImageHeader, MemoryLayout, PAGE_SIZE, Plain, ProcessId,
     ProgramId, Provenance, ReadLimits, Tag,
 };
+use sterna_runner::message::WindowSize;
 
 use crate::client;
 use crate::key;
@@ -151,7 +152,10 @@ impl Inspect {
             file: entry.info.file.clone(),
             arguments: entry.info.arguments.clone(),
             belongings: Belongings::decode(&entry.info.extra),
-            looked,
+            brief: looked.brief,
+            layout: looked.layout,
+            has_input: looked.has_input,
+            terminal: looked.terminal,
             description: described,
         };
         match self.json {
@@ -177,8 +181,10 @@ struct Hosted {
     arguments: Vec<String>,
     /// Its limits and directories; null if a newer node wrote them down.
     belongings: Option<Belongings>,
-    #[serde(flatten)]
-    looked: Looked,
+    brief: Brief,
+    layout: MemoryLayout,
+    has_input: bool,
+    terminal: Option<WindowSize>,
     description: Description,
 }
 
@@ -194,7 +200,7 @@ impl Hosted {
             self.id.short(),
             Plain(name)
         ));
-        let brief = &self.looked.brief;
+        let brief = &self.brief;
         let stats = &brief.stats;
         page.line("node", &self.node);
         page.line("epoch", self.epoch);
@@ -213,7 +219,7 @@ impl Hosted {
         page.line("memory", show::bytes(stats.memory_bytes));
         page.line("at most", show::bytes(stats.memory_bytes_peak));
         page.line("output", show::bytes(brief.output_bytes));
-        if let Some(size) = self.looked.terminal {
+        if let Some(size) = self.terminal {
             let (columns, rows) = (size.columns, size.rows);
             page.line("terminal", format_args!("{columns} × {rows}"));
         }
@@ -227,7 +233,7 @@ impl Hosted {
             let path = Plain(&binding.guest_path);
             page.line("directory", format_args!("{path}, {sort}{only}"));
         }
-        page.layout(&self.looked.layout);
+        page.layout(&self.layout);
         page.description(&self.description);
         page.text
     }

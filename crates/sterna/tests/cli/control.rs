@@ -22,6 +22,14 @@ impl Pair {
         let one = nodes::start(&world, "one", "127.0.0.1:0");
         let two = nodes::start(&world, "two", "127.0.0.1:0");
         two.join(&world, &one.invite(&world)).ok();
+        for node in [&one, &two] {
+            until("both have runners", || {
+                let nodes = node.nodes(&world);
+                nodes
+                    .iter()
+                    .all(|node| node["runner_confinement"].is_string())
+            });
+        }
         Self { world, one, two }
     }
 
@@ -77,7 +85,10 @@ fn a_terminal_is_attached_to_across_moves_and_left_as_it_was() {
     let mut beside = pair.attach("echo", |command| command).unwrap();
     here.say("one\n");
     here.out.wait_for("1: one");
-    beside.out.wait_for("1: one");
+    // Who types is attached, and sees what comes from then on.
+    beside.say("beside\n");
+    beside.out.wait_for("2: beside");
+    here.out.wait_for("2: beside");
     beside.say("\x10\x11");
     beside.ended(0);
     until("the terminal has the size of the one here", || {
@@ -88,7 +99,7 @@ fn a_terminal_is_attached_to_across_moves_and_left_as_it_was() {
     here.out.wait_for("half");
     pair.ask(&["move", "echo", "two"]).ok();
     here.say(" a line\n");
-    here.out.wait_for("2: half a line");
+    here.out.wait_for("3: half a line");
     let inspected = pair.json(&["inspect", "echo", "--json"]);
     assert_eq!(inspected["node"], "two");
     assert_eq!(inspected["terminal"]["columns"], 91);
@@ -101,7 +112,7 @@ fn a_terminal_is_attached_to_across_moves_and_left_as_it_was() {
     );
     let mut again = pair.attach("echo", |command| command).unwrap();
     again.say("back\n");
-    again.out.wait_for("3: back");
+    again.out.wait_for("4: back");
     again.say("\x04");
     again.ended(0);
 }
