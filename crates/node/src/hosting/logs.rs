@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use super::{Hosting, blocking};
 use crate::limits::{LOG_LOOK_EVERY, LOG_NODES_MAX, LOG_PAGE_BYTES, LOG_WAIT_MAX, SWEEP_AFTER};
 use crate::message::{
-    Failure, HostingReply, HostingRequest, LogPage, Missing, RegistryRequest, Reply,
+    Failure, FailureKind, HostingReply, HostingRequest, LogPage, Missing, RegistryRequest, Reply,
 };
 use crate::service::Service;
 
@@ -33,6 +33,17 @@ pub(super) fn file_of(folder: &Path, epoch: Epoch) -> PathBuf {
 struct Part {
     reader: LogReader,
     start: u64,
+}
+
+/// Where a process writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    /// Here, or nobody knows better.
+    Here,
+    /// On another node: that one has what comes.
+    Elsewhere,
+    /// Nowhere any more, and last here.
+    Over,
 }
 
 /// What this node has of a process's output from some byte on.
@@ -210,7 +221,7 @@ impl Service {
         let until = Instant::now() + wait.min(LOG_WAIT_MAX);
         loop {
             // Asked before: what it writes last is there when its end is known.
-            let is_over = self.is_over(process, Instant::now() >= until).await;
+            let state = self.writing(process, Instant::now() >= until).await;
             let page = match hosting.had(process, after).await? {
                 Had::Page(page) => page,
                 Had::Later { start, node } => {
@@ -222,6 +233,11 @@ impl Service {
                 },
             };
             let empty = page.records.is_empty() && page.missing.is_none();
+            if empty && state == Writing::Elsewhere {
+                let message = format!("process {} has left this node", process.short());
+                return Err(Failure::new(FailureKind::NotHere, message));
+            }
+            let is_over = state == Writing::Over;
             if !empty || is_over || Instant::now() >= until {
                 return Ok(HostingReply::Log(LogPage {
                     is_over: is_over && empty,
@@ -232,21 +248,21 @@ impl Service {
         }
     }
 
-    /// Whether a process is no more: known here, or, if somebody is about to be told, asked for.
-    async fn is_over(&self, process: ProcessId, for_certain: bool) -> bool {
+    /// Whether a process still writes, and here: known here, or, if somebody is about to be told, asked for.
+    async fn writing(&self, process: ProcessId, for_certain: bool) -> Writing {
         let Some(hosting) = &self.hosting else {
-            return true;
+            return Writing::Over;
         };
         // Once its end is written down, the runner forgets it.
         let ended = hosting.ended().contains_key(&process);
         if !for_certain && !ended && hosting.seen(process).await.is_ok() {
-            return false;
+            return Writing::Here;
         }
-        match self.entry(process).await {
-            Ok(entry) => entry
-                .record()
-                .is_ok_and(|record| record.life != Life::Alive),
-            Err(_) => false,
+        let record = self.entry(process).await.map(|entry| entry.record());
+        match record {
+            Ok(Ok(record)) if record.owner != self.id => Writing::Elsewhere,
+            Ok(Ok(record)) if record.life != Life::Alive => Writing::Over,
+            _ => Writing::Here,
         }
     }
 
