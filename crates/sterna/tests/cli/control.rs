@@ -82,7 +82,12 @@ fn a_terminal_is_attached_to_across_moves_and_left_as_it_was() {
     let Some(mut here) = pair.attach("echo", line) else {
         skip!("{NO_SCRIPT}");
     };
-    let mut beside = pair.attach("echo", |command| command).unwrap();
+    until("the terminal has the size of who is attached", || {
+        let inspected = pair.json(&["inspect", "echo", "--json"]);
+        inspected["terminal"]["columns"] == 91 && inspected["terminal"]["rows"] == 23
+    });
+    let same = |command| format!("stty cols 91 rows 23; {command}");
+    let mut beside = pair.attach("echo", same).unwrap();
     here.say("one\n");
     here.out.wait_for("1: one");
     // Who types is attached, and sees what comes from then on.
@@ -91,10 +96,6 @@ fn a_terminal_is_attached_to_across_moves_and_left_as_it_was() {
     here.out.wait_for("2: beside");
     beside.say("\x10\x11");
     beside.ended(0);
-    until("the terminal has the size of the one here", || {
-        let inspected = pair.json(&["inspect", "echo", "--json"]);
-        inspected["terminal"]["columns"] == 91 && inspected["terminal"]["rows"] == 23
-    });
     here.say("half");
     here.out.wait_for("half");
     pair.ask(&["move", "echo", "two"]).ok();
