@@ -91,10 +91,8 @@ fn start_all(node: &Node, like: &ProcessEntry, count: usize) -> Result<f64> {
     };
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
-        let ended = clients.into_iter().map(|client| client.join());
-        ended
-            .map(|ended| ended.map_err(|_| anyhow!("a client failed"))?)
-            .collect::<Result<()>>()
+        let mut ended = clients.into_iter().map(|client| client.join());
+        ended.try_for_each(|ended| ended.map_err(|_| anyhow!("a client failed"))?)
     })?;
     Ok(count as f64 / begin.elapsed().as_secs_f64())
 }
