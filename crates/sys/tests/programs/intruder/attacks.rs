@@ -424,7 +424,7 @@ fn the_rest() {
         SYS_shmget(0, 1, 0x200); SYS_semget(0, 1, 0x200); SYS_msgget(0, 0x200); SYS_mq_open(c"x".as_ptr(), 0x40);
         SYS_fchmodat(-100, c"/".as_ptr(), 0o777); SYS_fchmod(1, 0o777); SYS_fchown(1, 0, 0); SYS_fchownat(-100, c"/".as_ptr()); SYS_setxattr(); SYS_fsetxattr(1);
         SYS_ioctl(0, libc::TIOCSTI); SYS_ioctl(0, TIOCLINUX); SYS_ioctl(0, libc::TIOCSCTTY); SYS_ioctl(0, libc::TIOCSETD); SYS_ioctl(0, libc::TCSETS);
-        SYS_ioctl(0, libc::TIOCSTI | 1 << 32);
+        SYS_ioctl(0, libc::TIOCEXCL); SYS_ioctl(0, libc::TIOCSTI | 1 << 32);
     }
 }
 
