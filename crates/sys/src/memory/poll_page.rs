@@ -7,8 +7,8 @@
 //!                                          ──────────────────────► retries the load, reads 1, unwinds
 //! ```
 //!
-//! One controller at a time protects and unprotects (the gate's protocol sees to it). Nothing here allocates, locks or
-//! touches `errno`: every method may be called in a signal handler.
+//! Several controllers may protect and unprotect at once (one stops a guest while another kills it): each does so as a whole.
+//! A signal handler may ask [`PollPage::contains`] and nothing else.
 #![allow(
     unsafe_code,
     reason = "protects and accesses a page that someone else mapped"
@@ -17,6 +17,7 @@
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::MprotectFlags;
 use thiserror::Error;
@@ -36,6 +37,8 @@ pub const POLL_COPIES: usize = 1024;
 #[derive(Debug)]
 pub struct PollPage {
     word: NonNull<AtomicU32>,
+    /// Held while the page's protection and word change together: a page that is protected between the two faults whoever stores.
+    changing: Mutex<()>,
 }
 
 // SAFETY: 1. The constructor's caller vouches for the page on every thread; the word is only accessed atomically.
@@ -55,7 +58,10 @@ impl PollPage {
         let word = NonNull::new(page.cast::<AtomicU32>())?;
         (page as usize)
             .is_multiple_of(os_page_bytes())
-            .then_some(PollPage { word })
+            .then(|| PollPage {
+                word,
+                changing: Mutex::new(()),
+            })
     }
 
     /// Makes the page inaccessible: the guest's next poll faults. [`load`](PollPage::load) and
@@ -64,6 +70,7 @@ impl PollPage {
     /// # Errors
     /// The kernel refuses; the page is accessible as before.
     pub fn protect(&self) -> Result<(), PollPageError> {
+        let _whole = self.changing();
         self.set(MprotectFlags::empty())
     }
 
@@ -72,6 +79,7 @@ impl PollPage {
     /// # Errors
     /// The kernel refuses.
     pub fn unprotect(&self) -> Result<(), PollPageError> {
+        let _whole = self.changing();
         self.set(MprotectFlags::READ | MprotectFlags::WRITE)
     }
 
@@ -81,7 +89,8 @@ impl PollPage {
     /// # Errors
     /// The kernel refuses; nothing was stored.
     pub fn unprotect_with(&self, value: u32) -> Result<(), PollPageError> {
-        self.unprotect()?;
+        let _whole = self.changing();
+        self.set(MprotectFlags::READ | MprotectFlags::WRITE)?;
         self.store(value);
         Ok(())
     }
@@ -101,6 +110,10 @@ impl PollPage {
     /// Whether an address lies on the page: the question a fault handler asks.
     pub fn contains(&self, address: usize) -> bool {
         address.wrapping_sub(self.word.as_ptr() as usize) < os_page_bytes()
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn word(&self) -> &AtomicU32 {

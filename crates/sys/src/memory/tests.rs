@@ -372,6 +372,18 @@ fn poll_page_is_protected_and_carries_the_word_back() {
     assert_eq!(poll.load(), 1);
 }
 
+#[test]
+fn two_that_change_a_poll_page_at_once_do_not_fault() {
+    let memory = Reservation::new(64 * KIB, 0, 64 * KIB, None).unwrap();
+    let poll = poll_page(memory.as_ptr()).unwrap();
+    std::thread::scope(|threads| {
+        threads.spawn(|| (0..20_000).for_each(|_| poll.protect().unwrap()));
+        (0..20_000).for_each(|word| poll.unprotect_with(word).unwrap());
+    });
+    poll.unprotect_with(7).unwrap();
+    assert_eq!(poll.load(), 7);
+}
+
 #[allow(unsafe_code, reason = "the constructor under test")]
 fn poll_page(page: *mut u8) -> Option<PollPage> {
     // SAFETY: 1. The tests pass null, an unaligned pointer, or a page of a reservation that outlives the handle.
