@@ -18,6 +18,7 @@
 //! - `known`: what the node remembers of its processes, should the registry forget
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
+//! - `relay`: a process is frozen into a file of another node's machine
 //! - `snapshots`: when they are made and how they are gone on from; `shelves`: where they are kept
 //! - `report`: what became of a move, for people; `news`: reports and events for who asks later
 
@@ -33,6 +34,7 @@ mod logs;
 mod making;
 mod news;
 mod programs;
+mod relay;
 mod report;
 mod runner;
 mod shelves;

@@ -156,6 +156,8 @@ pub const OBJECT_PIECE_BYTES: usize = 60 << 10;
 pub const OBJECT_REPLY_BYTES: usize = 2 << 20;
 /// Longest object, in bytes.
 pub const OBJECT_BYTES_MAX: u64 = 1 << 30;
+/// A piece of a frozen process on its way to a file on another machine, in bytes.
+pub const FREEZE_PIECE_BYTES: usize = 256 << 10;
 /// For a file of a frozen process to be written and safe.
 pub const FREEZE_WITHIN: Duration = Duration::from_secs(3600);
 

@@ -141,9 +141,9 @@ pub enum HostingRequest {
         /// Where the new one is to run.
         target: NodeId,
     },
-    /// Write a process of the asked node into a file. Descriptors: a pipe for its [copy](sterna_runner::copy), and a
-    /// socket. On that comes, when the file is safe, the seal of what the file gives; a socket that ends before means
-    /// that there is no file, and the process runs on.
+    /// Write a process into a file. Descriptors: a pipe for its [copy](sterna_runner::copy), and a socket. On that
+    /// comes, when the file is safe, the seal of what the file gives; a socket that ends before means that there is no
+    /// file, and the process runs on. Between nodes both go over the stream of the request.
     Freeze {
         /// Which.
         process: ProcessId,
@@ -197,6 +197,13 @@ pub enum HostingRequest {
         process: ProcessId,
         /// What.
         deed: FileDeed,
+    },
+    /// A piece of the program of a process.
+    ProgramOf {
+        /// Of which process.
+        process: ProcessId,
+        /// From which byte on.
+        offset: u64,
     },
     /// Events after a number, of any node.
     EventsOf {
@@ -408,7 +415,7 @@ pub enum HostingReply {
     },
     /// To [`HostingRequest::Shelf`].
     Shelf(ShelfReply),
-    /// To [`HostingRequest::Program`].
+    /// To [`HostingRequest::Program`] and [`HostingRequest::ProgramOf`].
     Program {
         /// Its whole length.
         total: u64,

@@ -17,7 +17,7 @@ use crate::limits::{
     CONNECTIONS_MAX, CONNECTIONS_UNPROVEN_MAX, FRAME_WITHIN, HELLO_WITHIN, LOCAL_MAX,
     REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RETRY_FIRST, STRANGER_WITHIN, STRANGERS_MAX,
 };
-use crate::message::{Failure, Reply, Request};
+use crate::message::{Failure, HostingRequest, Reply, Request};
 use crate::tls;
 use crate::transport::CLOSE_REFUSED;
 use crate::wire::{self, WireError};
@@ -120,15 +120,24 @@ impl Service {
         mut from: quinn::RecvStream,
     ) {
         let request = wire::receive(&mut from, REQUEST_BYTES_MAX, FRAME_WITHIN).await;
-        // Nothing that comes after the request is read.
-        let _ = from.stop(CLOSE_REFUSED.into());
+        // Looked up for each request: a node may have been admitted or removed meanwhile.
+        let authority = self.authority(node);
         let reply = match request {
-            // Looked up for each request: a node may have been admitted or removed meanwhile.
-            Ok(request) => {
-                let origin = Origin::Node(&connection);
-                self.answer(self.authority(node), request, origin).await
+            Ok(Request::Hosting(request @ HostingRequest::Freeze { .. })) => {
+                self.freeze_for(authority, request, &mut to, &mut from)
+                    .await
             }
-            Err(error) => not_understood(&error),
+            request => {
+                // Nothing that comes after the request is read.
+                let _ = from.stop(CLOSE_REFUSED.into());
+                match request {
+                    Ok(request) => {
+                        let origin = Origin::Node(&connection);
+                        self.answer(authority, request, origin).await
+                    }
+                    Err(error) => not_understood(&error),
+                }
+            }
         };
         let sent = wire::send(&mut to, &reply, REPLY_BYTES_MAX, FRAME_WITHIN).await;
         let taken = match sent.is_ok() && to.finish().is_ok() {

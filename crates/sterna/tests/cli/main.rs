@@ -13,10 +13,12 @@
 //! - `serve`: files over HTTP, and the comparison of models
 //! - `control`: stats, events, attach, cp, inspect of processes on nodes
 //! - `cluster`: processes on nodes: moved, killed, and their nodes killed
+//! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
 //! - `demo`: the demo, help and completions
 
 mod cluster;
 mod control;
+mod deaths;
 mod demo;
 mod faults;
 mod found;
