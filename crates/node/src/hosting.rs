@@ -20,11 +20,13 @@
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
 //! - `relay`: a process is frozen into a file of another node's machine
 //! - `snapshots`: when they are made and how they are gone on from; `shelves`: where they are kept
-//! - `report`: what became of a move, for people; `news`: reports and events for who asks later
+//! - `report`: what became of a move, for people; `news`: reports and events for who asks later;
+//!   `chronicle`: events on disk
 
 mod answers;
 mod bindings;
 mod channels;
+mod chronicle;
 mod clones;
 mod driver;
 mod files;
@@ -95,6 +97,7 @@ impl Hosting {
     /// In a folder of the node's data directory.
     pub(crate) fn new(workshop: Arc<dyn Workshop>, exports: Exports, folder: PathBuf) -> Self {
         let (inputs, from_all) = mpsc::channel(INPUTS_WAITING_MAX);
+        let news = News::in_folder(&folder);
         Self {
             workshop,
             exports,
@@ -104,7 +107,7 @@ impl Hosting {
             runner: watch::Sender::new(None),
             is_over: AtomicBool::new(false),
             channels: Channels::default(),
-            news: News::default(),
+            news,
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             ended: Mutex::default(),
         }

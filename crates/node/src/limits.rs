@@ -119,6 +119,8 @@ pub const CHANNELS_WAITING_MAX: usize = 64;
 pub const REPORTS_MAX: usize = 1024;
 /// Events that are kept.
 pub const EVENTS_MAX: usize = 4096;
+/// Longest event, in bytes; its text is cut to a half of that.
+pub const EVENT_BYTES_MAX: usize = 1024;
 /// For news of a move in one answer.
 pub const NEWS_WITHIN: Duration = Duration::from_secs(8);
 /// How often records are compared with what the runner holds, without being asked.
@@ -152,6 +154,8 @@ pub const SNAPSHOTS_SWEEP_EVERY: Duration = Duration::from_secs(600);
 pub const SNAPSHOTS_AT_ONCE: usize = 4;
 /// A piece of an object that goes to another node, in bytes: a request has room for it.
 pub const OBJECT_PIECE_BYTES: usize = 60 << 10;
+/// Such pieces that are under way at the same time. Together they are far less than a connection's window.
+pub const OBJECT_PIECES_AT_ONCE: usize = 32;
 /// A piece of an object that comes from another node, in bytes.
 pub const OBJECT_REPLY_BYTES: usize = 2 << 20;
 /// Longest object, in bytes.

@@ -553,7 +553,7 @@ pub struct Capacity {
 /// Something that happened on a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventRecord {
-    /// Numbers of one node's events grow, and begin anew when it is started again.
+    /// Numbers of one node's events grow, one by one. Where one is missing, it was forgotten.
     pub number: u64,
     /// When, in milliseconds since 1970.
     pub at_ms: u64,

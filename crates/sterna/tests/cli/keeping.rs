@@ -129,6 +129,12 @@ fn a_process_whose_node_was_killed_comes_back_from_its_snapshot() {
     until("the loss is known", || {
         one.ok(&world, &["ps", "-a"]).contains("lost")
     });
+    // What happened there is not forgotten with the service.
+    let events = one.ok(&world, &["events"]);
+    let is_of = |line: &&str| line.contains(" two: ") && line.contains("was started");
+    let started = events.lines().find(is_of);
+    let started = started.unwrap_or_else(|| panic!("{events}"));
+    assert_eq!(started.find('T'), Some("2026-11-29".len()), "{started}");
     let told = one.ok(&world, &["recover", "lua"]);
     assert!(told.contains("from snapshot"), "{told}");
     one.fails(&world, &["recover", "lua"], &["not lost"]);
