@@ -76,7 +76,7 @@ pub enum SnapshotOrder {
 /// Something about objects of a folder that a node keeps: of snapshots of the process with this name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShelfRequest {
-    /// A piece of a new object, in its turn.
+    /// A piece of a new object: the first one before all others, the last one after them.
     Put {
         /// Its name.
         name: String,
