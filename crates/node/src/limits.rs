@@ -154,8 +154,9 @@ pub const SNAPSHOTS_SWEEP_EVERY: Duration = Duration::from_secs(600);
 pub const SNAPSHOTS_AT_ONCE: usize = 4;
 /// A piece of an object that goes to another node, in bytes: a request has room for it.
 pub const OBJECT_PIECE_BYTES: usize = 60 << 10;
-/// Such pieces that are under way at the same time. Together they are far less than a connection's window.
-pub const OBJECT_PIECES_AT_ONCE: usize = 32;
+/// Such pieces that are under way at the same time. Of 32 the receiver's socket buffer dropped packets, and it took longer
+/// than one by one.
+pub const OBJECT_PIECES_AT_ONCE: usize = 8;
 /// A piece of an object that comes from another node, in bytes.
 pub const OBJECT_REPLY_BYTES: usize = 2 << 20;
 /// Longest object, in bytes.
