@@ -20,8 +20,8 @@ pub use hosting::{
     HostingReply, HostingRequest, Listed, LogPage, Looked, Missing, MoveReport, StartOrder, Where,
 };
 pub use keeping::{
-    Cloned, Keeping, KeepingsOf, LastSnapshot, Recovered, ShelfReply, ShelfRequest, SnapshotOrder,
-    ThawOrder,
+    Cloned, Keeper, Keeping, KeepingsOf, LastSnapshot, Recovered, ShelfReply, ShelfRequest,
+    SnapshotOrder, ThawOrder,
 };
 pub use process::{
     Announced, Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage,

@@ -1,4 +1,4 @@
-//! Where snapshots are kept: folders of this node, and those of others.
+//! Where snapshots are kept: folders of this node, those of others, and those in [stores](super::stores).
 //!
 //! ```text
 //! DATA/snapshots/PROCESS/…      as `sterna-snapshot` says
@@ -18,12 +18,12 @@ use sterna_snapshot::{Folder, Shelf, ShelfError, is_name};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinSet};
 
-use super::blocking;
+use super::{Hosting, blocking};
 use crate::limits::{
     ANSWER_WITHIN, OBJECT_BYTES_MAX, OBJECT_PIECE_BYTES, OBJECT_PIECES_AT_ONCE, OBJECT_REPLY_BYTES,
 };
 use crate::message::{
-    Failure, FailureKind, HostingReply, HostingRequest, RegistryRequest, Reply, Request,
+    Failure, FailureKind, HostingReply, HostingRequest, Keeper, RegistryRequest, Reply, Request,
     ShelfReply, ShelfRequest,
 };
 use crate::service::Service;
@@ -157,21 +157,23 @@ impl Service {
         Folder::at(self.snapshots().join(process.to_string()))
     }
 
-    /// The folder of a process that a node keeps.
+    /// The folder of a process, wherever it is kept.
     pub(super) fn shelf(
         self: &Arc<Self>,
-        node: NodeId,
+        hosting: &Hosting,
+        keeper: &Keeper,
         folder: ProcessId,
-    ) -> Box<dyn Shelf + Send> {
-        match node == self.id {
-            true => Box::new(self.folder(folder)),
-            false => Box::new(Elsewhere {
+    ) -> Result<Box<dyn Shelf + Send>, Failure> {
+        Ok(match keeper {
+            Keeper::Store(store) => Box::new(hosting.stores.folder(store, folder)?),
+            Keeper::Node(node) if *node == self.id => Box::new(self.folder(folder)),
+            Keeper::Node(node) => Box::new(Elsewhere {
                 service: Arc::clone(self),
-                node,
+                node: *node,
                 folder,
                 runtime: Handle::current(),
             }),
-        }
+        })
     }
 
     /// Removes a folder of this node.

@@ -145,6 +145,47 @@ fn a_process_whose_node_was_killed_comes_back_from_its_snapshot() {
 }
 
 #[test]
+fn a_lost_process_comes_back_from_a_store_on_a_node_that_has_it() {
+    let world = World::new();
+    let kept = world.path("kept");
+    fs::create_dir(&kept).unwrap();
+    let store = format!("backup=file://{}", kept.display());
+    let one = start(&world, "one");
+    let with_store = |name: &str| {
+        let node = start_with(&world, name, &["--store", &store]);
+        join(&world, &one, &node);
+        node
+    };
+    let (mut other, third) = (with_store("two"), with_store("three"));
+    run_lua(&one, &world, "two");
+    let snapshot = |to| ["snapshot", "lua", "--once", "--to", to];
+    let unknown = ["has no store \"elsewhere\"", "--store elsewhere=URL"];
+    one.fails(&world, &snapshot("store:elsewhere"), &unknown);
+    let told = one.ok(&world, &snapshot("store:backup"));
+    assert!(told.contains("is on store:backup"), "{told}");
+    kill_process(other.runner(), Signal::KILL).unwrap();
+    other.actor.signal(Signal::KILL);
+    other.actor.end();
+    let other = start(&world, "two");
+    until("the loss is known", || {
+        one.ok(&world, &["ps", "-a"]).contains("lost")
+    });
+    // Started without it, or never with it: neither opens a place that a schedule names.
+    for node in ["one", "two"] {
+        let recover = ["recover", "lua", "--on", node];
+        third.fails(&world, &recover, &["has no store \"backup\""]);
+    }
+    let told = third.ok(&world, &["recover", "lua"]);
+    assert!(told.contains("from snapshot"), "{told}");
+    one.ok(&world, &["wait", "lua"]);
+    assert_eq!(one.ok(&world, &["logs", "lua"]), plain(&world));
+    assert_eq!(fs::read_dir(&kept).unwrap().count(), 1);
+    for node in [third, other, one] {
+        node.stop(&world);
+    }
+}
+
+#[test]
 fn a_frozen_process_goes_on_once_as_the_same_one_and_then_as_another() {
     let world = World::new();
     let [one, other] = two(&world);
