@@ -85,6 +85,44 @@ impl World {
             Happening::Timer { node, service_life } => self.timer(node, service_life),
             Happening::List { node, service_life } => self.list(node, service_life),
             Happening::RegistryUp => self.registry_up(),
+            Happening::Freeze { process } => self.freeze(process),
+            Happening::Thaw { file } => self.thaw(file),
+            Happening::Recover { process } => self.recover(process),
+            Happening::Keep {
+                to,
+                lives,
+                process,
+                hold,
+                order,
+            } => self.keep(to, lives, (process, hold), order),
+            Happening::Kept {
+                to,
+                lives,
+                process,
+                hold,
+                kept,
+            } => self.kept(to, lives, (process, hold), kept),
+            Happening::FileWritten {
+                node,
+                service_life,
+                file,
+            } => self.file_written(node, service_life, file),
+            Happening::SwapAgain {
+                node,
+                service_life,
+                process,
+            } => self.swap_kept(node, service_life, process),
+            Happening::SwapKept {
+                from,
+                service_life,
+                swap,
+            } => self.registry_kept(from, service_life, &swap),
+            Happening::SwappedKept {
+                to,
+                service_life,
+                swap,
+                found,
+            } => self.swapped_kept(to, service_life, &swap, found),
         }
     }
 
@@ -140,6 +178,7 @@ impl World {
             timer: None,
             listed: false,
             commits: BTreeMap::new(),
+            keeping: BTreeMap::new(),
         });
         self.after(0, Happening::List { node, service_life });
     }
@@ -207,7 +246,7 @@ impl World {
             let held = &mut self.nodes[node].runner.held;
             let stops = match held.get(&process) {
                 Some(Held::Running { .. }) => true,
-                Some(Held::Frozen { .. } | Held::Ready { .. }) => kills,
+                Some(Held::Frozen { .. } | Held::Made { .. } | Held::Ready { .. }) => kills,
                 _ => false,
             };
             if let Some(epoch) = held.get(&process).filter(|_| stops).map(Held::epoch) {
@@ -316,7 +355,7 @@ impl World {
     }
 
     /// An event for a service, if it is up.
-    fn tell(&mut self, node: usize, event: Event) {
+    pub(super) fn tell(&mut self, node: usize, event: Event) {
         let now = self.time();
         if let Some(service) = &mut self.nodes[node].service {
             service.moves.handle(now, event);
@@ -325,7 +364,7 @@ impl World {
     }
 
     /// Carries out what a service wants done.
-    fn act(&mut self, node: usize) {
+    pub(super) fn act(&mut self, node: usize) {
         while let Some(action) = self.next_action(node) {
             match action {
                 Action::Send { to, message } => self.send(node, to, message),
@@ -422,7 +461,7 @@ impl World {
             }
             Notice::Arrived { .. } => self.checks.saw("arrived"),
             Notice::Lost { .. } => {}
-            Notice::Fenced { .. } => self.check(Err("fenced, though nobody recovered it".into())),
+            Notice::Fenced { .. } => self.checks.saw("fenced"),
         }
     }
 

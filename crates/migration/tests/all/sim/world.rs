@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use sterna_migration::{
-    Attempt, Command, Event, Holding, Limits, Message, NodeId, Record, RunnerEvent, Swap, Time,
-    Verdict,
+    Attempt, Command, Event, Holding, Limits, Message, MoveId, NodeId, Record, RunnerEvent, Swap,
+    Time, Verdict,
 };
 use sterna_process::ProcessId;
 
 use super::checks::Checks;
+use super::keep::{FrozenFile, KeepOrder, Kept};
 use super::mutation::Mutation;
 use super::node::{Held, Node};
 use super::random::Random;
@@ -100,6 +101,51 @@ pub(super) enum Happening {
         service_life: u32,
     },
     RegistryUp,
+    Freeze {
+        process: ProcessId,
+    },
+    Thaw {
+        file: FrozenFile,
+    },
+    Recover {
+        process: ProcessId,
+    },
+    /// An order to a runner, from the service of these lives: its own, and the runner's.
+    Keep {
+        to: usize,
+        lives: (u32, u32),
+        process: ProcessId,
+        hold: MoveId,
+        order: KeepOrder,
+    },
+    Kept {
+        to: usize,
+        lives: (u32, u32),
+        process: ProcessId,
+        hold: MoveId,
+        kept: Kept,
+    },
+    FileWritten {
+        node: usize,
+        service_life: u32,
+        file: FrozenFile,
+    },
+    SwapAgain {
+        node: usize,
+        service_life: u32,
+        process: ProcessId,
+    },
+    SwapKept {
+        from: usize,
+        service_life: u32,
+        swap: Box<Swap>,
+    },
+    SwappedKept {
+        to: usize,
+        service_life: u32,
+        swap: Box<Swap>,
+        found: Record,
+    },
 }
 
 /// What is asked of the registry.
@@ -199,6 +245,14 @@ impl World {
                     false => self.random.range(0, 4 * SECONDS),
                 };
                 self.schedule(at, Happening::Order { process });
+            }
+            if self.random.chance(250) {
+                let at = self.random.range(0, at + 100 * MILLIS);
+                self.schedule(at, Happening::Freeze { process });
+            }
+            for _ in 0..self.random.range(0, 4) {
+                let at = self.random.range(0, at + 10 * SECONDS);
+                self.schedule(at, Happening::Recover { process });
             }
             if self.random.chance(60) {
                 let at = self.random.range(0, at + 100 * MILLIS);
@@ -353,6 +407,12 @@ impl World {
             false => self.random.range(0, DOWN_MAX),
         };
         let id = self.nodes[node].id;
+        if let Some(service) = &self.nodes[node].service {
+            service
+                .keeping
+                .values()
+                .for_each(|keeping| self.checks.saw(keeping.cut_off()));
+        }
         self.nodes[node].service = None;
         self.checks.service_crashed(id);
         self.start_service(node, down);
@@ -414,6 +474,15 @@ impl World {
             };
             self.after(delay, happening);
         }
+    }
+
+    /// Nothing if the registry is down.
+    pub(super) fn swap_if_up(
+        &mut self,
+        from: usize,
+        swap: &Swap,
+    ) -> Option<(ProcessId, Option<Record>)> {
+        self.registry_is_up.then(|| self.swap(from, swap))
     }
 
     fn swap(&mut self, from: usize, swap: &Swap) -> (ProcessId, Option<Record>) {
