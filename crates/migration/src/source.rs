@@ -355,9 +355,9 @@ impl Source {
 
     /// It was frozen into a file, and is not here any more.
     pub(crate) fn taken_away(&mut self, turn: &mut Turn<'_>) {
-        // In all other phases the record says so.
-        if self.phase == Phase::Resuming {
-            self.laps.lap(Part::Return, turn.now);
+        if !matches!(self.phase, Phase::Confirming { .. } | Phase::Over) {
+            self.laps.lap(self.current_part(), turn.now);
+            turn.send(self.target, self.attempt, Body::Abort);
             self.end(turn, Outcome::Ended);
         }
     }

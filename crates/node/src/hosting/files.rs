@@ -54,21 +54,7 @@ impl Service {
     ) -> Result<HostingReply, Failure> {
         let [pipe, socket] = <[OwnedFd; 2]>::try_from(descriptors)
             .map_err(|_| Failure::refused("a pipe and a socket belong to this request"))?;
-        let entry = self.entry(process).await?;
-        let record = entry.record().map_err(Failure::refused)?;
-        if record.life != Life::Alive {
-            return Err(answers::gone(process, record.life));
-        }
-        if record.owner != self.id {
-            let roster = self.roster();
-            let name = roster
-                .member(record.owner)
-                .map_or("another node", |member| &member.about.name);
-            return Err(Failure::refused(format!(
-                "process {} is on {name}, and is frozen by commands of that machine: move it here first, `sterna move`",
-                process.short()
-            )));
-        }
+        let record = self.record_here(process).await?;
         let hold = match keep {
             true => None,
             false => Some(Hold {
@@ -115,6 +101,26 @@ impl Service {
                 "its record changed meanwhile, so the file may be no more than a snapshot of it: {found}; see `sterna ps -a`"
             ))),
         }
+    }
+
+    /// The record of a process that is alive and on this node.
+    async fn record_here(&self, process: ProcessId) -> Result<Record, Failure> {
+        let entry = self.entry(process).await?;
+        let record = entry.record().map_err(Failure::refused)?;
+        if record.life != Life::Alive {
+            return Err(answers::gone(process, record.life));
+        }
+        if record.owner != self.id {
+            let roster = self.roster();
+            let name = roster
+                .member(record.owner)
+                .map_or("another node", |member| &member.about.name);
+            return Err(Failure::refused(format!(
+                "process {} is on {name}, and is frozen by commands of that machine: move it here first, `sterna move`",
+                process.short()
+            )));
+        }
+        Ok(record)
     }
 
     /// Waits for the file, then writes down that the process is in it.

@@ -85,44 +85,7 @@ impl World {
             Happening::Timer { node, service_life } => self.timer(node, service_life),
             Happening::List { node, service_life } => self.list(node, service_life),
             Happening::RegistryUp => self.registry_up(),
-            Happening::Freeze { process } => self.freeze(process),
-            Happening::Thaw { file } => self.thaw(file),
-            Happening::Recover { process } => self.recover(process),
-            Happening::Keep {
-                to,
-                lives,
-                process,
-                hold,
-                order,
-            } => self.keep(to, lives, (process, hold), order),
-            Happening::Kept {
-                to,
-                lives,
-                process,
-                hold,
-                kept,
-            } => self.kept(to, lives, (process, hold), kept),
-            Happening::FileWritten {
-                node,
-                service_life,
-                file,
-            } => self.file_written(node, service_life, file),
-            Happening::SwapAgain {
-                node,
-                service_life,
-                process,
-            } => self.swap_kept(node, service_life, process),
-            Happening::SwapKept {
-                from,
-                service_life,
-                swap,
-            } => self.registry_kept(from, service_life, &swap),
-            Happening::SwappedKept {
-                to,
-                service_life,
-                swap,
-                found,
-            } => self.swapped_kept(to, service_life, &swap, found),
+            Happening::Keep(happening) => self.keep(happening),
         }
     }
 

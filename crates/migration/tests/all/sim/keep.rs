@@ -72,6 +72,55 @@ pub(super) enum Kept {
     Refused,
 }
 
+/// Something about this that will happen.
+pub(super) enum KeepHappening {
+    Freeze {
+        process: ProcessId,
+    },
+    Thaw {
+        file: FrozenFile,
+    },
+    Recover {
+        process: ProcessId,
+    },
+    /// An order to a runner, from the service of these lives: its own, and the runner's.
+    Order {
+        to: usize,
+        lives: (u32, u32),
+        process: ProcessId,
+        hold: MoveId,
+        order: KeepOrder,
+    },
+    Answer {
+        to: usize,
+        lives: (u32, u32),
+        process: ProcessId,
+        hold: MoveId,
+        kept: Kept,
+    },
+    FileWritten {
+        node: usize,
+        service_life: u32,
+        file: FrozenFile,
+    },
+    SwapAgain {
+        node: usize,
+        service_life: u32,
+        process: ProcessId,
+    },
+    SwapKept {
+        from: usize,
+        service_life: u32,
+        swap: Box<Swap>,
+    },
+    SwappedKept {
+        to: usize,
+        service_life: u32,
+        swap: Box<Swap>,
+        found: Record,
+    },
+}
+
 impl Keeping {
     /// What it is called if the service dies at it.
     pub(super) const fn cut_off(&self) -> &'static str {
@@ -150,8 +199,51 @@ impl Runner {
 }
 
 impl World {
+    pub(super) fn keep(&mut self, happening: KeepHappening) {
+        match happening {
+            KeepHappening::Freeze { process } => self.freeze(process),
+            KeepHappening::Thaw { file } => self.thaw(file),
+            KeepHappening::Recover { process } => self.recover(process),
+            KeepHappening::Order {
+                to,
+                lives,
+                process,
+                hold,
+                order,
+            } => self.ordered(to, lives, (process, hold), order),
+            KeepHappening::Answer {
+                to,
+                lives,
+                process,
+                hold,
+                kept,
+            } => self.kept(to, lives, (process, hold), kept),
+            KeepHappening::FileWritten {
+                node,
+                service_life,
+                file,
+            } => self.file_written(node, service_life, file),
+            KeepHappening::SwapAgain {
+                node,
+                service_life,
+                process,
+            } => self.swap_kept(node, service_life, process),
+            KeepHappening::SwapKept {
+                from,
+                service_life,
+                swap,
+            } => self.registry_kept(from, service_life, &swap),
+            KeepHappening::SwappedKept {
+                to,
+                service_life,
+                swap,
+                found,
+            } => self.swapped_kept(to, service_life, &swap, found),
+        }
+    }
+
     /// Somebody wants a process in a file.
-    pub(super) fn freeze(&mut self, process: ProcessId) {
+    fn freeze(&mut self, process: ProcessId) {
         let expected = *self.record(process);
         let node = self.name(expected.owner);
         if expected.life != Life::Alive {
@@ -165,7 +257,7 @@ impl World {
     }
 
     /// Somebody has a file, and wants to go on with what is in it.
-    pub(super) fn thaw(&mut self, file: FrozenFile) {
+    fn thaw(&mut self, file: FrozenFile) {
         let FrozenFile {
             process,
             work,
@@ -179,7 +271,7 @@ impl World {
     }
 
     /// Somebody has a snapshot, and wants to go on from it.
-    pub(super) fn recover(&mut self, process: ProcessId) {
+    fn recover(&mut self, process: ProcessId) {
         let expected = *self.record(process);
         if expected.life == Life::Lost {
             let executed = self.checks.work(process);
@@ -243,7 +335,7 @@ impl World {
             return;
         };
         to.down_until = to.down_until.max(self.now + delay);
-        let happening = Happening::Keep {
+        let happening = KeepHappening::Order {
             to: node,
             lives: (to.service_life, service.runner_life),
             process,
@@ -251,11 +343,11 @@ impl World {
             order,
         };
         let at = to.down_until;
-        self.schedule(at, happening);
+        self.schedule(at, Happening::Keep(happening));
     }
 
     /// It does it, and answers; nothing overtakes.
-    pub(super) fn keep(
+    fn ordered(
         &mut self,
         to: usize,
         lives: (u32, u32),
@@ -285,18 +377,18 @@ impl World {
             }
             Kept::Copied { .. } | Kept::Made | Kept::Unmade | Kept::Refused => {}
         }
-        let happening = Happening::Kept {
+        let happening = KeepHappening::Answer {
             to,
             lives,
             process,
             hold,
             kept,
         };
-        self.schedule(at, happening);
+        self.schedule(at, Happening::Keep(happening));
     }
 
     /// The runner's answer reaches the service.
-    pub(super) fn kept(
+    fn kept(
         &mut self,
         to: usize,
         lives: (u32, u32),
@@ -329,15 +421,15 @@ impl World {
                 };
                 for _ in 0..self.random.range(1, 4) {
                     let at = delay + self.random.range(0, 6 * SECONDS);
-                    self.after(at, Happening::Thaw { file });
+                    self.after(at, Happening::Keep(KeepHappening::Thaw { file }));
                 }
                 let service_life = lives.0;
-                let happening = Happening::FileWritten {
+                let happening = KeepHappening::FileWritten {
                     node: to,
                     service_life,
                     file,
                 };
-                self.after(delay, happening);
+                self.after(delay, Happening::Keep(happening));
             }
             Kept::Made => self.swap_kept(to, lives.0, process),
             Kept::Refused | Kept::Released | Kept::Dropped { .. } | Kept::Unmade => {
@@ -355,7 +447,7 @@ impl World {
     }
 
     /// The seal of the file reaches the service.
-    pub(super) fn file_written(&mut self, node: usize, service_life: u32, file: FrozenFile) {
+    fn file_written(&mut self, node: usize, service_life: u32, file: FrozenFile) {
         if self.nodes[node].service_life != service_life {
             return;
         }
@@ -370,7 +462,7 @@ impl World {
     }
 
     /// Asks the registry, and again until it answers.
-    pub(super) fn swap_kept(&mut self, node: usize, service_life: u32, process: ProcessId) {
+    fn swap_kept(&mut self, node: usize, service_life: u32, process: ProcessId) {
         let id = self.nodes[node].id;
         if self.nodes[node].service_life != service_life {
             return;
@@ -399,45 +491,39 @@ impl World {
             self.tell(node, Event::Record { process, record });
         }
         for delay in self.crossings() {
-            let happening = Happening::SwapKept {
+            let happening = KeepHappening::SwapKept {
                 from: node,
                 service_life,
                 swap: Box::new(swap),
             };
-            self.after(delay, happening);
+            self.after(delay, Happening::Keep(happening));
         }
-        let again = Happening::SwapAgain {
+        let again = KeepHappening::SwapAgain {
             node,
             service_life,
             process,
         };
-        self.after(SWAP_AGAIN, again);
+        self.after(SWAP_AGAIN, Happening::Keep(again));
     }
 
     /// A swap reaches the registry; its answer may not get back.
-    pub(super) fn registry_kept(&mut self, from: usize, service_life: u32, swap: &Swap) {
+    fn registry_kept(&mut self, from: usize, service_life: u32, swap: &Swap) {
         let Some((_, Some(found))) = self.swap_if_up(from, swap) else {
             return;
         };
         for delay in self.crossings() {
-            let happening = Happening::SwappedKept {
+            let happening = KeepHappening::SwappedKept {
                 to: from,
                 service_life,
                 swap: Box::new(*swap),
                 found,
             };
-            self.after(delay, happening);
+            self.after(delay, Happening::Keep(happening));
         }
     }
 
     /// What came of it reaches the service.
-    pub(super) fn swapped_kept(
-        &mut self,
-        to: usize,
-        service_life: u32,
-        swap: &Swap,
-        found: Record,
-    ) {
+    fn swapped_kept(&mut self, to: usize, service_life: u32, swap: &Swap, found: Record) {
         let (id, process) = (self.nodes[to].id, swap.process);
         if self.nodes[to].service_life != service_life {
             return;

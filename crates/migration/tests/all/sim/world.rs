@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use sterna_migration::{
-    Attempt, Command, Event, Holding, Limits, Message, MoveId, NodeId, Record, RunnerEvent, Swap,
-    Time, Verdict,
+    Attempt, Command, Event, Holding, Limits, Message, NodeId, Record, RunnerEvent, Swap, Time,
+    Verdict,
 };
 use sterna_process::ProcessId;
 
 use super::checks::Checks;
-use super::keep::{FrozenFile, KeepOrder, Kept};
+use super::keep::KeepHappening;
 use super::mutation::Mutation;
 use super::node::{Held, Node};
 use super::random::Random;
@@ -101,51 +101,7 @@ pub(super) enum Happening {
         service_life: u32,
     },
     RegistryUp,
-    Freeze {
-        process: ProcessId,
-    },
-    Thaw {
-        file: FrozenFile,
-    },
-    Recover {
-        process: ProcessId,
-    },
-    /// An order to a runner, from the service of these lives: its own, and the runner's.
-    Keep {
-        to: usize,
-        lives: (u32, u32),
-        process: ProcessId,
-        hold: MoveId,
-        order: KeepOrder,
-    },
-    Kept {
-        to: usize,
-        lives: (u32, u32),
-        process: ProcessId,
-        hold: MoveId,
-        kept: Kept,
-    },
-    FileWritten {
-        node: usize,
-        service_life: u32,
-        file: FrozenFile,
-    },
-    SwapAgain {
-        node: usize,
-        service_life: u32,
-        process: ProcessId,
-    },
-    SwapKept {
-        from: usize,
-        service_life: u32,
-        swap: Box<Swap>,
-    },
-    SwappedKept {
-        to: usize,
-        service_life: u32,
-        swap: Box<Swap>,
-        found: Record,
-    },
+    Keep(KeepHappening),
 }
 
 /// What is asked of the registry.
@@ -248,11 +204,11 @@ impl World {
             }
             if self.random.chance(250) {
                 let at = self.random.range(0, at + 100 * MILLIS);
-                self.schedule(at, Happening::Freeze { process });
+                self.schedule(at, Happening::Keep(KeepHappening::Freeze { process }));
             }
             for _ in 0..self.random.range(0, 4) {
                 let at = self.random.range(0, at + 10 * SECONDS);
-                self.schedule(at, Happening::Recover { process });
+                self.schedule(at, Happening::Keep(KeepHappening::Recover { process }));
             }
             if self.random.chance(60) {
                 let at = self.random.range(0, at + 100 * MILLIS);
