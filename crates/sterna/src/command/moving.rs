@@ -10,6 +10,7 @@ use sterna_node::identity;
 use sterna_node::message::{HostingReply, HostingRequest, MoveReport, Nodes};
 use sterna_process::{Plain, ProcessId};
 
+use crate::complete;
 use crate::host::Signals;
 use crate::node::{self, Which};
 use crate::show;
@@ -19,10 +20,10 @@ use crate::show;
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Move {
     /// The process: its name, or the beginning of its id.
-    #[arg(value_name = "P")]
+    #[arg(value_name = "P", add = complete::processes())]
     process: String,
     /// The node: its name, or the beginning of its id.
-    #[arg(value_name = "NODE")]
+    #[arg(value_name = "NODE", add = complete::nodes())]
     target: String,
     /// Only say whether it could be moved.
     #[arg(long)]

@@ -11,6 +11,7 @@ use sterna_node::message::{
 };
 use sterna_process::{Plain, ProcessId};
 
+use crate::complete;
 use crate::node::{self, Which};
 use crate::show;
 
@@ -19,7 +20,7 @@ use crate::show;
 #[command(after_help = SNAPSHOT_HELP)]
 pub(crate) struct Snapshot {
     /// The process: its name, or the beginning of its id.
-    #[arg(value_name = "P")]
+    #[arg(value_name = "P", add = complete::processes())]
     process: String,
     /// Make one now, and then this often, e.g. 30s.
     #[arg(long, value_name = "TIME", value_parser = show::parse_duration, conflicts_with_all = ["once", "stop"])]
@@ -32,7 +33,7 @@ pub(crate) struct Snapshot {
     stop: bool,
     /// The node that keeps them, another one than the process is on, if they are to be of use when that dies; or
     /// store:NAME, what `node start --store` calls so.
-    #[arg(long, value_name = "NODE", conflicts_with = "stop")]
+    #[arg(long, value_name = "NODE", conflicts_with = "stop", add = complete::nodes())]
     to: Option<String>,
     /// How many are kept.
     #[arg(long, value_name = "N", default_value_t = 3, requires = "every")]
@@ -174,10 +175,10 @@ pub(crate) fn age_ms(at_ms: u64) -> u64 {
 #[command(after_help = RECOVER_HELP)]
 pub(crate) struct Recover {
     /// The process: its name, or the beginning of its id.
-    #[arg(value_name = "P")]
+    #[arg(value_name = "P", add = complete::processes())]
     process: String,
     /// The node where it goes on [default: the one that is asked].
-    #[arg(long, value_name = "NODE")]
+    #[arg(long, value_name = "NODE", add = complete::nodes())]
     on: Option<String>,
     /// Print JSON.
     #[arg(long)]
@@ -254,10 +255,10 @@ fn json(recovered: &Recovered, node: &str) -> Result<()> {
 #[command(after_help = CLONE_HELP)]
 pub(crate) struct CloneCommand {
     /// The process: its name, or the beginning of its id.
-    #[arg(value_name = "P")]
+    #[arg(value_name = "P", add = complete::processes())]
     process: String,
     /// The node where the clone is to run.
-    #[arg(value_name = "NODE")]
+    #[arg(value_name = "NODE", add = complete::nodes())]
     target: String,
     /// Print JSON.
     #[arg(long)]
