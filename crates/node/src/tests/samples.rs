@@ -1,14 +1,17 @@
-//! The bytes of every sort of request and reply, and what becomes of them when they are changed on their way.
+//! The bytes of every sort of request and reply, of orders to runners and what these say, and what becomes of them when they
+//! are changed on their way.
 //!
 //! A sample is a line: what the message is, as `Debug` has it, and its bytes. **They never change**, since nodes of two
-//! versions understand each other by them: a variant that is new gets a line of its own at the end, with the version
-//! that has it. The contents of samples mean nothing; they were drawn by [`drawn`].
+//! versions understand each other by them, and a node that was upgraded its runner: a variant that is new gets a line of its
+//! own at the end. The contents of samples mean nothing; they were drawn by [`drawn`].
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sterna_runner::limits::MESSAGE_BYTES_MAX;
+use sterna_runner::message::{Answer, Numbered, Order, Said};
 
 use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::message::{HostingReply, HostingRequest, RegistryRequest, Reply, Request};
@@ -17,6 +20,9 @@ use crate::wire::{self, WireError};
 /// All of version 1. Version 2 has the same.
 const REQUESTS: &str = include_str!("samples/requests-1.txt");
 const REPLIES: &str = include_str!("samples/replies-1.txt");
+/// All of version 1 of the link to a runner.
+const ORDERS: &str = include_str!("samples/orders-1.txt");
+const SAID: &str = include_str!("samples/said-1.txt");
 /// Where requests and replies about processes are among the others.
 const REGISTRY: u8 = 7;
 const HOSTING: u8 = 8;
@@ -93,7 +99,7 @@ fn check<T: Serialize + DeserializeOwned + Debug>(
         let message: T = wire::decode(&bytes).unwrap();
         assert_eq!(format!("{message:?}"), shown);
         assert_eq!(postcard::to_stdvec(&message).unwrap(), bytes, "{shown}");
-        begun.extend((1..=2.min(bytes.len())).map(|length| bytes[..length].to_vec()));
+        begun.extend((1..=4.min(bytes.len())).map(|length| bytes[..length].to_vec()));
     }
     let missing: Vec<String> = beginnings
         .filter(|begin| !begun.contains(begin))
@@ -125,6 +131,15 @@ fn replies_are_written_and_read_as_ever() {
     let plain = (0..variants::<Reply>()).filter(|one| *one != HOSTED);
     let hosted = (0..variants::<HostingReply>()).map(|one| vec![HOSTED, one]);
     check::<Reply>(REPLIES, plain.map(|one| vec![one]).chain(hosted));
+}
+
+#[test]
+fn orders_and_what_runners_say_are_written_and_read_as_ever() {
+    let orders = (0..variants::<Order>()).map(|one| vec![0, one]);
+    check::<Numbered>(ORDERS, orders);
+    let answers = (0..variants::<Answer>()).map(|one| vec![0, 0, 0, one]);
+    let said = (1..variants::<Said>()).map(|one| vec![one]);
+    check::<Said>(SAID, said.chain(answers));
 }
 
 /// Changes bytes as a bad line, or a bad mind, would.
@@ -181,6 +196,12 @@ fn check_changed<T: Serialize + DeserializeOwned + Debug>(samples: &str, max: us
 #[test]
 fn changed_requests_are_others_or_none() {
     check_changed::<Request>(REQUESTS, REQUEST_BYTES_MAX);
+}
+
+#[test]
+fn changed_words_of_runners_are_others_or_none() {
+    check_changed::<Numbered>(ORDERS, MESSAGE_BYTES_MAX);
+    check_changed::<Said>(SAID, MESSAGE_BYTES_MAX);
 }
 
 #[test]
