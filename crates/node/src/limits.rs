@@ -125,6 +125,8 @@ pub const CHANNELS_UNNAMED_MAX: usize = 64;
 pub const REPORTS_MAX: usize = 1024;
 /// Events that are kept.
 pub const EVENTS_MAX: usize = 4096;
+/// Longest event, in bytes; its text is cut to a half of that.
+pub const EVENT_BYTES_MAX: usize = 1024;
 /// For news of a move in one answer.
 pub const NEWS_WITHIN: Duration = Duration::from_secs(8);
 /// How often records are compared with what the runner holds, without being asked.
@@ -158,10 +160,15 @@ pub const SNAPSHOTS_SWEEP_EVERY: Duration = Duration::from_secs(600);
 pub const SNAPSHOTS_AT_ONCE: usize = 4;
 /// A piece of an object that goes to another node, in bytes: a request has room for it.
 pub const OBJECT_PIECE_BYTES: usize = 60 << 10;
+/// Such pieces that are under way at the same time. Of 32 the receiver's socket buffer dropped packets, and it took longer
+/// than one by one.
+pub const OBJECT_PIECES_AT_ONCE: usize = 8;
 /// A piece of an object that comes from another node, in bytes.
 pub const OBJECT_REPLY_BYTES: usize = 2 << 20;
 /// Longest object, in bytes.
 pub const OBJECT_BYTES_MAX: u64 = 1 << 30;
+/// A piece of a frozen process on its way to a file on another machine, in bytes.
+pub const FREEZE_PIECE_BYTES: usize = 256 << 10;
 /// For a file of a frozen process to be written and safe.
 pub const FREEZE_WITHIN: Duration = Duration::from_secs(3600);
 

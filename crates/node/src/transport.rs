@@ -195,6 +195,26 @@ impl Transport {
         }
     }
 
+    /// Asks a node something about which more is to be said, in both directions, before it replies.
+    pub(crate) async fn begin(
+        &self,
+        node: NodeId,
+        addresses: &[SocketAddr],
+        request: &Request,
+    ) -> Result<(quinn::SendStream, quinn::RecvStream), DialError> {
+        let open = self.lock().get(&node).cloned();
+        if let Some(connected) = open {
+            match connected.begin(request).await {
+                Ok(streams) => return Ok(streams),
+                Err(_) => self.forget(node, &connected),
+            }
+        }
+        let connected = self.dial(node, addresses).await?;
+        self.lock().insert(node, connected.clone());
+        let begun = connected.begin(request).await;
+        begun.map_err(|why| unusable(node, why))
+    }
+
     /// Connects to a node at whichever address answers first.
     pub(crate) async fn dial(
         &self,
@@ -279,12 +299,20 @@ impl Connected {
     /// Asks on a stream of its own.
     async fn ask(&self, request: &Request, within: Duration) -> Result<Reply, WireError> {
         let asked = timeout(within, async {
-            let (mut to, mut from) = self.connection.open_bi().await.map_err(io::Error::from)?;
-            wire::send(&mut to, request, REQUEST_BYTES_MAX, FRAME_WITHIN).await?;
+            let (mut to, mut from) = self.begin(request).await?;
             let _ = to.finish();
             wire::receive(&mut from, REPLY_BYTES_MAX, within).await
         });
         asked.await.map_err(|_| WireError::TimedOut { within })?
+    }
+
+    async fn begin(
+        &self,
+        request: &Request,
+    ) -> Result<(quinn::SendStream, quinn::RecvStream), WireError> {
+        let (mut to, from) = self.connection.open_bi().await.map_err(io::Error::from)?;
+        wire::send(&mut to, request, REQUEST_BYTES_MAX, FRAME_WITHIN).await?;
+        Ok((to, from))
     }
 }
 

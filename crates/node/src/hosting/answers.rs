@@ -95,12 +95,8 @@ impl Service {
             HostingRequest::Recover { process, on } => {
                 self.recover_somewhere(hosting, process, on).await.map(Some)
             }
-            HostingRequest::Freeze {
-                process,
-                keep,
-                file,
-            } => {
-                let frozen = self.freeze(hosting, process, keep, file, descriptors);
+            HostingRequest::Freeze { .. } => {
+                let frozen = self.freeze(hosting, request, descriptors);
                 frozen.await.map(Some)
             }
             HostingRequest::Thaw(order) => self.thaw(hosting, *order, descriptors).await.map(Some),
@@ -245,6 +241,10 @@ impl Service {
                     Answer::File(answer) => Ok(Some(HostingReply::File(answer))),
                     _ => Err(Failure::refused("the runner answers another question")),
                 }
+            }
+            HostingRequest::ProgramOf { process, offset } => {
+                let program = hosting.seen(process).await?.program;
+                hosting.program_piece(program, offset).await.map(Some)
             }
             HostingRequest::Log {
                 process,
@@ -507,6 +507,7 @@ impl HostingRequest {
             | Self::Resize { process, .. }
             | Self::File { process, .. }
             | Self::Snapshot { process, .. }
+            | Self::ProgramOf { process, .. }
             | Self::Clone { process, .. } => Some(*process),
             _ => None,
         }

@@ -20,7 +20,7 @@ use crate::limits::{
     LOCAL_MAX, REPLIES_WAITING_BYTES, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RETRY_FIRST,
     STRANGER_WITHIN, STRANGERS_MAX,
 };
-use crate::message::{Failure, FailureKind, Reply, Request};
+use crate::message::{Failure, FailureKind, HostingRequest, Reply, Request};
 use crate::tls;
 use crate::transport::CLOSE_REFUSED;
 use crate::wire::{self, WireError};
@@ -213,15 +213,24 @@ impl Service {
         room: ReplyRoom,
     ) {
         let request = wire::receive(&mut from, REQUEST_BYTES_MAX, FRAME_WITHIN).await;
-        // Nothing that comes after the request is read.
-        let _ = from.stop(CLOSE_REFUSED.into());
+        // Looked up for each request: a node may have been admitted or removed meanwhile.
+        let authority = self.authority(node);
         let reply = match request {
-            // Looked up for each request: a node may have been admitted or removed meanwhile.
-            Ok(request) => {
-                let origin = Origin::Node(&connection);
-                self.answer(self.authority(node), request, origin).await
+            Ok(Request::Hosting(request @ HostingRequest::Freeze { .. })) => {
+                self.freeze_for(authority, request, &mut to, &mut from)
+                    .await
             }
-            Err(error) => not_understood(&error),
+            request => {
+                // Nothing that comes after the request is read.
+                let _ = from.stop(CLOSE_REFUSED.into());
+                match request {
+                    Ok(request) => {
+                        let origin = Origin::Node(&connection);
+                        self.answer(authority, request, origin).await
+                    }
+                    Err(error) => not_understood(&error),
+                }
+            }
         };
         let framed = framed(&reply, &room);
         drop(reply);

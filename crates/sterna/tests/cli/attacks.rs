@@ -231,6 +231,7 @@ fn native_code_and_directories_that_a_member_offers_are_not_taken() {
             exports: Vec::new(),
             workshop: Some(Arc::new(Forger(forged.into()))),
             registry: None,
+            stores: Vec::new(),
             registry_login: None,
             versions: Versions::ALL,
         });

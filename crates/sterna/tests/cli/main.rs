@@ -14,12 +14,16 @@
 //! - `serve`: files over HTTP, and the comparison of models
 //! - `control`: stats, events, attach, cp, inspect of processes on nodes
 //! - `cluster`: processes on nodes: moved, killed, and their nodes killed
+//! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
+//! - `etcd`: the same with the registry in an etcd, which is killed, too
 //! - `demo`: the demo, help and completions
 
 mod attacks;
 mod cluster;
 mod control;
+mod deaths;
 mod demo;
+mod etcd;
 mod faults;
 mod found;
 mod journeys;
