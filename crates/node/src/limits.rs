@@ -84,10 +84,14 @@ pub const STRANGER_WITHIN: Duration = Duration::from_secs(30);
 pub const CONNECTIONS_MAX: usize = 1024;
 /// Of those, with keys that are no member's.
 pub const STRANGERS_MAX: usize = 64;
+/// Of those, of one key: a node has one, and others that die. Of more, the oldest is closed.
+pub const CONNECTIONS_OF_ONE_MAX: usize = 8;
 /// Connections from which on a peer must prove its address before it gets an answer.
 pub const CONNECTIONS_UNPROVEN_MAX: usize = 256;
 /// Requests at the same time on one connection.
 pub const REQUESTS_MAX: u32 = 64;
+/// Replies that wait to be read on one connection, in bytes. Who lets more pile up hears that there are too many.
+pub const REPLIES_WAITING_BYTES: usize = 16 << 20;
 /// Requests at the same time on the local socket.
 pub const LOCAL_MAX: usize = 256;
 
@@ -115,6 +119,8 @@ pub const CHANNEL_SILENCE: Duration = Duration::from_secs(15);
 pub const PREPARING_MAX: usize = 32;
 /// Connections for pages that are announced and not made yet.
 pub const CHANNELS_WAITING_MAX: usize = 64;
+/// Connections for pages at the same time that have not said their name.
+pub const CHANNELS_UNNAMED_MAX: usize = 64;
 /// Reports of moves that have ended, kept for those who ask.
 pub const REPORTS_MAX: usize = 1024;
 /// Events that are kept.

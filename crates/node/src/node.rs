@@ -18,7 +18,7 @@ use crate::registry::Registry;
 use crate::service::{Seat, Service};
 use crate::store::{AnyStore, Embedded, Etcd, EtcdAddress, Login, StoreError};
 use crate::transport::{Transport, reachable_at};
-use crate::wire::now_ms;
+use crate::wire::{Versions, now_ms};
 use crate::workshop::Workshop;
 
 /// How a node is started.
@@ -47,6 +47,8 @@ pub struct Options {
     pub registry: Option<EtcdAddress>,
     /// For the cluster's etcd, if it wants to know who asks.
     pub registry_login: Option<Login>,
+    /// What it speaks with other nodes.
+    pub versions: Versions,
 }
 
 /// Why a node could not be started.
@@ -175,7 +177,8 @@ impl Node {
         let cluster = data.cluster()?;
         let transport = {
             let _runtime = runtime.enter();
-            Transport::bind(key, options.bind).map_err(|error| listening(options, error))?
+            Transport::bind(key, options.bind, options.versions.clone())
+                .map_err(|error| listening(options, error))?
         };
         let bound = transport.endpoint.local_addr();
         let bound = bound.map_err(|error| listening(options, error))?;

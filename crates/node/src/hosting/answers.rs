@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sterna_migration::{
     Attempt, Grant, Holding, Life, Message, MoveId, NodeId, Offer, Order as Move, Strategy,
+    WireError,
 };
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Order, Seen};
@@ -21,6 +22,7 @@ use crate::message::{
     RegistryRequest, Reply, Request,
 };
 use crate::service::{Origin, Service};
+use crate::wire::of_moves;
 
 /// How long a process that is just moving is waited for.
 const SETTLE_WITHIN: Duration = Duration::from_secs(10);
@@ -149,7 +151,11 @@ impl Service {
                 started.await.map(Some)
             }
             HostingRequest::Message { bytes } => {
-                let (message, _) = Message::decode(&bytes).map_err(Failure::refused)?;
+                let (message, found) = Message::decode(&bytes).map_err(Failure::refused)?;
+                let newest = self.transport.versions().of_moves();
+                if found > newest {
+                    return Err(Failure::refused(WireError::Newer { found, newest }));
+                }
                 hosting.tell_heard(node, message);
                 Ok(None)
             }
@@ -396,10 +402,13 @@ impl Service {
 
     /// Sends a message of a move.
     pub(super) async fn send_message(&self, to: NodeId, message: &Message) -> Result<(), Failure> {
-        let version = sterna_migration::wire::VERSION_NEWEST;
-        let bytes = message.encode(version).map_err(Failure::refused)?;
-        let request = Request::Hosting(HostingRequest::Message { bytes });
         let addresses = self.addresses(to);
+        let version = self.transport.version_with(to, &addresses).await;
+        let version = version.map_err(|error| Failure::new(FailureKind::Unreachable, error))?;
+        let bytes = message
+            .encode(of_moves(version))
+            .map_err(Failure::refused)?;
+        let request = Request::Hosting(HostingRequest::Message { bytes });
         match self
             .transport
             .ask(to, &addresses, &request, ANSWER_WITHIN)

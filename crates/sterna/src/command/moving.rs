@@ -182,7 +182,9 @@ pub(crate) fn quietly(which: &Which, process: ProcessId, target: NodeId) -> Resu
 /// What each part of a move is.
 fn meaning(part: &str, ready: Option<bool>) -> &'static str {
     match (part, ready) {
-        ("accept", _) => "the target made room; the program was there or was fetched",
+        ("fetch", _) => "the program went to the target and was compiled there",
+        ("room", _) => "the target made room",
+        ("accept", _) => "the target was asked and accepted",
         ("declare", _) => "the registry wrote the intent down",
         ("pause", Some(true)) => {
             "watched, running, until all it needs was ready there; then stopped"

@@ -13,6 +13,8 @@ use crate::world::{Actor, Answer, World, guest, until};
 struct Node {
     name: &'static str,
     address: String,
+    /// What it is told beside that when it is started.
+    more: &'static [&'static str],
     actor: Actor,
 }
 
@@ -28,11 +30,12 @@ fn free_address() -> String {
     socket.local_addr().unwrap().to_string()
 }
 
-fn start(world: &World, name: &str, address: &str) -> Actor {
+fn start(world: &World, name: &str, address: &str, more: &[&str]) -> Actor {
     let data = world.path(name);
     let export = format!("desk={}", world.path("desk").display());
     let mut words = vec!["node", "start", "--name", name, "--bind", address];
     words.extend(["--export", &export, "--data", data.to_str().unwrap()]);
+    words.extend(more);
     let actor = world.start(words);
     actor.err.wait_for("is ready at");
     actor
@@ -41,24 +44,31 @@ fn start(world: &World, name: &str, address: &str) -> Actor {
 impl Cluster {
     /// The first of these has the registry.
     fn new(names: &[&'static str]) -> Self {
+        let plain: Vec<_> = names.iter().map(|name| (*name, &[][..])).collect();
+        Self::told(&plain)
+    }
+
+    /// The same, with more that each node is told.
+    fn told(nodes: &[(&'static str, &'static [&'static str])]) -> Self {
         let world = World::new();
         fs::create_dir(world.path("desk")).unwrap();
-        let node = |&name| {
+        let node = |&(name, more)| {
             let address = free_address();
-            let actor = start(&world, name, &address);
+            let actor = start(&world, name, &address, more);
             Node {
                 name,
                 address,
+                more,
                 actor,
             }
         };
-        let nodes: Vec<Node> = names.iter().map(node).collect();
+        let nodes: Vec<Node> = nodes.iter().map(node).collect();
         let cluster = Self { world, nodes };
         let ticket = cluster.world.path("ticket");
         let ticket = ticket.to_str().unwrap();
-        for name in &names[1..] {
+        for node in &cluster.nodes[1..] {
             cluster.ask(&["node", "invite", "-o", ticket]).ok();
-            cluster.ask_at(name, &["node", "join", ticket]).ok();
+            cluster.ask_at(node.name, &["node", "join", ticket]).ok();
             fs::remove_file(ticket).unwrap();
         }
         cluster
@@ -95,8 +105,9 @@ impl Cluster {
     }
 
     fn start_again(&mut self, name: &str) {
-        let address = self.node(name).address.clone();
-        let actor = start(&self.world, name, &address);
+        let node = self.node(name);
+        let (address, more) = (node.address.clone(), node.more);
+        let actor = start(&self.world, name, &address, more);
         self.node(name).actor = actor;
     }
 
@@ -261,6 +272,81 @@ fn check_moved(program: &str, arguments: &[&str], directory: Option<&str>) {
 #[test]
 fn lua_writes_the_same_wherever_it_is() {
     check_moved("lua", &["-e", LUA], None);
+}
+
+/// One node knows the version before only, as in the middle of an upgrade; the registry is on it, or on a newer one.
+#[test]
+fn processes_move_between_nodes_of_two_versions() {
+    const OLD: &[&str] = &["--protocol", "1"];
+    let lua = guest("lua");
+    let expected = World::new().ask(["run", &lua, "-e", LUA]).ok();
+    let clusters = [
+        Cluster::told(&[("one", OLD), ("two", &[])]),
+        Cluster::told(&[("two", &[]), ("one", OLD)]),
+    ];
+    for cluster in clusters {
+        let words = [
+            "run", "--detach", "--on", "one", "--name", "p", &lua, "-e", LUA,
+        ];
+        cluster.ask(&words).ok();
+        let there = cluster.ask(&["move", "p", "two"]).ok();
+        // What only the newer version can say is not said.
+        assert!(
+            there.contains("accept") && !there.contains("room"),
+            "{there}"
+        );
+        cluster.ask(&["move", "p", "one"]).ok();
+        let moved = move_about(&cluster, "p", rounds(6, 60));
+        assert!(moved > 1, "it was moved {moved} times only");
+        assert!(cluster.whole("p") == expected, "the output differs");
+    }
+}
+
+#[test]
+fn nodes_of_the_newer_version_say_more() {
+    let cluster = Cluster::new(&["one", "two"]);
+    let lua = guest("lua");
+    let words = ["run", "--detach", "--name", "p", &lua, "-e", LUA_FOREVER];
+    cluster.ask(&words).ok();
+    let moved = cluster.ask(&["move", "p", "two"]).ok();
+    assert!(moved.contains("the target made room"), "{moved}");
+    cluster.ask(&["kill", "p"]).ok();
+}
+
+/// Between them there is one that would understand both.
+#[test]
+fn nodes_without_a_version_in_common_say_what_to_do() {
+    let cluster = Cluster::told(&[
+        ("both", &[]),
+        ("old", &["--protocol", "1"]),
+        ("new", &["--protocol", "2"]),
+    ]);
+    let lua = guest("lua");
+    let words = [
+        "run",
+        "--detach",
+        "--on",
+        "old",
+        "--name",
+        "p",
+        &lua,
+        "-e",
+        LUA_FOREVER,
+    ];
+    cluster.ask(&words).ok();
+    let refused = [
+        "speaks version 2 of the protocol, this one version 1",
+        "upgrade sterna here",
+    ];
+    cluster.ask(&["move", "p", "new"]).fails(1, &refused);
+    cluster.is_at("p", "old");
+    for node in ["both", "new"] {
+        // By way of the one that both can talk to.
+        cluster.ask(&["move", "p", "both"]);
+        cluster.ask(&["move", "p", node]);
+        cluster.is_at("p", node);
+    }
+    cluster.ask(&["kill", "p"]).ok();
 }
 
 #[test]

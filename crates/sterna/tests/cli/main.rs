@@ -9,6 +9,7 @@
 //! - `places`: the run directory, the key, the program cache
 //! - `terminal`: what is different on one
 //! - `nodes`: nodes that join, end, are removed; the doctor
+//! - `attacks`: other users, forged programs, and where secrets might be
 //! - `threads`: the laboratory
 //! - `serve`: files over HTTP, and the comparison of models
 //! - `control`: stats, events, attach, cp, inspect of processes on nodes
@@ -17,6 +18,7 @@
 //! - `etcd`: the same with the registry in an etcd, which is killed, too
 //! - `demo`: the demo, help and completions
 
+mod attacks;
 mod cluster;
 mod control;
 mod deaths;
