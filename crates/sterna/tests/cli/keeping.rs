@@ -2,69 +2,14 @@
 
 use std::fs;
 
-use rustix::process::{Pid, Signal, kill_process};
+use crate::cluster::Node;
+use crate::world::{World, guest, until};
 
-use crate::world::{Actor, World, guest, until};
-
-const PROGRAM: &str = "for i=1,40 do local s=0; for j=1,1000000 do s=s+j%7 end; print(i,s) end";
-
-struct Node {
-    actor: Actor,
-    data: String,
-}
-
-fn start(world: &World, name: &str) -> Node {
-    let data = world.path(name).to_str().unwrap().to_owned();
-    let bind = ["--bind", "127.0.0.1:0", "--name", name];
-    let mut words = vec!["node", "start", "--data", &data];
-    words.extend(bind);
-    let actor = world.start(words);
-    actor.err.wait_for("is ready at");
-    Node { actor, data }
-}
-
-impl Node {
-    fn ok(&self, world: &World, words: &[&str]) -> String {
-        let mut words = words.to_vec();
-        words.extend(["--node", &self.data]);
-        world.ask(words).ok()
-    }
-
-    fn fails(&self, world: &World, words: &[&str], said: &[&str]) {
-        let mut words = words.to_vec();
-        words.extend(["--node", &self.data]);
-        world.ask(words).fails(1, said);
-    }
-
-    /// Its runner: the child that was started as one.
-    fn runner(&self) -> Pid {
-        let pid = self.actor.pid();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let mut all = children.unwrap_or_default();
-        for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
-            all += " ";
-            all += &fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        }
-        let is_runner = |pid: &&str| {
-            let line = fs::read_to_string(format!("/proc/{pid}/cmdline"));
-            line.is_ok_and(|line| line.contains("__runner"))
-        };
-        let found = all.split_whitespace().find(is_runner);
-        let found = found.expect("the node has a runner");
-        Pid::from_raw(found.parse().unwrap()).unwrap()
-    }
-
-    fn stop(mut self, world: &World) {
-        self.ok(world, &["node", "stop", "--kill"]);
-        self.actor.ended(0);
-    }
-}
+const PROGRAM: &str = "for i=1,150 do local s=0; for j=1,1000000 do s=s+j%7 end; print(i,s) end";
 
 fn two(world: &World) -> [Node; 2] {
-    let (one, other) = (start(world, "one"), start(world, "two"));
-    let ticket = world.path("ticket").to_str().unwrap().to_owned();
-    one.ok(world, &["node", "invite", "-o", &ticket]);
-    other.ok(world, &["node", "join", &ticket]);
+    let [one, other] = ["one", "two"].map(|name| Node::start(world, name, "127.0.0.1:0"));
+    other.join(world, &one.invite(world)).ok();
     [one, other]
 }
 
@@ -93,10 +38,9 @@ fn a_process_whose_node_was_killed_comes_back_from_its_snapshot() {
         "snapshot", "lua", "--every", "1s", "--to", "one", "--keep", "2",
     ];
     one.ok(&world, &every);
-    kill_process(other.runner(), Signal::KILL).unwrap();
-    other.actor.signal(Signal::KILL);
-    other.actor.end();
-    let other = start(&world, "two");
+    other.kill_runner();
+    other.kill();
+    other.start_again(&world);
     until("the loss is known", || {
         one.ok(&world, &["ps", "-a"]).contains("lost")
     });

@@ -12,21 +12,33 @@
 //! - `threads`: the laboratory
 //! - `serve`: files over HTTP, and the comparison of models
 //! - `control`: stats, events, attach, cp, inspect of processes on nodes
-//! - `cluster`: processes on nodes: moved, killed, and their nodes killed
+//! - `cluster`: nodes for tests; `left`: what must not be there any more when a test is over
+//! - `hosted`: processes on nodes: moved, killed, and their nodes killed
+//! - `trial`: moves that are disturbed at a certain point
+//! - `phases`: each role of a move killed and stopped at each of its phases
+//! - `networks`: nodes in networks of their own: cut, lossy, of IPv6 alone
+//! - `hardship`: nodes whose disks are full; `clocks`: nodes whose clocks are wrong
 //! - `demo`: the demo, help and completions
 
+mod clocks;
 mod cluster;
 mod control;
 mod demo;
 mod faults;
 mod found;
+mod hardship;
+mod hosted;
 mod journeys;
 mod keeping;
+mod left;
 mod moves;
+mod networks;
 mod nodes;
+mod phases;
 mod places;
 mod run;
 mod serve;
 mod terminal;
 mod threads;
+mod trial;
 mod world;
