@@ -91,7 +91,7 @@ pub enum Outcome {
     },
     /// It belongs to the source as before, and runs there, and why.
     Stayed(MoveFailure),
-    /// It ended, by itself or killed, before it could be moved.
+    /// It ended, by itself or killed, or was frozen into a file, before it could be moved.
     Ended,
     /// It was lost with a runner. The registry says so.
     Lost {

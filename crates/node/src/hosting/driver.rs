@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sterna_migration::{
     Action, Attempt, Command, Event, Limits, Message, Moves, NodeId, Notice, Offer, Order as Move,
-    Record, RunnerEvent, Swap, Time,
+    Record, RunnerEvent, StartedError, Swap, Time,
 };
 use sterna_process::{Epoch, ProcessId};
 use sterna_runner::fault;
@@ -36,10 +36,12 @@ pub(super) enum Input {
     Started {
         process: ProcessId,
         epoch: Epoch,
-        noted: oneshot::Sender<()>,
+        noted: oneshot::Sender<Result<(), StartedError>>,
     },
-    /// It is not here any more, or never was: nobody is to miss it.
-    Gone { process: ProcessId },
+    /// It was not started.
+    NotStarted { process: ProcessId },
+    /// What was here in this epoch is not any more: nobody is to miss it.
+    Gone { process: ProcessId, epoch: Epoch },
     /// A process is to be moved.
     Begin {
         order: Move,
@@ -245,10 +247,10 @@ impl Driver {
                 epoch,
                 noted,
             } => {
-                self.moves.started(process, epoch);
-                let _ = noted.send(());
+                let _ = noted.send(self.moves.started(process, epoch));
             }
-            Input::Gone { process } => self.moves.gone(process),
+            Input::NotStarted { process } => self.moves.not_started(process),
+            Input::Gone { process, epoch } => self.moves.gone(now, process, epoch),
             Input::Begin { order, begun } => {
                 let _ = begun.send(self.moves.start(now, order));
             }

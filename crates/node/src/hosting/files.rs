@@ -19,7 +19,7 @@ use std::os::unix::net::UnixStream;
 
 use sterna_migration::{GrantSeal, Life, MoveId, Record};
 use sterna_process::ProcessId;
-use sterna_runner::message::{Answer, Order};
+use sterna_runner::message::{Answer, Hold, Order};
 
 use super::driver::Input;
 use super::making::As;
@@ -34,6 +34,15 @@ use crate::wire::now_ms;
 
 const SEAL_BYTES: usize = 32;
 
+/// What the record says after a freeze.
+enum After {
+    Frozen,
+    /// Something else, and that it is this node's: it was not frozen.
+    RunsOn(Record),
+    /// Something else: it may not run here.
+    Elsewhere(Record),
+}
+
 impl Service {
     pub(super) async fn freeze(
         &self,
@@ -45,6 +54,57 @@ impl Service {
     ) -> Result<HostingReply, Failure> {
         let [pipe, socket] = <[OwnedFd; 2]>::try_from(descriptors)
             .map_err(|_| Failure::refused("a pipe and a socket belong to this request"))?;
+        let record = self.record_here(process).await?;
+        let hold = match keep {
+            true => None,
+            false => Some(Hold {
+                name: MoveId::from_bytes(answers::random()?),
+                epoch: record.epoch,
+            }),
+        };
+        let copied = hosting.ask(Order::Copy { process, hold }, vec![pipe]).await;
+        let Some(Hold { name: move_id, .. }) = hold else {
+            return match copied? {
+                Answer::Copied(stood_us) => Ok(HostingReply::Frozen { stood_us }),
+                _ => Err(Failure::refused("the runner answers another question")),
+            };
+        };
+        let frozen = match copied {
+            Ok(_) => {
+                self.write_frozen(process, (record, file), socket.into())
+                    .await
+            }
+            Err(failure) => Err(failure),
+        };
+        let let_go = !matches!(frozen, Ok(After::RunsOn(_)) | Err(_));
+        let order = match let_go {
+            true => Order::Drop { process, move_id },
+            false => Order::Release { process, move_id },
+        };
+        if let Err(why) = hosting.ask(order, Vec::new()).await {
+            // Whoever heard first what became of its record has done it.
+            tracing::debug!("not held any more: {why}");
+        }
+        if let_go {
+            let epoch = record.epoch;
+            hosting.tell(Input::Gone { process, epoch }).await;
+            hosting.forget(process);
+        }
+        match frozen? {
+            After::Frozen => {
+                hosting
+                    .news
+                    .event(process, EventSort::Other, "was frozen into a file");
+                Ok(HostingReply::Frozen { stood_us: 0 })
+            }
+            After::RunsOn(found) | After::Elsewhere(found) => Err(Failure::refused(format!(
+                "its record changed meanwhile, so the file may be no more than a snapshot of it: {found}; see `sterna ps -a`"
+            ))),
+        }
+    }
+
+    /// The record of a process that is alive and on this node.
+    async fn record_here(&self, process: ProcessId) -> Result<Record, Failure> {
         let entry = self.entry(process).await?;
         let record = entry.record().map_err(Failure::refused)?;
         if record.life != Life::Alive {
@@ -60,44 +120,7 @@ impl Service {
                 process.short()
             )));
         }
-        let hold = match keep {
-            true => None,
-            false => Some(MoveId::from_bytes(answers::random()?)),
-        };
-        let copied = hosting.ask(Order::Copy { process, hold }, vec![pipe]).await;
-        let Some(move_id) = hold else {
-            return match copied? {
-                Answer::Copied(stood_us) => Ok(HostingReply::Frozen { stood_us }),
-                _ => Err(Failure::refused("the runner answers another question")),
-            };
-        };
-        let frozen = match copied {
-            Ok(_) => {
-                self.write_frozen(process, (record, file), socket.into())
-                    .await
-            }
-            Err(failure) => Err(failure),
-        };
-        match frozen {
-            Ok(()) => {
-                hosting
-                    .ask(Order::Drop { process, move_id }, Vec::new())
-                    .await?;
-                hosting.tell(Input::Gone { process }).await;
-                hosting.forget(process);
-                hosting
-                    .news
-                    .event(process, EventSort::Other, "was frozen into a file");
-                Ok(HostingReply::Frozen { stood_us: 0 })
-            }
-            Err(failure) => {
-                let release = Order::Release { process, move_id };
-                if let Err(why) = hosting.ask(release, Vec::new()).await {
-                    tracing::debug!("not released: {why}");
-                }
-                Err(failure)
-            }
-        }
+        Ok(record)
     }
 
     /// Waits for the file, then writes down that the process is in it.
@@ -106,7 +129,7 @@ impl Service {
         process: ProcessId,
         (record, file): (Record, String),
         socket: UnixStream,
-    ) -> Result<(), Failure> {
+    ) -> Result<After, Failure> {
         let seal = blocking(move || wait_for_seal(socket)).await?;
         let seal = seal.ok_or_else(|| {
             Failure::refused(
@@ -123,10 +146,13 @@ impl Service {
             ending: Some(How::Frozen { file }.bounded()),
         };
         match self.swap_bytes_until_known(swap).await? {
-            Some(found) if found == new => Ok(()),
-            _ => Err(Failure::refused(
-                "it was moved or has ended meanwhile: the file is no more than a snapshot of it",
-            )),
+            Some(found) if found == new => Ok(After::Frozen),
+            Some(found) if found.owner == self.id && found.life == Life::Alive => {
+                Ok(After::RunsOn(found))
+            }
+            // Perhaps it was thawed out of this very file before the answer came.
+            Some(found) => Ok(After::Elsewhere(found)),
+            None => Err(Failure::refused("the registry has no record of it")),
         }
     }
 

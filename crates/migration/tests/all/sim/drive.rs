@@ -85,6 +85,7 @@ impl World {
             Happening::Timer { node, service_life } => self.timer(node, service_life),
             Happening::List { node, service_life } => self.list(node, service_life),
             Happening::RegistryUp => self.registry_up(),
+            Happening::Keep(happening) => self.keep(happening),
         }
     }
 
@@ -140,6 +141,7 @@ impl World {
             timer: None,
             listed: false,
             commits: BTreeMap::new(),
+            keeping: BTreeMap::new(),
         });
         self.after(0, Happening::List { node, service_life });
     }
@@ -207,7 +209,7 @@ impl World {
             let held = &mut self.nodes[node].runner.held;
             let stops = match held.get(&process) {
                 Some(Held::Running { .. }) => true,
-                Some(Held::Frozen { .. } | Held::Ready { .. }) => kills,
+                Some(Held::Frozen { .. } | Held::Made { .. } | Held::Ready { .. }) => kills,
                 _ => false,
             };
             if let Some(epoch) = held.get(&process).filter(|_| stops).map(Held::epoch) {
@@ -316,7 +318,7 @@ impl World {
     }
 
     /// An event for a service, if it is up.
-    fn tell(&mut self, node: usize, event: Event) {
+    pub(super) fn tell(&mut self, node: usize, event: Event) {
         let now = self.time();
         if let Some(service) = &mut self.nodes[node].service {
             service.moves.handle(now, event);
@@ -325,7 +327,7 @@ impl World {
     }
 
     /// Carries out what a service wants done.
-    fn act(&mut self, node: usize) {
+    pub(super) fn act(&mut self, node: usize) {
         while let Some(action) = self.next_action(node) {
             match action {
                 Action::Send { to, message } => self.send(node, to, message),
@@ -422,7 +424,7 @@ impl World {
             }
             Notice::Arrived { .. } => self.checks.saw("arrived"),
             Notice::Lost { .. } => {}
-            Notice::Fenced { .. } => self.check(Err("fenced, though nobody recovered it".into())),
+            Notice::Fenced { .. } => self.checks.saw("fenced"),
         }
     }
 
