@@ -247,7 +247,15 @@ impl Cluster {
 
     /// The same; address and way of each node.
     pub(crate) fn new_so(names: &[&str], how: impl Fn(&World, &str) -> (String, How)) -> Self {
-        let world = World::new();
+        Self::in_world(World::new(), names, how)
+    }
+
+    /// The same, in a world that was made for it.
+    pub(crate) fn in_world(
+        world: World,
+        names: &[&str],
+        how: impl Fn(&World, &str) -> (String, How),
+    ) -> Self {
         let desk = world.path("desk");
         fs::create_dir(&desk).unwrap();
         let start = |name: &&str| {

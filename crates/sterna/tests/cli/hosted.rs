@@ -4,8 +4,8 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::cluster::Cluster;
-use crate::world::{Answer, World, guest, until};
+use crate::cluster::{Cluster, How, free_address};
+use crate::world::{Answer, World, guest, skip, until};
 
 /// How often, in tests that can be made longer.
 fn rounds(quick: usize, full: usize) -> usize {
@@ -200,6 +200,58 @@ fn a_killed_runner_loses_its_processes_once_and_the_node_goes_on() {
     assert_eq!(cluster.whole("a"), "7\n");
     cluster.ask(&["move", "here", "two"]).ok();
     cluster.ask(&["kill", "here"]).ok();
+}
+
+/// The user `nobody` of all distributions.
+const NOBODY: u32 = 65_534;
+
+#[test]
+fn nodes_without_root_move_processes_and_say_what_they_lack() {
+    if !rustix::process::geteuid().is_root() {
+        skip!("all other tests run without root here");
+    }
+    let world = World::of_user(NOBODY);
+    // What it is to run may lie where nobody else may look.
+    let mut version = world.command(["--version"]);
+    if !version.output().is_ok_and(|output| output.status.success()) {
+        skip!("the program is where user {NOBODY} cannot read it");
+    }
+    let program = world.file("lua.wasm", fs::read(guest("lua")).unwrap());
+    let cluster = Cluster::in_world(world, &["one", "two"], |_, _| {
+        (free_address(), How::default())
+    });
+    cluster.have_runners();
+    let run = [
+        "run",
+        "--detach",
+        "--name",
+        "lua",
+        &program,
+        "-e",
+        LUA_FOREVER,
+    ];
+    cluster.ask(&run).ok();
+    for target in ["two", "one", "two"] {
+        cluster.ask(&["move", "lua", target]).ok();
+        cluster.is_at("lua", target);
+    }
+    cluster.ask(&["kill", "lua"]).ok();
+    let written = cluster.ask(&["logs", "lua"]).ok();
+    let all: String = (1..=written.lines().count())
+        .map(|number| format!("{number}\n"))
+        .collect();
+    assert!(!all.is_empty() && written == all, "the output differs");
+    let shown = cluster.ask(&["nodes"]).ok();
+    for node in cluster.at("one").nodes(&cluster.world) {
+        let confinement = node["runner_confinement"].as_str().unwrap();
+        let (extent, lacks) = confinement.split_once(": ").unwrap_or((confinement, ""));
+        assert!(
+            ["full", "partial", "none"].contains(&extent),
+            "{confinement}"
+        );
+        assert_eq!(extent == "full", lacks.is_empty(), "{confinement}");
+        assert!(shown.contains(extent), "{shown}");
+    }
 }
 
 /// At some moment of a move one side's service is killed, and started again. Every process writes all that it would.

@@ -2,6 +2,7 @@
 
 use crate::trial::Fate::{self, Either, Lives, Lost};
 use crate::trial::{Fault, Role, Trial};
+use crate::world::until;
 
 const SOURCE_SERVICE: [&str; 12] = [
     "service hear Accept",
@@ -120,4 +121,27 @@ fn a_runner_that_is_stopped_at_any_phase_goes_on() {
 fn a_targets_runner_that_is_stopped_at_any_phase_is_given_up_or_waited_for() {
     let points = |(point, _)| lives(point);
     check(Role::TargetRunner, Fault::Stop, TARGET_RUNNER.map(points));
+}
+
+/// So much that it cannot all be on its way.
+const LARGE: &str = "local large={} for i=1,64 do large[i]=string.rep(tostring(i),400000) end";
+
+#[test]
+fn a_target_that_stops_reading_is_given_up_and_takes_the_process_later() {
+    let mut trial = Trial::new();
+    let id = trial.start_with(LARGE, "p0");
+    let mut moving = trial.move_to_point("p0", (Role::TargetRunner, "runner SomeTaken"));
+    assert!(!moving.end().success(), "{}", moving.out.text());
+    assert_eq!(trial.settle("p0", &id), Lives);
+    trial.cluster.is_at("p0", "one");
+    trial.writes_on("p0");
+    trial.arm(Role::TargetRunner, "");
+    until("it is taken", || {
+        let moved = trial.cluster.ask(&["move", "p0", "two"]);
+        moved.0.status.success()
+    });
+    trial.cluster.is_at("p0", "two");
+    let log = trial.finish("p0", "stops reading");
+    trial.written.push(("stops reading".to_owned(), log));
+    trial.compare();
 }

@@ -120,8 +120,14 @@ impl Trial {
 
     /// Starts a process on `one`, and waits until it has written something.
     pub(crate) fn start(&self, name: &str) -> String {
+        self.start_with("", name)
+    }
+
+    /// The same, after some other work.
+    pub(crate) fn start_with(&self, before: &str, name: &str) -> String {
         let lua = guest("lua");
-        let text = program(name, &format!("not io.open('/data/{name}.end')"));
+        let until = format!("not io.open('/data/{name}.end')");
+        let text = format!("{before} {}", program(name, &until));
         let words = ["run", "--detach", "--on", "one", "--name", name];
         let given = ["--dir", "desk::/data:shared", &lua, "-e", &text];
         let started = self.cluster.ask(&[&words[..], &given].concat());

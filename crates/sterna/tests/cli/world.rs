@@ -4,6 +4,8 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -62,6 +64,8 @@ pub(crate) use skip;
 pub(crate) struct World {
     pub(crate) directory: TempDir,
     pub(crate) cache: PathBuf,
+    /// As whom commands run, if not as who runs the tests.
+    user: Option<u32>,
 }
 
 impl World {
@@ -71,7 +75,19 @@ impl World {
         Self {
             directory,
             cache: Path::new(env!("CARGO_TARGET_TMPDIR")).join("programs"),
+            user: None,
         }
+    }
+
+    /// A world of a user without rights, and with a program cache of its own. Only root can make one.
+    pub(crate) fn of_user(user: u32) -> Self {
+        let mut world = Self::new();
+        world.user = Some(user);
+        world.cache = world.path("programs");
+        for path in [world.directory.path().to_owned(), world.path("tmp")] {
+            chown(path, Some(user), Some(user)).unwrap();
+        }
+        world
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -99,6 +115,9 @@ impl World {
             .env("TMPDIR", self.path("tmp"))
             .env_remove("NO_COLOR")
             .env_remove("STERNA_NODE");
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
     }
 
