@@ -75,6 +75,27 @@ pub(crate) const ETCD: Need = Need {
     install: |_| apt(&["etcd-server"]),
 };
 
+/// Networks of their own, in which tests cut links and lose packets.
+pub(crate) const NETWORKS: Need = Need {
+    name: "ip and nft",
+    purpose: "give tests networks whose links are cut and lose packets",
+    remedy: "apt-get install iproute2 nftables",
+    present: |_| {
+        let mut programs = ["ip", "nft"].into_iter();
+        programs.all(|program| child::succeeds(Command::new(program).arg("-V")))
+    },
+    install: |_| apt(&["iproute2", "nftables"]),
+};
+
+/// Clocks that are wrong.
+pub(crate) const FAKETIME: Need = Need {
+    name: "libfaketime",
+    purpose: "gives nodes in tests clocks that jump",
+    remedy: "apt-get install faketime",
+    present: |_| child::succeeds(Command::new("faketime").arg("--version")),
+    install: |_| apt(&["faketime"]),
+};
+
 /// Options of pip that keep it quiet and to the point.
 pub(crate) const PIP: [&str; 4] = ["-m", "pip", "--disable-pip-version-check", "--quiet"];
 

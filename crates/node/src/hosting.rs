@@ -12,6 +12,7 @@
 //! - `answers`: what is asked, here or of the node that has the process
 //! - `start`: from an order to a process
 //! - `driver`: the one task that holds the machines of moves and carries out what they want
+//! - `admitting`: whether a process may come from another node
 //! - `runner`: starting a runner, finding one that outlived the last service, noticing its death
 //! - `channels`: connections for image and pages; `programs`: modules that other nodes have
 //! - `bindings`: what an arriving process may be bound to
@@ -24,6 +25,7 @@
 //! - `report`: what became of a move, for people; `news`: reports and events for who asks later;
 //!   `chronicle`: events on disk
 
+mod admitting;
 mod answers;
 mod bindings;
 mod channels;
@@ -80,6 +82,8 @@ pub(crate) struct Hosting {
     /// Taken by the driver.
     from_all: Mutex<Option<mpsc::Receiver<Input>>>,
     runner: watch::Sender<Option<Runner>>,
+    /// Held while one is being started or found, so that it is not left alone by a node that stops meanwhile.
+    starting: tokio::sync::Mutex<()>,
     /// The node stops, and has told its runner to end: no other one is started.
     is_over: AtomicBool,
     pub(crate) channels: Channels,
@@ -115,6 +119,7 @@ impl Hosting {
             inputs,
             from_all: Mutex::new(Some(from_all)),
             runner: watch::Sender::new(None),
+            starting: tokio::sync::Mutex::default(),
             is_over: AtomicBool::new(false),
             channels: Channels::default(),
             news,
@@ -161,7 +166,10 @@ impl Hosting {
 
     /// Sees to the processes before the node stops. A runner without any ends with it.
     pub(crate) async fn stop(&self, remains: Remains) -> Result<(), Failure> {
+        let _starting = self.starting.lock().await;
         let Ok(runner) = self.runner() else {
+            // Nor will there be one.
+            self.is_over.store(true, Ordering::SeqCst);
             return Ok(());
         };
         let count = self.held().await?.len();
@@ -176,7 +184,10 @@ impl Hosting {
                 self.is_over.store(true, Ordering::SeqCst);
                 runner.handle.order(Order::End, Vec::new());
                 let process = runner.handle.process();
-                let _ = blocking(move || process.wait(Some(RUNNER_WITHIN))).await?;
+                let ended = blocking(move || process.wait(Some(RUNNER_WITHIN))).await?;
+                if let Ok(true) = ended {
+                    runner::remove_socket(&self.folder);
+                }
                 Ok(())
             }
         }

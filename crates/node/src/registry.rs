@@ -38,6 +38,7 @@ use crate::store::{EtcdError, Store, StoreError};
 pub use backup::{BACKUP_BYTES_MAX, Backup, BackupError};
 use listing::Chores;
 pub use offline::{RestoreError, restore};
+pub(crate) use processes::Deed;
 
 /// Version of what is stored, its first byte. Processes' records have their own.
 const VERSION: u8 = 1;

@@ -270,20 +270,14 @@ impl Service {
             candidate: self.about.clone(),
         };
         // The clocks are compared before the ticket is shown.
-        let dialled = self.transport.ask(
-            ticket.node,
-            &ticket.addresses,
-            &Request::Status,
-            ANSWER_WITHIN,
-        );
-        let (_, hello) = dialled.await.map_err(|error| joining(&error))?;
-        let ahead = Duration::from_millis(hello.clock_ahead_ms().unsigned_abs());
+        let dialled = self.transport.renew(ticket.node, &ticket.addresses);
+        let ahead_ms = dialled
+            .await
+            .map_err(|error| joining(&error))?
+            .clock_ahead_ms();
+        let ahead = Duration::from_millis(ahead_ms.unsigned_abs());
         if ahead > CLOCK_SKEW_MAX {
-            let way = if hello.clock_ahead_ms() > 0 {
-                "behind"
-            } else {
-                "ahead of"
-            };
+            let way = if ahead_ms > 0 { "behind" } else { "ahead of" };
             return Err(Failure::refused(format!(
                 "this node's clock is {} s {way} that of {}: set the one that is wrong (see `sterna doctor`), \
                  and use the ticket again",
@@ -490,13 +484,13 @@ impl Service {
         }
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, clock_ahead_ms, runner) = match asked {
-            Ok(Ok((reply, hello))) => {
+            Ok(Ok((reply, connected))) => {
                 heard.insert(id, now_ms());
                 let runner = match reply {
                     Reply::Status(status) => status.runner,
                     _ => None,
                 };
-                let ahead_ms = hello.clock_ahead_ms();
+                let ahead_ms = connected.clock_ahead_ms();
                 (Reachability::Reachable, Some(ahead_ms), runner)
             }
             _ => {

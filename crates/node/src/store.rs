@@ -53,7 +53,9 @@ pub enum StoreError {
         found: u64,
     },
     /// A read or write failed.
-    #[error("the registry could not be read or written")]
+    #[error(
+        "the registry could not be read or written; where its disk is full, free some room, and it goes on"
+    )]
     Failed(#[source] Arc<redb::Error>),
     /// The library that reads the file gave up.
     #[error(

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::{ClientConfig, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
@@ -75,7 +75,9 @@ fn list(addresses: &[SocketAddr]) -> String {
 #[derive(Debug, Clone)]
 pub(crate) struct Connected {
     connection: quinn::Connection,
-    pub(crate) hello: Hello,
+    hello: Hello,
+    /// When that was heard.
+    heard: Instant,
     /// Of the protocol, that both speak.
     version: u16,
 }
@@ -150,20 +152,8 @@ impl Transport {
         Ok(version)
     }
 
-    /// Asks a node something, on a connection that is open or on a new one.
+    /// Asks a node something, on a connection that is open or on a new one, and says on which.
     pub(crate) async fn ask(
-        &self,
-        node: NodeId,
-        addresses: &[SocketAddr],
-        request: &Request,
-        within: Duration,
-    ) -> Result<(Reply, Hello), DialError> {
-        let (reply, connected) = self.ask_on(node, addresses, request, within).await?;
-        Ok((reply, connected.hello))
-    }
-
-    /// The same, and on which connection.
-    pub(crate) async fn ask_on(
         &self,
         node: NodeId,
         addresses: &[SocketAddr],
@@ -184,8 +174,7 @@ impl Transport {
                 Err(why) => return Err(unusable(node, why)),
             }
         }
-        let connected = self.dial(node, addresses).await?;
-        self.lock().insert(node, connected.clone());
+        let connected = self.renew(node, addresses).await?;
         match connected.ask(request, within).await {
             Ok(reply) => Ok((reply, connected)),
             Err(why) => {
@@ -213,6 +202,17 @@ impl Transport {
         self.lock().insert(node, connected.clone());
         let begun = connected.begin(request).await;
         begun.map_err(|why| unusable(node, why))
+    }
+
+    /// Makes a new connection, which is used from then on.
+    pub(crate) async fn renew(
+        &self,
+        node: NodeId,
+        addresses: &[SocketAddr],
+    ) -> Result<Connected, DialError> {
+        let connected = self.dial(node, addresses).await?;
+        self.lock().insert(node, connected.clone());
+        Ok(connected)
     }
 
     /// Connects to a node at whichever address answers first.
@@ -292,6 +292,13 @@ impl Transport {
 }
 
 impl Connected {
+    /// By how much the other's clock is ahead of ours, in milliseconds, if nobody has set it since the hellos.
+    pub(crate) fn clock_ahead_ms(&self) -> i64 {
+        let since = self.heard.elapsed().as_millis();
+        let since = i64::try_from(since).unwrap_or(i64::MAX);
+        self.hello.clock_ahead_ms().saturating_add(since)
+    }
+
     pub(crate) const fn connection(&self) -> &quinn::Connection {
         &self.connection
     }
@@ -325,6 +332,7 @@ async fn greet(connecting: quinn::Connecting, versions: Versions) -> Result<Conn
         connection,
         version: hello.version(&versions)?,
         hello,
+        heard: Instant::now(),
     })
 }
 

@@ -12,6 +12,7 @@ use sterna_process::{
 };
 
 use crate::channel::{Breaker, Receiver, Sender};
+use crate::fault::{self, Midway};
 use crate::files::Files;
 use crate::hosted::{Hosted, Inner, Stage};
 use crate::input::{Carried, Input};
@@ -304,7 +305,10 @@ impl Taking {
                     }
                     self.image.extend_from_slice(piece);
                 }
-                Record::Pages(run, bytes) => memory.install(&[run], bytes)?,
+                Record::Pages(run, bytes) => {
+                    memory.install(&[run], bytes)?;
+                    fault::point("runner", &Midway::SomeTaken);
+                }
                 Record::Zeros(runs) => pump::install_zeros(memory, &runs)?,
                 Record::End if self.image.len() as u64 == self.image_bytes => {
                     pump::got(&mut locked(&self.sender))?;
@@ -350,6 +354,7 @@ impl Taking {
             return;
         };
         let made = self.finish(room, came_from);
+        fault::point("runner", &Midway::Made);
         if let Stage::Arriving(arrival) = &mut self.hosted.lock().stage {
             arrival.made = Some(made);
         }

@@ -13,6 +13,7 @@ use sterna_migration::{Attempt, RunnerEvent, Size};
 use sterna_process::{Image, Memory, PageRuns, Paused, Pausing, Process, Section, Tag, Waypoint};
 
 use crate::channel::{Breaker, ChannelError, Receiver, Sender};
+use crate::fault::{self, Midway};
 use crate::hosted::{Hosted, Stage};
 use crate::limits::{
     AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, LOOKS_AGAIN, READY_WITHIN, ROUNDS,
@@ -247,6 +248,7 @@ fn tell(outgoing: &Outgoing, seen: &mut BTreeSet<Waypoint>, places: &[Waypoint])
     if !new.is_empty() {
         // If the channel is broken, the push says so.
         let _ = pump::anticipate(&mut outgoing.sender(), &new);
+        fault::point("runner", &Midway::Looked);
     }
 }
 

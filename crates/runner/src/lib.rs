@@ -19,12 +19,14 @@
 //! - `streams`, [`log`]: output on its way into a file; `input`: what users type, on its way to a process
 //! - `files`: what users copy from and to a process's directories
 //! - [`handle`]: the service's end
+//! - [`fault`]: where tests have it stand still
 //! - [`limits`]: every limit
 
 mod arriving;
 pub mod channel;
 pub mod copy;
 mod copying;
+pub mod fault;
 mod files;
 pub mod handle;
 mod hosted;

@@ -16,6 +16,8 @@ pub const GIVEN_UP_MAX: usize = 1024;
 pub const ORDERS_WAITING_MAX: usize = 65_536;
 /// For a runner that was started to answer.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(20);
+/// For the first service to come to a runner that was started; without one it ends.
+pub const FIRST_SERVICE_WITHIN: Duration = Duration::from_secs(30);
 /// For a runner to take or give a message once it has begun.
 pub const MESSAGE_WITHIN: Duration = Duration::from_secs(30);
 

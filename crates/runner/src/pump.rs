@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use sterna_process::{Memory, MemoryError, PAGE_SIZE, PageRun, PageRuns, Waypoint, ZERO_PAGE};
 
 use crate::channel::{ChannelError, Sender};
+use crate::fault::{self, Midway};
 use crate::limits::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX};
 
 /// Pages of one record.
@@ -161,8 +162,13 @@ pub(crate) fn push(
         to.send()?;
     }
     let mut apart = Apart::default();
+    let (half, mut sent) = (runs.page_count() / 2, 0);
     for piece in runs.iter().flat_map(|run| run.pieces(RECORD_PAGES)) {
         pages(to, memory, piece, &mut apart)?;
+        if (sent..sent + piece.count()).contains(&half) {
+            fault::point("runner", &Midway::HalfSent);
+        }
+        sent += piece.count();
     }
     let zeros: PageRuns = apart.zeros.into_iter().collect();
     for some in zeros.chunks(ZERO_RUNS_PER_RECORD) {

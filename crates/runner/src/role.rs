@@ -18,11 +18,13 @@ use sterna_process::{Kind, ProcessId, ProgramId, Tag, Waypoint};
 use crate::channel::{self, End};
 use crate::hosted::{Hosted, Stage};
 use crate::leaving::{Outgoing, chain};
-use crate::limits::{GIVEN_UP_MAX, HELLO_WITHIN, PROCESSES_MAX, SETTLE_WITHIN};
+use crate::limits::{
+    FIRST_SERVICE_WITHIN, GIVEN_UP_MAX, HELLO_WITHIN, PROCESSES_MAX, SETTLE_WITHIN,
+};
 use crate::link::{self, Descriptors};
 use crate::message::{Answer, Ended, Holdings, Numbered, Order, Place, Said, Secret, Side};
 use crate::streams::Streams;
-use crate::{arriving, copying, leaving, serving};
+use crate::{arriving, copying, fault, leaving, serving};
 
 /// The kinds of processes that a runner hosts.
 pub trait Kinds: Send + Sync {
@@ -76,6 +78,9 @@ pub(crate) struct Service {
 impl Service {
     /// Tells it something. If it is gone, the next one will ask.
     pub(crate) fn say(&self, said: &Said) {
+        if let Said::Event(event) = said {
+            fault::point("runner tell", event);
+        }
         let stream = locked(&self.stream);
         if let Err(error) = link::send(&stream, said, &[]) {
             tracing::debug!("not heard: {error}");
@@ -111,6 +116,7 @@ pub fn run<K: Kinds + 'static>(
     let elsewhere = Arc::new(Asking(Arc::downgrade(&role)));
     let kinds = kinds(elsewhere)?;
     let _ = role.kinds.set(Box::new(kinds));
+    role.end_unless_wanted()?;
     loop {
         let (stream, _) = role.given.listener.accept()?;
         let role = Arc::clone(&role);
@@ -126,6 +132,21 @@ pub fn run<K: Kinds + 'static>(
 }
 
 impl Role {
+    /// Ends if the service that started it was gone before it came.
+    fn end_unless_wanted(self: &Arc<Self>) -> io::Result<()> {
+        let lives = Arc::clone(&self.lives);
+        let waiting = move || {
+            thread::sleep(FIRST_SERVICE_WITHIN);
+            if lives.load(Ordering::SeqCst) == 0 {
+                std::process::exit(0);
+            }
+        };
+        thread::Builder::new()
+            .name("first service".into())
+            .spawn(waiting)?;
+        Ok(())
+    }
+
     fn welcome(self: &Arc<Self>, mut stream: UnixStream) -> Result<(), link::LinkError> {
         stream.set_read_timeout(Some(HELLO_WITHIN))?;
         link::greet(&mut stream)?;
@@ -268,6 +289,7 @@ impl Role {
         descriptors: Descriptors,
     ) {
         let (role, service) = (Arc::clone(self), service.clone());
+        fault::point("runner obey", &command);
         match command {
             Command::Prepare { attempt, offer } => self.on_thread("prepare", move || {
                 let place = place.map(|place| *place);

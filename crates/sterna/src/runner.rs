@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sterna_process::toy::Toy;
 use sterna_process::{Kind, ProgramId, Tag, Waypoint};
-use sterna_runner::{Elsewhere, Given, Kinds};
+use sterna_runner::{Elsewhere, Given, Kinds, fault};
 use sterna_sys::confine::{self, Confinement};
 use sterna_sys::enclosure::{self, Enclosed, Enclosure};
 use sterna_sys::memory::keep_pagemap;
@@ -36,14 +36,16 @@ const BACKLOG: i32 = 16;
 
 /// Starts a runner that listens on a bound socket and finds programs in a cache.
 pub(crate) fn start(bound: OwnedFd, cache: File, errors: File) -> io::Result<()> {
-    let child = Spawn::new("/proc/self/exe")
+    let mut runner = Spawn::new("/proc/self/exe")
         .arg(RUNNER)
         .descriptor(LISTENER, bound)
         .descriptor(PROGRAMS, cache.into())
         .stderr(errors)
-        .in_its_own_session()
-        .start()
-        .map_err(|error| error.source)?;
+        .in_its_own_session();
+    if let Some(faults) = fault::handed_on() {
+        runner = runner.descriptor(fault::DESCRIPTOR, faults);
+    }
+    let child = runner.start().map_err(|error| error.source)?;
     // It is waited for, so that it leaves no zombie; it outlives this process all the same.
     thread::Builder::new()
         .name("runner's end".into())
@@ -71,6 +73,9 @@ fn serve() -> Result<()> {
     rustix::net::listen(&bound, BACKLOG).context("could not listen")?;
     let listener = UnixListener::from(bound);
     let cache = inherited(PROGRAMS)?;
+    if let Ok(faults) = inherited(fault::DESCRIPTOR) {
+        fault::take(faults);
+    }
     allow_descriptors();
     keep_pagemap().context("the state of memory pages cannot be read")?;
     let confined = Confined::enter(cache)?;

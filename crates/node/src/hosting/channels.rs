@@ -134,7 +134,7 @@ impl Service {
         let addresses = self.addresses(target);
         let asked = self
             .transport
-            .ask_on(target, &addresses, &request, CHANNEL_WITHIN)
+            .ask(target, &addresses, &request, CHANNEL_WITHIN)
             .await;
         let (reply, connected) = asked.map_err(|error| unreachable(error.to_string()))?;
         let port = match reply {

@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sterna_migration::{
     Action, Attempt, Command, Event, Limits, Message, Moves, NodeId, Notice, Offer, Order as Move,
-    Record, Refusal, RunnerEvent, StartedError, Swap, Time,
+    Record, RunnerEvent, StartedError, Swap, Time,
 };
 use sterna_process::{Epoch, ProcessId};
+use sterna_runner::fault;
 use sterna_runner::message::{Order, Place, Said, Side};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
@@ -21,6 +22,7 @@ use super::news::News;
 use super::{Hosting, Runner};
 use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX, SWEEP_EVERY};
 use crate::message::{EventSort, How, MoveReport, RegistryRequest, Reply, SwapBytes};
+use crate::registry::Deed;
 use crate::service::Service;
 use sterna_runner::limits::PROCESSES_MAX;
 
@@ -83,6 +85,25 @@ struct Driver {
     watched: HashMap<Attempt, (u64, bool)>,
 }
 
+/// How long moves wait. Where a test has nodes stand still, not as long as it takes to be sure.
+fn limits() -> Limits {
+    let usual = Limits::default();
+    match fault::is_armed() {
+        true => Limits {
+            accept_within: Duration::from_secs(4),
+            declare_within: Duration::from_secs(2),
+            pause_within: Duration::from_secs(2),
+            capture_within: Duration::from_secs(2),
+            push_within: Duration::from_secs(2),
+            commit_within: Duration::from_secs(2),
+            repeat_max: Duration::from_millis(500),
+            done_asks_max: 4,
+            ..usual
+        },
+        false => usual,
+    }
+}
+
 /// How a stretch with one runner ended.
 enum Ended {
     /// It has died: all that it held is gone.
@@ -107,18 +128,12 @@ impl Service {
         loop {
             life += 1;
             let (runner, held) = self.runner_at_last(&hosting, life).await;
-            hosting.ended().extend(
-                held.ended
-                    .iter()
-                    .map(|ended| (ended.process, ended.clone())),
-            );
             let moves = carried_over
                 .take()
-                .unwrap_or_else(|| Moves::new(self.id, Limits::default(), held.held.clone()));
+                .unwrap_or_else(|| Moves::new(self.id, limits(), held.held.clone()));
             if runner.confinement != "full" {
                 tracing::warn!("the runner's confinement: {}", runner.confinement);
             }
-            hosting.runner.send_replace(Some(runner.clone()));
             let mut driver = Driver {
                 service: Arc::clone(&self),
                 hosting: Arc::clone(&hosting),
@@ -152,16 +167,26 @@ impl Service {
     ) -> (Runner, sterna_runner::message::Holdings) {
         let mut pause = RETRY_FIRST;
         loop {
+            let starting = hosting.starting.lock().await;
             if hosting.is_over() {
+                drop(starting);
                 // Nobody would ever end one that is started now. The node's end ends this task.
-                std::future::pending::<()>().await;
+                return std::future::pending().await;
             }
             match hosting.get_runner(life).await {
-                Ok(found) => return found,
+                Ok((runner, held)) => {
+                    let ended = held.ended.iter();
+                    hosting
+                        .ended()
+                        .extend(ended.map(|ended| (ended.process, ended.clone())));
+                    hosting.runner.send_replace(Some(runner.clone()));
+                    return (runner, held);
+                }
                 Err(error) => {
                     let why = std::error::Error::source(&error)
                         .map_or(String::new(), |source| format!(": {source}"));
                     tracing::warn!("{error}{why}");
+                    drop(starting);
                     sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
                 }
@@ -206,7 +231,12 @@ impl Driver {
     async fn take(&mut self, input: Input) -> Option<Ended> {
         let now = self.now();
         match input {
-            Input::Event(event) => self.moves.handle(now, event),
+            Input::Event(event) => {
+                if let Event::Message { message, .. } = &event {
+                    fault::point("service hear", &message.body);
+                }
+                self.moves.handle(now, event);
+            }
             Input::Said(life, said) if life == self.life => match said {
                 Some(said) => self.hear(said),
                 None => return Some(self.link_ended().await),
@@ -256,7 +286,7 @@ impl Driver {
     /// The link has ended: has the runner?
     async fn link_ended(&self) -> Ended {
         let process = self.runner.handle.process();
-        let patience = std::time::Duration::from_secs(5);
+        let patience = Duration::from_secs(5);
         let died = super::blocking(move || process.wait(Some(patience))).await;
         match died {
             Ok(Ok(true)) => Ended::RunnerDied,
@@ -268,6 +298,7 @@ impl Driver {
         let now = self.now();
         match said {
             Said::Event(event) => {
+                fault::point("service told", &event);
                 if let RunnerEvent::Exited { process } = event {
                     let ended = self.hosting.ended().get(&process).cloned();
                     let how = ended.map_or("ended".to_owned(), |ended| ended.exit.to_string());
@@ -384,6 +415,7 @@ impl Driver {
     }
 
     fn send(&self, to: NodeId, message: Message) {
+        fault::point("service say", &message.body);
         let service = Arc::clone(&self.service);
         tokio::spawn(async move {
             if let Err(error) = service.send_message(to, &message).await {
@@ -411,18 +443,23 @@ impl Driver {
             grant: swap.grant,
             ending,
         }));
-        self.ask_for_record(swap.process, request);
+        fault::point("service ask", &Deed::of(&swap));
+        self.ask_for_record(swap.process, request, Some(Deed::of(&swap)));
     }
 
     fn read(&self, process: ProcessId) {
-        self.ask_for_record(process, RegistryRequest::Record { process });
+        self.ask_for_record(process, RegistryRequest::Record { process }, None);
     }
 
     /// Asks the registry something that it answers with a record. If it does not, the machines ask again.
-    fn ask_for_record(&self, process: ProcessId, request: RegistryRequest) {
+    fn ask_for_record(&self, process: ProcessId, request: RegistryRequest, swap: Option<Deed>) {
         let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
         tokio::spawn(async move {
-            let record = match service.ask_registry(request).await {
+            let asked = service.ask_registry(request).await;
+            if let Some(deed) = swap {
+                fault::point("service answered", &deed);
+            }
+            let record = match asked {
                 Ok(Reply::Record(bytes)) => bytes.as_deref().map(Record::decode).transpose(),
                 Ok(_) => return,
                 Err(failure) => {
@@ -502,6 +539,7 @@ impl Driver {
             }
             _ => (None, None),
         };
+        fault::point("service order", &command);
         let order = Order::Step { command, place };
         let descriptors = descriptors.unwrap_or_default();
         self.runner.handle.order(order, descriptors);
@@ -536,55 +574,5 @@ impl Driver {
                 news.event(process, EventSort::Other, what);
             }
         }
-    }
-}
-
-impl Service {
-    /// Whether a process may come from another node; then the driver knows its place. The answer: whether its program
-    /// is here.
-    async fn admit_process(
-        &self,
-        hosting: &Hosting,
-        attempt: Attempt,
-        source: NodeId,
-        offer: &Offer,
-    ) -> Result<bool, Refusal> {
-        let refused = |reason: String| Refusal::NotAdmitted { reason };
-        let process = attempt.process;
-        let asked = self
-            .ask_registry(RegistryRequest::Process { process })
-            .await;
-        let entry = match asked {
-            Ok(Reply::Process(Some(entry))) => entry,
-            Ok(_) => return Err(refused("the registry does not know the process".into())),
-            Err(failure) => return Err(refused(failure.message)),
-        };
-        let record = entry.record().map_err(|error| refused(error.to_string()))?;
-        if record.owner != source
-            || record.epoch != attempt.epoch
-            || entry.info.program != offer.program
-        {
-            return Err(refused(
-                "the registry says that it is not the source's".into(),
-            ));
-        }
-        let belongings = crate::message::Belongings::decode(&entry.info.extra);
-        let belongings = belongings.ok_or_else(|| Refusal::Unsupported {
-            what: "what the process has, as a newer node wrote it down".into(),
-        })?;
-        if let Some(refusal) = hosting.objection(&offer.kind, &belongings.bindings) {
-            return Err(refusal);
-        }
-        let next = Epoch(attempt.epoch.0 + 1);
-        let placed = hosting
-            .place(process, next, &belongings, Vec::new(), Some(source))
-            .await
-            .map_err(|failure| refused(failure.message))?;
-        let (place, descriptors) = placed;
-        hosting.remember(process, &entry.info);
-        hosting
-            .tell(Input::Place(attempt, Box::new(place), descriptors))
-            .await;
-        Ok(hosting.has(offer.program).await)
     }
 }

@@ -110,6 +110,12 @@ fn start(folder: &Path, socket: &Path, workshop: &dyn Workshop) -> io::Result<()
     workshop.start_runner(bound, errors)
 }
 
+/// Where a runner listened that has ended.
+pub(super) fn remove_socket(folder: &Path) {
+    // The next one that is started does without it, too.
+    let _ = fs::remove_file(folder.join(SOCKET));
+}
+
 /// A folder that is this user's alone.
 pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).recursive(true).create(folder) {

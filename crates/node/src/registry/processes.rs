@@ -13,6 +13,7 @@
 
 use sterna_migration::{Life, NodeId, Record, Swap, Verdict};
 use sterna_process::ProcessId;
+use sterna_runner::fault;
 
 use super::keepings::KEEPINGS;
 use super::{Registry, TRIES_MAX, contended, damaged, read, write};
@@ -65,6 +66,26 @@ impl Stored {
     pub(super) fn decoded(&self) -> Result<Record, Failure> {
         Record::decode(&self.record)
             .map_err(|error| Failure::new(FailureKind::Internal, format!("a record: {error}")))
+    }
+}
+
+/// What a swap means, for the points at which tests have nodes stand still.
+#[derive(Debug)]
+pub(crate) enum Deed {
+    Declare,
+    Commit,
+    Settle,
+    Close,
+}
+
+impl Deed {
+    pub(crate) fn of(swap: &Swap) -> Self {
+        match swap.new.life {
+            Life::Alive if swap.new.intent.is_some() => Self::Declare,
+            Life::Alive if swap.new.owner != swap.expected.owner => Self::Commit,
+            Life::Alive => Self::Settle,
+            Life::Ended | Life::Lost | Life::Frozen(_) => Self::Close,
+        }
     }
 }
 
@@ -200,7 +221,9 @@ impl<S: Store> Registry<S> {
                 return Ok(Reply::Record(Some(stored.record)));
             }
             let changes = self.changes(&swap, by, how.as_ref(), (revision, stored));
+            fault::point("registry write", &Deed::of(&swap));
             if self.store.swap_all(changes.await?).await?.is_some() {
+                fault::point("registry wrote", &Deed::of(&swap));
                 if how.is_some() {
                     self.sweep().await?;
                 }

@@ -6,24 +6,22 @@
 //! meta      "format", "revision", "lease"
 //! ```
 
+mod opened;
 mod writer;
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
 use std::ops::Bound;
-use std::os::unix::fs::OpenOptionsExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use super::{CHANGES_MAX, Change, Dump, Entry, LeaseId, Listing, Store, StoreError, Swapped};
 use crate::message::StoreStatus;
+use opened::Opened;
 use writer::{Answer, Job, Queue};
 
 /// Version of what is in the file.
@@ -52,7 +50,7 @@ struct Inner {
 /// What those who read and the one who writes have in common.
 struct Shared {
     path: PathBuf,
-    database: Database,
+    file: Opened,
     clock: Clock,
     changes: Mutex<Changes>,
     newest: watch::Sender<u64>,
@@ -89,23 +87,7 @@ impl Embedded {
         clock: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
         let wrong = |error: redb::Error| opening(path, error);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| wrong(redb::Error::Io(error)))?;
-        // redb panics on some kinds of damage.
-        let opened = catch_unwind(AssertUnwindSafe(|| open_whole(file)));
-        let (database, format, revision) = match opened {
-            Ok(opened) => opened.map_err(wrong)?,
-            Err(_) => {
-                let path = path.to_owned();
-                return Err(StoreError::Damaged { path, source: None });
-            }
-        };
+        let (file, format, revision) = Opened::open(path).map_err(wrong)?;
         if format != FORMAT {
             let path = path.to_owned();
             return Err(StoreError::Version {
@@ -115,7 +97,7 @@ impl Embedded {
         }
         let shared = Arc::new(Shared {
             path: path.to_owned(),
-            database,
+            file,
             clock: Box::new(clock),
             changes: Mutex::new(Changes {
                 complete_after: revision,
@@ -158,45 +140,20 @@ impl Embedded {
     /// Does something with the file on a thread that may wait for the disk.
     async fn with<T: Send + 'static>(
         &self,
-        act: impl FnOnce(&Shared) -> Result<T, redb::Error> + Send + 'static,
+        act: impl Fn(&Shared, &Database) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.0);
-        let done = spawn_blocking(move || act(&inner.shared)).await;
+        let done = spawn_blocking(move || {
+            let shared = &inner.shared;
+            shared.file.with(|database| act(shared, database))
+        })
+        .await;
         done.map_err(|error| match error.is_panic() {
             true => StoreError::Broken,
             false => StoreError::Closed,
         })?
         .map_err(|error| StoreError::Failed(Arc::new(error)))
     }
-}
-
-/// Opens a file, looks at all its checksums, and gives format and newest revision beside it.
-fn open_whole(file: File) -> Result<(Database, u64, u64), redb::Error> {
-    let mut database = Database::builder().create_with_backend(FileBackend::new(file)?)?;
-    if !database.check_integrity()? {
-        tracing::warn!("the registry was damaged; what could be read of it was kept");
-    }
-    let (format, revision) = prepare(&database)?;
-    Ok((database, format, revision))
-}
-
-/// Makes what is not there, and gives format and newest revision.
-fn prepare(database: &Database) -> Result<(u64, u64), redb::Error> {
-    let write = database.begin_write()?;
-    let (format, revision);
-    {
-        write.open_table(ENTRIES)?;
-        write.open_table(LEASES)?;
-        let mut meta = write.open_table(META)?;
-        let found = meta.get("format")?.map(|found| found.value());
-        if found.is_none() {
-            meta.insert("format", FORMAT)?;
-        }
-        format = found.unwrap_or(FORMAT);
-        revision = read(&meta, "revision")?;
-    }
-    write.commit()?;
-    Ok((format, revision))
 }
 
 fn opening(path: &Path, error: redb::Error) -> StoreError {
@@ -256,8 +213,8 @@ fn lease_of(bytes: &[u8]) -> u64 {
 }
 
 impl Shared {
-    fn get(&self, key: &[u8]) -> Result<Option<Entry>, redb::Error> {
-        let read = self.database.begin_read()?;
+    fn get(&self, database: &Database, key: &[u8]) -> Result<Option<Entry>, redb::Error> {
+        let read = database.begin_read()?;
         let leases = read.open_table(LEASES)?;
         match read.open_table(ENTRIES)?.get(key)? {
             Some(bytes) => entry(bytes.value(), &leases, (self.clock)()),
@@ -265,8 +222,14 @@ impl Shared {
         }
     }
 
-    fn page(&self, prefix: &[u8], after: &[u8], max: usize) -> Result<Listing, redb::Error> {
-        let transaction = self.database.begin_read()?;
+    fn page(
+        &self,
+        database: &Database,
+        prefix: &[u8],
+        after: &[u8],
+        max: usize,
+    ) -> Result<Listing, redb::Error> {
+        let transaction = database.begin_read()?;
         let leases = transaction.open_table(LEASES)?;
         let now_ms = (self.clock)();
         let mut entries = Vec::new();
@@ -290,8 +253,8 @@ impl Shared {
         Ok(Listing { revision, entries })
     }
 
-    fn dump(&self) -> Result<Dump, redb::Error> {
-        let transaction = self.database.begin_read()?;
+    fn dump(&self, database: &Database) -> Result<Dump, redb::Error> {
+        let transaction = database.begin_read()?;
         let leases = transaction.open_table(LEASES)?;
         let now_ms = (self.clock)();
         let mut entries = Vec::new();
@@ -327,12 +290,13 @@ impl Shared {
 impl Store for Embedded {
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
         let key = key.to_vec();
-        self.with(move |inner| inner.get(&key)).await
+        self.with(move |inner, database| inner.get(database, &key))
+            .await
     }
 
     async fn list(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
         let prefix = prefix.to_vec();
-        self.with(move |inner| inner.page(&prefix, &[], usize::MAX))
+        self.with(move |inner, database| inner.page(database, &prefix, &[], usize::MAX))
             .await
     }
 
@@ -343,7 +307,7 @@ impl Store for Embedded {
         entries_max: usize,
     ) -> Result<Listing, StoreError> {
         let (prefix, after) = (prefix.to_vec(), after.to_vec());
-        self.with(move |inner| inner.page(&prefix, &after, entries_max))
+        self.with(move |inner, database| inner.page(database, &prefix, &after, entries_max))
             .await
     }
 

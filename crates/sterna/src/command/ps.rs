@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use sterna_migration::Life;
-use sterna_node::message::{HostingReply, HostingRequest, Listed, Nodes};
+use sterna_node::message::{Brief, HostingReply, HostingRequest, Listed, Nodes};
 use sterna_process::{Plain, ProcessId, ProgramId, Tag};
 
 use super::snapshot::age_ms;
@@ -24,6 +24,10 @@ pub(crate) struct Ps {
     /// Also those on nodes that have ended; they are remembered for a day.
     #[arg(short, long)]
     all: bool,
+    /// Only what the node that is asked has itself, as its runner says: without names, and also while the cluster's registry
+    /// does not answer.
+    #[arg(long, conflicts_with = "all")]
+    here: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -35,6 +39,7 @@ const AFTER_HELP: &str = "\
 Examples:
   sterna ps
   sterna ps -a
+  sterna ps --here --node /var/lib/sterna
   sterna ps --json | jq '.[].id'
 
 Other commands take a process by the beginning of its id, by its name, or by the pid of its `sterna run`.";
@@ -75,6 +80,9 @@ pub(crate) struct Row {
 
 impl Ps {
     pub(crate) fn run(self) -> Result<u8> {
+        if self.here {
+            return self.print_here();
+        }
         let rows = all(&self.which, self.all)?;
         if self.json {
             show::json(&rows)?;
@@ -84,6 +92,43 @@ impl Ps {
             show::print(table(&rows).shown(Paint::stdout()));
         }
         Ok(0)
+    }
+
+    fn print_here(self) -> Result<u8> {
+        let Some(HostingReply::Held(held)) = self.which.hosting(HostingRequest::Held)? else {
+            return Err(node::unexpected());
+        };
+        let rows: Vec<Here> = held.into_iter().map(Here::of).collect();
+        if self.json {
+            show::json(&rows)?;
+        } else if rows.is_empty() {
+            show::note("this node has no processes");
+        } else {
+            show::print(table_here(&rows).shown(Paint::stdout()));
+        }
+        Ok(0)
+    }
+}
+
+/// A process, as the node says that has it.
+#[derive(Serialize)]
+struct Here {
+    id: ProcessId,
+    state: String,
+    cpu_ms: u64,
+    memory_bytes: u64,
+    output_bytes: u64,
+}
+
+impl Here {
+    fn of(brief: Brief) -> Self {
+        Self {
+            id: brief.process,
+            state: brief.doing.unwrap_or_else(|| brief.stats.state.to_string()),
+            cpu_ms: ms(brief.stats.cpu_time),
+            memory_bytes: brief.stats.memory_bytes,
+            output_bytes: brief.output_bytes,
+        }
     }
 }
 
@@ -246,6 +291,26 @@ fn snapshot(row: &Row) -> String {
         Some(_) => format!("{age} (failing)"),
         None => age,
     }
+}
+
+fn table_here(rows: &[Here]) -> Table<5> {
+    let mut table = Table::new([
+        ("ID", Align::Left),
+        ("STATE", Align::Left),
+        ("CPU", Align::Right),
+        ("MEMORY", Align::Right),
+        ("OUTPUT", Align::Right),
+    ]);
+    for row in rows {
+        table.row([
+            row.id.short(),
+            Plain(&row.state).to_string(),
+            show::time(Duration::from_millis(row.cpu_ms)),
+            show::bytes(row.memory_bytes),
+            show::bytes(row.output_bytes),
+        ]);
+    }
+    table
 }
 
 fn table(rows: &[Row]) -> Table<10> {

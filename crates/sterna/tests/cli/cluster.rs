@@ -1,515 +1,395 @@
-//! Processes on real nodes: moved, killed, and what becomes of them when a node's service or runner is.
+//! Real nodes for tests: [`Node`], and [`Cluster`], some that have joined. Each has a data directory of its own, named for
+//! it, in the folder of a [`World`].
+//!
+//! Dropping them ends them in the way that users do, and their processes with them; the world then looks for what they
+//! have left.
 
 use std::fs;
+use std::io::Write;
 use std::net::UdpSocket;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
-use crate::world::{Actor, Answer, World, guest, until};
+use crate::world::{Actor, Answer, World, until};
 
-/// A node of a cluster, whose data directory is its name's.
-struct Node {
-    name: &'static str,
+/// A node.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    /// Its data directory.
+    pub(crate) data: String,
+    pub(crate) actor: Actor,
+    /// Where it listens; also after it was started again, if it is a certain port.
     address: String,
-    /// What it is told beside that when it is started.
-    more: &'static [&'static str],
-    actor: Actor,
+    how: How,
+    is_over: bool,
 }
 
-/// Nodes on loopback that have joined. Dropping it ends them and their runners, and looks for what they have left.
-struct Cluster {
-    world: World,
-    nodes: Vec<Node>,
+/// How a node is started.
+#[derive(Clone, Default)]
+pub(crate) struct How {
+    /// A command that starts it somewhere, as `ip netns exec NAME` does.
+    pub(crate) within: Vec<String>,
+    pub(crate) options: Vec<String>,
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+impl Node {
+    /// Starts one that listens at an address.
+    pub(crate) fn start(world: &World, name: &str, address: &str) -> Self {
+        Self::start_so(world, name, address, How::default())
+    }
+
+    pub(crate) fn start_so(world: &World, name: &str, address: &str, how: How) -> Self {
+        let data = world.path(name).to_str().unwrap().to_owned();
+        let actor = begin(world, &data, name, address, &how);
+        actor.err.wait_for("is ready at");
+        Self {
+            name: name.to_owned(),
+            data,
+            actor,
+            address: address.to_owned(),
+            how,
+            is_over: false,
+        }
+    }
+
+    pub(crate) fn ask(&self, world: &World, words: &[&str]) -> Answer {
+        Answer(self.command(world, words).output().unwrap())
+    }
+
+    /// Standard output of what must succeed.
+    #[track_caller]
+    pub(crate) fn ok(&self, world: &World, words: &[&str]) -> String {
+        self.ask(world, words).ok()
+    }
+
+    /// That it is refused, and all of this said.
+    #[track_caller]
+    pub(crate) fn fails(&self, world: &World, words: &[&str], said: &[&str]) {
+        self.ask(world, words).fails(1, said);
+    }
+
+    /// The same as [`ask`](Self::ask) in the background.
+    pub(crate) fn begin(&self, world: &World, words: &[&str]) -> Actor {
+        Actor::start(self.command(world, words))
+    }
+
+    fn command(&self, world: &World, words: &[&str]) -> Command {
+        let mut command = world.command(words);
+        command.env("STERNA_NODE", &self.data).stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn json(&self, world: &World, words: &[&str]) -> Value {
+        serde_json::from_str(&self.ask(world, words).ok()).unwrap()
+    }
+
+    pub(crate) fn nodes(&self, world: &World) -> Vec<Value> {
+        let listed = self.json(world, &["nodes", "--json"]);
+        listed["nodes"].as_array().unwrap().clone()
+    }
+
+    pub(crate) fn state_of(&self, world: &World, name: &str) -> String {
+        let nodes = self.nodes(world);
+        let node = nodes.iter().find(|node| node["name"] == name);
+        node.map_or("none".into(), |node| node["state"].as_str().unwrap().into())
+    }
+
+    pub(crate) fn invite(&self, world: &World) -> String {
+        self.ask(world, &["node", "invite"]).ok()
+    }
+
+    /// Joins by standard input.
+    pub(crate) fn join(&self, world: &World, ticket: &str) -> Answer {
+        let mut command = self.command(world, &["node", "join"]);
+        let command = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(ticket.as_bytes()).unwrap();
+        drop(stdin);
+        Answer(child.wait_with_output().unwrap())
+    }
+
+    /// What it has itself, as its runner says: ids and states. Nothing if it does not answer.
+    pub(crate) fn here(&self, world: &World) -> Vec<(String, String)> {
+        let listed = self.ask(world, &["ps", "--here", "--json"]);
+        let listed: Vec<Value> = serde_json::from_str(&listed.out()).unwrap_or_default();
+        let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+        let row = |row: &Value| (text(row, "id"), text(row, "state"));
+        listed.iter().map(row).collect()
+    }
+
+    /// Its runner: who listens for services, as the kernel has it.
+    pub(crate) fn runner(&self) -> Option<Pid> {
+        let socket = Path::new(&self.data).join("hosting/runner.sock");
+        let socket = UnixStream::connect(socket).ok()?;
+        Some(rustix::net::sockopt::socket_peercred(&socket).ok()?.pid)
+    }
+
+    pub(crate) fn kill_runner(&self) {
+        kill_process(self.runner().expect("it has a runner"), Signal::KILL).unwrap();
+    }
+
+    /// Kills its service. Its runner and processes live on.
+    pub(crate) fn kill(&mut self) {
+        self.actor.signal(Signal::KILL);
+        self.actor.end();
+    }
+
+    pub(crate) fn start_again(&mut self, world: &World) {
+        self.actor = begin(world, &self.data, &self.name, &self.address, &self.how);
+        self.actor.err.wait_for("is ready at");
+    }
+
+    /// The same, in another way.
+    pub(crate) fn start_again_so(&mut self, world: &World, how: How) {
+        self.how = how;
+        self.start_again(world);
+    }
+
+    /// Stops it as users do.
+    pub(crate) fn stop(mut self, world: &World) {
+        self.ask(world, &["node", "stop", "--kill"]).ok();
+        self.actor.ended(0);
+        self.is_over = true;
+    }
+
+    pub(crate) fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.data).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn begin(world: &World, data: &str, name: &str, address: &str, how: &How) -> Actor {
+    let mut words = vec!["node", "start", "--name", name, "--bind", address];
+    words.extend(["--data", data]);
+    words.extend(how.options.iter().map(String::as_str));
+    let plain = world.command(words);
+    let mut command = match how.within.split_first() {
+        Some((first, rest)) => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(plain.get_program());
+            command.args(plain.get_args());
+            command.current_dir(world.directory.path());
+            let set = plain.get_envs();
+            command.envs(set.filter_map(|(name, value)| Some((name, value?))));
+            command
+        }
+        None => plain,
+    };
+    command.envs(how.environment.iter().map(|(name, value)| (name, value)));
+    Actor::start(command)
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let runner = self.runner();
+        let is_up = !std::thread::panicking() && !self.actor.has_ended();
+        let mut stop = Command::new(env!("CARGO_BIN_EXE_sterna"));
+        stop.args(["node", "stop", "--kill", "--node", &self.data]);
+        if is_up && stop.output().is_ok_and(|output| output.status.success()) {
+            self.actor.end();
+            return;
+        }
+        // What was killed leaves what it listened at, until it is started again.
+        let _ = self.actor.child.kill();
+        let _ = self.actor.child.wait();
+        if let Some(runner) = runner {
+            let _ = kill_process(runner, Signal::KILL);
+        }
+        for socket in ["control.sock", "hosting/runner.sock"] {
+            let _ = fs::remove_file(Path::new(&self.data).join(socket));
+        }
+    }
+}
+
+/// Nodes that have joined.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) world: World,
+}
+
+/// Whether that is the beginning of a row's id.
+pub(crate) fn has_id(row: &Value, beginning: &str) -> bool {
+    row["id"]
+        .as_str()
+        .is_some_and(|id| id.starts_with(beginning))
+}
+
+impl Drop for Cluster {
+    /// The registry ends last: the others write down what has ended.
+    fn drop(&mut self) {
+        while let Some(node) = self.nodes.pop() {
+            drop(node);
+        }
+    }
+}
+
+/// A node that listens wherever there is room, with more options.
+pub(crate) fn start_with(world: &World, name: &str, more: &[&str]) -> Node {
+    let options = more.iter().map(|option| (*option).to_owned()).collect();
+    let how = How {
+        options,
+        ..How::default()
+    };
+    Node::start_so(world, name, "127.0.0.1:0", how)
+}
+
+pub(crate) fn join(world: &World, one: &Node, other: &Node) {
+    other.join(world, &one.invite(world)).ok();
+}
+
+/// A node more in the cluster of another one.
+pub(crate) fn joined(world: &World, one: &Node, name: &str) -> Node {
+    let other = start_with(world, name, &[]);
+    join(world, one, &other);
+    other
+}
+
+/// The first has the registry.
+pub(crate) fn two(world: &World) -> [Node; 2] {
+    let one = start_with(world, "one", &[]);
+    let other = joined(world, &one, "two");
+    [one, other]
 }
 
 /// A port of the loopback device that was free just now: a node that is started again must have the same.
-fn free_address() -> String {
+pub(crate) fn free_address() -> String {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.local_addr().unwrap().to_string()
 }
 
-fn start(world: &World, name: &str, address: &str, more: &[&str]) -> Actor {
-    let data = world.path(name);
-    let export = format!("desk={}", world.path("desk").display());
-    let mut words = vec!["node", "start", "--name", name, "--bind", address];
-    words.extend(["--export", &export, "--data", data.to_str().unwrap()]);
-    words.extend(more);
-    let actor = world.start(words);
-    actor.err.wait_for("is ready at");
-    actor
-}
-
 impl Cluster {
-    /// The first of these has the registry.
-    fn new(names: &[&'static str]) -> Self {
-        let plain: Vec<_> = names.iter().map(|name| (*name, &[][..])).collect();
-        Self::told(&plain)
+    /// The first of these has the registry. All export a directory `desk`.
+    pub(crate) fn new(names: &[&str]) -> Self {
+        Self::new_so(names, |_, _| (free_address(), How::default()))
     }
 
-    /// The same, with more that each node is told.
-    fn told(nodes: &[(&'static str, &'static [&'static str])]) -> Self {
-        let world = World::new();
-        fs::create_dir(world.path("desk")).unwrap();
-        let node = |&(name, more)| {
-            let address = free_address();
-            let actor = start(&world, name, &address, more);
-            Node {
-                name,
-                address,
-                more,
-                actor,
-            }
+    /// The same; address and way of each node.
+    pub(crate) fn new_so(names: &[&str], how: impl Fn(&World, &str) -> (String, How)) -> Self {
+        Self::in_world(World::new(), names, how)
+    }
+
+    /// The same, in a world that was made for it.
+    pub(crate) fn in_world(
+        world: World,
+        names: &[&str],
+        how: impl Fn(&World, &str) -> (String, How),
+    ) -> Self {
+        let desk = world.path("desk");
+        fs::create_dir(&desk).unwrap();
+        let start = |name: &&str| {
+            let (address, mut how) = how(&world, name);
+            let export = format!("desk={}", desk.display());
+            how.options.extend(["--export".to_owned(), export]);
+            Node::start_so(&world, name, &address, how)
         };
-        let nodes: Vec<Node> = nodes.iter().map(node).collect();
-        let cluster = Self { world, nodes };
-        let ticket = cluster.world.path("ticket");
-        let ticket = ticket.to_str().unwrap();
-        for node in &cluster.nodes[1..] {
-            cluster.ask(&["node", "invite", "-o", ticket]).ok();
-            cluster.ask_at(node.name, &["node", "join", ticket]).ok();
-            fs::remove_file(ticket).unwrap();
+        let nodes: Vec<Node> = names.iter().map(start).collect();
+        for node in &nodes[1..] {
+            node.join(&world, &nodes[0].invite(&world)).ok();
         }
-        cluster
+        Self { nodes, world }
     }
 
     /// Asks the first node.
-    fn ask(&self, words: &[&str]) -> Answer {
-        self.ask_at(self.nodes[0].name, words)
+    pub(crate) fn ask(&self, words: &[&str]) -> Answer {
+        self.nodes[0].ask(&self.world, words)
     }
 
-    fn ask_at(&self, name: &str, words: &[&str]) -> Answer {
-        let mut command = self.world.command(words);
-        command.env("STERNA_NODE", self.world.path(name));
-        Answer(command.stdin(std::process::Stdio::null()).output().unwrap())
+    pub(crate) fn ask_at(&self, name: &str, words: &[&str]) -> Answer {
+        self.at(name).ask(&self.world, words)
     }
 
-    /// The same in the background.
-    fn begin(&self, words: &[&str]) -> Actor {
-        let mut command = self.world.command(words);
-        command.env("STERNA_NODE", self.world.path(self.nodes[0].name));
-        Actor::start(command)
+    pub(crate) fn begin(&self, words: &[&str]) -> Actor {
+        self.nodes[0].begin(&self.world, words)
     }
 
-    fn node(&mut self, name: &str) -> &mut Node {
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
+        self.nodes[0].json(&self.world, words)
+    }
+
+    pub(crate) fn at(&self, name: &str) -> &Node {
+        self.nodes.iter().find(|node| node.name == name).unwrap()
+    }
+
+    pub(crate) fn node(&mut self, name: &str) -> &mut Node {
         let node = self.nodes.iter_mut().find(|node| node.name == name);
         node.unwrap()
     }
 
     /// Kills a node's service. Its runner and processes live on.
-    fn kill(&mut self, name: &str) {
-        let node = self.node(name);
-        node.actor.signal(Signal::KILL);
-        node.actor.end();
+    pub(crate) fn kill(&mut self, name: &str) {
+        self.node(name).kill();
     }
 
-    fn start_again(&mut self, name: &str) {
-        let node = self.node(name);
-        let (address, more) = (node.address.clone(), node.more);
-        let actor = start(&self.world, name, &address, more);
-        self.node(name).actor = actor;
-    }
-
-    fn runner(&self, name: &str) -> Pid {
-        runner_of(&self.world.path(name)).unwrap()
+    pub(crate) fn start_again(&mut self, name: &str) {
+        let node = self.nodes.iter_mut().find(|node| node.name == name);
+        node.unwrap().start_again(&self.world);
     }
 
     /// Node and state of a process, as the cluster has it.
-    fn place(&self, process: &str) -> Option<(String, String)> {
+    pub(crate) fn place(&self, process: &str) -> Option<(String, String)> {
         let listed = self.ask(&["ps", "--all", "--json"]);
-        let rows: Vec<serde_json::Value> = serde_json::from_str(&listed.out()).ok()?;
-        let row = rows.iter().rfind(|row| row["name"] == process)?;
+        let rows: Vec<Value> = serde_json::from_str(&listed.out()).ok()?;
+        let is_meant = |row: &&Value| row["name"] == process || has_id(row, process);
+        let row = rows.iter().rfind(is_meant)?;
         let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
         Some((text("node"), text("state")))
     }
 
     #[track_caller]
-    fn is_at(&self, process: &str, node: &str) {
+    pub(crate) fn is_at(&self, process: &str, node: &str) {
         let place = self.place(process);
-        assert_eq!(
-            place.as_ref().map(|place| &*place.0),
-            Some(node),
-            "{place:?}"
-        );
+        let at = place.as_ref().map(|place| &*place.0);
+        assert_eq!(at, Some(node), "{place:?}");
     }
 
-    /// On how many nodes a process runs, by what each node's runner itself says.
-    fn alive_in(&self, process: &str) -> usize {
-        let running = |node: &&Node| {
-            let place = self.place(process);
-            place.is_some_and(|(at, state)| at == node.name && !state.contains("unknown"))
+    /// Nodes at which a process is and does not stand still for a move, by what each node's runner itself says. Those
+    /// that do not answer say nothing.
+    pub(crate) fn running_at(&self, id: &str) -> Vec<String> {
+        let runs = |node: &&Node| {
+            let here = node.here(&self.world);
+            here.iter()
+                .any(|(of, state)| of.starts_with(id) && state != "being moved")
         };
-        self.nodes.iter().filter(running).count()
+        let nodes = self.nodes.iter().filter(runs);
+        nodes.map(|node| node.name.clone()).collect()
     }
 
     /// All output, as soon as it has ended with code 0.
     #[track_caller]
-    fn whole(&self, process: &str) -> String {
+    pub(crate) fn whole(&self, process: &str) -> String {
         self.ask(&["wait", process]).ok();
         self.ask(&["logs", process]).ok()
     }
-}
 
-/// Who listens for services of a node, as the kernel has it.
-fn runner_of(data: &Path) -> Option<Pid> {
-    let socket = UnixStream::connect(data.join("hosting/runner.sock")).ok()?;
-    Some(rustix::net::sockopt::socket_peercred(&socket).ok()?.pid)
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for node in &mut self.nodes {
-            // One that was stopped takes no other signal.
-            let _ = node.actor.child.kill();
-            let _ = node.actor.child.wait();
-            if let Some(runner) = runner_of(&self.world.path(node.name)) {
-                let _ = kill_process(runner, Signal::KILL);
-            }
-        }
-        if !std::thread::panicking() {
-            until("nothing of it is left", || {
-                left_of(self.world.directory.path()).is_empty()
+    /// Waits until all nodes have runners.
+    pub(crate) fn have_runners(&self) {
+        for node in &self.nodes {
+            until("all have runners", || {
+                let nodes = node.nodes(&self.world);
+                let mut confined = nodes.iter().map(|node| &node["runner_confinement"]);
+                confined.all(Value::is_string)
             });
         }
     }
-}
 
-/// Processes and mounts that know a folder.
-fn left_of(folder: &Path) -> Vec<PathBuf> {
-    let folder = folder.to_str().unwrap();
-    let mut left = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let path = entry.path();
-        let is_process = entry.file_name().to_string_lossy().parse::<u32>().is_ok();
-        let is_own = entry.file_name().to_string_lossy() == std::process::id().to_string();
-        let of_folder = fs::read(path.join("cmdline"))
-            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(folder));
-        if is_process && !is_own && of_folder {
-            left.push(path);
-        }
+    /// A folder that all nodes export.
+    pub(crate) fn desk(&self) -> PathBuf {
+        self.world.path("desk")
     }
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    left.extend(
-        mounts
-            .lines()
-            .filter(|line| line.contains(folder))
-            .map(PathBuf::from),
-    );
-    left
-}
-
-/// How often, in tests that can be made longer.
-fn rounds(quick: usize, full: usize) -> usize {
-    match std::env::var_os("STERNA_TEST_FULL") {
-        Some(_) => full,
-        None => quick,
-    }
-}
-
-/// Some lines, each after some work.
-const LUA: &str = "for i=1,150 do local s=0; for j=1,1500000 do s=s+j%7 end; print(i,s) end";
-const LUA_FOREVER: &str =
-    "local i=0; while true do i=i+1; local s=0; for j=1,500000 do s=s+j%7 end; print(i) end";
-
-/// Whether a move did not come about because there was nothing to move any more.
-fn has_ended(moved: &Answer) -> bool {
-    let said = moved.out() + &moved.err();
-    said.contains("ended") || said.contains("does not run on this node")
-}
-
-/// Moves a process between two nodes as long as it lives; how often.
-#[track_caller]
-fn move_about(cluster: &Cluster, process: &str, most: usize) -> usize {
-    for number in 0..most {
-        let target = ["two", "one"][number % 2];
-        let moved = cluster.ask(&["move", process, target]);
-        match moved.0.status.code() {
-            Some(0) => {}
-            // Just before, or while it was being moved.
-            _ if has_ended(&moved) => return number,
-            _ => panic!("move {number}: {}{}", moved.out(), moved.err()),
-        }
-    }
-    most
-}
-
-#[track_caller]
-fn check_moved(program: &str, arguments: &[&str], directory: Option<&str>) {
-    let cluster = Cluster::new(&["one", "two"]);
-    let program = guest(program);
-    let words = |options: &[&str], directory: Option<String>| -> Vec<String> {
-        let mut words: Vec<String> = ["run"]
-            .iter()
-            .chain(options)
-            .map(|word| word.to_string())
-            .collect();
-        if let Some(directory) = directory {
-            words.extend(["--dir".to_owned(), directory]);
-        }
-        words.push(program.clone());
-        words.extend(arguments.iter().map(|word| word.to_string()));
-        words
-    };
-    let plain = World::new();
-    fs::create_dir(plain.path("desk")).unwrap();
-    let at = |guest: &str| format!("{}::{guest}", plain.path("desk").display());
-    let expected = plain.ask(words(&[], directory.map(at))).ok();
-    let shared = directory.map(|guest| format!("desk::{guest}:shared"));
-    let words = words(&["--detach", "--name", "p"], shared);
-    let words: Vec<&str> = words.iter().map(|word| &**word).collect();
-    cluster.ask(&words).ok();
-    let moved = move_about(&cluster, "p", rounds(8, 60));
-    assert!(moved > 1, "it was moved {moved} times only");
-    assert!(cluster.whole("p") == expected, "the output differs");
-    for entry in fs::read_dir(plain.path("desk")).unwrap() {
-        let name = entry.unwrap().file_name();
-        let bytes = |world: &World| fs::read(world.path("desk").join(&name)).unwrap();
-        assert!(bytes(&plain) == bytes(&cluster.world), "{name:?} differs");
-    }
-}
-
-#[test]
-fn lua_writes_the_same_wherever_it_is() {
-    check_moved("lua", &["-e", LUA], None);
-}
-
-/// One node knows the version before only, as in the middle of an upgrade; the registry is on it, or on a newer one.
-#[test]
-fn processes_move_between_nodes_of_two_versions() {
-    const OLD: &[&str] = &["--protocol", "1"];
-    let lua = guest("lua");
-    let expected = World::new().ask(["run", &lua, "-e", LUA]).ok();
-    let clusters = [
-        Cluster::told(&[("one", OLD), ("two", &[])]),
-        Cluster::told(&[("two", &[]), ("one", OLD)]),
-    ];
-    for cluster in clusters {
-        let words = [
-            "run", "--detach", "--on", "one", "--name", "p", &lua, "-e", LUA,
-        ];
-        cluster.ask(&words).ok();
-        let there = cluster.ask(&["move", "p", "two"]).ok();
-        // What only the newer version can say is not said.
-        assert!(
-            there.contains("accept") && !there.contains("room"),
-            "{there}"
-        );
-        cluster.ask(&["move", "p", "one"]).ok();
-        let moved = move_about(&cluster, "p", rounds(6, 60));
-        assert!(moved > 1, "it was moved {moved} times only");
-        assert!(cluster.whole("p") == expected, "the output differs");
-    }
-}
-
-#[test]
-fn nodes_of_the_newer_version_say_more() {
-    let cluster = Cluster::new(&["one", "two"]);
-    let lua = guest("lua");
-    let words = ["run", "--detach", "--name", "p", &lua, "-e", LUA_FOREVER];
-    cluster.ask(&words).ok();
-    let moved = cluster.ask(&["move", "p", "two"]).ok();
-    assert!(moved.contains("the target made room"), "{moved}");
-    cluster.ask(&["kill", "p"]).ok();
-}
-
-/// Between them there is one that would understand both.
-#[test]
-fn nodes_without_a_version_in_common_say_what_to_do() {
-    let cluster = Cluster::told(&[
-        ("both", &[]),
-        ("old", &["--protocol", "1"]),
-        ("new", &["--protocol", "2"]),
-    ]);
-    let lua = guest("lua");
-    let words = [
-        "run",
-        "--detach",
-        "--on",
-        "old",
-        "--name",
-        "p",
-        &lua,
-        "-e",
-        LUA_FOREVER,
-    ];
-    cluster.ask(&words).ok();
-    let refused = [
-        "speaks version 2 of the protocol, this one version 1",
-        "upgrade sterna here",
-    ];
-    cluster.ask(&["move", "p", "new"]).fails(1, &refused);
-    cluster.is_at("p", "old");
-    for node in ["both", "new"] {
-        // By way of the one that both can talk to.
-        cluster.ask(&["move", "p", "both"]);
-        cluster.ask(&["move", "p", node]);
-        cluster.is_at("p", node);
-    }
-    cluster.ask(&["kill", "p"]).ok();
-}
-
-#[test]
-fn sqlite_has_one_file_wherever_it_is() {
-    check_moved("sqlite", &["4000", "80", "/data/base"], Some("/data"));
-}
-
-#[test]
-fn a_move_that_cannot_be_says_why_and_the_process_stays() {
-    let cluster = Cluster::new(&["one", "two"]);
-    let lua = guest("lua");
-    let run = ["run", "--detach", "--name", "p", &lua, "-e", LUA_FOREVER];
-    cluster.ask(&run).ok();
-    cluster.ask(&run).fails(125, &["the name p belongs to"]);
-    cluster
-        .ask(&["move", "p", "one"])
-        .fails(1, &["on that node already"]);
-    cluster
-        .ask(&["move", "p", "twoo"])
-        .fails(1, &["no node twoo", "did you mean two"]);
-    cluster.ask(&["move", "q", "two"]).fails(1, &["q"]);
-    cluster.ask(&["move", "--dry-run", "p", "two"]).ok();
-    cluster.is_at("p", "one");
-    cluster.ask(&["pause", "p"]).ok();
-    cluster.ask(&["move", "p", "two"]).ok();
-    let state = cluster.place("p");
-    assert_eq!(state, Some(("two".into(), "paused".into())));
-    cluster.ask(&["resume", "p"]).ok();
-    cluster.ask_at("two", &["kill", "p"]).ok();
-    cluster.ask(&["wait", "p"]).fails(137, &["killed"]);
-    cluster.ask(&["move", "p", "one"]).fails(1, &["p"]);
-    cluster.ask(&["rm", "p"]).ok();
-    cluster.ask(&run).ok(); // the name is free again
-    cluster.ask(&["kill", "p"]).ok();
-}
-
-#[test]
-fn a_target_that_is_stopped_gets_nothing_and_the_process_stays() {
-    let mut cluster = Cluster::new(&["one", "two"]);
-    let lua = guest("lua");
-    cluster
-        .ask(&["run", "--detach", "--name", "p", &lua, "-e", LUA])
-        .ok();
-    cluster.node("two").actor.signal(Signal::STOP);
-    let stayed = cluster.ask(&["move", "p", "two"]);
-    assert!(!stayed.0.status.success(), "{}", stayed.out());
-    cluster.is_at("p", "one");
-    cluster.node("two").actor.signal(Signal::CONT);
-    until("it can be reached again", || {
-        cluster.ask(&["move", "p", "two"]).0.status.success()
-            || cluster
-                .place("p")
-                .is_none_or(|(_, state)| state.contains("ended"))
-    });
-    let plain = World::new().ask(["run", &lua, "-e", LUA]).ok();
-    assert!(cluster.whole("p") == plain, "the output differs");
-}
-
-#[test]
-fn of_two_moves_at_once_one_is_made() {
-    let cluster = Cluster::new(&["one", "two", "three"]);
-    let lua = guest("lua");
-    cluster
-        .ask(&["run", "--detach", "--name", "p", &lua, "-e", LUA_FOREVER])
-        .ok();
-    for _ in 0..rounds(3, 30) {
-        let mut both = ["two", "three"].map(|target| cluster.begin(&["move", "p", target]));
-        let codes = both.each_mut().map(|one| one.end().code());
-        let errors = both.each_ref().map(|one| one.err.text());
-        assert!(codes.contains(&Some(0)), "{codes:?} {errors:?}");
-        assert_eq!(cluster.alive_in("p"), 1);
-        cluster.ask(&["move", "p", "one"]).ok();
-    }
-    let mut given_up = cluster.begin(&["move", "p", "two"]);
-    given_up.signal(Signal::INT);
-    given_up.end();
-    assert_eq!(cluster.alive_in("p"), 1);
-    cluster.ask(&["kill", "p"]).ok();
-}
-
-#[test]
-fn a_killed_runner_loses_its_processes_once_and_the_node_goes_on() {
-    let cluster = Cluster::new(&["one", "two"]);
-    let lua = guest("lua");
-    let run = |name: &str, on: &str| {
-        let words = [
-            "run",
-            "--detach",
-            "--name",
-            name,
-            "--on",
-            on,
-            &lua,
-            "-e",
-            LUA_FOREVER,
-        ];
-        cluster.ask(&words).ok()
-    };
-    run("here", "one");
-    for name in ["a", "b"] {
-        run(name, "two");
-    }
-    kill_process(cluster.runner("two"), Signal::KILL).unwrap();
-    for name in ["a", "b"] {
-        cluster.ask(&["wait", name]).fails(137, &["lost"]);
-    }
-    let listed = cluster.ask(&["ps", "--all", "--json"]).ok();
-    assert_eq!(listed.matches("lost").count(), 2, "{listed}");
-    until("the node has another runner", || {
-        runner_of(&cluster.world.path("two")).is_some()
-    });
-    cluster.is_at("here", "one");
-    until("the name is free", || {
-        let words = [
-            "run", "--detach", "--name", "a", "--on", "two", &lua, "-e", "print(7)",
-        ];
-        cluster.ask(&words).0.status.success()
-    });
-    assert_eq!(cluster.whole("a"), "7\n");
-    cluster.ask(&["move", "here", "two"]).ok();
-    cluster.ask(&["kill", "here"]).ok();
-}
-
-/// At some moment of a move one side's service is killed, and started again. Every process writes all that it would.
-#[track_caller]
-fn check_killed(killed: &'static str) {
-    let mut cluster = Cluster::new(&["home", "one", "two"]);
-    let lua = guest("lua");
-    let expected = World::new().ask(["run", &lua, "-e", LUA]).ok();
-    for round in 0..rounds(4, 40) {
-        let name = format!("p{round}");
-        let words = [
-            "run", "--detach", "--on", "one", "--name", &name, &lua, "-e", LUA,
-        ];
-        cluster.ask(&words).ok();
-        let mut moving = cluster.begin(&["move", &name, "two"]);
-        // Each question takes about as long as a part of the move.
-        for _ in 0..round % 7 {
-            cluster.ask(&["nodes"]);
-        }
-        cluster.kill(killed);
-        cluster.start_again(killed);
-        moving.end();
-        assert!(
-            cluster.whole(&name) == expected,
-            "{name} has another output"
-        );
-        let place = cluster.place(&name).unwrap();
-        assert!(["one", "two"].contains(&&*place.0), "{place:?}");
-    }
-}
-
-#[test]
-fn a_move_whose_source_is_killed_ends_well() {
-    check_killed("one");
-}
-
-#[test]
-fn a_move_whose_target_is_killed_ends_well() {
-    check_killed("two");
-}
-
-#[test]
-fn a_move_whose_registry_is_killed_ends_well() {
-    check_killed("home");
 }

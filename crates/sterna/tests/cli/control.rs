@@ -5,22 +5,22 @@ use std::os::unix::fs::symlink;
 
 use serde_json::Value;
 
-use crate::nodes::{self, Node};
+use crate::cluster::Node;
 use crate::terminal::on_terminal_with;
 use crate::world::{Actor, Answer, World, guest, skip, until};
 
-/// Two nodes of one cluster. When they are dropped, they end, and with them all that runs there.
+/// Two nodes of one cluster. The one that has the registry ends last, so that all is written down.
 struct Pair {
-    world: World,
-    one: Node,
     two: Node,
+    one: Node,
+    world: World,
 }
 
 impl Pair {
     fn new() -> Self {
         let world = World::new();
-        let one = nodes::start(&world, "one", "127.0.0.1:0");
-        let two = nodes::start(&world, "two", "127.0.0.1:0");
+        let one = Node::start(&world, "one", "127.0.0.1:0");
+        let two = Node::start(&world, "two", "127.0.0.1:0");
         two.join(&world, &one.invite(&world)).ok();
         for node in [&one, &two] {
             until("both have runners", || {
@@ -61,14 +61,6 @@ impl Pair {
     fn attach(&self, process: &str, line: impl FnOnce(String) -> String) -> Option<Actor> {
         let words = ["attach", process, "--node", &self.one.data];
         on_terminal_with(&self.world, &words, line)
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        for node in [&self.two, &self.one] {
-            let _ = node.ask(&self.world, &["node", "stop", "--kill"]);
-        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::keeping::{Node, start, two};
+use crate::cluster::{Node, two};
 use crate::world::{Actor, World, guest, until};
 
 /// It counts, one a line, with so much memory that writing it takes a while.
@@ -58,7 +58,7 @@ impl Stage {
     fn new() -> Self {
         let world = World::new();
         let [one, other] = two(&world);
-        let runner = other.runner();
+        let runner = other.runner().unwrap();
         let stage = Self {
             world,
             one,
@@ -164,12 +164,12 @@ impl Stage {
         command.end();
         if victim == Victim::Service {
             self.other.actor.end();
-            self.other = start(&self.world, "two");
+            self.other.start_again(&self.world);
         }
         // One that had no process did not outlive its service.
         if !is_runner(self.runner) {
-            until("another runner", || self.other.has_runner());
-            self.runner = self.other.runner();
+            until("another runner", || self.other.runner().is_some());
+            self.runner = self.other.runner().unwrap();
         }
     }
 

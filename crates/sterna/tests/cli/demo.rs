@@ -7,7 +7,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::keeping::start;
+use crate::cluster::start_with;
 use crate::world::{Actor, Answer, World, guest};
 
 #[test]
@@ -125,7 +125,7 @@ fn shells_complete_commands_processes_and_nodes() {
         let script = world.ask(["completions", shell]).ok();
         assert!(script.contains("STERNA_COMPLETE"), "{shell}: {script}");
     }
-    let node = start(&world, "lab-1");
+    let node = start_with(&world, "lab-1", &[]);
     assert_eq!(offered(&world, &["sterna", "fre"], &node.data), ["freeze"]);
     let loops = ["-e", "while true do end"];
     for name in ["server", "worker"] {

@@ -6,10 +6,9 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::keeping::{Node, join, start, start_with};
+use crate::cluster::{Node, join, start_with};
 use crate::world::{World, guest, skip, until};
 
 const PROGRAM: &str = "local i=0; while true do i=i+1; for j=1,300000 do end print(i) end";
@@ -103,7 +102,7 @@ fn processes_outlive_their_service_and_their_etcd() {
     let mut etcd = Etcd::start(data, ports());
     let registry = format!("etcd://127.0.0.1:{}/test", etcd.ports[0]);
     let one = start_with(&world, "one", &["--registry", &registry]);
-    let mut other = start(&world, "two");
+    let mut other = start_with(&world, "two", &[]);
     join(&world, &one, &other);
     let lua = guest("lua");
     let words = ["run", "--detach", "--name", "lua", "--node", &one.data];
@@ -114,9 +113,8 @@ fn processes_outlive_their_service_and_their_etcd() {
     one.ok(&world, &["move", "lua", "two"]);
     goes_on(&world, &one, "two");
 
-    other.actor.signal(Signal::KILL);
-    other.actor.end();
-    other = start(&world, "two");
+    other.kill();
+    other.start_again(&world);
     goes_on(&world, &one, "two");
 
     etcd.kill();

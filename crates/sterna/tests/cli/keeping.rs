@@ -2,96 +2,13 @@
 
 use std::fs;
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::world::{Actor, Answer, World, guest, until};
+use crate::cluster::{How, Node, join, joined, start_with, two};
+use crate::world::{Answer, World, guest, until};
 
 const ENDLESS: &str = "local i=0; while true do i=i+1; for j=1,300000 do end print(i) end";
 const PROGRAM: &str = "for i=1,150 do local s=0; for j=1,1000000 do s=s+j%7 end; print(i,s) end";
-
-pub(crate) struct Node {
-    pub(crate) actor: Actor,
-    pub(crate) data: String,
-}
-
-pub(crate) fn start(world: &World, name: &str) -> Node {
-    start_with(world, name, &[])
-}
-
-pub(crate) fn start_with(world: &World, name: &str, more: &[&str]) -> Node {
-    let data = world.path(name).to_str().unwrap().to_owned();
-    let bind = ["--bind", "127.0.0.1:0", "--name", name];
-    let mut words = vec!["node", "start", "--data", &data];
-    words.extend(bind);
-    words.extend(more);
-    let actor = world.start(words);
-    actor.err.wait_for("is ready at");
-    Node { actor, data }
-}
-
-impl Node {
-    pub(crate) fn ok(&self, world: &World, words: &[&str]) -> String {
-        let mut words = words.to_vec();
-        words.extend(["--node", &self.data]);
-        world.ask(words).ok()
-    }
-
-    pub(crate) fn fails(&self, world: &World, words: &[&str], said: &[&str]) {
-        let mut words = words.to_vec();
-        words.extend(["--node", &self.data]);
-        world.ask(words).fails(1, said);
-    }
-
-    /// Its runner: the child that was started as one.
-    pub(crate) fn runner(&self) -> Pid {
-        self.find_runner().expect("the node has a runner")
-    }
-
-    pub(crate) fn has_runner(&self) -> bool {
-        self.find_runner().is_some()
-    }
-
-    fn find_runner(&self) -> Option<Pid> {
-        let pid = self.actor.pid();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let mut all = children.unwrap_or_default();
-        for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
-            all += " ";
-            all += &fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        }
-        let is_runner = |pid: &&str| {
-            let line = fs::read_to_string(format!("/proc/{pid}/cmdline"));
-            line.is_ok_and(|line| line.contains("__runner"))
-        };
-        let found = all.split_whitespace().find(is_runner)?;
-        Pid::from_raw(found.parse().ok()?)
-    }
-
-    pub(crate) fn stop(mut self, world: &World) {
-        self.ok(world, &["node", "stop", "--kill"]);
-        self.actor.ended(0);
-    }
-}
-
-pub(crate) fn two(world: &World) -> [Node; 2] {
-    let one = start(world, "one");
-    let other = joined(world, &one, "two");
-    [one, other]
-}
-
-/// A node more in the cluster of another one.
-pub(crate) fn joined(world: &World, one: &Node, name: &str) -> Node {
-    let other = start(world, name);
-    join(world, one, &other);
-    other
-}
-
-pub(crate) fn join(world: &World, one: &Node, other: &Node) {
-    let ticket = format!("{}.ticket", other.data);
-    one.ok(world, &["node", "invite", "-o", &ticket]);
-    other.ok(world, &["node", "join", &ticket]);
-}
 
 fn run_lua(node: &Node, world: &World, on: &str) {
     run(node, world, on, PROGRAM);
@@ -122,10 +39,9 @@ fn a_process_whose_node_was_killed_comes_back_from_its_snapshot() {
         "snapshot", "lua", "--every", "1s", "--to", "one", "--keep", "2",
     ];
     one.ok(&world, &every);
-    kill_process(other.runner(), Signal::KILL).unwrap();
-    other.actor.signal(Signal::KILL);
-    other.actor.end();
-    let other = start(&world, "two");
+    other.kill_runner();
+    other.kill();
+    other.start_again(&world);
     until("the loss is known", || {
         one.ok(&world, &["ps", "-a"]).contains("lost")
     });
@@ -150,7 +66,7 @@ fn a_lost_process_comes_back_from_a_store_on_a_node_that_has_it() {
     let kept = world.path("kept");
     fs::create_dir(&kept).unwrap();
     let store = format!("backup=file://{}", kept.display());
-    let one = start(&world, "one");
+    let one = start_with(&world, "one", &[]);
     let with_store = |name: &str| {
         let node = start_with(&world, name, &["--store", &store]);
         join(&world, &one, &node);
@@ -163,10 +79,9 @@ fn a_lost_process_comes_back_from_a_store_on_a_node_that_has_it() {
     one.fails(&world, &snapshot("store:elsewhere"), &unknown);
     let told = one.ok(&world, &snapshot("store:backup"));
     assert!(told.contains("is on store:backup"), "{told}");
-    kill_process(other.runner(), Signal::KILL).unwrap();
-    other.actor.signal(Signal::KILL);
-    other.actor.end();
-    let other = start(&world, "two");
+    other.kill_runner();
+    other.kill();
+    other.start_again_so(&world, How::default());
     until("the loss is known", || {
         one.ok(&world, &["ps", "-a"]).contains("lost")
     });

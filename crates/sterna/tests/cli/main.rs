@@ -13,12 +13,18 @@
 //! - `threads`: the laboratory
 //! - `serve`: files over HTTP, and the comparison of models
 //! - `control`: stats, events, attach, cp, inspect of processes on nodes
-//! - `cluster`: processes on nodes: moved, killed, and their nodes killed
+//! - `cluster`: nodes for tests; `left`: what must not be there any more when a test is over
+//! - `hosted`: processes on nodes: moved, killed, and their nodes killed
+//! - `trial`: moves that are disturbed at a certain point
+//! - `phases`: each role of a move killed and stopped at each of its phases
+//! - `networks`: nodes in networks of their own: cut, lossy, of IPv6 alone
+//! - `hardship`: nodes whose disks are full; `clocks`: nodes whose clocks are wrong
 //! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
 //! - `etcd`: the same with the registry in an etcd, which is killed, too
 //! - `demo`: the demo, help and completions
 
 mod attacks;
+mod clocks;
 mod cluster;
 mod control;
 mod deaths;
@@ -26,13 +32,19 @@ mod demo;
 mod etcd;
 mod faults;
 mod found;
+mod hardship;
+mod hosted;
 mod journeys;
 mod keeping;
+mod left;
 mod moves;
+mod networks;
 mod nodes;
+mod phases;
 mod places;
 mod run;
 mod serve;
 mod terminal;
 mod threads;
+mod trial;
 mod world;

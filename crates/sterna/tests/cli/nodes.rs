@@ -1,84 +1,17 @@
 //! Nodes as their users meet them: real processes on loopback, each with a data directory of its own.
 
 use std::fs;
-use std::io::Write;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::world::{Actor, Answer, World, until};
+use crate::cluster::{Node, free_address};
+use crate::world::{Answer, World, until};
 
-/// A node of a world.
-pub(crate) struct Node {
-    pub(crate) actor: Actor,
-    pub(crate) data: String,
-}
-
-pub(crate) fn start(world: &World, name: &str, bind: &str) -> Node {
-    let data = world.path(name).to_str().unwrap().to_owned();
-    let actor = world.start([
-        "node", "start", "--data", &data, "--bind", bind, "--name", name,
-    ]);
-    actor.err.wait_for("is ready at");
-    Node { actor, data }
-}
-
-impl Node {
-    pub(crate) fn ask(&self, world: &World, words: &[&str]) -> Answer {
-        let mut words = words.to_vec();
-        words.extend(["--node", &self.data]);
-        world.ask(words)
-    }
-
-    pub(crate) fn nodes(&self, world: &World) -> Vec<Value> {
-        let listed: Value =
-            serde_json::from_str(&self.ask(world, &["nodes", "--json"]).ok()).unwrap();
-        listed["nodes"].as_array().unwrap().clone()
-    }
-
-    fn state_of(&self, world: &World, name: &str) -> String {
-        let nodes = self.nodes(world);
-        let node = nodes.iter().find(|node| node["name"] == name);
-        node.map_or("none".into(), |node| node["state"].as_str().unwrap().into())
-    }
-
-    pub(crate) fn invite(&self, world: &World) -> String {
-        self.ask(world, &["node", "invite"]).ok()
-    }
-
-    /// Joins by standard input.
-    pub(crate) fn join(&self, world: &World, ticket: &str) -> Answer {
-        let mut command = world.command(["node", "join", "--node", &self.data]);
-        let command = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(ticket.as_bytes())
-            .unwrap();
-        Answer(child.wait_with_output().unwrap())
-    }
-
-    fn stop(mut self, world: &World) {
-        self.ask(world, &["node", "stop"]).ok();
-        self.actor.ended(0);
-    }
-
-    fn files(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.data).unwrap();
-        let mut names: Vec<String> = entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
+fn start(world: &World, name: &str, address: &str) -> Node {
+    Node::start(world, name, address)
 }
 
 /// Three nodes of one cluster, of both families of addresses.
@@ -189,8 +122,7 @@ fn the_registry_is_shown_copied_and_moved() {
 fn a_killed_node_is_unknown_and_a_removed_one_is_gone() {
     let world = World::new();
     let [one, two, mut three] = three(&world);
-    three.actor.signal(Signal::KILL);
-    three.actor.end();
+    three.kill();
     until("it is noticed", || {
         one.state_of(&world, "three") == "unknown"
     });
@@ -200,7 +132,7 @@ fn a_killed_node_is_unknown_and_a_removed_one_is_gone() {
         "{shown}"
     );
     // It comes back as the same node, at another port, and knows where it belongs.
-    let three = start(&world, "three", "127.0.0.1:0");
+    three.start_again(&world);
     until("it is back", || {
         one.state_of(&world, "three") == "reachable"
     });
@@ -231,18 +163,13 @@ fn a_killed_node_is_unknown_and_a_removed_one_is_gone() {
 #[test]
 fn a_killed_registry_comes_back_with_all_it_knew() {
     let world = World::new();
-    let address = UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let address = free_address();
     let mut one = start(&world, "one", &address);
     let two = start(&world, "two", "127.0.0.1:0");
     two.join(&world, &one.invite(&world)).ok();
     let ticket = one.invite(&world);
-    one.actor.signal(Signal::KILL);
-    one.actor.end();
-    let one = start(&world, "one", &address);
+    one.kill();
+    one.start_again(&world);
     assert_eq!(one.nodes(&world).len(), 2);
     until("they have found each other", || {
         two.state_of(&world, "one") == "reachable"

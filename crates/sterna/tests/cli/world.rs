@@ -4,6 +4,8 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -14,8 +16,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::left;
+
 /// After so long without what a test waits for, it fails.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// After a test, for what was told to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 /// A committed program.
 pub(crate) fn guest(name: &str) -> String {
@@ -58,14 +64,30 @@ pub(crate) use skip;
 pub(crate) struct World {
     pub(crate) directory: TempDir,
     pub(crate) cache: PathBuf,
+    /// As whom commands run, if not as who runs the tests.
+    user: Option<u32>,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        fs::create_dir(directory.path().join("tmp")).unwrap();
         Self {
-            directory: TempDir::new().unwrap(),
+            directory,
             cache: Path::new(env!("CARGO_TARGET_TMPDIR")).join("programs"),
+            user: None,
         }
+    }
+
+    /// A world of a user without rights, and with a program cache of its own. Only root can make one.
+    pub(crate) fn of_user(user: u32) -> Self {
+        let mut world = Self::new();
+        world.user = Some(user);
+        world.cache = world.path("programs");
+        for path in [world.directory.path().to_owned(), world.path("tmp")] {
+            chown(path, Some(user), Some(user)).unwrap();
+        }
+        world
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -90,8 +112,12 @@ impl World {
             .env("STERNA_RUN_DIR", self.path("run"))
             .env("STERNA_DATA_DIR", self.path("own"))
             .env("STERNA_CACHE_DIR", &self.cache)
+            .env("TMPDIR", self.path("tmp"))
             .env_remove("NO_COLOR")
             .env_remove("STERNA_NODE");
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
     }
 
@@ -113,12 +139,32 @@ impl World {
 
     /// The files of the run directory that are there for a process.
     pub(crate) fn entries(&self) -> Vec<String> {
-        let names = fs::read_dir(self.path("run"))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().to_str().unwrap().to_owned());
+        let listed = fs::read_dir(self.path("run"));
+        let names = listed.into_iter().flatten().flatten();
         names
+            .map(|entry| entry.file_name().to_str().unwrap().to_owned())
             .filter(|name| name.ends_with(".run") || name.ends_with(".sock"))
             .collect()
+    }
+}
+
+impl Drop for World {
+    /// When a test is over, nothing may be left of it.
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            if !self.entries().is_empty() {
+                // What killed hosts leave is swept away by whoever looks next.
+                self.ask(["ps"]).ok();
+            }
+            let folder = self.directory.path();
+            let deadline = Instant::now() + ENDS_WITHIN;
+            let mut left = left::of(folder);
+            while !left.is_empty() {
+                assert!(Instant::now() < deadline, "left: {left:#?}");
+                thread::yield_now();
+                left = left::of(folder);
+            }
+        }
     }
 }
 
@@ -261,6 +307,11 @@ impl Stream {
         String::from_utf8_lossy(&self.0.0.lock().unwrap().bytes).into_owned()
     }
 
+    /// Whether no more will come.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.0.lock().unwrap().ended
+    }
+
     /// Waits until a text is in it.
     #[track_caller]
     pub(crate) fn wait_for(&self, text: &str) {
@@ -307,7 +358,7 @@ impl Stream {
 
 /// Waits until something is so that nobody tells.
 #[track_caller]
-pub(crate) fn until(what: &str, is: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is() {
         assert!(Instant::now() < deadline, "waited for {what}");

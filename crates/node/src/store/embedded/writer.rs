@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use redb::{ReadableTable, Table, WriteTransaction};
+use redb::{Database, ReadableTable, Table, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{CHANGES_REMEMBERED_MAX, ENTRIES, LEASES, META, Shared, entry, next};
@@ -93,7 +93,7 @@ fn serve(shared: &Shared, mut waiting: mpsc::Receiver<Asked>) {
         // redb panics on some kinds of damage. What it holds then is not touched again.
         let written = match broken {
             true => Err(StoreError::Broken),
-            false => catch_unwind(AssertUnwindSafe(|| shared.write_all(&jobs)))
+            false => catch_unwind(AssertUnwindSafe(|| shared.write(&jobs)))
                 .map_err(|_| StoreError::Broken)
                 .and_then(|written| written.map_err(|error| StoreError::Failed(Arc::new(error)))),
         };
@@ -120,9 +120,13 @@ fn serve(shared: &Shared, mut waiting: mpsc::Receiver<Asked>) {
 type Told = Vec<(u64, Vec<u8>)>;
 
 impl Shared {
-    fn write_all(&self, jobs: &[Job]) -> Result<Vec<Answer>, redb::Error> {
+    fn write(&self, jobs: &[Job]) -> Result<Vec<Answer>, redb::Error> {
+        self.file.with(|database| self.write_all(database, jobs))
+    }
+
+    fn write_all(&self, database: &Database, jobs: &[Job]) -> Result<Vec<Answer>, redb::Error> {
         let begun = Instant::now();
-        let write = self.database.begin_write()?;
+        let write = database.begin_write()?;
         let mut told = Told::new();
         let mut writes = false;
         let mut answers = Vec::with_capacity(jobs.len());

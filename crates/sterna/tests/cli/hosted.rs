@@ -1,0 +1,386 @@
+//! Processes on real nodes: moved, killed, and what becomes of them when a node's service or runner is.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::cluster::{Cluster, How, free_address};
+use crate::world::{Answer, World, guest, skip, until};
+
+/// How often, in tests that can be made longer.
+fn rounds(quick: usize, full: usize) -> usize {
+    match std::env::var_os("STERNA_TEST_FULL") {
+        Some(_) => full,
+        None => quick,
+    }
+}
+
+/// Some lines, each after some work.
+const LUA: &str = "for i=1,150 do local s=0; for j=1,1500000 do s=s+j%7 end; print(i,s) end";
+const LUA_FOREVER: &str =
+    "local i=0; while true do i=i+1; local s=0; for j=1,500000 do s=s+j%7 end; print(i) end";
+
+/// Whether a move did not come about because there was nothing to move any more.
+fn has_ended(moved: &Answer) -> bool {
+    let said = moved.out() + &moved.err();
+    said.contains("ended") || said.contains("does not run on this node")
+}
+
+/// Moves a process between two nodes as long as it lives; how often.
+#[track_caller]
+fn move_about(cluster: &Cluster, process: &str, most: usize) -> usize {
+    for number in 0..most {
+        let target = ["two", "one"][number % 2];
+        let moved = cluster.ask(&["move", process, target]);
+        match moved.0.status.code() {
+            Some(0) => {}
+            // Just before, or while it was being moved.
+            _ if has_ended(&moved) => return number,
+            _ => panic!("move {number}: {}{}", moved.out(), moved.err()),
+        }
+    }
+    most
+}
+
+#[track_caller]
+fn check_moved(program: &str, arguments: &[&str], directory: Option<&str>) {
+    let cluster = Cluster::new(&["one", "two"]);
+    let program = guest(program);
+    let words = |options: &[&str], directory: Option<String>| -> Vec<String> {
+        let mut words: Vec<String> = ["run"]
+            .iter()
+            .chain(options)
+            .map(|word| word.to_string())
+            .collect();
+        if let Some(directory) = directory {
+            words.extend(["--dir".to_owned(), directory]);
+        }
+        words.push(program.clone());
+        words.extend(arguments.iter().map(|word| word.to_string()));
+        words
+    };
+    let plain = World::new();
+    fs::create_dir(plain.path("desk")).unwrap();
+    let at = |guest: &str| format!("{}::{guest}", plain.path("desk").display());
+    let expected = plain.ask(words(&[], directory.map(at))).ok();
+    let shared = directory.map(|guest| format!("desk::{guest}:shared"));
+    let words = words(&["--detach", "--name", "p"], shared);
+    let words: Vec<&str> = words.iter().map(|word| &**word).collect();
+    cluster.ask(&words).ok();
+    let moved = move_about(&cluster, "p", rounds(8, 60));
+    assert!(moved > 1, "it was moved {moved} times only");
+    assert!(cluster.whole("p") == expected, "the output differs");
+    for entry in fs::read_dir(plain.path("desk")).unwrap() {
+        let name = entry.unwrap().file_name();
+        let bytes = |world: &World| fs::read(world.path("desk").join(&name)).unwrap();
+        assert!(bytes(&plain) == bytes(&cluster.world), "{name:?} differs");
+    }
+}
+
+#[test]
+fn lua_writes_the_same_wherever_it_is() {
+    check_moved("lua", &["-e", LUA], None);
+}
+
+/// Nodes of which some speak one version of the protocol only.
+fn speaking(nodes: &[(&str, Option<&str>)]) -> Cluster {
+    let names: Vec<&str> = nodes.iter().map(|node| node.0).collect();
+    Cluster::new_so(&names, |_, name| {
+        let version = nodes
+            .iter()
+            .find(|node| node.0 == name)
+            .and_then(|node| node.1);
+        let options = version.map(|version| vec!["--protocol".to_owned(), version.to_owned()]);
+        let how = How {
+            options: options.unwrap_or_default(),
+            ..How::default()
+        };
+        (free_address(), how)
+    })
+}
+
+/// One node knows the version before only, as in the middle of an upgrade; the registry is on it, or on a newer one.
+#[test]
+fn processes_move_between_nodes_of_two_versions() {
+    let lua = guest("lua");
+    let expected = World::new().ask(["run", &lua, "-e", LUA]).ok();
+    let clusters = [
+        speaking(&[("one", Some("1")), ("two", None)]),
+        speaking(&[("two", None), ("one", Some("1"))]),
+    ];
+    for cluster in clusters {
+        let words = [
+            "run", "--detach", "--on", "one", "--name", "p", &lua, "-e", LUA,
+        ];
+        cluster.ask(&words).ok();
+        let there = cluster.ask(&["move", "p", "two"]).ok();
+        // What only the newer version can say is not said.
+        assert!(
+            there.contains("accept") && !there.contains("room"),
+            "{there}"
+        );
+        cluster.ask(&["move", "p", "one"]).ok();
+        let moved = move_about(&cluster, "p", rounds(6, 60));
+        assert!(moved > 1, "it was moved {moved} times only");
+        assert!(cluster.whole("p") == expected, "the output differs");
+    }
+}
+
+#[test]
+fn nodes_of_the_newer_version_say_more() {
+    let cluster = Cluster::new(&["one", "two"]);
+    let lua = guest("lua");
+    let words = ["run", "--detach", "--name", "p", &lua, "-e", LUA_FOREVER];
+    cluster.ask(&words).ok();
+    let moved = cluster.ask(&["move", "p", "two"]).ok();
+    assert!(moved.contains("the target made room"), "{moved}");
+    cluster.ask(&["kill", "p"]).ok();
+}
+
+/// Between them there is one that would understand both.
+#[test]
+fn nodes_without_a_version_in_common_say_what_to_do() {
+    let cluster = speaking(&[("both", None), ("old", Some("1")), ("new", Some("2"))]);
+    let lua = guest("lua");
+    let words = [
+        "run",
+        "--detach",
+        "--on",
+        "old",
+        "--name",
+        "p",
+        &lua,
+        "-e",
+        LUA_FOREVER,
+    ];
+    cluster.ask(&words).ok();
+    let refused = [
+        "speaks version 2 of the protocol, this one version 1",
+        "upgrade sterna here",
+    ];
+    cluster.ask(&["move", "p", "new"]).fails(1, &refused);
+    cluster.is_at("p", "old");
+    for node in ["both", "new"] {
+        // By way of the one that both can talk to.
+        cluster.ask(&["move", "p", "both"]);
+        cluster.ask(&["move", "p", node]);
+        cluster.is_at("p", node);
+    }
+    cluster.ask(&["kill", "p"]).ok();
+}
+
+#[test]
+fn sqlite_has_one_file_wherever_it_is() {
+    check_moved("sqlite", &["4000", "80", "/data/base"], Some("/data"));
+}
+
+#[test]
+fn a_move_that_cannot_be_says_why_and_the_process_stays() {
+    let cluster = Cluster::new(&["one", "two"]);
+    let lua = guest("lua");
+    let run = ["run", "--detach", "--name", "p", &lua, "-e", LUA_FOREVER];
+    cluster.ask(&run).ok();
+    cluster.ask(&run).fails(125, &["the name p belongs to"]);
+    cluster
+        .ask(&["move", "p", "one"])
+        .fails(1, &["on that node already"]);
+    cluster
+        .ask(&["move", "p", "twoo"])
+        .fails(1, &["no node twoo", "did you mean two"]);
+    cluster.ask(&["move", "q", "two"]).fails(1, &["q"]);
+    cluster.ask(&["move", "--dry-run", "p", "two"]).ok();
+    cluster.is_at("p", "one");
+    cluster.ask(&["pause", "p"]).ok();
+    cluster.ask(&["move", "p", "two"]).ok();
+    let state = cluster.place("p");
+    assert_eq!(state, Some(("two".into(), "paused".into())));
+    cluster.ask(&["resume", "p"]).ok();
+    cluster.ask_at("two", &["kill", "p"]).ok();
+    cluster.ask(&["wait", "p"]).fails(137, &["killed"]);
+    cluster.ask(&["move", "p", "one"]).fails(1, &["p"]);
+    cluster.ask(&["rm", "p"]).ok();
+    cluster.ask(&run).ok(); // the name is free again
+    cluster.ask(&["kill", "p"]).ok();
+}
+
+#[test]
+fn a_target_that_is_stopped_gets_nothing_and_the_process_stays() {
+    let mut cluster = Cluster::new(&["one", "two"]);
+    let lua = guest("lua");
+    cluster
+        .ask(&["run", "--detach", "--name", "p", &lua, "-e", LUA])
+        .ok();
+    cluster.node("two").actor.signal(Signal::STOP);
+    let stayed = cluster.ask(&["move", "p", "two"]);
+    assert!(!stayed.0.status.success(), "{}", stayed.out());
+    cluster.is_at("p", "one");
+    cluster.node("two").actor.signal(Signal::CONT);
+    until("it can be reached again", || {
+        cluster.ask(&["move", "p", "two"]).0.status.success()
+            || cluster
+                .place("p")
+                .is_none_or(|(_, state)| state.contains("ended"))
+    });
+    let plain = World::new().ask(["run", &lua, "-e", LUA]).ok();
+    assert!(cluster.whole("p") == plain, "the output differs");
+}
+
+#[test]
+fn of_two_moves_at_once_one_is_made() {
+    let cluster = Cluster::new(&["one", "two", "three"]);
+    let lua = guest("lua");
+    let started = cluster.ask(&["run", "--detach", "--name", "p", &lua, "-e", LUA_FOREVER]);
+    let id = started.ok().trim().to_owned();
+    for _ in 0..rounds(3, 30) {
+        let mut both = ["two", "three"].map(|target| cluster.begin(&["move", "p", target]));
+        let codes = both.each_mut().map(|one| one.end().code());
+        let errors = both.each_ref().map(|one| one.err.text());
+        assert!(codes.contains(&Some(0)), "{codes:?} {errors:?}");
+        assert_eq!(cluster.running_at(&id).len(), 1);
+        cluster.ask(&["move", "p", "one"]).ok();
+    }
+    let mut given_up = cluster.begin(&["move", "p", "two"]);
+    given_up.signal(Signal::INT);
+    given_up.end();
+    assert_eq!(cluster.running_at(&id).len(), 1);
+    cluster.ask(&["kill", "p"]).ok();
+}
+
+#[test]
+fn a_killed_runner_loses_its_processes_once_and_the_node_goes_on() {
+    let cluster = Cluster::new(&["one", "two"]);
+    let lua = guest("lua");
+    let run = |name: &str, on: &str| {
+        let words = [
+            "run",
+            "--detach",
+            "--name",
+            name,
+            "--on",
+            on,
+            &lua,
+            "-e",
+            LUA_FOREVER,
+        ];
+        cluster.ask(&words).ok()
+    };
+    run("here", "one");
+    for name in ["a", "b"] {
+        run(name, "two");
+    }
+    cluster.at("two").kill_runner();
+    for name in ["a", "b"] {
+        cluster.ask(&["wait", name]).fails(137, &["lost"]);
+    }
+    let listed = cluster.ask(&["ps", "--all", "--json"]).ok();
+    assert_eq!(listed.matches("lost").count(), 2, "{listed}");
+    until("the node has another runner", || {
+        cluster.at("two").runner().is_some()
+    });
+    cluster.is_at("here", "one");
+    until("the name is free", || {
+        let words = [
+            "run", "--detach", "--name", "a", "--on", "two", &lua, "-e", "print(7)",
+        ];
+        cluster.ask(&words).0.status.success()
+    });
+    assert_eq!(cluster.whole("a"), "7\n");
+    cluster.ask(&["move", "here", "two"]).ok();
+    cluster.ask(&["kill", "here"]).ok();
+}
+
+/// The user `nobody` of all distributions.
+const NOBODY: u32 = 65_534;
+
+#[test]
+fn nodes_without_root_move_processes_and_say_what_they_lack() {
+    if !rustix::process::geteuid().is_root() {
+        skip!("all other tests run without root here");
+    }
+    let world = World::of_user(NOBODY);
+    // What it is to run may lie where nobody else may look.
+    let mut version = world.command(["--version"]);
+    if !version.output().is_ok_and(|output| output.status.success()) {
+        skip!("the program is where user {NOBODY} cannot read it");
+    }
+    let program = world.file("lua.wasm", fs::read(guest("lua")).unwrap());
+    let cluster = Cluster::in_world(world, &["one", "two"], |_, _| {
+        (free_address(), How::default())
+    });
+    cluster.have_runners();
+    let run = [
+        "run",
+        "--detach",
+        "--name",
+        "lua",
+        &program,
+        "-e",
+        LUA_FOREVER,
+    ];
+    cluster.ask(&run).ok();
+    for target in ["two", "one", "two"] {
+        cluster.ask(&["move", "lua", target]).ok();
+        cluster.is_at("lua", target);
+    }
+    cluster.ask(&["kill", "lua"]).ok();
+    let written = cluster.ask(&["logs", "lua"]).ok();
+    let all: String = (1..=written.lines().count())
+        .map(|number| format!("{number}\n"))
+        .collect();
+    assert!(!all.is_empty() && written == all, "the output differs");
+    let shown = cluster.ask(&["nodes"]).ok();
+    for node in cluster.at("one").nodes(&cluster.world) {
+        let confinement = node["runner_confinement"].as_str().unwrap();
+        let (extent, lacks) = confinement.split_once(": ").unwrap_or((confinement, ""));
+        assert!(
+            ["full", "partial", "none"].contains(&extent),
+            "{confinement}"
+        );
+        assert_eq!(extent == "full", lacks.is_empty(), "{confinement}");
+        assert!(shown.contains(extent), "{shown}");
+    }
+}
+
+/// At some moment of a move one side's service is killed, and started again. Every process writes all that it would.
+#[track_caller]
+fn check_killed(killed: &'static str) {
+    let mut cluster = Cluster::new(&["home", "one", "two"]);
+    let lua = guest("lua");
+    let expected = World::new().ask(["run", &lua, "-e", LUA]).ok();
+    for round in 0..rounds(4, 40) {
+        let name = format!("p{round}");
+        let words = [
+            "run", "--detach", "--on", "one", "--name", &name, &lua, "-e", LUA,
+        ];
+        cluster.ask(&words).ok();
+        let mut moving = cluster.begin(&["move", &name, "two"]);
+        // Each question takes about as long as a part of the move.
+        for _ in 0..round % 7 {
+            cluster.ask(&["nodes"]);
+        }
+        cluster.kill(killed);
+        cluster.start_again(killed);
+        moving.end();
+        assert!(
+            cluster.whole(&name) == expected,
+            "{name} has another output"
+        );
+        let place = cluster.place(&name).unwrap();
+        assert!(["one", "two"].contains(&&*place.0), "{place:?}");
+    }
+}
+
+#[test]
+fn a_move_whose_source_is_killed_ends_well() {
+    check_killed("one");
+}
+
+#[test]
+fn a_move_whose_target_is_killed_ends_well() {
+    check_killed("two");
+}
+
+#[test]
+fn a_move_whose_registry_is_killed_ends_well() {
+    check_killed("home");
+}
