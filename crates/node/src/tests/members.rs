@@ -187,6 +187,7 @@ fn the_registry_gives_a_member_nothing_that_belongs_to_another() {
     assert_eq!(cluster.known(), before);
 }
 
+// long because: a row for each request
 #[test]
 fn a_node_does_nothing_for_a_member_that_is_not_that_ones_to_ask() {
     let cluster = Cluster::new();
@@ -271,6 +272,7 @@ fn a_node_does_nothing_for_a_member_that_is_not_that_ones_to_ask() {
 }
 
 /// Names that would lead out of a folder.
+// long because: a row for each request
 #[test]
 fn a_folder_that_a_node_keeps_for_others_has_no_way_out() {
     let cluster = Cluster::new();

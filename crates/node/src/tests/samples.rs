@@ -2,8 +2,9 @@
 //! are changed on their way.
 //!
 //! A sample is a line: what the message is, as `Debug` has it, and its bytes. **They never change**, since nodes of two
-//! versions understand each other by them, and a node that was upgraded its runner: a variant that is new gets a line of its
-//! own at the end. The contents of samples mean nothing; they were drawn by [`drawn`].
+//! versions understand each other by them, and a node that was upgraded its runner: a variant that is new gets a line of
+//! its own at the end. One that has to change before its version was released is deleted, and the test prints its
+//! successor. The contents of samples mean nothing; they were drawn by [`drawn`].
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
