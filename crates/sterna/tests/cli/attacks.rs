@@ -12,8 +12,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use sterna_node::message::{
-    Belongings, Binding, BindingSort, HostingReply, HostingRequest, Reply, Request, StartOrder,
-    TicketText, Where,
+    Belongings, Binding, BindingSort, HostingReply, HostingRequest, Reply, Request, SnapshotOrder,
+    StartOrder, TicketText, Where,
 };
 use sterna_node::wire::Versions;
 use sterna_node::{AskError, Node, Options, Workshop};
@@ -49,6 +49,7 @@ fn open_up(path: &Path) {
 }
 
 /// By no path, link or open door does a user get from the root user's node what he may not have himself.
+// long because: each way on its own
 #[test]
 fn another_user_gets_nothing_of_roots_node() {
     if !rustix::process::geteuid().is_root() {
@@ -211,6 +212,7 @@ fn artifact(cache: &Path) -> Option<Vec<u8>> {
 
 /// A member offers native code that this very machine has compiled, under its true hash, and asks for directories that
 /// nobody exports.
+// long because: a node is started by its parts
 #[test]
 fn native_code_and_directories_that_a_member_offers_are_not_taken() {
     let mut world = World::new();
@@ -334,30 +336,46 @@ fn logs(folder: &Path, into: &mut Vec<String>) {
     }
 }
 
-/// Two nodes at work, with an etcd's password, moves, clones and snapshots: what is secret is nowhere to be read.
+const PASSWORD: &str = "correct-horse-battery";
+
+/// A node that has been given the password of an etcd.
+fn start_with_password(world: &World, name: &str) -> nodes::Node {
+    let data = world.path(name).to_str().unwrap().to_owned();
+    let words = ["node", "start", "--data", &data, "--name", name];
+    let mut command = world.command(words);
+    command.args(["--bind", "127.0.0.1:0"]);
+    command.env("STERNA_ETCD_LOGIN", format!("sterna:{PASSWORD}"));
+    let actor = Actor::start(command);
+    actor.err.wait_for("is ready at");
+    nodes::Node { actor, data }
+}
+
+/// What the key of a process's snapshots looks like in JSON.
+fn snapshot_key(world: &World, node: &nodes::Node) -> String {
+    let listed = node.ask(world, &["ps", "--json"]).ok();
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed).unwrap();
+    let process = listed[0]["id"].as_str().unwrap().parse().unwrap();
+    let order = SnapshotOrder::Once { to: None };
+    let request = Request::Hosting(HostingRequest::Snapshot { process, order });
+    match sterna_node::ask(Path::new(&node.data), &request) {
+        Ok(Reply::Hosting(HostingReply::Keeping(kept))) => {
+            serde_json::to_string(&kept.key).unwrap()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The second line of a key's file.
+fn key_in(file: &str) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().nth(1).unwrap().to_owned()
+}
+
+/// Two nodes at work, with an etcd's password, moves, files and snapshots: what is secret is nowhere to be read.
 #[test]
 fn secrets_are_nowhere_while_a_cluster_works() {
-    const PASSWORD: &str = "correct-horse-battery";
     let world = World::new();
-    let begin = |name: &str| {
-        let data = world.path(name).to_str().unwrap().to_owned();
-        let words = [
-            "node",
-            "start",
-            "--data",
-            &data,
-            "--bind",
-            "127.0.0.1:0",
-            "--name",
-            name,
-        ];
-        let mut command = world.command(words);
-        command.env("STERNA_ETCD_LOGIN", format!("sterna:{PASSWORD}"));
-        let actor = Actor::start(command);
-        actor.err.wait_for("is ready at");
-        nodes::Node { actor, data }
-    };
-    let nodes = [begin("one"), begin("two")];
+    let nodes = ["one", "two"].map(|name| start_with_password(&world, name));
     let ticket = nodes[0].invite(&world);
     nodes[1].join(&world, &ticket).ok();
     let lua = guest("lua");
@@ -370,13 +388,11 @@ fn secrets_are_nowhere_while_a_cluster_works() {
         assert!(answer.0.status.success(), "{words:?}: {}", answer.err());
         said.push(answer.out() + &answer.err());
     };
-    told(&["move", "p", "two", "--json"]);
-    told(&["snapshot", "p", "--once", "--to", "one", "--json"]);
-    let file = world.path("frozen.sterna");
-    let file = file.to_str().unwrap();
-    told(&["snapshot", "p", "--json", "--every", "1h"]);
     for words in [
-        &["ps", "--all", "--json"][..],
+        &["move", "p", "two", "--json"][..],
+        &["snapshot", "p", "--once", "--to", "one", "--json"],
+        &["snapshot", "p", "--every", "1h", "--json"],
+        &["ps", "--all", "--json"],
         &["nodes", "--json"],
         &["registry", "status", "--json"],
         &["inspect", "p", "--json"],
@@ -388,73 +404,55 @@ fn secrets_are_nowhere_while_a_cluster_works() {
         told(words);
     }
     let found = arguments_and_environments(&world);
-    let services: BTreeSet<String> = nodes.iter().map(|node| node.actor.pid()).collect();
-    assert!(
-        found
-            .iter()
-            .filter(|(_, line, _)| line.contains("__runner"))
-            .count()
-            >= 2,
-        "{found:?}"
-    );
-    let process = {
-        let listed: Vec<serde_json::Value> =
-            serde_json::from_str(&nodes[0].ask(&world, &["ps", "--json"]).ok()).unwrap();
-        listed[0]["id"].as_str().unwrap().parse().unwrap()
-    };
-    let order = sterna_node::message::SnapshotOrder::Once { to: None };
-    let request = Request::Hosting(HostingRequest::Snapshot { process, order });
-    let kept = sterna_node::ask(Path::new(&nodes[0].data), &request);
-    let Ok(Reply::Hosting(HostingReply::Keeping(kept))) = kept else {
-        panic!("{kept:?}");
-    };
-    told(&["move", "p", "one", "--json"]);
-    told(&["freeze", "p", "-o", file, "--json"]);
-    told(&["inspect", file, "--json"]);
+    let mut secrets = vec![PASSWORD.to_owned(), snapshot_key(&world, &nodes[0])];
+    for words in [
+        &["move", "p", "one", "--json"][..],
+        &["freeze", "p", "-o", "frozen.sterna", "--json"],
+        &["inspect", "frozen.sterna", "--json"],
+    ] {
+        told(words);
+    }
     for node in &nodes {
         logs(Path::new(&node.data), &mut said);
         said.extend([node.actor.out.text(), node.actor.err.text()]);
+        secrets.push(key_in(&format!("{}/node.key", node.data)));
     }
-    let key_of = |node: &nodes::Node| {
-        let key = fs::read_to_string(format!("{}/node.key", node.data)).unwrap();
-        key.lines().nth(1).unwrap().to_owned()
-    };
+    secrets.push(key_in(world.path("own/image.key").to_str().unwrap()));
     let ticket = ticket.trim();
-    let mut secrets = vec![
-        PASSWORD.to_owned(),
-        ticket[ticket.len() - 24..].to_owned(),
-        serde_json::to_string(&kept.key).unwrap(),
-    ];
-    secrets.extend(nodes.iter().map(key_of));
-    if let Ok(image_key) = fs::read_to_string(world.path("own/image.key")) {
-        secrets.extend(image_key.lines().nth(1).map(str::to_owned));
-    }
-    assert!(
-        secrets.iter().all(|secret| secret.len() > 15),
-        "{secrets:?}"
-    );
-    // What is looked for is found where it must be.
-    let has_it = |(process, _, variables): &&(String, String, String)| {
-        services.contains(process) && variables.contains(PASSWORD)
-    };
-    assert_eq!(found.iter().filter(has_it).count(), nodes.len());
-    for secret in &secrets {
-        for text in &said {
-            assert!(!text.contains(secret), "{secret} is in: {text}");
-        }
-        for (process, line, variables) in &found {
-            assert!(
-                !line.contains(secret),
-                "{secret} is in the arguments: {line}"
-            );
-            let its_own = services.contains(process);
-            assert!(
-                its_own || !variables.contains(secret),
-                "{secret} is in: {variables}"
-            );
-        }
-    }
+    secrets.push(ticket[ticket.len() - 24..].to_owned());
+    check_secrets(&secrets, &said, &found, &nodes);
     for node in &nodes {
         node.ask(&world, &["node", "stop", "--kill"]).ok();
+    }
+}
+
+/// That none is in what was said, in anybody's arguments, or in another environment than the services' own.
+fn check_secrets(
+    secrets: &[String],
+    said: &[String],
+    found: &[(String, String, String)],
+    nodes: &[nodes::Node],
+) {
+    let long = secrets.iter().all(|secret| secret.len() > 15);
+    assert!(long, "{secrets:?}");
+    let services: BTreeSet<String> = nodes.iter().map(|node| node.actor.pid()).collect();
+    let is_service = |process: &String| services.contains(process);
+    // What is looked for is found where it must be, and who is looked at is there.
+    let knows = |variables: &String| variables.contains(PASSWORD);
+    let knowing = found
+        .iter()
+        .filter(|one| is_service(&one.0) && knows(&one.2));
+    assert_eq!(knowing.count(), nodes.len());
+    let runners = found.iter().filter(|one| one.1.contains("__runner"));
+    assert!(runners.count() >= nodes.len(), "{found:?}");
+    for secret in secrets {
+        for text in said {
+            assert!(!text.contains(secret), "{secret} is in: {text}");
+        }
+        for (process, line, variables) in found {
+            assert!(!line.contains(secret), "{secret} is an argument: {line}");
+            let told = is_service(process) || !variables.contains(secret);
+            assert!(told, "{secret} is in an environment: {variables}");
+        }
     }
 }
