@@ -54,9 +54,13 @@ fn ask(request: Request) -> Option<Reply> {
     let (answer, answered) = mpsc::channel();
     // If it takes longer, it ends with the program.
     let asking = thread::Builder::new().name("complete".into());
-    let asking = asking.spawn(move || answer.send(sterna_node::ask(&data, &request)));
+    let asking = asking.spawn(move || {
+        if let Ok(reply) = sterna_node::ask(&data, &request) {
+            let _ = answer.send(reply);
+        }
+    });
     asking.ok()?;
-    answered.recv_timeout(WITHIN).ok()?.ok()
+    answered.recv_timeout(WITHIN).ok()
 }
 
 /// The node that the command which is being completed would talk to.

@@ -192,7 +192,6 @@ fn a_node_does_nothing_for_a_member_that_is_not_that_ones_to_ask() {
     let cluster = Cluster::new();
     let before = cluster.known();
     let (process, attempt) = (cluster.process, cluster.attempt());
-    let file = String::from("/etc/passwd");
     let request = |request| HostingRequest::Shelf {
         folder: process,
         request,
@@ -209,14 +208,6 @@ fn a_node_does_nothing_for_a_member_that_is_not_that_ones_to_ask() {
         (HostingRequest::List { ended: true }, FailureKind::Forbidden),
         (
             HostingRequest::Find { text: "j".into() },
-            FailureKind::Forbidden,
-        ),
-        (
-            HostingRequest::Freeze {
-                process,
-                keep: true,
-                file,
-            },
             FailureKind::Forbidden,
         ),
         // A move that is not its own.
