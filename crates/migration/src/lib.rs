@@ -67,7 +67,7 @@
 //! assert!(matches!(moves.next_action(), Some(Action::Send { to, .. }) if to == there));
 //!
 //! // The target accepts: now the registry is asked to write the intent down.
-//! let message = Message { attempt, body: Body::Accept };
+//! let message = Message { attempt, body: Body::Accept(Default::default()) };
 //! moves.handle(Time::from_micros(800), Event::Message { from: there, message });
 //! assert!(matches!(moves.next_action(), Some(Action::Swap(swap)) if swap.new.intent.is_some()));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -96,7 +96,8 @@ pub use action::{Action, Command, Event, Holding, Notice, RunnerEvent};
 pub use id::{Attempt, Grant, GrantSeal, MoveId, NodeId};
 pub use limits::Limits;
 pub use message::{
-    Body, Fault, Message, Offer, Refusal, Retry, Size, Snapshot, Strategy, TargetFailure, Timings,
+    Body, Fault, Message, Offer, Readied, Refusal, Retry, Size, Snapshot, Strategy, TargetFailure,
+    Timings,
 };
 pub use moves::{CancelError, Moves, Order, StartError, StartedError};
 pub use record::{Intent, Life, Record, Swap, SwapForbidden, Verdict, Version};

@@ -342,7 +342,7 @@ impl Moves {
                     });
                 }
             },
-            Body::Accept => Body::Abort,
+            Body::Accept(_) => Body::Abort,
             Body::State(_) | Body::Ask if self.lived_on(attempt) => Body::Done(Timings::default()),
             Body::State(_) => Body::Failed(TargetFailure::Unknown),
             Body::Refuse(_)

@@ -223,8 +223,8 @@ impl Source {
             return;
         }
         match (body, self.phase) {
-            (Body::Accept, Phase::Offering) => {
-                self.laps.lap(Part::Accept, turn.now);
+            (Body::Accept(readied), Phase::Offering) => {
+                self.laps.lap_accepted(readied, turn.now);
                 self.phase = Phase::Declaring;
                 self.deadline = Some(turn.now + turn.limits.declare_within);
                 self.repeat = Some(turn.repeat());

@@ -8,11 +8,13 @@
 //! - `local`, `key`: what an image says beside the process; who made it
 //! - `node`: the node that a command talks to; `workshop`: what a node needs of this program
 //! - `runner`: this program as a runner, which hosts a node's processes
+//! - `complete`: names that a shell asks for while a user types
 //! - `private`: directories of the user's own
 //! - `show`: lines, JSON, tables, colours, progress; `terminal`: the one that a command is used at
 
 mod client;
 mod command;
+mod complete;
 mod host;
 mod key;
 mod kinds;
@@ -28,8 +30,10 @@ mod workshop;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use clap_complete::Shell;
+use clap_complete::env::Shells;
+use clap_complete::{CompleteEnv, Shell};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
@@ -97,6 +101,9 @@ enum Command {
     },
 }
 
+/// In this variable a shell says that it asks what can follow.
+const COMPLETE: &str = "STERNA_COMPLETE";
+
 /// The code of `run` and `thaw` where no program has run: what it returned itself cannot be meant. As of env(1).
 const EXIT_NOT_STARTED: u8 = 125;
 
@@ -119,6 +126,10 @@ fn main() -> ExitCode {
     if let (Some(sterna_gateway::role::ROLE), Some(name)) = (role.next().as_deref(), role.next()) {
         return sterna_gateway::role::run(&name);
     }
+    // A shell that asks what can follow has its answer by this, and the program ends.
+    CompleteEnv::with_factory(Cli::command)
+        .var(COMPLETE)
+        .complete();
     log_warnings();
     let Cli { command } = Cli::parse();
     let foreground = matches!(command, Command::Run(_) | Command::Thaw(_));
@@ -151,10 +162,7 @@ fn main() -> ExitCode {
         Command::Stats(stats) => stats.run(),
         Command::Top(top) => top.run(),
         Command::Events(events) => events.run(),
-        Command::Completions { shell } => {
-            completions(shell);
-            Ok(0)
-        }
+        Command::Completions { shell } => completions(shell),
     };
     match code {
         Ok(code) => code.into(),
@@ -180,8 +188,13 @@ fn log_warnings() {
     tracing_subscriber::registry().with(lines).init();
 }
 
-fn completions(shell: Shell) {
+/// A script by which a shell asks this program what can follow.
+fn completions(shell: Shell) -> anyhow::Result<u8> {
+    let shells = Shells::builtins();
+    let name = shell.to_string();
+    let shell = shells.completer(&name).context("no such shell")?;
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "sterna", &mut script);
+    shell.write_registration(COMPLETE, "sterna", "sterna", "sterna", &mut script)?;
     show::print(String::from_utf8_lossy(&script));
+    Ok(0)
 }

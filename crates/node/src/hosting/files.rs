@@ -11,7 +11,8 @@
 //!
 //! The file is the user's, and so is the key that marks it: neither service nor runner ever has them. Whoever dies on the
 //! way, the process runs on or is in a file that is whole: the socket's end without a seal means that there is no file, and
-//! a service that finds a process standing settles its record before it lets it run.
+//! a service that finds a process standing settles its record before it lets it run. If the process is on another node,
+//! that one's service has pipe and socket of its own, and `relay` brings both here.
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -26,13 +27,13 @@ use super::making::As;
 use super::{Hosting, answers, blocking};
 use crate::limits::FREEZE_WITHIN;
 use crate::message::{
-    Belongings, EventSort, Failure, FailureKind, HostingReply, How, ProcessInfo, SwapBytes,
-    ThawOrder,
+    Belongings, EventSort, Failure, FailureKind, HostingReply, HostingRequest, How, ProcessInfo,
+    SwapBytes, ThawOrder,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
 
-const SEAL_BYTES: usize = 32;
+pub(super) const SEAL_BYTES: usize = 32;
 
 /// What the record says after a freeze.
 enum After {
@@ -44,16 +45,42 @@ enum After {
 }
 
 impl Service {
+    /// A user of this machine has a process frozen, here or by the node that has it.
     pub(super) async fn freeze(
         &self,
         hosting: &Hosting,
-        process: ProcessId,
-        keep: bool,
-        file: String,
+        request: HostingRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<HostingReply, Failure> {
+        let HostingRequest::Freeze { process, .. } = request else {
+            return Err(Failure::refused("not a request of this sort"));
+        };
         let [pipe, socket] = <[OwnedFd; 2]>::try_from(descriptors)
             .map_err(|_| Failure::refused("a pipe and a socket belong to this request"))?;
+        let record = self.entry(process).await?.record();
+        let record = record.map_err(Failure::refused)?;
+        match record.owner == self.id || record.life != Life::Alive {
+            true => self.freeze_here(hosting, request, pipe, socket).await,
+            false => self.freeze_at(record, request, pipe, socket).await,
+        }
+    }
+
+    /// Freezes a process of this node.
+    pub(super) async fn freeze_here(
+        &self,
+        hosting: &Hosting,
+        request: HostingRequest,
+        pipe: OwnedFd,
+        socket: OwnedFd,
+    ) -> Result<HostingReply, Failure> {
+        let HostingRequest::Freeze {
+            process,
+            keep,
+            file,
+        } = request
+        else {
+            return Err(Failure::refused("not a request of this sort"));
+        };
         let record = self.record_here(process).await?;
         let hold = match keep {
             true => None,
@@ -111,14 +138,13 @@ impl Service {
             return Err(answers::gone(process, record.life));
         }
         if record.owner != self.id {
-            let roster = self.roster();
-            let name = roster
-                .member(record.owner)
-                .map_or("another node", |member| &member.about.name);
-            return Err(Failure::refused(format!(
-                "process {} is on {name}, and is frozen by commands of that machine: move it here first, `sterna move`",
-                process.short()
-            )));
+            return Err(Failure::new(
+                FailureKind::NotHere,
+                format!(
+                    "process {} was moved to another node just now: try again",
+                    process.short()
+                ),
+            ));
         }
         Ok(record)
     }

@@ -157,6 +157,8 @@ fn chain(failure: &MoveFailure) -> String {
 
 const fn part_name(part: Part) -> &'static str {
     match part {
+        Part::Fetch => "fetch",
+        Part::Room => "room",
         Part::Accept => "accept",
         Part::Declare => "declare",
         Part::Pause => "pause",

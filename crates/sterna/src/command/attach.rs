@@ -10,6 +10,7 @@ use sterna_node::message::{Deed, HostingReply, HostingRequest, Looked};
 use sterna_process::ProcessId;
 
 use super::logs::Follow;
+use crate::complete;
 use crate::host::Signals;
 use crate::node::{self, Which};
 use crate::show;
@@ -27,7 +28,7 @@ const INTERRUPT: u8 = 3;
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Attach {
     /// The process: its name, or the beginning of its id.
-    #[arg(value_name = "P")]
+    #[arg(value_name = "P", add = complete::processes())]
     process: String,
     /// Keys that end this command and leave the process alone; of a process with a terminal.
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", value_parser = Keys::parse)]

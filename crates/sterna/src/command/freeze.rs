@@ -8,6 +8,7 @@ use sterna_process::Plain;
 
 use super::filed::Freezing;
 use crate::client;
+use crate::complete;
 use crate::node::Which;
 use crate::protocol::{FreezeOrder, FreezeReport, Reply, Request};
 use crate::rundir;
@@ -17,8 +18,9 @@ use crate::show::{self, Bar, Paint};
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Freeze {
-    /// The process: the beginning of its id, its name, or the pid of its `sterna run`; or one of this machine's node.
-    #[arg(value_name = "P")]
+    /// The process: the beginning of its id, its name, or the pid of its `sterna run`; or one of the cluster of
+    /// this machine's node.
+    #[arg(value_name = "P", add = complete::processes())]
     process: String,
     /// The file. It replaces one that is there, at once and whole; only you can read it.
     #[arg(short, long, value_name = "FILE")]

@@ -10,6 +10,7 @@ use sterna_node::message::{HostingReply, HostingRequest, LogPage, Missing, Nodes
 use sterna_process::{Plain, ProcessId};
 use sterna_runner::log::{Record, Stream};
 
+use crate::complete;
 use crate::node::{self, Which};
 use crate::show;
 
@@ -21,7 +22,7 @@ const WAIT: Duration = Duration::from_secs(5);
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Logs {
     /// The process: its name, or the beginning of its id.
-    #[arg(value_name = "P")]
+    #[arg(value_name = "P", add = complete::processes())]
     process: String,
     /// Go on as it writes more, until it ends.
     #[arg(short, long)]
@@ -249,7 +250,7 @@ impl<'a> Follow<'a> {
         }
         let mut bytes = record.bytes.clone();
         if self.form == Form::Timed {
-            let time = format!("{}.{:03} ", record.at_ms / 1000, record.at_ms % 1000);
+            let time = format!("{} ", show::moment(record.at_ms));
             let text = String::from_utf8_lossy(&record.bytes).into_owned();
             let lines = text.split_inclusive('\n');
             bytes = lines

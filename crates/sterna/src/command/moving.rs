@@ -10,6 +10,7 @@ use sterna_node::identity;
 use sterna_node::message::{HostingReply, HostingRequest, MoveReport, Nodes};
 use sterna_process::{Plain, ProcessId};
 
+use crate::complete;
 use crate::host::Signals;
 use crate::node::{self, Which};
 use crate::show;
@@ -19,10 +20,10 @@ use crate::show;
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Move {
     /// The process: its name, or the beginning of its id.
-    #[arg(value_name = "P")]
+    #[arg(value_name = "P", add = complete::processes())]
     process: String,
     /// The node: its name, or the beginning of its id.
-    #[arg(value_name = "NODE")]
+    #[arg(value_name = "NODE", add = complete::nodes())]
     target: String,
     /// Only say whether it could be moved.
     #[arg(long)]
@@ -181,7 +182,9 @@ pub(crate) fn quietly(which: &Which, process: ProcessId, target: NodeId) -> Resu
 /// What each part of a move is.
 fn meaning(part: &str, ready: Option<bool>) -> &'static str {
     match (part, ready) {
-        ("accept", _) => "the target made room; the program was there or was fetched",
+        ("fetch", _) => "the program went to the target and was compiled there",
+        ("room", _) => "the target made room",
+        ("accept", _) => "the target was asked and accepted",
         ("declare", _) => "the registry wrote the intent down",
         ("pause", Some(true)) => {
             "watched, running, until all it needs was ready there; then stopped"

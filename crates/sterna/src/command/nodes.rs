@@ -9,6 +9,7 @@ use sterna_node::identity;
 use sterna_node::message::{Nodes, Reachability, Reply, Request, Seen};
 use sterna_process::Plain;
 
+use crate::complete;
 use crate::node::{self, Which};
 use crate::show::{self, Align, Paint, Table};
 
@@ -43,7 +44,7 @@ enum Deed {
 #[derive(Debug, Args)]
 struct Rm {
     /// The node: its name, or the beginning of its id.
-    #[arg(value_name = "NODE")]
+    #[arg(value_name = "NODE", add = complete::nodes())]
     wanted: String,
     #[command(flatten)]
     which: Which,

@@ -10,6 +10,7 @@ use sterna_node::identity;
 use sterna_node::message::{RegistryStatus, Reply, Request, StoreStatus};
 use sterna_process::Plain;
 
+use crate::complete;
 use crate::node::{self, Which};
 use crate::show;
 
@@ -52,7 +53,7 @@ All nodes follow by themselves. Nothing is lost if either node is killed meanwhi
 the new one.")]
 struct Move {
     /// The node: its name, or the beginning of its id.
-    #[arg(value_name = "NODE")]
+    #[arg(value_name = "NODE", add = complete::nodes())]
     wanted: String,
     /// Print JSON.
     #[arg(long)]

@@ -5,6 +5,7 @@ use clap::Args;
 use sterna_migration::Life;
 use sterna_node::message::{Deed, HostingRequest};
 
+use crate::complete;
 use crate::node::Which;
 
 /// Forgets processes on nodes that have ended: how they ended, and what they wrote.
@@ -12,7 +13,7 @@ use crate::node::Which;
 #[command(after_help = "Examples:\n  sterna rm job\n  sterna rm --kill server     ends it first")]
 pub(crate) struct Rm {
     /// The processes: their names, or the beginnings of their ids.
-    #[arg(value_name = "P", required = true)]
+    #[arg(value_name = "P", required = true, add = complete::processes())]
     processes: Vec<String>,
     /// End those that run.
     #[arg(long)]

@@ -11,6 +11,7 @@ use sterna_process::{Environment, Identity, Resources, Stdio};
 
 use super::given::{self, Given};
 use super::placed::Placed;
+use crate::complete;
 use crate::host::{self, Facts, Signals};
 use crate::key;
 use crate::kinds::{self, KindName, Ready};
@@ -34,7 +35,7 @@ pub(crate) struct Run {
     #[arg(long, conflicts_with = "snapshot_every")]
     immobile: bool,
     /// Run it on this node of the cluster, where it can be moved from; `auto`: where there is most room.
-    #[arg(long, value_name = "NODE", conflicts_with_all = ["immobile", "snapshot_every"])]
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["immobile", "snapshot_every"], add = complete::nodes())]
     on: Option<String>,
     /// Run it on a node, here unless --on says where, and come back at once; prints its id.
     #[arg(short, long, conflicts_with_all = ["immobile", "snapshot_every"])]

@@ -12,6 +12,7 @@ use serde::Serialize;
 use sterna_process::{Plain, ProcessId};
 
 use super::ps::{self, Row};
+use crate::complete;
 use crate::host::Signals;
 use crate::node::Which;
 use crate::show::{self, Align, Paint, Table};
@@ -27,7 +28,7 @@ const INTERVAL_MIN: Duration = Duration::from_millis(100);
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Stats {
     /// Processes: names, or beginnings of ids [default: all].
-    #[arg(value_name = "P")]
+    #[arg(value_name = "P", add = complete::processes())]
     processes: Vec<String>,
     /// Print JSON.
     #[arg(long)]

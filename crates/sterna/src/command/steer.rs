@@ -7,6 +7,7 @@ use sterna_node::message::{self, HostingRequest, ProcessEntry};
 use sterna_process::{Plain, ProcessId};
 
 use crate::client;
+use crate::complete;
 use crate::node::Which;
 use crate::protocol::Request;
 use crate::rundir::{self, Found};
@@ -17,7 +18,7 @@ use crate::show;
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Steer {
     /// The process: the beginning of its id, its name, or the pid of its `sterna run`. On any node of the cluster, too.
-    #[arg(value_name = "P", required = true)]
+    #[arg(value_name = "P", required = true, add = complete::processes())]
     processes: Vec<String>,
     /// Print JSON.
     #[arg(long)]

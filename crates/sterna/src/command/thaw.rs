@@ -16,6 +16,7 @@ use super::filed::Thawing;
 use super::given::{self, Given};
 use super::logs::Follow;
 use super::moving;
+use crate::complete;
 use crate::host::{self, Facts, Signals};
 use crate::key;
 use crate::kinds::{self, Ready};
@@ -41,7 +42,7 @@ pub(crate) struct Thaw {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Thaw it on a node of the cluster: its name, or the beginning of its id.
-    #[arg(long, value_name = "NODE")]
+    #[arg(long, value_name = "NODE", add = complete::nodes())]
     on: Option<String>,
     /// On this machine's node, and return as soon as it runs.
     #[arg(short, long)]

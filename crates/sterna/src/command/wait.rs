@@ -7,6 +7,7 @@ use sterna_migration::Life;
 use sterna_node::message::{HostingReply, HostingRequest, ProcessEntry};
 use sterna_process::{Plain, ProcessId};
 
+use crate::complete;
 use crate::node::{self, Which};
 use crate::show;
 
@@ -15,7 +16,7 @@ use crate::show;
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Wait {
     /// The processes: their names, or the beginnings of their ids.
-    #[arg(value_name = "P", required = true)]
+    #[arg(value_name = "P", required = true, add = complete::processes())]
     processes: Vec<String>,
     /// Print JSON.
     #[arg(long)]

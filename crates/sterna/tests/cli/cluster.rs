@@ -148,6 +148,12 @@ impl Node {
         self.actor.err.wait_for("is ready at");
     }
 
+    /// The same, in another way.
+    pub(crate) fn start_again_so(&mut self, world: &World, how: How) {
+        self.how = how;
+        self.start_again(world);
+    }
+
     /// Stops it as users do.
     pub(crate) fn stop(mut self, world: &World) {
         self.ask(world, &["node", "stop", "--kill"]).ok();
@@ -231,6 +237,34 @@ impl Drop for Cluster {
             drop(node);
         }
     }
+}
+
+/// A node that listens wherever there is room, with more options.
+pub(crate) fn start_with(world: &World, name: &str, more: &[&str]) -> Node {
+    let options = more.iter().map(|option| (*option).to_owned()).collect();
+    let how = How {
+        options,
+        ..How::default()
+    };
+    Node::start_so(world, name, "127.0.0.1:0", how)
+}
+
+pub(crate) fn join(world: &World, one: &Node, other: &Node) {
+    other.join(world, &one.invite(world)).ok();
+}
+
+/// A node more in the cluster of another one.
+pub(crate) fn joined(world: &World, one: &Node, name: &str) -> Node {
+    let other = start_with(world, name, &[]);
+    join(world, one, &other);
+    other
+}
+
+/// The first has the registry.
+pub(crate) fn two(world: &World) -> [Node; 2] {
+    let one = start_with(world, "one", &[]);
+    let other = joined(world, &one, "two");
+    [one, other]
 }
 
 /// A port of the loopback device that was free just now: a node that is started again must have the same.

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::world::{Actor, World};
+use crate::cluster::start_with;
+use crate::world::{Actor, Answer, World, guest};
 
 #[test]
 fn the_demo_moves_a_program_ten_times_and_nothing_is_lost() {
@@ -93,14 +95,63 @@ fn every_command_has_help_with_examples() {
     assert!(!help.contains("__builder") && !help.contains("__laboratory"));
 }
 
+/// What bash offers after some words, by the script that it is given.
+fn offered(world: &World, words: &[&str], node: &str) -> Vec<String> {
+    let script = world.ask(["completions", "bash"]).ok();
+    let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    let program = format!(
+        "{script}\nCOMP_WORDS=({}); COMP_CWORD=$((${{#COMP_WORDS[@]}}-1)); COMP_TYPE=9; \
+         words=(\"${{COMP_WORDS[@]}}\") cword=$COMP_CWORD; \
+         function_name=$(complete -p sterna | sed 's/.*-F \\([^ ]*\\).*/\\1/'); \
+         $function_name sterna \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; \
+         printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        words.join(" ")
+    );
+    let binary = Path::new(env!("CARGO_BIN_EXE_sterna")).parent().unwrap();
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "-c", &program])
+        .env("PATH", path)
+        .env("STERNA_DATA_DIR", world.path("own"))
+        .env("STERNA_NODE", node);
+    let output = Answer(bash.output().unwrap()).ok();
+    output.split_whitespace().map(str::to_owned).collect()
+}
+
 #[test]
-fn shells_can_complete() {
+fn shells_complete_commands_processes_and_nodes() {
     let world = World::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = world.ask(["completions", shell]).ok();
-        assert!(
-            script.contains("freeze") && script.contains("--keep") || script.contains("keep"),
-            "{shell}"
-        );
+        assert!(script.contains("STERNA_COMPLETE"), "{shell}: {script}");
     }
+    let node = start_with(&world, "lab-1", &[]);
+    assert_eq!(offered(&world, &["sterna", "fre"], &node.data), ["freeze"]);
+    let loops = ["-e", "while true do end"];
+    for name in ["server", "worker"] {
+        let words = ["run", "--detach", "--name", name, &guest("lua")];
+        node_ok(&world, &node.data, &[&words[..], &loops].concat());
+    }
+    let mut all = offered(&world, &["sterna", "move", ""], &node.data);
+    all.retain(|word| !word.starts_with('-'));
+    all.sort();
+    assert_eq!(all, ["server", "worker"]);
+    let one = offered(&world, &["sterna", "freeze", "w"], &node.data);
+    assert_eq!(one, ["worker"]);
+    let to = offered(&world, &["sterna", "move", "server", "l"], &node.data);
+    assert_eq!(to, ["lab-1"]);
+    // Where no node runs, there is nothing to offer and nothing to say.
+    let nowhere = world.path("nowhere");
+    let none = offered(
+        &world,
+        &["sterna", "freeze", "w"],
+        nowhere.to_str().unwrap(),
+    );
+    assert!(none.is_empty(), "{none:?}");
+    node.stop(&world);
+}
+
+fn node_ok(world: &World, data: &str, words: &[&str]) {
+    let (run, rest) = words.split_at(1);
+    world.ask([run, &["--node", data], rest].concat()).ok();
 }

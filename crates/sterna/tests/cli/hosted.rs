@@ -82,6 +82,93 @@ fn lua_writes_the_same_wherever_it_is() {
     check_moved("lua", &["-e", LUA], None);
 }
 
+/// Nodes of which some speak one version of the protocol only.
+fn speaking(nodes: &[(&str, Option<&str>)]) -> Cluster {
+    let names: Vec<&str> = nodes.iter().map(|node| node.0).collect();
+    Cluster::new_so(&names, |_, name| {
+        let version = nodes
+            .iter()
+            .find(|node| node.0 == name)
+            .and_then(|node| node.1);
+        let options = version.map(|version| vec!["--protocol".to_owned(), version.to_owned()]);
+        let how = How {
+            options: options.unwrap_or_default(),
+            ..How::default()
+        };
+        (free_address(), how)
+    })
+}
+
+/// One node knows the version before only, as in the middle of an upgrade; the registry is on it, or on a newer one.
+#[test]
+fn processes_move_between_nodes_of_two_versions() {
+    let lua = guest("lua");
+    let expected = World::new().ask(["run", &lua, "-e", LUA]).ok();
+    let clusters = [
+        speaking(&[("one", Some("1")), ("two", None)]),
+        speaking(&[("two", None), ("one", Some("1"))]),
+    ];
+    for cluster in clusters {
+        let words = [
+            "run", "--detach", "--on", "one", "--name", "p", &lua, "-e", LUA,
+        ];
+        cluster.ask(&words).ok();
+        let there = cluster.ask(&["move", "p", "two"]).ok();
+        // What only the newer version can say is not said.
+        assert!(
+            there.contains("accept") && !there.contains("room"),
+            "{there}"
+        );
+        cluster.ask(&["move", "p", "one"]).ok();
+        let moved = move_about(&cluster, "p", rounds(6, 60));
+        assert!(moved > 1, "it was moved {moved} times only");
+        assert!(cluster.whole("p") == expected, "the output differs");
+    }
+}
+
+#[test]
+fn nodes_of_the_newer_version_say_more() {
+    let cluster = Cluster::new(&["one", "two"]);
+    let lua = guest("lua");
+    let words = ["run", "--detach", "--name", "p", &lua, "-e", LUA_FOREVER];
+    cluster.ask(&words).ok();
+    let moved = cluster.ask(&["move", "p", "two"]).ok();
+    assert!(moved.contains("the target made room"), "{moved}");
+    cluster.ask(&["kill", "p"]).ok();
+}
+
+/// Between them there is one that would understand both.
+#[test]
+fn nodes_without_a_version_in_common_say_what_to_do() {
+    let cluster = speaking(&[("both", None), ("old", Some("1")), ("new", Some("2"))]);
+    let lua = guest("lua");
+    let words = [
+        "run",
+        "--detach",
+        "--on",
+        "old",
+        "--name",
+        "p",
+        &lua,
+        "-e",
+        LUA_FOREVER,
+    ];
+    cluster.ask(&words).ok();
+    let refused = [
+        "speaks version 2 of the protocol, this one version 1",
+        "upgrade sterna here",
+    ];
+    cluster.ask(&["move", "p", "new"]).fails(1, &refused);
+    cluster.is_at("p", "old");
+    for node in ["both", "new"] {
+        // By way of the one that both can talk to.
+        cluster.ask(&["move", "p", "both"]);
+        cluster.ask(&["move", "p", node]);
+        cluster.is_at("p", node);
+    }
+    cluster.ask(&["kill", "p"]).ok();
+}
+
 #[test]
 fn sqlite_has_one_file_wherever_it_is() {
     check_moved("sqlite", &["4000", "80", "/data/base"], Some("/data"));

@@ -9,6 +9,7 @@
 //! - `places`: the run directory, the key, the program cache
 //! - `terminal`: what is different on one
 //! - `nodes`: nodes that join, end, are removed; the doctor
+//! - `attacks`: other users, forged programs, and where secrets might be
 //! - `threads`: the laboratory
 //! - `serve`: files over HTTP, and the comparison of models
 //! - `control`: stats, events, attach, cp, inspect of processes on nodes
@@ -18,12 +19,17 @@
 //! - `phases`: each role of a move killed and stopped at each of its phases
 //! - `networks`: nodes in networks of their own: cut, lossy, of IPv6 alone
 //! - `hardship`: nodes whose disks are full; `clocks`: nodes whose clocks are wrong
+//! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
+//! - `etcd`: the same with the registry in an etcd, which is killed, too
 //! - `demo`: the demo, help and completions
 
+mod attacks;
 mod clocks;
 mod cluster;
 mod control;
+mod deaths;
 mod demo;
+mod etcd;
 mod faults;
 mod found;
 mod hardship;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use sterna_migration::wire::{VERSION_NEWEST, VERSION_OLDEST};
 use sterna_migration::{
     Action, Attempt, Body, Command, Event, Grant, Holding, Message, MoveId, Moves, NodeId, Notice,
     Offer, Order, Record, Refusal, RunnerEvent, StartError, Strategy, Swap, Time,
@@ -391,13 +392,16 @@ impl World {
             self.checks.saw("target: busy");
         }
         let (from, to) = (self.nodes[node].id, self.name(to));
-        // All messages travel as bytes.
-        let bytes = message.encode(sterna_migration::wire::VERSION_NEWEST);
-        let read = bytes.and_then(|bytes| Message::decode(&bytes));
-        match read {
-            Ok((read, _)) if read == message => {}
-            other => self.check(Err(format!("{message:?} became {other:?}"))),
-        }
+        // All messages travel as bytes, in the version that both nodes speak. One node has not been upgraded.
+        let version = match node.min(to) {
+            0 => VERSION_OLDEST,
+            _ => VERSION_NEWEST,
+        };
+        let bytes = message.encode(version).unwrap();
+        let message = match Message::decode(&bytes) {
+            Ok((read, _)) if read.encode(version).as_ref() == Ok(&bytes) => read,
+            other => return self.check(Err(format!("{message:?} became {other:?}"))),
+        };
         for delay in self.crossings() {
             let message = message.clone();
             self.after(delay, Happening::Message { to, from, message });
