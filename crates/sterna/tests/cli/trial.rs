@@ -153,19 +153,19 @@ impl Trial {
         let node = self.cluster.at(asked.unwrap());
         self.arm(role, point);
         loop {
-            let moving = node.begin(&self.cluster.world, &["move", name, "two"]);
+            let mut moving = node.begin(&self.cluster.world, &["move", name, "two"]);
             until("the point, or the end of the move", || {
                 self.has_reached(role) || moving.out.has_ended()
             });
             if self.has_reached(role) {
                 return moving;
             }
+            if moving.end().success() {
+                // What is left to be done comes soon after it was told.
+                until("the point", || self.has_reached(role));
+                return moving;
+            }
             // A node that was just started again is perhaps not known to be back.
-            let said = moving.err.text() + &moving.out.text();
-            assert!(
-                !said.contains("was moved"),
-                "it never came to {point}: {said}"
-            );
             self.cluster.is_at(name, "one");
         }
     }
