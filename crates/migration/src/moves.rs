@@ -282,6 +282,15 @@ impl Moves {
         }
     }
 
+    /// Where a process is being moved to from here by this very attempt.
+    #[must_use]
+    pub fn target_by(&self, attempt: Attempt) -> Option<NodeId> {
+        match self.activities.get(&attempt.process) {
+            Some(Activity::Source(source)) if source.attempt() == attempt => Some(source.target()),
+            _ => None,
+        }
+    }
+
     /// From where a process is coming by this very attempt.
     #[must_use]
     pub fn source_of(&self, attempt: Attempt) -> Option<NodeId> {

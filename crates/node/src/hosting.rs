@@ -14,7 +14,7 @@
 //! - `driver`: the one task that holds the machines of moves and carries out what they want
 //! - `runner`: starting a runner, finding one that outlived the last service, noticing its death
 //! - `channels`: connections for image and pages; `programs`: modules that other nodes have
-//! - `bindings`: what an arriving process may be bound to
+//! - `bindings`: what an arriving process may be bound to; `copies`: directories that go along, `travels`: how
 //! - `known`: what the node remembers of its processes, should the registry forget
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
@@ -25,6 +25,7 @@ mod answers;
 mod bindings;
 mod channels;
 mod clones;
+mod copies;
 mod driver;
 mod files;
 mod known;
@@ -38,6 +39,7 @@ mod runner;
 mod shelves;
 mod snapshots;
 mod start;
+mod travels;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -59,6 +61,7 @@ use crate::message::{Failure, FailureKind, Remains};
 use crate::workshop::Workshop;
 pub(crate) use bindings::Exports;
 pub(crate) use channels::Channels;
+use copies::Copies;
 use driver::Input;
 use news::News;
 
@@ -66,6 +69,7 @@ use news::News;
 pub(crate) struct Hosting {
     pub(crate) workshop: Arc<dyn Workshop>,
     exports: Exports,
+    copies: Arc<Copies>,
     folder: PathBuf,
     inputs: mpsc::Sender<Input>,
     /// Taken by the driver.
@@ -90,12 +94,18 @@ pub(crate) struct Runner {
 }
 
 impl Hosting {
-    /// In a folder of the node's data directory.
-    pub(crate) fn new(workshop: Arc<dyn Workshop>, exports: Exports, folder: PathBuf) -> Self {
+    /// In a folder of the node's data directory. `copies_bytes_max`: how much may be copied along with processes.
+    pub(crate) fn new(
+        workshop: Arc<dyn Workshop>,
+        exports: Exports,
+        copies_bytes_max: u64,
+        folder: PathBuf,
+    ) -> Self {
         let (inputs, from_all) = mpsc::channel(INPUTS_WAITING_MAX);
         Self {
             workshop,
             exports,
+            copies: Arc::new(Copies::new(folder.join("copies"), copies_bytes_max)),
             folder,
             inputs,
             from_all: Mutex::new(Some(from_all)),

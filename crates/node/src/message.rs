@@ -4,6 +4,7 @@ mod hosting;
 mod keeping;
 mod process;
 mod registry;
+mod trees;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ pub use process::{
     is_process_name,
 };
 pub use registry::{Piece, RegistryStatus, StoreStatus};
+pub use trees::{TreeEntry, TreeNode, TreePage, TreeRound, TreeWish, TreesSent};
 
 /// A question, or an order.
 #[derive(Debug, Clone, Serialize, Deserialize)]

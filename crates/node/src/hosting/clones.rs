@@ -34,6 +34,7 @@ impl Service {
         let entry = self.entry(parent).await?;
         let seen = hosting.seen(parent).await?;
         let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
+        belongings.none_is_copied("a clone")?;
         if target == self.id {
             if let Some(refusal) = hosting.objection(&seen.kind, &belongings.bindings) {
                 return Err(Failure::refused(refusal));

@@ -3,7 +3,7 @@
 //! Everything that happens comes in as an [`Input`], in one queue; actions are carried out on tasks of their own, whose
 //! results come in again. So the machines see one thing after the other, and nothing waits for anything else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -53,6 +53,15 @@ pub(super) enum Input {
         process: ProcessId,
         busy: oneshot::Sender<bool>,
     },
+    /// Where a process is going by this attempt, if it is.
+    TargetOf {
+        attempt: Attempt,
+        target: oneshot::Sender<Option<NodeId>>,
+    },
+    /// The registry says that copies of directories of a process are not needed here.
+    Uncopied { process: ProcessId },
+    /// The target of a move has the copies of directories as they are now, or not; then the command can go.
+    TreesSent(Attempt, Result<(), String>, Command),
     /// From where a process is coming by this attempt, if it is.
     SourceOf {
         attempt: Attempt,
@@ -79,6 +88,8 @@ struct Driver {
     /// Attempts for which the runner has a connection that was not used yet.
     connected: HashMap<Attempt, ()>,
     watched: HashMap<Attempt, (u64, bool)>,
+    /// Moves whose target has the copies of directories as they are while the process stands still.
+    trees_sent: HashSet<Attempt>,
 }
 
 /// How a stretch with one runner ended.
@@ -127,6 +138,7 @@ impl Service {
                 places: HashMap::new(),
                 connected: HashMap::new(),
                 watched: HashMap::new(),
+                trees_sent: HashSet::new(),
             };
             for (process, _) in &held.held {
                 driver.read(*process);
@@ -198,6 +210,7 @@ impl Driver {
                 _ = sweep.tick() => self.sweep(),
             }
             self.carry_out_all();
+            self.look_after_copies();
         }
     }
 
@@ -228,6 +241,20 @@ impl Driver {
             Input::IsBusy { process, busy } => {
                 let _ = busy.send(self.moves.is_busy(process));
             }
+            Input::TargetOf { attempt, target } => {
+                let _ = target.send(self.moves.target_by(attempt));
+            }
+            Input::Uncopied { process } => self.uncopied(process),
+            Input::TreesSent(attempt, sent, command) => match sent {
+                Ok(()) => {
+                    self.trees_sent.insert(attempt);
+                    self.command(command);
+                }
+                Err(reason) => {
+                    let event = RunnerEvent::PushFailed { attempt, reason };
+                    self.moves.handle(now, Event::Runner(event));
+                }
+            },
             Input::SourceOf { attempt, source } => {
                 let _ = source.send(self.moves.source_of(attempt));
             }
@@ -270,6 +297,9 @@ impl Driver {
                     let ended = self.hosting.ended().get(&process).cloned();
                     let how = ended.map_or("ended".to_owned(), |ended| ended.exit.to_string());
                     self.hosting.news.event(process, EventSort::Ended, how);
+                    if self.hosting.copies.has(process) {
+                        return self.given_back(event, process);
+                    }
                 }
                 self.moves.handle(now, Event::Runner(event));
             }
@@ -312,7 +342,10 @@ impl Driver {
     /// Removes the output of processes that the registry has forgotten, one hour after it was last written.
     fn sweep(&self) {
         let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
-        tokio::spawn(async move { service.sweep_logs(&hosting).await });
+        tokio::spawn(async move {
+            service.sweep_logs(&hosting).await;
+            service.sweep_copies(&hosting).await;
+        });
     }
 
     /// Has the records of all that is held, and of all that the registry thinks is here, compared.
@@ -467,6 +500,12 @@ impl Driver {
     fn command(&mut self, command: Command) {
         let (attempt, target) = match &command {
             Command::Pause { attempt, .. } => (*attempt, self.moves.target_of(attempt.process)),
+            Command::Push { attempt, target }
+                if self.hosting.copies.leaving(*attempt).is_some()
+                    && !self.trees_sent.contains(attempt) =>
+            {
+                return self.send_trees(*attempt, *target, command);
+            }
             Command::Push { attempt, target } => {
                 if self.connected.remove(attempt).is_some() {
                     return self.command_now(command);
@@ -496,6 +535,11 @@ impl Driver {
             Command::Discard { attempt } => {
                 self.places.remove(attempt);
                 self.connected.remove(attempt);
+                self.settle_copies(attempt.process);
+                (None, None)
+            }
+            Command::Forget { process } => {
+                self.settle_copies(*process);
                 (None, None)
             }
             _ => (None, None),
@@ -505,13 +549,62 @@ impl Driver {
         self.runner.handle.order(order, descriptors);
     }
 
+    /// What has ended here gives back what it has changed, and then has ended: whoever hears that finds the changes.
+    fn given_back(&self, event: RunnerEvent, process: ProcessId) {
+        let hosting = Arc::clone(&self.hosting);
+        tokio::spawn(async move {
+            hosting.give_back(process).await;
+            hosting.tell(Input::Event(Event::Runner(event))).await;
+        });
+    }
+
+    /// Has the target get what has changed in copies of directories; then the command goes.
+    fn send_trees(&self, attempt: Attempt, target: NodeId, command: Command) {
+        let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
+        tokio::spawn(async move {
+            let sent = service.send_trees(&hosting, attempt, target).await;
+            hosting.tell(Input::TreesSent(attempt, sent, command)).await;
+        });
+    }
+
+    /// Copies of a process whose move to this node is over stay with it, or go.
+    fn look_after_copies(&self) {
+        for attempt in self.hosting.copies.all_arriving() {
+            if self.moves.source_of(attempt).is_none() {
+                self.hosting.copies.has_arrived(attempt);
+                self.settle_copies(attempt.process);
+            }
+        }
+    }
+
+    /// Finds out whether copies of a process are needed here, unless it is clear.
+    fn settle_copies(&self, process: ProcessId) {
+        if !self.hosting.copies.has(process) || self.moves.holding(process).is_some() {
+            return;
+        }
+        let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
+        tokio::spawn(async move { service.settle_copies(&hosting, process).await });
+    }
+
+    /// Nobody needs copies of a process here, unless it has come again.
+    fn uncopied(&self, process: ProcessId) {
+        if self.moves.is_busy(process) || self.moves.holding(process).is_some() {
+            return;
+        }
+        let copies = Arc::clone(&self.hosting.copies);
+        tokio::task::spawn_blocking(move || copies.remove(process));
+    }
+
     fn notify(&mut self, notice: Notice) {
         let news: &News = &self.hosting.news;
         match notice {
             Notice::MoveEnded(report) => {
                 self.connected.remove(&report.attempt);
                 let watched = self.watched.remove(&report.attempt);
-                let told = MoveReport::of(&report, watched);
+                self.trees_sent.remove(&report.attempt);
+                let copied = self.hosting.copies.left(report.attempt);
+                let copied = copied.map(|leaving| leaving.told());
+                let told = MoveReport::of(&report, watched, copied);
                 let (to, downtime_us) = (report.target, told.downtime_us);
                 let sort = match told.moved {
                     true => EventSort::Moved { to, downtime_us },
@@ -541,7 +634,7 @@ impl Service {
     /// Whether a process may come from another node; then the driver knows its place. The answer: whether its program
     /// is here.
     async fn admit_process(
-        &self,
+        self: &Arc<Self>,
         hosting: &Hosting,
         attempt: Attempt,
         source: NodeId,
@@ -573,6 +666,8 @@ impl Service {
         if let Some(refusal) = hosting.objection(&offer.kind, &belongings.bindings) {
             return Err(refusal);
         }
+        self.admit_trees(hosting, attempt, source, &belongings.bindings)
+            .await?;
         let next = Epoch(attempt.epoch.0 + 1);
         let placed = hosting
             .place(process, next, &belongings, Vec::new(), Some(source))

@@ -60,6 +60,8 @@ impl Service {
                 process.short()
             )));
         }
+        let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
+        belongings.none_is_copied("a file of a frozen process")?;
         let hold = match keep {
             true => None,
             false => Some(MoveId::from_bytes(answers::random()?)),

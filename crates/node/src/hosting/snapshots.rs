@@ -26,7 +26,7 @@ use crate::limits::{
     SNAPSHOTS_SWEEP_EVERY, TROUBLE_BYTES_MAX,
 };
 use crate::message::{
-    EventSort, Failure, FailureKind, HostingReply, HostingRequest, Keeping, KeepingsOf,
+    Belongings, EventSort, Failure, FailureKind, HostingReply, HostingRequest, Keeping, KeepingsOf,
     LastSnapshot, Recovered, RegistryRequest, Reply, SnapshotOrder,
 };
 use crate::service::Service;
@@ -162,6 +162,9 @@ impl Service {
             }
             SnapshotOrder::Every { every_ms, to, keep } => (Some(every_ms), to, keep),
         };
+        let entry = self.entry(process).await?;
+        let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
+        belongings.none_is_copied("a snapshot")?;
         let to = to.or(known.as_ref().map(|keeping| keeping.to));
         let to = to.ok_or_else(|| {
             Failure::refused("say which node is to keep the snapshots: --to NODE")

@@ -54,6 +54,14 @@ impl Service {
                 binding.guest_path, binding.guest_path
             )));
         }
+        let mut copied = order.belongings.bindings.iter();
+        if let Some(binding) = copied.find(|one| one.sort == BindingSort::Copy) {
+            return Err(Failure::refused(format!(
+                "the directory for {} is on this node, where it is copied from: start the process here, and move it \
+                 (`sterna move`)",
+                binding.guest_path
+            )));
+        }
         let order = StartOrder {
             place: Where::Here,
             ..order
@@ -89,7 +97,13 @@ impl Service {
         let process = ProcessId::random();
         let belongings = &order.belongings;
         let placed = hosting.place(process, Epoch::FIRST, belongings, opened, None);
-        let (place, descriptors) = placed.await?;
+        let (place, descriptors) = match placed.await {
+            Ok(placed) => placed,
+            Err(failure) => {
+                hosting.uncopy(process).await;
+                return Err(failure);
+            }
+        };
         let (noted, done) = oneshot::channel();
         let started = Input::Started {
             process,
@@ -104,6 +118,7 @@ impl Service {
             hosting.give_up(process, &failure.message).await;
         }
         started?;
+        hosting.copies.has_started(process);
         let node = self.id;
         Ok(HostingReply::Started { process, node })
     }
@@ -248,7 +263,8 @@ impl Hosting {
             })?;
             descriptors.extend(pair);
         }
-        descriptors.extend(self.directories(&belongings.bindings, opened).await?);
+        let directories = self.directories(process, &belongings.bindings, opened);
+        descriptors.extend(directories.await?);
         let place = Place {
             limits: belongings.limits.clone(),
             directories: bindings::placed(&belongings.bindings),
@@ -281,6 +297,7 @@ impl Hosting {
         self.ended().insert(process, ended);
         self.forget(process);
         let _ = std::fs::remove_dir_all(self.log_folder(process));
+        self.uncopy(process).await;
         self.tell(Input::Event(Event::Runner(RunnerEvent::Exited { process })))
             .await;
     }

@@ -3,19 +3,20 @@
 use serde::{Deserialize, Serialize};
 use sterna_migration::{Attempt, MoveId, NodeId};
 use sterna_process::{Description, Limits, MemoryLayout, ProcessId, ProgramId, Stats, Tag};
+use sterna_runner::bytes::Bytes;
 use sterna_runner::log::Record;
 use sterna_runner::message::{FileAnswer, FileDeed, WindowSize};
 
 use super::{
     Cloned, Keeping, ProcessEntry, Recovered, ShelfReply, ShelfRequest, SnapshotOrder, ThawOrder,
-    is_process_name,
+    TreePage, TreeRound, TreeWish, TreesSent, is_process_name,
 };
 use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
 
 /// Something about processes. Whatever concerns one that is on another node is passed on to that, once.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum HostingRequest {
-    /// Start a process. Descriptors: its fixed directories, in their order.
+    /// Start a process. Descriptors: its directories that are fixed or copied, in their order.
     Start(Box<StartOrder>),
     /// All processes of the cluster, with how they are.
     List {
@@ -207,6 +208,44 @@ pub enum HostingRequest {
         /// For how long to wait if there is none.
         wait_ms: u64,
     },
+    /// Between nodes: is there room for copies of directories, if a process comes?
+    TreesMayCome {
+        /// Which process.
+        process: ProcessId,
+        /// How much is in them, in bytes.
+        bytes: u64,
+        /// In how many files, directories and links.
+        entries: u64,
+    },
+    /// Between nodes, asked by the target of a move: what is in the copies of directories?
+    Tree {
+        /// Which move.
+        attempt: Attempt,
+        /// When.
+        round: TreeRound,
+        /// From which entry on.
+        after: u32,
+    },
+    /// Between nodes, asked by the target of a move: contents of files that were listed.
+    TreePieces {
+        /// Which move.
+        attempt: Attempt,
+        /// In which list.
+        round: TreeRound,
+        /// Which.
+        wishes: Vec<TreeWish>,
+    },
+    /// Between nodes, said by the source of a move: the process stands still, so get what has changed in copies of
+    /// directories. Answered when it is there.
+    TreesStill {
+        /// Which move.
+        attempt: Attempt,
+    },
+    /// Between nodes: a process was forgotten, so nobody needs what is left of it.
+    Forgotten {
+        /// Which.
+        process: ProcessId,
+    },
 }
 
 /// What is done to a process.
@@ -290,6 +329,8 @@ pub enum BindingSort {
         /// The name.
         export: String,
     },
+    /// A copy of it goes along.
+    Copy,
 }
 
 /// Version of [`Belongings`] as they are kept, their first byte. Those of version 1 end before the terminal.
@@ -421,6 +462,10 @@ pub enum HostingReply {
     Took(u64),
     /// To [`HostingRequest::File`].
     File(FileAnswer),
+    /// To [`HostingRequest::Tree`].
+    Tree(TreePage),
+    /// To [`HostingRequest::TreePieces`], in their order. Zeros at the end of a piece are left out.
+    TreePieces(Vec<Bytes>),
 }
 
 /// A process as its node sees it.
@@ -528,6 +573,8 @@ pub struct MoveReport {
     pub total_us: u64,
     /// The parts of that, in order, in microseconds.
     pub parts: Vec<(String, u64)>,
+    /// What went of directories that are copied along.
+    pub copied: Option<TreesSent>,
 }
 
 /// How much room a node has.

@@ -64,6 +64,17 @@ struct Told<'a> {
     was_ready: Option<bool>,
     total_us: u64,
     parts_us: Vec<(&'a str, u64)>,
+    copied: Option<Copied>,
+}
+
+/// What went of directories that are copied along.
+#[derive(Serialize)]
+struct Copied {
+    running_bytes: u64,
+    still_bytes: u64,
+    still_us: u64,
+    bytes: u64,
+    entries: u64,
 }
 
 impl Move {
@@ -139,6 +150,13 @@ impl Move {
                     .iter()
                     .map(|(part, us)| (&**part, *us))
                     .collect(),
+                copied: report.copied.map(|sent| Copied {
+                    running_bytes: sent.running_bytes,
+                    still_bytes: sent.still_bytes,
+                    still_us: sent.still_us,
+                    bytes: sent.bytes,
+                    entries: sent.entries,
+                }),
             })?;
         } else {
             show::print(text(report, &from, &to));
@@ -188,7 +206,9 @@ fn meaning(part: &str, ready: Option<bool>) -> &'static str {
         }
         ("pause", _) => "until it stood still",
         ("capture", _) => "stood still: its state became an image",
-        ("send", _) => "image and pages went to the target",
+        ("send", _) => {
+            "image and pages, and what changed in copied directories, went to the target"
+        }
         ("restore", _) => "the target made the process of them",
         ("commit", _) => "the registry wrote the new owner down",
         ("resume", _) => "until its first instruction there",
@@ -228,6 +248,16 @@ fn text(report: &MoveReport, from: &str, to: &str) -> String {
             "  {} pages, {} in all\n",
             report.pages,
             show::bytes(bytes)
+        ));
+    }
+    if let Some(sent) = &report.copied {
+        text.push_str(&format!(
+            "  copied along: {} while it ran and {} in {} while it stood still, of {} in {} files and directories\n",
+            show::bytes(sent.running_bytes),
+            show::bytes(sent.still_bytes),
+            show::time(Duration::from_micros(sent.still_us)),
+            show::bytes(sent.bytes),
+            sent.entries
         ));
     }
     text

@@ -63,6 +63,10 @@ struct Start {
     /// Directory that processes of any node may be bound to under this name; may be given several times.
     #[arg(long, value_name = "NAME=DIR", value_parser = parse_export)]
     export: Vec<(String, PathBuf)>,
+    /// Most that directories that are copied along with processes (`:copy`) may take on this node's disk, all together
+    /// [default: 64G].
+    #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes)]
+    copies: Option<u64>,
     /// Write a systemd unit that starts the node in this way, and start nothing: into FILE, `-` for standard output
     /// [default: where systemd looks for units of this user].
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
@@ -172,6 +176,7 @@ impl Start {
             software: env!("CARGO_PKG_VERSION").to_owned(),
             confinement: doctor::confinement(),
             exports: self.export,
+            copies_bytes_max: self.copies,
             workshop: Some(Arc::new(Workshop::new()?)),
             registry: self.registry,
             registry_login: registry_login()?,
@@ -208,6 +213,7 @@ impl Start {
             word.push(path);
             words.extend(["--export".to_owned(), quoted(Path::new(&word))?]);
         }
+        words.extend(self.copies.map(|bytes| format!("--copies {bytes}")));
         if let Some(name) = &self.name {
             words.extend(["--name".to_owned(), quoted(Path::new(name))?]);
         }

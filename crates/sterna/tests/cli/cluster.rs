@@ -13,12 +13,14 @@ use crate::world::{Actor, Answer, World, guest, until};
 struct Node {
     name: &'static str,
     address: String,
+    /// Options of its start beside those that all have.
+    options: Vec<String>,
     actor: Actor,
 }
 
 /// Nodes on loopback that have joined. Dropping it ends them and their runners, and looks for what they have left.
-struct Cluster {
-    world: World,
+pub(crate) struct Cluster {
+    pub(crate) world: World,
     nodes: Vec<Node>,
 }
 
@@ -28,11 +30,11 @@ fn free_address() -> String {
     socket.local_addr().unwrap().to_string()
 }
 
-fn start(world: &World, name: &str, address: &str) -> Actor {
+fn start(world: &World, name: &str, address: &str, options: &[String]) -> Actor {
     let data = world.path(name);
-    let export = format!("desk={}", world.path("desk").display());
     let mut words = vec!["node", "start", "--name", name, "--bind", address];
-    words.extend(["--export", &export, "--data", data.to_str().unwrap()]);
+    words.extend(["--data", data.to_str().unwrap()]);
+    words.extend(options.iter().map(|option| &**option));
     let actor = world.start(words);
     actor.err.wait_for("is ready at");
     actor
@@ -41,14 +43,26 @@ fn start(world: &World, name: &str, address: &str) -> Actor {
 impl Cluster {
     /// The first of these has the registry.
     fn new(names: &[&'static str]) -> Self {
+        Self::with(names, |world, _| {
+            let desk = world.path("desk");
+            vec!["--export".to_owned(), format!("desk={}", desk.display())]
+        })
+    }
+
+    /// The same, each with its own options.
+    pub(crate) fn with(
+        names: &[&'static str],
+        options: impl Fn(&World, &str) -> Vec<String>,
+    ) -> Self {
         let world = World::new();
         fs::create_dir(world.path("desk")).unwrap();
         let node = |&name| {
-            let address = free_address();
-            let actor = start(&world, name, &address);
+            let (address, options) = (free_address(), options(&world, name));
+            let actor = start(&world, name, &address, &options);
             Node {
                 name,
                 address,
+                options,
                 actor,
             }
         };
@@ -65,18 +79,18 @@ impl Cluster {
     }
 
     /// Asks the first node.
-    fn ask(&self, words: &[&str]) -> Answer {
+    pub(crate) fn ask(&self, words: &[&str]) -> Answer {
         self.ask_at(self.nodes[0].name, words)
     }
 
-    fn ask_at(&self, name: &str, words: &[&str]) -> Answer {
+    pub(crate) fn ask_at(&self, name: &str, words: &[&str]) -> Answer {
         let mut command = self.world.command(words);
         command.env("STERNA_NODE", self.world.path(name));
         Answer(command.stdin(std::process::Stdio::null()).output().unwrap())
     }
 
     /// The same in the background.
-    fn begin(&self, words: &[&str]) -> Actor {
+    pub(crate) fn begin(&self, words: &[&str]) -> Actor {
         let mut command = self.world.command(words);
         command.env("STERNA_NODE", self.world.path(self.nodes[0].name));
         Actor::start(command)
@@ -88,15 +102,18 @@ impl Cluster {
     }
 
     /// Kills a node's service. Its runner and processes live on.
-    fn kill(&mut self, name: &str) {
+    pub(crate) fn kill(&mut self, name: &str) {
         let node = self.node(name);
         node.actor.signal(Signal::KILL);
         node.actor.end();
     }
 
-    fn start_again(&mut self, name: &str) {
-        let address = self.node(name).address.clone();
-        let actor = start(&self.world, name, &address);
+    pub(crate) fn start_again(&mut self, name: &str) {
+        let (address, options) = (
+            self.node(name).address.clone(),
+            self.node(name).options.clone(),
+        );
+        let actor = start(&self.world, name, &address, &options);
         self.node(name).actor = actor;
     }
 
@@ -114,7 +131,7 @@ impl Cluster {
     }
 
     #[track_caller]
-    fn is_at(&self, process: &str, node: &str) {
+    pub(crate) fn is_at(&self, process: &str, node: &str) {
         let place = self.place(process);
         assert_eq!(
             place.as_ref().map(|place| &*place.0),

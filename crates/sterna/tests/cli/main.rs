@@ -13,10 +13,12 @@
 //! - `serve`: files over HTTP, and the comparison of models
 //! - `control`: stats, events, attach, cp, inspect of processes on nodes
 //! - `cluster`: processes on nodes: moved, killed, and their nodes killed
+//! - `copied`: directories that are copied along; moves that cannot be because of directories
 //! - `demo`: the demo, help and completions
 
 mod cluster;
 mod control;
+mod copied;
 mod demo;
 mod faults;
 mod found;
