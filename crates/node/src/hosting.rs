@@ -11,7 +11,7 @@
 //!
 //! - `answers`: what is asked, here or of the node that has the process
 //! - `start`: from an order to a process
-//! - `driver`: the one task that holds the machines of moves and carries out what they want
+//! - `driver`: the one task that holds the machines of moves and carries out what they want; `admission`: who may come
 //! - `runner`: starting a runner, finding one that outlived the last service, noticing its death
 //! - `channels`: connections for image and pages; `programs`: modules that other nodes have
 //! - `bindings`: what an arriving process may be bound to; `copies`: directories that go along, `travels`: how
@@ -21,6 +21,7 @@
 //! - `snapshots`: when they are made and how they are gone on from; `shelves`: where they are kept
 //! - `report`: what became of a move, for people; `news`: reports and events for who asks later
 
+mod admission;
 mod answers;
 mod bindings;
 mod channels;

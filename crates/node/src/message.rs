@@ -1,5 +1,6 @@
 //! What is asked of a node, and what it answers. Who may ask for what is decided at the [door](crate::door).
 
+mod belongings;
 mod hosting;
 mod keeping;
 mod process;
@@ -16,9 +17,10 @@ use sterna_process::ProcessId;
 use crate::handover::Handover;
 use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::ticket::{Seal, Secret};
+pub use belongings::{Belongings, Binding, BindingSort};
 pub use hosting::{
-    Belongings, Binding, BindingSort, Brief, Capacity, Deed, EventRecord, EventSort, Found,
-    HostingReply, HostingRequest, Listed, LogPage, Looked, Missing, MoveReport, StartOrder, Where,
+    Brief, Capacity, Deed, EventRecord, EventSort, Found, HostingReply, HostingRequest, Listed,
+    LogPage, Looked, Missing, MoveReport, StartOrder, Where,
 };
 pub use keeping::{
     Cloned, Keeping, KeepingsOf, LastSnapshot, Recovered, ShelfReply, ShelfRequest, SnapshotOrder,

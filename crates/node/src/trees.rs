@@ -99,7 +99,7 @@ fn open(root: impl AsFd, path: &[u8], flags: OFlags, mode: Mode) -> Result<Owned
 }
 
 /// Opens the directory that something is in; and its name there.
-fn open_parent<'a>(root: impl AsFd, path: &'a [u8]) -> Result<(OwnedFd, &'a [u8]), Errno> {
+fn open_parent(root: impl AsFd, path: &[u8]) -> Result<(OwnedFd, &[u8]), Errno> {
     let at = path.iter().rposition(|&byte| byte == b'/');
     let (parent, name) = match at {
         Some(at) => (&path[..at], &path[at + 1..]),

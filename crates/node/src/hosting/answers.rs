@@ -144,6 +144,7 @@ impl Service {
     }
 
     /// Another node: it is answered here, or not at all.
+    // long because: one arm for each request
     async fn answer_node(
         self: &Arc<Self>,
         hosting: &Arc<Hosting>,

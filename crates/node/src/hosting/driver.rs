@@ -3,6 +3,8 @@
 //! Everything that happens comes in as an [`Input`], in one queue; actions are carried out on tasks of their own, whose
 //! results come in again. So the machines see one thing after the other, and nothing waits for anything else.
 
+mod copied;
+
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::Instant;
 
 use sterna_migration::{
     Action, Attempt, Command, Event, Limits, Message, Moves, NodeId, Notice, Offer, Order as Move,
-    Record, Refusal, RunnerEvent, Swap, Time,
+    Record, RunnerEvent, Swap, Time,
 };
 use sterna_process::{Epoch, ProcessId};
 use sterna_runner::message::{Order, Place, Said, Side};
@@ -549,52 +551,6 @@ impl Driver {
         self.runner.handle.order(order, descriptors);
     }
 
-    /// What has ended here gives back what it has changed, and then has ended: whoever hears that finds the changes.
-    fn given_back(&self, event: RunnerEvent, process: ProcessId) {
-        let hosting = Arc::clone(&self.hosting);
-        tokio::spawn(async move {
-            hosting.give_back(process).await;
-            hosting.tell(Input::Event(Event::Runner(event))).await;
-        });
-    }
-
-    /// Has the target get what has changed in copies of directories; then the command goes.
-    fn send_trees(&self, attempt: Attempt, target: NodeId, command: Command) {
-        let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
-        tokio::spawn(async move {
-            let sent = service.send_trees(&hosting, attempt, target).await;
-            hosting.tell(Input::TreesSent(attempt, sent, command)).await;
-        });
-    }
-
-    /// Copies of a process whose move to this node is over stay with it, or go.
-    fn look_after_copies(&self) {
-        for attempt in self.hosting.copies.all_arriving() {
-            if self.moves.source_of(attempt).is_none() {
-                self.hosting.copies.has_arrived(attempt);
-                self.settle_copies(attempt.process);
-            }
-        }
-    }
-
-    /// Finds out whether copies of a process are needed here, unless it is clear.
-    fn settle_copies(&self, process: ProcessId) {
-        if !self.hosting.copies.has(process) || self.moves.holding(process).is_some() {
-            return;
-        }
-        let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
-        tokio::spawn(async move { service.settle_copies(&hosting, process).await });
-    }
-
-    /// Nobody needs copies of a process here, unless it has come again.
-    fn uncopied(&self, process: ProcessId) {
-        if self.moves.is_busy(process) || self.moves.holding(process).is_some() {
-            return;
-        }
-        let copies = Arc::clone(&self.hosting.copies);
-        tokio::task::spawn_blocking(move || copies.remove(process));
-    }
-
     fn notify(&mut self, notice: Notice) {
         let news: &News = &self.hosting.news;
         match notice {
@@ -627,57 +583,5 @@ impl Driver {
                 news.event(process, EventSort::Other, what);
             }
         }
-    }
-}
-
-impl Service {
-    /// Whether a process may come from another node; then the driver knows its place. The answer: whether its program
-    /// is here.
-    async fn admit_process(
-        self: &Arc<Self>,
-        hosting: &Hosting,
-        attempt: Attempt,
-        source: NodeId,
-        offer: &Offer,
-    ) -> Result<bool, Refusal> {
-        let refused = |reason: String| Refusal::NotAdmitted { reason };
-        let process = attempt.process;
-        let asked = self
-            .ask_registry(RegistryRequest::Process { process })
-            .await;
-        let entry = match asked {
-            Ok(Reply::Process(Some(entry))) => entry,
-            Ok(_) => return Err(refused("the registry does not know the process".into())),
-            Err(failure) => return Err(refused(failure.message)),
-        };
-        let record = entry.record().map_err(|error| refused(error.to_string()))?;
-        if record.owner != source
-            || record.epoch != attempt.epoch
-            || entry.info.program != offer.program
-        {
-            return Err(refused(
-                "the registry says that it is not the source's".into(),
-            ));
-        }
-        let belongings = crate::message::Belongings::decode(&entry.info.extra);
-        let belongings = belongings.ok_or_else(|| Refusal::Unsupported {
-            what: "what the process has, as a newer node wrote it down".into(),
-        })?;
-        if let Some(refusal) = hosting.objection(&offer.kind, &belongings.bindings) {
-            return Err(refusal);
-        }
-        self.admit_trees(hosting, attempt, source, &belongings.bindings)
-            .await?;
-        let next = Epoch(attempt.epoch.0 + 1);
-        let placed = hosting
-            .place(process, next, &belongings, Vec::new(), Some(source))
-            .await
-            .map_err(|failure| refused(failure.message))?;
-        let (place, descriptors) = placed;
-        hosting.remember(process, &entry.info);
-        hosting
-            .tell(Input::Place(attempt, Box::new(place), descriptors))
-            .await;
-        Ok(hosting.has(offer.program).await)
     }
 }

@@ -233,7 +233,7 @@ fn look(
 }
 
 fn modified_ns(stat: &Stat) -> i64 {
-    let seconds = i64::from(stat.st_mtime).saturating_mul(1_000_000_000);
+    let seconds = stat.st_mtime.saturating_mul(1_000_000_000);
     seconds.saturating_add(stat.st_mtime_nsec as i64)
 }
 
