@@ -280,6 +280,13 @@ pub enum Holding {
         /// The move for which it was paused.
         move_id: MoveId,
     },
+    /// It was made of a file or snapshot, and has not run here: its record does not say yet that it may.
+    Made {
+        /// Of the record that says that it runs nowhere.
+        epoch: Epoch,
+        /// By what it is let go.
+        move_id: MoveId,
+    },
     /// Room and perhaps pages of one that is to arrive. Nobody relies on it.
     Arriving {
         /// The epoch at the source.
@@ -313,6 +320,7 @@ impl Holding {
         match *self {
             Self::Running { epoch }
             | Self::Frozen { epoch, .. }
+            | Self::Made { epoch, .. }
             | Self::Arriving { epoch, .. }
             | Self::Ready { epoch, .. }
             | Self::Exited { epoch } => epoch,

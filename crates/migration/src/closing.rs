@@ -24,6 +24,7 @@ pub(crate) struct Closing {
     wait_until: Option<Time>,
     repeat: Option<Repeat>,
     over: bool,
+    runs_on: bool,
 }
 
 impl Closing {
@@ -42,6 +43,7 @@ impl Closing {
             wait_until: rescue.then(|| turn.now + turn.limits.commit_within),
             repeat: None,
             over: false,
+            runs_on: false,
         };
         if !rescue {
             closing.write(turn);
@@ -51,6 +53,11 @@ impl Closing {
 
     pub(crate) const fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// The record by which the process runs on here.
+    pub(crate) fn runs_on(&self) -> Option<Record> {
+        (self.over && self.runs_on).then_some(self.seen)
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
@@ -89,7 +96,7 @@ impl Closing {
                 turn.notify(Notice::Lost { process, epoch });
             }
         } else if self.life == Life::Alive && Some(record) == before.settled() {
-            self.over = true;
+            (self.over, self.runs_on) = (true, true);
             turn.resume(process, record.epoch);
         } else if self.wait_until.is_none() || record.intent.is_none() {
             self.wait_until = None;

@@ -47,7 +47,7 @@
 //! let (here, there) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
 //! let mut moves = Moves::new(here, Limits::default(), []);
 //! let process = ProcessId::random();
-//! moves.started(process, Epoch::FIRST);
+//! moves.started(process, Epoch::FIRST)?;
 //!
 //! let offer = Offer {
 //!     kind: Tag::new("toy"),
@@ -67,10 +67,10 @@
 //! assert!(matches!(moves.next_action(), Some(Action::Send { to, .. }) if to == there));
 //!
 //! // The target accepts: now the registry is asked to write the intent down.
-//! let message = Message { attempt, body: Body::Accept };
+//! let message = Message { attempt, body: Body::Accept(Default::default()) };
 //! moves.handle(Time::from_micros(800), Event::Message { from: there, message });
 //! assert!(matches!(moves.next_action(), Some(Action::Swap(swap)) if swap.new.intent.is_some()));
-//! # Ok::<(), sterna_migration::StartError>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Tests
@@ -96,9 +96,10 @@ pub use action::{Action, Command, Event, Holding, Notice, RunnerEvent};
 pub use id::{Attempt, Grant, GrantSeal, MoveId, NodeId};
 pub use limits::Limits;
 pub use message::{
-    Body, Fault, Message, Offer, Refusal, Retry, Size, Snapshot, Strategy, TargetFailure, Timings,
+    Body, Fault, Message, Offer, Readied, Refusal, Retry, Size, Snapshot, Strategy, TargetFailure,
+    Timings,
 };
-pub use moves::{CancelError, Moves, Order, StartError};
+pub use moves::{CancelError, Moves, Order, StartError, StartedError};
 pub use record::{Intent, Life, Record, Swap, SwapForbidden, Verdict, Version};
 pub use report::{Copied, MoveFailure, Outcome, Part, Report};
 pub use time::Time;

@@ -26,7 +26,7 @@ pub enum Body {
     /// Source: would you take this process?
     Offer(Offer),
     /// Target: yes, there is room and the program is ready.
-    Accept,
+    Accept(Readied),
     /// Target: no.
     Refuse(Refusal),
     /// Source: it stands still, its image and pages are coming, and you may commit.
@@ -64,6 +64,16 @@ pub struct Offer {
     pub image_format: u32,
     /// How its memory will travel.
     pub strategy: Strategy,
+}
+
+/// What a target has done before it accepted, by its own clock. All of it is zero if the target speaks version 1 of
+/// messages, which has no room for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readied {
+    /// Until the program had come and was compiled, if it was not there.
+    pub fetch: Duration,
+    /// From then, or from when it was let in, until there was room for the process.
+    pub room: Duration,
 }
 
 /// What stands still at the source.

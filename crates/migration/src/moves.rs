@@ -10,8 +10,11 @@
 //! `questions` are what a driver may ask. `reconcile` finds out what to take up from a record and what the runner holds:
 //! after a start of the service, and whenever the two differ without an activity.
 
+mod order;
 mod questions;
 mod reconcile;
+
+pub use order::{CancelError, Order, StartError, StartedError};
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,9 +22,9 @@ use sterna_process::{Epoch, ProcessId};
 
 use crate::action::{Action, Command, Event, Holding, RunnerEvent};
 use crate::closing::Closing;
-use crate::id::{Attempt, Grant, MoveId, NodeId};
+use crate::id::{Attempt, NodeId};
 use crate::limits::Limits;
-use crate::message::{Body, Message, Offer, Refusal, TargetFailure, Timings};
+use crate::message::{Body, Message, Refusal, TargetFailure, Timings};
 use crate::record::{Life, Record, Version};
 use crate::source::Source;
 use crate::target::Target;
@@ -37,6 +40,9 @@ pub struct Moves {
     node: NodeId,
     limits: Limits,
     holdings: BTreeMap<ProcessId, Holding>,
+    /// What is being started or made, in the epoch of the record that will be written, or is to be swapped. It is not
+    /// held before that is done.
+    starting: BTreeMap<ProcessId, Holding>,
     /// The newest record seen of each process that is held here. Answers that come late are older.
     newest: BTreeMap<ProcessId, Version>,
     activities: BTreeMap<ProcessId, Activity>,
@@ -49,75 +55,6 @@ enum Activity {
     Source(Source),
     Target(Target),
     Closing(Closing),
-}
-
-/// What is to be moved where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order {
-    /// The process, which runs here.
-    pub process: ProcessId,
-    /// Where to.
-    pub target: NodeId,
-    /// The name of the attempt: random.
-    pub move_id: MoveId,
-    /// What lets the target commit: random.
-    pub grant: Grant,
-    /// What the target is to know.
-    pub offer: Offer,
-}
-
-/// Why a move was not begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The process is not here, or does not run.
-    #[error("process {} does not run on this node", process.short())]
-    NotRunning {
-        /// The process.
-        process: ProcessId,
-    },
-    /// It takes part in another move, or its end is being written down.
-    #[error("another move of process {} has not ended: wait for it or cancel it", process.short())]
-    Busy {
-        /// The process.
-        process: ProcessId,
-    },
-    /// Source and target are one.
-    #[error("process {} is on this node already", process.short())]
-    AlreadyThere {
-        /// The process.
-        process: ProcessId,
-    },
-    /// As many processes leave as may.
-    #[error("{limit} moves from this node have not ended: wait, or raise the limit")]
-    TooManyMoves {
-        /// [`Limits::outgoing_max`].
-        limit: usize,
-    },
-    /// It has been owned too often, which only a forged epoch brings about.
-    #[error("process {} is in its last epoch", process.short())]
-    LastEpoch {
-        /// The process.
-        process: ProcessId,
-    },
-}
-
-/// Why a move cannot be cancelled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CancelError {
-    /// No move of this process was started here, or it has ended.
-    #[error("process {} is not being moved from this node", process.short())]
-    NotMoving {
-        /// The process.
-        process: ProcessId,
-    },
-    /// The target owns the process already.
-    #[error("process {} belongs to the target already: move it back", process.short())]
-    Committed {
-        /// The process.
-        process: ProcessId,
-    },
 }
 
 /// Room below the last epoch: a move can end in as many decisions.
@@ -140,21 +77,60 @@ impl Moves {
             node,
             limits,
             holdings: holdings.into_iter().collect(),
+            starting: BTreeMap::new(),
             newest: BTreeMap::new(),
             activities: BTreeMap::new(),
             actions: VecDeque::new(),
         }
     }
 
-    /// A process was started here. To be said before its record is made: an owner whose runner does not hold the
-    /// process has lost it.
-    pub fn started(&mut self, process: ProcessId, epoch: Epoch) {
-        self.holdings.insert(process, Holding::Running { epoch });
+    /// A process is started here, or made of a file or snapshot in the epoch in which it runs nowhere. To be said before
+    /// its record is made or swapped: an owner whose runner does not hold the process has lost it.
+    ///
+    /// # Errors
+    /// If something of it is here.
+    pub fn started(&mut self, process: ProcessId, epoch: Epoch) -> Result<(), StartedError> {
+        if self.activities.contains_key(&process) {
+            return Err(StartedError::Busy { process });
+        }
+        if self.has(process) {
+            return Err(StartedError::Here { process });
+        }
+        self.starting.insert(process, Holding::Running { epoch });
+        Ok(())
     }
 
-    /// A process is not here any more, or what was said to be started here was not: nobody misses it.
-    pub fn gone(&mut self, process: ProcessId) {
-        self.holdings.remove(&process);
+    /// The epoch of the copy that is still here of a process that was moved away, if its target has died with it. When
+    /// the record says that it is this node's again, it runs.
+    #[must_use]
+    pub fn kept_copy(&self, process: ProcessId) -> Option<Epoch> {
+        match self.holdings.get(&process) {
+            Some(&Holding::Frozen { epoch, .. }) if !self.is_busy(process) => Some(epoch),
+            _ => None,
+        }
+    }
+
+    /// What was said to be started here was not.
+    pub fn not_started(&mut self, process: ProcessId) {
+        if let Some(exited @ Holding::Exited { .. }) = self.starting.remove(&process) {
+            // The runner has its end still.
+            self.holdings.insert(process, exited);
+        }
+    }
+
+    /// What was here in `epoch` is not any more: nobody misses it.
+    pub fn gone(&mut self, now: Time, process: ProcessId, epoch: Epoch) {
+        if self
+            .holding(process)
+            .is_some_and(|held| held.epoch() <= epoch)
+        {
+            self.holdings.remove(&process);
+            self.step(now, process, |activity, turn| {
+                if let Activity::Source(source) = activity {
+                    source.taken_away(turn);
+                }
+            });
+        }
     }
 
     /// Begins to move a process away.
@@ -268,6 +244,11 @@ impl Moves {
         self.actions.pop_front()
     }
 
+    /// Whether anything of it is here, or will be in a moment.
+    fn has(&self, process: ProcessId) -> bool {
+        self.holdings.contains_key(&process) || self.starting.contains_key(&process)
+    }
+
     fn count(&self, which: impl Fn(&Activity) -> bool) -> usize {
         self.activities.values().filter(|one| which(one)).count()
     }
@@ -285,9 +266,11 @@ impl Moves {
             && version >= newest
         {
             self.reconcile(now, process, record);
+        } else if let (None, Some(Holding::Exited { .. })) = (record, self.starting.get(&process)) {
+            self.starting.remove(&process);
         }
         match version.max(newest) {
-            Some(version) if self.holdings.contains_key(&process) => {
+            Some(version) if self.has(process) => {
                 self.newest.insert(process, version);
             }
             _ => {
@@ -330,7 +313,7 @@ impl Moves {
                     });
                 }
             },
-            Body::Accept => Body::Abort,
+            Body::Accept(_) => Body::Abort,
             Body::State(_) | Body::Ask if self.lived_on(attempt) => Body::Done(Timings::default()),
             Body::State(_) => Body::Failed(TargetFailure::Unknown),
             Body::Refuse(_)
@@ -351,7 +334,7 @@ impl Moves {
             // The source has begun anew, so the older attempt is over; or this message is old.
             Some(Activity::Target(target)) if target.source() == from => Some(Objection::Older),
             Some(_) => refuse(Refusal::Busy),
-            None if self.holdings.contains_key(&attempt.process) => refuse(Refusal::Held),
+            None if self.has(attempt.process) => refuse(Refusal::Held),
             None if !has_room(attempt.epoch) || from == self.node => refuse(Refusal::Unsupported {
                 what: format!("epoch {} of node {from}", attempt.epoch),
             }),
@@ -416,14 +399,23 @@ impl Moves {
                 epoch: attempt.epoch,
                 move_id: attempt.move_id,
             },
-            (&RunnerEvent::Resumed { epoch, .. }, _) if self.holdings.contains_key(&process) => {
+            (&RunnerEvent::Resumed { epoch, .. }, _) if self.has(process) => {
+                self.starting.remove(&process);
                 Holding::Running { epoch }
             }
             (RunnerEvent::Exited { .. }, _) => match self.holding(process) {
                 Some(holding) => Holding::Exited {
                     epoch: holding.epoch(),
                 },
-                None => return,
+                None => {
+                    if let Some(starting) = self.starting.get_mut(&process) {
+                        let epoch = starting.epoch();
+                        *starting = Holding::Exited { epoch };
+                        // Perhaps its record is written, and the answer got lost.
+                        self.actions.push_back(Action::Read { process });
+                    }
+                    return;
+                }
             },
             _ => return,
         };
@@ -431,6 +423,7 @@ impl Moves {
     }
 
     fn runner_died(&mut self, now: Time) {
+        self.starting.clear();
         let held = std::mem::take(&mut self.holdings);
         let active: Vec<ProcessId> = self.activities.keys().copied().collect();
         for &process in &active {
@@ -510,14 +503,21 @@ impl Moves {
         }
         if !activity.is_over() {
             self.activities.insert(process, activity);
-        } else if let Activity::Target(target) = activity
+        } else if let Activity::Target(target) = &activity
             && let Some((record, life)) = target.closes()
         {
             self.begin(now, process, |turn| {
                 Activity::Closing(Closing::begin(turn, process, record, life))
             });
         } else if let Some(Holding::Exited { .. }) = self.holding(process) {
-            self.forget(now, process);
+            match &activity {
+                Activity::Closing(closing) if let Some(record) = closing.runs_on() => {
+                    self.begin(now, process, |turn| {
+                        Activity::Closing(Closing::begin(turn, process, record, Life::Ended))
+                    });
+                }
+                _ => self.forget(now, process),
+            }
         }
     }
 

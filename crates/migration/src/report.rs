@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::id::{Attempt, NodeId};
-use crate::message::{Refusal, Retry, Size, TargetFailure, Timings};
+use crate::message::{Readied, Refusal, Retry, Size, TargetFailure, Timings};
 use crate::time::Time;
 
 /// A move that has ended, told by its source.
@@ -37,7 +37,12 @@ impl Report {
         let still = |part: &Part| {
             !matches!(
                 part,
-                Part::Accept | Part::Declare | Part::Pause | Part::Confirm
+                Part::Fetch
+                    | Part::Room
+                    | Part::Accept
+                    | Part::Declare
+                    | Part::Pause
+                    | Part::Confirm
             )
         };
         let known = match &self.outcome {
@@ -55,7 +60,11 @@ impl Report {
 /// A part of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// Until the target accepted.
+    /// Until the target had the program, compiled. Not there if the target had it already, or did not say.
+    Fetch,
+    /// Until the target had room. Not there if it did not say.
+    Room,
+    /// What is left until the target accepted: messages on their way, and whether the process is let in.
     Accept,
     /// Until the registry had the intent.
     Declare,
@@ -91,7 +100,7 @@ pub enum Outcome {
     },
     /// It belongs to the source as before, and runs there, and why.
     Stayed(MoveFailure),
-    /// It ended, by itself or killed, before it could be moved.
+    /// It ended, by itself or killed, or was frozen into a file, before it could be moved.
     Ended,
     /// It was lost with a runner. The registry says so.
     Lost {
@@ -212,23 +221,35 @@ impl Laps {
     /// The same for all that the target did, with its figures for how long; what they leave is travel. Should
     /// they be longer than what has passed, they are cut.
     pub(crate) fn lap_target(&mut self, timings: &Timings, now: Time) {
+        let parts = [
+            (Part::Restore, timings.restore),
+            (Part::Commit, timings.commit),
+            (Part::Resume, timings.resume),
+        ];
+        self.lap_told(&parts, Part::Travel, now);
+    }
+
+    /// The same for what a target has done before it accepted, as far as it says.
+    pub(crate) fn lap_accepted(&mut self, readied: &Readied, now: Time) {
+        let parts = [(Part::Fetch, readied.fetch), (Part::Room, readied.room)];
+        let told: Vec<_> = parts.into_iter().filter(|told| !told.1.is_zero()).collect();
+        self.lap_told(&told, Part::Accept, now);
+    }
+
+    /// What went on since the last lap, by the figures of the other side; the rest is `rest`.
+    fn lap_told(&mut self, told: &[(Part, Duration)], rest: Part, now: Time) {
         let mut left = now.since(self.last);
         self.last = now.max(self.last);
-        let parts = [
-            (Part::Resume, timings.resume),
-            (Part::Commit, timings.commit),
-            (Part::Restore, timings.restore),
-        ];
-        let mut cut = parts.map(|(part, duration)| {
+        let cut = |&(part, duration): &(Part, Duration)| {
             let duration = duration.min(left);
             left -= duration;
             (part, duration)
-        });
-        cut.reverse();
-        for (part, duration) in cut {
+        };
+        let cut: Vec<_> = told.iter().rev().map(cut).collect();
+        for (part, duration) in cut.into_iter().rev() {
             self.push(part, duration);
         }
-        self.push(Part::Travel, left);
+        self.push(rest, left);
     }
 
     fn push(&mut self, part: Part, duration: Duration) {
@@ -257,7 +278,8 @@ mod tests {
         let millis = Duration::from_millis;
         for (restore, commit, resume) in [(1, 2, 3), (0, 0, 0), (100, 2, 3), (5, 900, 4)] {
             let mut laps = Laps::begin(at(5));
-            laps.lap(Part::Accept, at(7));
+            let (fetch, room) = (millis(restore), millis(commit));
+            laps.lap_accepted(&Readied { fetch, room }, at(7));
             laps.lap(Part::Send, at(20));
             let timings = Timings {
                 restore: millis(restore),

@@ -68,6 +68,8 @@ pub(crate) struct Source {
     /// What went wrong first.
     failure: Option<MoveFailure>,
     size: Option<Size>,
+    /// Whether the target can have committed: it may have the grant.
+    granted: bool,
     deadline: Option<Time>,
     repeat: Option<Repeat>,
     laps: Laps,
@@ -100,14 +102,16 @@ impl Source {
     }
 
     /// Takes up a move whose intent is in the record and of which nothing else is known but that the runner still
-    /// has the process, whether it runs or not.
+    /// has the process, whether it runs or not. `granted`: it stands still for this move.
     pub(crate) fn in_doubt(
         turn: &mut Turn<'_>,
         attempt: Attempt,
         target: NodeId,
         seen: Record,
+        granted: bool,
     ) -> Self {
         let mut source = Self::new(turn, attempt, target, seen);
+        source.granted = granted;
         source.settle(turn, MoveFailure::Restarted, Part::Settle);
         source
     }
@@ -116,6 +120,7 @@ impl Source {
     /// the outcome, and it may have been told before.
     pub(crate) fn committed(turn: &mut Turn<'_>, attempt: Attempt, seen: Record) -> Self {
         let mut source = Self::new(turn, attempt, seen.owner, seen);
+        source.granted = true;
         source.reports = false;
         source.left(turn);
         if !source.is_over() {
@@ -134,6 +139,7 @@ impl Source {
             goal: Life::Alive,
             failure: None,
             size: None,
+            granted: false,
             deadline: None,
             repeat: None,
             laps: Laps::begin(turn.now),
@@ -217,8 +223,8 @@ impl Source {
             return;
         }
         match (body, self.phase) {
-            (Body::Accept, Phase::Offering) => {
-                self.laps.lap(Part::Accept, turn.now);
+            (Body::Accept(readied), Phase::Offering) => {
+                self.laps.lap_accepted(readied, turn.now);
                 self.phase = Phase::Declaring;
                 self.deadline = Some(turn.now + turn.limits.declare_within);
                 self.repeat = Some(turn.repeat());
@@ -236,10 +242,10 @@ impl Source {
                 let failure = MoveFailure::Target(failure.clone());
                 self.settle(turn, failure, self.current_part());
             }
-            (Body::Committed, Phase::Granted { .. } | Phase::Settling) if self.has_granted() => {
+            (Body::Committed, Phase::Granted { .. } | Phase::Settling) if self.granted => {
                 self.left(turn);
             }
-            (Body::Done(timings), _) if self.has_granted() => self.done(turn, timings),
+            (Body::Done(timings), _) if self.granted => self.done(turn, timings),
             _ => {}
         }
     }
@@ -256,7 +262,9 @@ impl Source {
         if record.epoch > self.attempt.epoch {
             match record.owner == turn.node {
                 true => self.stays(turn),
-                false => self.left(turn),
+                false if self.granted => self.left(turn),
+                // Frozen into a file meanwhile, it went on from there.
+                false => self.end(turn, Outcome::Ended),
             }
             return;
         }
@@ -295,6 +303,7 @@ impl Source {
             (RunnerEvent::Captured { size, .. }, Phase::Capturing) => {
                 self.laps.lap(Part::Capture, turn.now);
                 self.size = Some(*size);
+                self.granted = true;
                 self.phase = Phase::Granted {
                     pushed: false,
                     tries: 1,
@@ -342,6 +351,15 @@ impl Source {
 
     pub(crate) fn runner_died(&mut self, turn: &mut Turn<'_>) {
         self.gone(turn, Life::Lost);
+    }
+
+    /// It was frozen into a file, and is not here any more.
+    pub(crate) fn taken_away(&mut self, turn: &mut Turn<'_>) {
+        if !matches!(self.phase, Phase::Confirming { .. } | Phase::Over) {
+            self.laps.lap(self.current_part(), turn.now);
+            turn.send(self.target, self.attempt, Body::Abort);
+            self.end(turn, Outcome::Ended);
+        }
     }
 
     /// There is no process here any more. Unless the target has all of it and commits, that is what the record
@@ -505,11 +523,6 @@ impl Source {
             self.phase,
             Phase::Declaring | Phase::Pausing | Phase::Capturing | Phase::Granted { .. }
         )
-    }
-
-    /// Whether the target can have committed.
-    const fn has_granted(&self) -> bool {
-        self.size.is_some() || self.plan.is_none()
     }
 
     /// What is going on, for the report.

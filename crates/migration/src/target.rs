@@ -18,7 +18,7 @@
 
 use crate::action::{Action, Command, Notice, RunnerEvent};
 use crate::id::{Attempt, Grant, NodeId};
-use crate::message::{Body, Offer, Refusal, Snapshot, TargetFailure, Timings};
+use crate::message::{Body, Offer, Readied, Refusal, Snapshot, TargetFailure, Timings};
 use crate::record::{Intent, Life, Record, Swap};
 use crate::time::{Repeat, Time};
 use crate::turn::Turn;
@@ -64,6 +64,7 @@ pub(crate) struct Target {
     deadline: Option<Time>,
     repeat: Option<Repeat>,
     since: Time,
+    readied: Readied,
     timings: Timings,
 }
 
@@ -136,6 +137,7 @@ impl Target {
             deadline: None,
             repeat: None,
             since: turn.now,
+            readied: Readied::default(),
             timings: Timings::default(),
         }
     }
@@ -200,7 +202,7 @@ impl Target {
     /// Says that room is made, if it is. If the source has given this attempt up, it will say so.
     pub(crate) fn accept_again(&self, turn: &mut Turn<'_>) {
         if self.phase == Phase::Prepared {
-            turn.send(self.source, self.attempt, Body::Accept);
+            turn.send(self.source, self.attempt, Body::Accept(self.readied));
         }
     }
 
@@ -221,6 +223,7 @@ impl Target {
         }
         if let Some(offer) = &self.offer {
             self.phase = Phase::Fetching;
+            self.since = turn.now;
             turn.actions.push_back(Action::FetchProgram {
                 attempt: self.attempt,
                 source: self.source,
@@ -238,7 +241,10 @@ impl Target {
     /// The program is here, or why it is not.
     pub(crate) fn program(&mut self, turn: &mut Turn<'_>, fetched: Result<(), String>) {
         match (self.phase, fetched) {
-            (Phase::Fetching, Ok(())) => self.prepare(turn),
+            (Phase::Fetching, Ok(())) => {
+                self.readied.fetch = turn.now.since(self.since);
+                self.prepare(turn);
+            }
             (Phase::Fetching, Err(reason)) => self.refuse(turn, Refusal::Program { reason }),
             _ => {}
         }
@@ -247,6 +253,7 @@ impl Target {
     fn prepare(&mut self, turn: &mut Turn<'_>) {
         if let Some(offer) = self.offer.take() {
             self.phase = Phase::Preparing;
+            self.since = turn.now;
             let attempt = self.attempt;
             turn.command(Command::Prepare { attempt, offer });
         }
@@ -308,9 +315,10 @@ impl Target {
     pub(crate) fn runner(&mut self, turn: &mut Turn<'_>, event: &RunnerEvent) {
         match (event, self.phase) {
             (RunnerEvent::Prepared { attempt }, Phase::Preparing) => {
+                self.readied.room = turn.now.since(self.since);
                 self.phase = Phase::Prepared;
                 self.deadline = Some(turn.now + turn.limits.state_within);
-                turn.send(self.source, *attempt, Body::Accept);
+                turn.send(self.source, *attempt, Body::Accept(self.readied));
             }
             (RunnerEvent::PrepareFailed { reason, .. }, Phase::Preparing) => {
                 let reason = reason.clone();

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Integers outside of the body are little-endian; the body is in
-//! [postcard](https://postcard.jamesmunns.com/wire-format), by the schema of its version (`v1`). Each version's
+//! [postcard](https://postcard.jamesmunns.com/wire-format), by the schema of its version (`v1`, `v2`). Each version's
 //! schema is written down in types of its own and never changes: samples in the tests hold its bytes. A node
 //! writes the newest version that both sides read, and reads the newest and the one before, so that a cluster can
 //! be upgraded node by node, with moves between old and new ones.
@@ -13,6 +13,7 @@
 //! There is one way to write a value, and nothing else is read: no bytes left over, no number longer than it must
 //! be. There is no checksum: messages travel on sealed connections, and registries keep their own.
 
+mod texts;
 mod v1;
 mod v2;
 
@@ -25,9 +26,11 @@ use crate::message::Message;
 use crate::record::{Life, Record};
 
 /// Version that is written, unless the other side is older.
-pub const VERSION_NEWEST: u16 = 1;
-/// Oldest version that is read. From version 2 on this is the one before the newest.
+pub const VERSION_NEWEST: u16 = 2;
+/// Oldest version that is read: the one before the newest.
 pub const VERSION_OLDEST: u16 = 1;
+/// Oldest version of records that is read.
+const RECORD_VERSION_OLDEST: u16 = 1;
 /// Newest version of records. Each is written in the oldest version that can say it, which most nodes read.
 pub const RECORD_VERSION_NEWEST: u16 = 2;
 /// Length of what comes before a body: [`body_bytes`] reads it.
@@ -51,18 +54,24 @@ pub enum WireError {
         what: &'static str,
     },
     /// They were written by a newer node.
-    #[error("version {found} is newer than any that is understood: upgrade this node")]
+    #[error(
+        "version {found} is newer than {newest}, the newest that is understood: upgrade this node"
+    )]
     Newer {
         /// The version.
         found: u16,
+        /// The newest that is read.
+        newest: u16,
     },
     /// They were written by a node that is too old.
     #[error(
-        "version {found} is older than {VERSION_OLDEST}, the oldest that is understood: upgrade the other node"
+        "version {found} is older than {oldest}, the oldest that is understood: upgrade the other node"
     )]
     Older {
         /// The version.
         found: u16,
+        /// The oldest that is read.
+        oldest: u16,
     },
     /// Something is longer than it may be.
     #[error("{what} of {bytes} bytes, {limit} are allowed")]
@@ -97,8 +106,11 @@ impl Message {
     /// # Errors
     /// If the version is unknown.
     pub fn encode(&self, version: u16) -> Result<Vec<u8>, WireError> {
-        check_version(version, VERSION_NEWEST)?;
-        frame(MESSAGE, version, &v1::Message::from(self))
+        check_version(version, VERSION_OLDEST..=VERSION_NEWEST)?;
+        match version {
+            1 => frame(MESSAGE, version, &v1::Message::from(self)),
+            _ => frame(MESSAGE, version, &v2::Message::from(self)),
+        }
     }
 
     /// The message with these bytes, all of which must belong to it, and its version.
@@ -107,8 +119,11 @@ impl Message {
     /// If there is none, or it is beyond a limit.
     pub fn decode(bytes: &[u8]) -> Result<(Self, u16), WireError> {
         let (version, body) = unframe(MESSAGE, "message", bytes)?;
-        let message: v1::Message = parse(body)?;
-        Ok((message.try_into()?, version))
+        let message = match version {
+            1 => parse::<v1::Message>(body)?.try_into()?,
+            _ => parse::<v2::Message>(body)?.try_into()?,
+        };
+        Ok((message, version))
     }
 }
 
@@ -138,19 +153,6 @@ impl Record {
     }
 }
 
-/// The newest version that this node and another both read, if there is one.
-///
-/// ```
-/// use sterna_migration::wire::{VERSION_NEWEST, common_version};
-/// assert_eq!(common_version(1..=VERSION_NEWEST + 1), Some(VERSION_NEWEST));
-/// assert_eq!(common_version(VERSION_NEWEST + 1..=VERSION_NEWEST + 2), None);
-/// ```
-#[must_use]
-pub fn common_version(theirs: RangeInclusive<u16>) -> Option<u16> {
-    let newest = VERSION_NEWEST.min(*theirs.end());
-    (newest >= VERSION_OLDEST && newest >= *theirs.start()).then_some(newest)
-}
-
 /// How many bytes come after a message's head, for who reads from a stream: checked before anything is allocated.
 ///
 /// # Errors
@@ -159,12 +161,15 @@ pub fn body_bytes(head: &[u8; HEAD_BYTES]) -> Result<usize, WireError> {
     head_of(MESSAGE, "message", head).map(|(_, length)| length)
 }
 
-fn check_version(version: u16, newest: u16) -> Result<(), WireError> {
-    match version {
-        found if found > newest => Err(WireError::Newer { found }),
-        VERSION_OLDEST.. => Ok(()),
-        found => Err(WireError::Older { found }),
+fn check_version(found: u16, known: RangeInclusive<u16>) -> Result<(), WireError> {
+    if known.contains(&found) {
+        return Ok(());
     }
+    let (oldest, newest) = known.into_inner();
+    Err(match found > newest {
+        true => WireError::Newer { found, newest },
+        false => WireError::Older { found, oldest },
+    })
 }
 
 fn check_length(what: &'static str, bytes: usize, limit: usize) -> Result<(), WireError> {
@@ -217,11 +222,11 @@ fn head_of(
         return Err(WireError::Foreign { what });
     }
     let version = u16::from_le_bytes([version_low, version_high]);
-    let newest = match magic {
-        RECORD => RECORD_VERSION_NEWEST,
-        _ => VERSION_NEWEST,
+    let known = match magic {
+        RECORD => RECORD_VERSION_OLDEST..=RECORD_VERSION_NEWEST,
+        _ => VERSION_OLDEST..=VERSION_NEWEST,
     };
-    check_version(version, newest)?;
+    check_version(version, known)?;
     let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
     check_length("body", length, BODY_BYTES_MAX)?;
     Ok((version, length))

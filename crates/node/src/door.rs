@@ -125,7 +125,6 @@ const fn is_for_users(request: &HostingRequest) -> bool {
         HostingRequest::List { .. }
             | HostingRequest::Find { .. }
             | HostingRequest::EventsOf { .. }
-            | HostingRequest::Freeze { .. }
             | HostingRequest::Thaw(_)
     )
 }

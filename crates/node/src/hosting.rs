@@ -18,13 +18,17 @@
 //! - `known`: what the node remembers of its processes, should the registry forget
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
-//! - `snapshots`: when they are made and how they are gone on from; `shelves`: where they are kept
-//! - `report`: what became of a move, for people; `news`: reports and events for who asks later
+//! - `relay`: a process is frozen into a file of another node's machine
+//! - `snapshots`: when they are made and how they are gone on from; `shelves`: where they are kept;
+//!   `stores`: outside of the cluster
+//! - `report`: what became of a move, for people; `news`: reports and events for who asks later;
+//!   `chronicle`: events on disk
 
 mod admission;
 mod answers;
 mod bindings;
 mod channels;
+mod chronicle;
 mod clones;
 mod copies;
 mod driver;
@@ -35,11 +39,13 @@ mod logs;
 mod making;
 mod news;
 mod programs;
+mod relay;
 mod report;
 mod runner;
 mod shelves;
 mod snapshots;
 mod start;
+mod stores;
 mod travels;
 
 use std::collections::HashMap;
@@ -65,12 +71,15 @@ pub(crate) use channels::Channels;
 use copies::Copies;
 use driver::Input;
 use news::News;
+pub(crate) use stores::Stores;
+pub use stores::{ParseStoreError, StoreAt};
 
 /// What a node has for hosting processes.
 pub(crate) struct Hosting {
     pub(crate) workshop: Arc<dyn Workshop>,
     exports: Exports,
     copies: Arc<Copies>,
+    stores: Stores,
     folder: PathBuf,
     inputs: mpsc::Sender<Input>,
     /// Taken by the driver.
@@ -98,22 +107,24 @@ impl Hosting {
     /// In a folder of the node's data directory. `copies_bytes_max`: how much may be copied along with processes.
     pub(crate) fn new(
         workshop: Arc<dyn Workshop>,
-        exports: Exports,
+        (exports, stores): (Exports, Stores),
         copies_bytes_max: u64,
         folder: PathBuf,
     ) -> Self {
         let (inputs, from_all) = mpsc::channel(INPUTS_WAITING_MAX);
+        let news = News::in_folder(&folder);
         Self {
             workshop,
             exports,
             copies: Arc::new(Copies::new(folder.join("copies"), copies_bytes_max)),
+            stores,
             folder,
             inputs,
             from_all: Mutex::new(Some(from_all)),
             runner: watch::Sender::new(None),
             is_over: AtomicBool::new(false),
             channels: Channels::default(),
-            news: News::default(),
+            news,
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             ended: Mutex::default(),
         }

@@ -84,10 +84,14 @@ pub const STRANGER_WITHIN: Duration = Duration::from_secs(30);
 pub const CONNECTIONS_MAX: usize = 1024;
 /// Of those, with keys that are no member's.
 pub const STRANGERS_MAX: usize = 64;
+/// Of those, of one key: a node has one, and others that die. Of more, the oldest is closed.
+pub const CONNECTIONS_OF_ONE_MAX: usize = 8;
 /// Connections from which on a peer must prove its address before it gets an answer.
 pub const CONNECTIONS_UNPROVEN_MAX: usize = 256;
 /// Requests at the same time on one connection.
 pub const REQUESTS_MAX: u32 = 64;
+/// Replies that wait to be read on one connection, in bytes. Who lets more pile up hears that there are too many.
+pub const REPLIES_WAITING_BYTES: usize = 16 << 20;
 /// Requests at the same time on the local socket.
 pub const LOCAL_MAX: usize = 256;
 
@@ -115,10 +119,14 @@ pub const CHANNEL_SILENCE: Duration = Duration::from_secs(15);
 pub const PREPARING_MAX: usize = 32;
 /// Connections for pages that are announced and not made yet.
 pub const CHANNELS_WAITING_MAX: usize = 64;
+/// Connections for pages at the same time that have not said their name.
+pub const CHANNELS_UNNAMED_MAX: usize = 64;
 /// Reports of moves that have ended, kept for those who ask.
 pub const REPORTS_MAX: usize = 1024;
 /// Events that are kept.
 pub const EVENTS_MAX: usize = 4096;
+/// Longest event, in bytes; its text is cut to a half of that.
+pub const EVENT_BYTES_MAX: usize = 1024;
 /// For news of a move in one answer.
 pub const NEWS_WITHIN: Duration = Duration::from_secs(8);
 /// How often records are compared with what the runner holds, without being asked.
@@ -152,10 +160,15 @@ pub const SNAPSHOTS_SWEEP_EVERY: Duration = Duration::from_secs(600);
 pub const SNAPSHOTS_AT_ONCE: usize = 4;
 /// A piece of an object that goes to another node, in bytes: a request has room for it.
 pub const OBJECT_PIECE_BYTES: usize = 60 << 10;
+/// Such pieces that are under way at the same time. Of 32 the receiver's socket buffer dropped packets, and it took longer
+/// than one by one.
+pub const OBJECT_PIECES_AT_ONCE: usize = 8;
 /// A piece of an object that comes from another node, in bytes.
 pub const OBJECT_REPLY_BYTES: usize = 2 << 20;
 /// Longest object, in bytes.
 pub const OBJECT_BYTES_MAX: u64 = 1 << 30;
+/// A piece of a frozen process on its way to a file on another machine, in bytes.
+pub const FREEZE_PIECE_BYTES: usize = 256 << 10;
 /// For a file of a frozen process to be written and safe.
 pub const FREEZE_WITHIN: Duration = Duration::from_secs(3600);
 

@@ -1,6 +1,7 @@
 //! What is asked of a node, and what it answers. Who may ask for what is decided at the [door](crate::door).
 
 mod belongings;
+mod events;
 mod hosting;
 mod keeping;
 mod process;
@@ -18,13 +19,14 @@ use crate::handover::Handover;
 use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::ticket::{Seal, Secret};
 pub use belongings::{Belongings, Binding, BindingSort};
+pub use events::{EventRecord, EventSort};
 pub use hosting::{
-    Brief, Capacity, Deed, EventRecord, EventSort, Found, HostingReply, HostingRequest, Listed,
-    LogPage, Looked, Missing, MoveReport, StartOrder, Where,
+    Brief, Capacity, Deed, Found, HostingReply, HostingRequest, Listed, LogPage, Looked, Missing,
+    MoveReport, StartOrder, Where,
 };
 pub use keeping::{
-    Cloned, Keeping, KeepingsOf, LastSnapshot, Recovered, ShelfReply, ShelfRequest, SnapshotOrder,
-    ThawOrder,
+    Cloned, Keeper, Keeping, KeepingsOf, LastSnapshot, Recovered, ShelfReply, ShelfRequest,
+    SnapshotOrder, ThawOrder,
 };
 pub use process::{
     Announced, Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage,

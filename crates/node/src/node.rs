@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::data::{DataDirectory, DataError};
-use crate::hosting::{Exports, Hosting};
+use crate::hosting::{Exports, Hosting, StoreAt, Stores};
 use crate::identity::{KeyError, NodeId, NodeKey};
 use crate::limits::COPIES_BYTES_MAX;
 use crate::message::{Candidate, Failure, RegistryRequest, Reply, Roster};
@@ -19,7 +19,7 @@ use crate::registry::Registry;
 use crate::service::{Seat, Service};
 use crate::store::{AnyStore, Embedded, Etcd, EtcdAddress, Login, StoreError};
 use crate::transport::{Transport, reachable_at};
-use crate::wire::now_ms;
+use crate::wire::{Versions, now_ms};
 use crate::workshop::Workshop;
 
 /// How a node is started.
@@ -42,6 +42,8 @@ pub struct Options {
     /// Most that may be copied here along with processes, in bytes; otherwise
     /// [`COPIES_BYTES_MAX`](crate::limits::COPIES_BYTES_MAX).
     pub copies_bytes_max: Option<u64>,
+    /// Where snapshots can be kept outside of the cluster.
+    pub stores: Vec<StoreAt>,
     /// What it needs to host processes; without, it hosts none.
     pub workshop: Option<Arc<dyn Workshop>>,
     /// The etcd that the registry is to be in; otherwise it is a file of the first node of the cluster. A node that
@@ -49,6 +51,8 @@ pub struct Options {
     pub registry: Option<EtcdAddress>,
     /// For the cluster's etcd, if it wants to know who asks.
     pub registry_login: Option<Login>,
+    /// What it speaks with other nodes.
+    pub versions: Versions,
 }
 
 /// Why a node could not be started.
@@ -119,6 +123,14 @@ pub enum StartError {
         /// Which.
         name: String,
     },
+    /// A store cannot be used.
+    #[error("could not use {} as a store", path.display())]
+    Store {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A directory that it is to export cannot be.
     #[error("could not export {}", path.display())]
     Export {
@@ -169,7 +181,8 @@ impl Node {
         let cluster = data.cluster()?;
         let transport = {
             let _runtime = runtime.enter();
-            Transport::bind(key, options.bind).map_err(|error| listening(options, error))?
+            Transport::bind(key, options.bind, options.versions.clone())
+                .map_err(|error| listening(options, error))?
         };
         let bound = transport.endpoint.local_addr();
         let bound = bound.map_err(|error| listening(options, error))?;
@@ -259,8 +272,13 @@ async fn listen_for_pages(bound: SocketAddr) -> io::Result<TcpListener> {
 fn hosting(options: &Options, data: &DataDirectory) -> Result<Option<Hosting>, StartError> {
     let exports = Exports::open(&options.exports)
         .map_err(|(path, source)| StartError::Export { path, source })?;
+    let stores = Stores::open(&options.stores)
+        .map_err(|(path, source)| StartError::Store { path, source })?;
     let workshop = options.workshop.clone();
-    let copies = options.copies_bytes_max.unwrap_or(COPIES_BYTES_MAX);
+    let (exports, copies) = (
+        (exports, stores),
+        options.copies_bytes_max.unwrap_or(COPIES_BYTES_MAX),
+    );
     Ok(workshop.map(|workshop| Hosting::new(workshop, exports, copies, data.hosting())))
 }
 

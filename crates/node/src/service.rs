@@ -85,6 +85,8 @@ pub(crate) struct Service {
     joining: AsyncMutex<()>,
     pub(crate) stop: watch::Sender<bool>,
     connections: AtomicUsize,
+    /// Of each key.
+    connections_of: endpoints::ConnectionsOf,
     strangers: AtomicUsize,
     /// Those who have asked the node to stop, and wait for the end of their connection: dropped last, after the
     /// data directory's lock.
@@ -117,6 +119,7 @@ impl Service {
             joining: AsyncMutex::default(),
             stop: watch::Sender::new(false),
             connections: AtomicUsize::new(0),
+            connections_of: Mutex::default(),
             strangers: AtomicUsize::new(0),
             waiting_for_end: Mutex::default(),
         }
@@ -540,7 +543,8 @@ fn joining(error: &DialError) -> Failure {
             FailureKind::Ticket,
             format!("{error}: the ticket was not shown to it; ask for a new one"),
         ),
-        _ => Failure::new(
+        DialError::Unusable { .. } => Failure::refused(error),
+        DialError::NoAnswer { .. } => Failure::new(
             FailureKind::Unreachable,
             format!("{error}: is the node running, and does a firewall let UDP through to it?"),
         ),

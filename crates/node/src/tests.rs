@@ -2,8 +2,11 @@
 //!
 //! - `world`: nodes on threads of this process, and hostile peers
 //! - `frames`: what is on the wire when it is not what it should be
+//! - `versions`: older and newer nodes
 //! - `hostile`: peers that do not keep to the protocol
 //! - `captive`: a runner that was taken over
+//! - `members`: a node of the cluster that wants what is not its own
+//! - `samples`: the bytes of requests and replies, and what becomes of them when they are changed
 //! - `rights`: who may do what; tickets; removed nodes
 //! - `records`: the registry
 //! - `durable`: that what it answered is on disk
@@ -17,11 +20,14 @@ mod durable;
 mod etcd;
 mod frames;
 mod hostile;
+mod members;
 mod moving;
 mod processes;
 mod records;
 mod recovery;
 mod rights;
+mod samples;
+mod versions;
 mod world;
 
 pub(crate) use moving::stop_at;

@@ -21,7 +21,7 @@ use crate::limits::{
 };
 use crate::message::{Reply, Request};
 use crate::tls;
-use crate::wire::{self, Hello, WireError};
+use crate::wire::{self, Hello, Versions, WireError};
 
 /// The port of nodes, unless another is named.
 pub const DEFAULT_PORT: u16 = 7355;
@@ -54,7 +54,7 @@ pub(crate) enum DialError {
         found: NodeId,
     },
     /// What it said could not be used.
-    #[error("{node} answered with something that cannot be used: {why}")]
+    #[error("node {node} cannot be talked to: {why}")]
     Unusable {
         /// Who.
         node: NodeId,
@@ -76,6 +76,8 @@ fn list(addresses: &[SocketAddr]) -> String {
 pub(crate) struct Connected {
     connection: quinn::Connection,
     pub(crate) hello: Hello,
+    /// Of the protocol, that both speak.
+    version: u16,
 }
 
 /// The node's end of all connections to others.
@@ -85,12 +87,17 @@ pub(crate) struct Transport {
     /// From where this node dials: any of its addresses, so that a node which listens on one only reaches all others.
     dialler: Endpoint,
     key: NodeKey,
+    versions: Versions,
     open: Mutex<HashMap<NodeId, Connected>>,
 }
 
 impl Transport {
     /// Listens. Without an address on all of them, at the default port.
-    pub(crate) fn bind(key: NodeKey, address: Option<SocketAddr>) -> io::Result<Self> {
+    pub(crate) fn bind(
+        key: NodeKey,
+        address: Option<SocketAddr>,
+        versions: Versions,
+    ) -> io::Result<Self> {
         let socket = match address {
             Some(address) => listen(address)?,
             None => {
@@ -111,6 +118,7 @@ impl Transport {
             endpoint,
             dialler: dialler()?,
             key,
+            versions,
             open: Mutex::default(),
         })
     }
@@ -118,6 +126,28 @@ impl Transport {
     /// By which this node proves who it is.
     pub(crate) const fn key(&self) -> &NodeKey {
         &self.key
+    }
+
+    /// What this node speaks.
+    pub(crate) const fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    /// The version of the protocol that a node and this one have in common: asked for before something is said that not
+    /// all versions have.
+    pub(crate) async fn version_with(
+        &self,
+        node: NodeId,
+        addresses: &[SocketAddr],
+    ) -> Result<u16, DialError> {
+        let open = self.lock().get(&node).map(|connected| connected.version);
+        if let Some(version) = open {
+            return Ok(version);
+        }
+        let connected = self.dial(node, addresses).await?;
+        let version = connected.version;
+        self.lock().insert(node, connected);
+        Ok(version)
     }
 
     /// Asks a node something, on a connection that is open or on a new one.
@@ -165,6 +195,26 @@ impl Transport {
         }
     }
 
+    /// Asks a node something about which more is to be said, in both directions, before it replies.
+    pub(crate) async fn begin(
+        &self,
+        node: NodeId,
+        addresses: &[SocketAddr],
+        request: &Request,
+    ) -> Result<(quinn::SendStream, quinn::RecvStream), DialError> {
+        let open = self.lock().get(&node).cloned();
+        if let Some(connected) = open {
+            match connected.begin(request).await {
+                Ok(streams) => return Ok(streams),
+                Err(_) => self.forget(node, &connected),
+            }
+        }
+        let connected = self.dial(node, addresses).await?;
+        self.lock().insert(node, connected.clone());
+        let begun = connected.begin(request).await;
+        begun.map_err(|why| unusable(node, why))
+    }
+
     /// Connects to a node at whichever address answers first.
     pub(crate) async fn dial(
         &self,
@@ -179,7 +229,10 @@ impl Transport {
             let (config, address) = (config.clone(), *address);
             let connecting = self.dialler.connect_with(config, address, tls::SERVER_NAME);
             if let Ok(connecting) = connecting {
-                tries.spawn(timeout(HELLO_WITHIN, greet(connecting)));
+                tries.spawn(timeout(
+                    HELLO_WITHIN,
+                    greet(connecting, self.versions.clone()),
+                ));
             }
         }
         let mut failed = None;
@@ -246,21 +299,33 @@ impl Connected {
     /// Asks on a stream of its own.
     async fn ask(&self, request: &Request, within: Duration) -> Result<Reply, WireError> {
         let asked = timeout(within, async {
-            let (mut to, mut from) = self.connection.open_bi().await.map_err(io::Error::from)?;
-            wire::send(&mut to, request, REQUEST_BYTES_MAX, FRAME_WITHIN).await?;
+            let (mut to, mut from) = self.begin(request).await?;
             let _ = to.finish();
             wire::receive(&mut from, REPLY_BYTES_MAX, within).await
         });
         asked.await.map_err(|_| WireError::TimedOut { within })?
     }
+
+    async fn begin(
+        &self,
+        request: &Request,
+    ) -> Result<(quinn::SendStream, quinn::RecvStream), WireError> {
+        let (mut to, from) = self.connection.open_bi().await.map_err(io::Error::from)?;
+        wire::send(&mut to, request, REQUEST_BYTES_MAX, FRAME_WITHIN).await?;
+        Ok((to, from))
+    }
 }
 
-async fn greet(connecting: quinn::Connecting) -> Result<Connected, WireError> {
+async fn greet(connecting: quinn::Connecting, versions: Versions) -> Result<Connected, WireError> {
     let connection = connecting.await.map_err(io::Error::from)?;
     let (mut to, mut from) = connection.open_bi().await.map_err(io::Error::from)?;
-    let hello = wire::greet(&mut from, &mut to, HELLO_WITHIN).await?;
+    let hello = wire::greet(&mut from, &mut to, &versions, HELLO_WITHIN).await?;
     let _ = to.finish();
-    Ok(Connected { connection, hello })
+    Ok(Connected {
+        connection,
+        version: hello.version(&versions)?,
+        hello,
+    })
 }
 
 fn unusable(node: NodeId, why: WireError) -> DialError {

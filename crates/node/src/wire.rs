@@ -23,8 +23,9 @@ use sterna_sys::messages;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// Versions that this node speaks; from version 2 on, the newest and the one before.
-pub const VERSIONS: RangeInclusive<u16> = 1..=1;
+/// Versions that this program speaks: the newest and the one before. What is different in 2: messages of moves are in
+/// their version 2. Bytes of all that was there before are in the tests.
+pub const VERSIONS: RangeInclusive<u16> = 1..=2;
 /// Length of a [`Hello`].
 pub const HELLO_BYTES: usize = 16;
 
@@ -41,11 +42,17 @@ pub enum WireError {
     #[error("the other end is not a node of Sterna")]
     Foreign,
     /// The two have no version in common.
-    #[error("the other node speaks versions {} to {} of the protocol, this one {} to {}: upgrade the older one",
-            theirs.start(), theirs.end(), VERSIONS.start(), VERSIONS.end())]
+    #[error(
+        "the other end speaks {} of the protocol, this one {}: upgrade sterna {}",
+        named(theirs),
+        named(ours),
+        older(theirs, ours)
+    )]
     Version {
         /// What it speaks.
         theirs: RangeInclusive<u16>,
+        /// What is spoken here.
+        ours: RangeInclusive<u16>,
     },
     /// The frame is longer than its kind may be.
     #[error("a message of {bytes} bytes is too long: {max} are allowed")]
@@ -81,6 +88,59 @@ impl From<io::Error> for WireError {
     }
 }
 
+fn named(versions: &RangeInclusive<u16>) -> String {
+    match versions.start() == versions.end() {
+        true => format!("version {}", versions.start()),
+        false => format!("versions {} to {}", versions.start(), versions.end()),
+    }
+}
+
+/// Which end has to be upgraded.
+fn older(theirs: &RangeInclusive<u16>, ours: &RangeInclusive<u16>) -> &'static str {
+    match theirs.end() < ours.start() {
+        true => "there",
+        false => "here",
+    }
+}
+
+/// Versions that a node speaks: some of [`VERSIONS`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versions(RangeInclusive<u16>);
+
+impl Versions {
+    /// All that this program speaks.
+    pub const ALL: Self = Self(VERSIONS);
+
+    /// One of them alone, as if this program were an older or a newer one: for tests of upgrades.
+    #[must_use]
+    pub fn only(version: u16) -> Option<Self> {
+        VERSIONS
+            .contains(&version)
+            .then_some(Self(version..=version))
+    }
+
+    /// In which version messages of moves are written at best.
+    pub(crate) fn of_moves(&self) -> u16 {
+        of_moves(*self.0.end())
+    }
+}
+
+impl std::ops::Deref for Versions {
+    type Target = RangeInclusive<u16>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+/// In which version messages of moves are written where this version of the protocol is spoken.
+pub(crate) const fn of_moves(protocol: u16) -> u16 {
+    match protocol {
+        1 => 1,
+        _ => 2,
+    }
+}
+
 /// The first thing that each side says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
@@ -91,11 +151,11 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// What this program says.
+    /// What is said by who speaks these.
     #[must_use]
-    pub fn own() -> Self {
+    pub fn of(versions: &RangeInclusive<u16>) -> Self {
         Self {
-            versions: VERSIONS,
+            versions: versions.clone(),
             now_ms: now_ms(),
         }
     }
@@ -137,6 +197,7 @@ impl Hello {
             true => Ok(newest),
             false => Err(WireError::Version {
                 theirs: self.versions.clone(),
+                ours: ours.clone(),
             }),
         }
     }
@@ -238,23 +299,24 @@ pub async fn send(
     Ok(written.map_err(|_| WireError::TimedOut { within })??)
 }
 
-/// Says hello and hears it, in that order: for both ends.
+/// Says hello and hears it, in that order: for both ends, of which this one speaks `ours`.
 ///
 /// # Errors
 /// The other end is something else, has no version in common, or takes too long.
 pub async fn greet(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
+    ours: &RangeInclusive<u16>,
     within: Duration,
 ) -> Result<Hello, WireError> {
     let both = timeout(within, async {
-        to.write_all(&Hello::own().encode()).await?;
+        to.write_all(&Hello::of(ours).encode()).await?;
         let mut bytes = [0; HELLO_BYTES];
         from.read_exact(&mut bytes).await?;
         Hello::decode(&bytes)
     });
     let hello = both.await.map_err(|_| WireError::TimedOut { within })??;
-    hello.version(&VERSIONS).map(|_| hello)
+    hello.version(ours).map(|_| hello)
 }
 
 /// [`greet`] for a thread that may wait.
@@ -264,7 +326,7 @@ pub async fn greet(
 pub fn greet_now(stream: &mut UnixStream, within: Duration) -> Result<Hello, WireError> {
     stream.set_read_timeout(Some(within))?;
     stream.set_write_timeout(Some(within))?;
-    stream.write_all(&Hello::own().encode())?;
+    stream.write_all(&Hello::of(&VERSIONS).encode())?;
     let mut bytes = [0; HELLO_BYTES];
     stream.read_exact(&mut bytes).map_err(timed(within))?;
     let hello = Hello::decode(&bytes)?;
@@ -331,7 +393,7 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(
     question_max: usize,
     answer_max: usize,
 ) -> Result<A, WireError> {
-    stream.write_all(&Hello::own().encode())?;
+    stream.write_all(&Hello::of(&VERSIONS).encode())?;
     let mut hello = [0; HELLO_BYTES];
     stream.read_exact(&mut hello)?;
     Hello::decode(&hello)?.version(&VERSIONS)?;

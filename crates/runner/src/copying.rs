@@ -23,7 +23,7 @@ use crate::leaving::{BESIDE, BESIDE_VERSION, Beside, chain, whole};
 use crate::limits::{COPY_BYTES, COPY_PAGES_MAX, PAUSE_WITHIN};
 use crate::link::Descriptors;
 use crate::log::LogHeader;
-use crate::message::Make;
+use crate::message::{Hold, Make};
 use crate::role::Role;
 use crate::serving::{go_on, is_running};
 
@@ -31,12 +31,15 @@ use crate::serving::{go_on, is_running};
 pub(crate) fn copy(
     role: &Role,
     process: ProcessId,
-    hold: Option<MoveId>,
+    hold: Option<Hold>,
     mut descriptors: Descriptors,
 ) -> Result<Duration, String> {
     let to = File::from(descriptors.take().map_err(|error| error.to_string())?);
     let hosted = role.find(process)?;
     let begun = Instant::now();
+    if hold.is_some_and(|hold| hold.epoch < hosted.lock().epoch) {
+        return Err("its record was read before it changed: try again".into());
+    }
     let mut paused = still(role, &hosted)?;
     let captured = image(&hosted, &mut *paused);
     let (image, memory) = match captured {
@@ -48,9 +51,10 @@ pub(crate) fn copy(
         }
     };
     match hold {
-        Some(move_id) => {
+        Some(hold) => {
+            hosted.lock().epoch = hold.epoch;
             hosted.put(|_| Stage::Frozen {
-                move_id,
+                move_id: hold.name,
                 paused,
                 captured: None,
             });

@@ -221,11 +221,12 @@ impl Inner {
     pub(crate) fn holding(&self) -> Holding {
         let epoch = self.epoch;
         match &self.stage {
-            // One that is made waits for its record: by that it is resumed, as one that runs takes up its epoch.
-            Stage::Running(_) | Stage::Standing(_) | Stage::Made { .. } => {
-                Holding::Running { epoch }
-            }
+            Stage::Running(_) | Stage::Standing(_) => Holding::Running { epoch },
             Stage::Frozen { move_id, .. } => Holding::Frozen {
+                epoch,
+                move_id: *move_id,
+            },
+            Stage::Made { move_id, .. } => Holding::Made {
                 epoch,
                 move_id: *move_id,
             },

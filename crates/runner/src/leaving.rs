@@ -14,7 +14,9 @@ use sterna_process::{Image, Memory, PageRuns, Paused, Pausing, Process, Section,
 
 use crate::channel::{Breaker, ChannelError, Receiver, Sender};
 use crate::hosted::{Hosted, Stage};
-use crate::limits::{AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, READY_WITHIN};
+use crate::limits::{
+    AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, LOOKS_AGAIN, READY_WITHIN, ROUNDS,
+};
 use crate::message::Said;
 use crate::pump::{self, PumpError, Record};
 use crate::role::{Role, Service};
@@ -205,29 +207,35 @@ fn choose(
     let begun = Instant::now();
     let until = begun + within;
     let left = || until.saturating_duration_since(Instant::now());
+    let mut process = process;
     let mut seen = BTreeSet::new();
-    for look in 0..LOOKS {
-        match process.waypoints(LOOK_WITHIN) {
-            Ok(places) => tell(outgoing, &mut seen, &places),
-            // It has ended; or it cannot be looked at, and perhaps stopped all the same.
-            Err(_) => return (process.pause(left()), Some((false, None))),
+    for round in 0..ROUNDS {
+        let looks = if round == 0 { LOOKS } else { LOOKS_AGAIN };
+        for look in 0..looks {
+            match process.waypoints(LOOK_WITHIN) {
+                Ok(places) => tell(outgoing, &mut seen, &places),
+                // It has ended; or it cannot be looked at, and perhaps stopped all the same.
+                Err(_) => return (process.pause(left()), Some((false, None))),
+            }
+            let ready = |heard: &Heard| seen.is_subset(&heard.ready);
+            // A program that stays where it is needs no second look.
+            if look > 1 && outgoing.wait_until(Duration::ZERO, ready) || service.is_void() {
+                break;
+            }
+            thread::sleep(LOOK_EVERY);
         }
         let ready = |heard: &Heard| seen.is_subset(&heard.ready);
-        // A program that stays where it is needs no second look.
-        if look > 1 && outgoing.wait_until(Duration::ZERO, ready) || service.is_void() {
-            break;
+        outgoing.wait_until(READY_WITHIN.min(left() / 2), ready);
+        let ready = outgoing.heard().ready.clone();
+        let us = Some(begun.elapsed().as_micros() as u64);
+        match process.pause_among(&ready, AMONG_WITHIN.min(left())) {
+            // It came to places at which it was not seen: they are made ready, too.
+            Pausing::Refused(running, _) => process = running,
+            other => return (other, Some((true, us))),
         }
-        thread::sleep(LOOK_EVERY);
     }
-    let ready = |heard: &Heard| seen.is_subset(&heard.ready);
-    outgoing.wait_until(READY_WITHIN.min(left() / 2), ready);
-    let ready = outgoing.heard().ready.clone();
-    let us = Some(begun.elapsed().as_micros() as u64);
-    match process.pause_among(&ready, AMONG_WITHIN.min(left())) {
-        // Wherever it is, then.
-        Pausing::Refused(process, _) => (process.pause(left()), Some((false, None))),
-        other => (other, Some((true, us))),
-    }
+    // Wherever it is, then.
+    (process.pause(left()), Some((false, None)))
 }
 
 fn tell(outgoing: &Outgoing, seen: &mut BTreeSet<Waypoint>, places: &[Waypoint]) {

@@ -44,3 +44,12 @@ pub use handle::{Handle, HandleError};
 pub use leaving::{BESIDE, BESIDE_VERSION, Beside};
 pub use pump::PumpError;
 pub use role::{Elsewhere, Given, Kinds, run};
+
+/// For fuzz targets.
+#[cfg(fuzzing)]
+pub mod fuzz {
+    /// Reads a record of a channel, after its seal was opened.
+    pub fn record(bytes: &[u8]) {
+        let _ = crate::pump::Record::read(bytes);
+    }
+}

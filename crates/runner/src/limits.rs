@@ -36,8 +36,12 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(2);
 pub const LOOK_WITHIN: Duration = Duration::from_millis(100);
 /// For the target to make ready what was seen at the last look. The process runs meanwhile.
 pub const READY_WITHIN: Duration = Duration::from_secs(10);
-/// Then, for the process to come to a place that is ready, before it is stopped wherever it is.
-pub const AMONG_WITHIN: Duration = Duration::from_millis(100);
+/// Then, for the process to come to a place that is ready.
+pub const AMONG_WITHIN: Duration = Duration::from_millis(25);
+/// How often the process is looked at again if it came to none.
+pub const LOOKS_AGAIN: u32 = 5;
+/// How often all this is done, before the process is stopped wherever it is.
+pub const ROUNDS: u32 = 8;
 
 /// Bytes of a copy that are written or read at once.
 pub const COPY_BYTES: usize = 1 << 20;

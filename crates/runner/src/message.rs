@@ -82,8 +82,8 @@ pub enum Order {
     Copy {
         /// Which.
         process: ProcessId,
-        /// Let it stand still afterwards, until it is released or dropped under this name.
-        hold: Option<MoveId>,
+        /// Let it stand still afterwards.
+        hold: Option<Hold>,
     },
     /// Let a process run on that is held.
     Release {
@@ -102,6 +102,16 @@ pub enum Order {
     /// Make a process of a copy, which stands still until [`Command::Resume`]. Descriptors: the copy; then as [`Place`]
     /// says.
     Make(Box<Make>),
+}
+
+/// For what a process is to stand still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Until it is released or dropped under this name.
+    pub name: MoveId,
+    /// Of the record that will be swapped: it is in this epoch from then on. A resumption that belongs to it or an older
+    /// one, and comes late, does not let it run.
+    pub epoch: Epoch,
 }
 
 /// Which end of a channel a runner is. Its service knows, which has made or taken the connection: a node that connects

@@ -208,6 +208,13 @@ pub(crate) fn resume(role: &Role, service: &Service, process: ProcessId, epoch: 
     let Ok(stage) = hosted.take("being resumed", known) else {
         return;
     };
+    if let Stage::Frozen { .. } = stage
+        && hosted.lock().epoch >= epoch
+    {
+        // It is held in the epoch that it is to take up.
+        hosted.put(|_| stage);
+        return service.say(&Said::Event(RunnerEvent::Resumed { process, epoch }));
+    }
     let mut inner = hosted.lock();
     inner.epoch = epoch;
     if let Some((_, outgoing)) = inner.outgoing.take() {
@@ -240,10 +247,12 @@ pub(crate) fn discard(role: &Role, attempt: Attempt) {
     }
     hosted.settle(crate::limits::SETTLE_WITHIN);
     let own = |inner: &Inner| match &inner.stage {
-        Stage::Frozen { move_id, .. } | Stage::Ready { move_id, .. } => *move_id == attempt.move_id,
+        Stage::Frozen { move_id, .. }
+        | Stage::Ready { move_id, .. }
+        | Stage::Made { move_id, .. } => *move_id == attempt.move_id,
         Stage::Arriving(arrival) => arrival.attempt == attempt,
         Stage::Exited(ended) => ended.epoch == attempt.epoch,
-        Stage::Running(_) | Stage::Standing(_) | Stage::Made { .. } | Stage::Taken { .. } => false,
+        Stage::Running(_) | Stage::Standing(_) | Stage::Taken { .. } => false,
     };
     let mut inner = hosted.lock();
     if !own(&inner) {
@@ -260,7 +269,9 @@ pub(crate) fn discard(role: &Role, attempt: Attempt) {
     drop(inner);
     role.remove(attempt.process);
     match stage {
-        Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } => paused.discard(),
+        Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } | Stage::Made { paused, .. } => {
+            paused.discard()
+        }
         Stage::Arriving(arrival) => {
             if let Some(breaker) = &arrival.breaker {
                 breaker.hang_up();

@@ -3,7 +3,8 @@
 //! | the runner holds | the record says | then |
 //! |---|---|---|
 //! | anything | an older epoch | nothing: the record is old |
-//! | running | mine | it takes up the record's epoch |
+//! | what is being started | not mine, or runs nowhere | nothing: its record is not written yet |
+//! | running, started or not | mine | it takes up the record's epoch |
 //! | running or frozen | mine, with an intent | in doubt as a source: settle |
 //! | frozen | mine, later epoch | settled before: it runs on |
 //! | frozen | mine, the same epoch without an intent | it was held for a file: settle, then it runs on |
@@ -11,13 +12,15 @@
 //! | frozen | theirs, later epoch | committed: kept until the target confirms |
 //! | running | mine, frozen in a file | the file has it: fenced |
 //! | frozen | mine, ended or frozen in a file | let go |
-//! | frozen | theirs, lost | kept: a person may recover the process from it |
+//! | made | mine, later epoch | written before: it runs |
+//! | made | anything else | the service that made it has died: let go |
+//! | frozen | theirs, later epoch, lost | kept: a person may recover the process from it |
 //! | ready | theirs, with an intent to me | in doubt as a target, with the grant: commit |
 //! | ready | mine, the next epoch | committed before: it runs |
 //! | ready | any other later epoch | another decision: let go |
 //! | arriving | anything | nobody relies on it: let go, then as if nothing were held |
 //! | exited | mine | ended, which is written down |
-//! | exited | any other later epoch | decided without it: forgotten |
+//! | exited | any other later epoch, or runs nowhere | decided without it: forgotten |
 //! | nothing, or exited as a target | theirs, with an intent to me | in doubt as a target without a process: settle |
 //! | nothing | anybody's, ended, lost or frozen in a file | nothing: so it should be |
 //! | nothing | mine | lost, which is written down; not at once if there is an intent |
@@ -42,6 +45,13 @@ impl Moves {
             epoch,
             move_id,
         };
+        if let Some(&starting) = self.starting.get(&process) {
+            if record.owner != self.node || record.life != Life::Alive {
+                return; // not written yet
+            }
+            self.starting.remove(&process);
+            self.holdings.insert(process, starting);
+        }
         let mut holding = self.holding(process);
         if let Some(Holding::Arriving { epoch, move_id }) = holding {
             self.discard(now, attempt(epoch, move_id));
@@ -55,6 +65,13 @@ impl Moves {
             Some(Holding::Frozen { epoch, move_id }) => {
                 self.frozen(now, attempt(epoch, move_id), record);
             }
+            Some(Holding::Made { epoch, move_id }) => {
+                let runs = record.owner == self.node && record.life == Life::Alive;
+                match runs && record.epoch > epoch {
+                    true => self.turn(now).resume(process, record.epoch),
+                    false => self.discard(now, attempt(epoch, move_id)),
+                }
+            }
             Some(Holding::Ready {
                 epoch,
                 move_id,
@@ -63,7 +80,7 @@ impl Moves {
             }) => self.ready(now, attempt(epoch, move_id), source, grant, record),
             Some(Holding::Exited { epoch }) => {
                 let begun = self.absent(now, process, record, Life::Ended);
-                if !begun && record.epoch > epoch {
+                if !begun && (record.epoch > epoch || record.life != Life::Alive) {
                     self.forget(now, process);
                 }
             }
@@ -75,7 +92,7 @@ impl Moves {
 
     fn running(&mut self, now: Time, process: ProcessId, epoch: Epoch, record: Record) {
         let mine = record.owner == self.node && record.life == Life::Alive;
-        if mine && self.in_doubt(now, process, record) {
+        if mine && self.in_doubt(now, process, record, None) {
             return;
         }
         if epoch == record.epoch {
@@ -103,7 +120,7 @@ impl Moves {
             return;
         }
         match record.life {
-            Life::Alive if self.in_doubt(now, process, record) => {}
+            Life::Alive if self.in_doubt(now, process, record, Some(attempt.move_id)) => {}
             Life::Alive if later => self.turn(now).resume(process, record.epoch),
             Life::Alive if record.epoch == attempt.epoch => self.begin(now, process, |turn| {
                 Activity::Closing(Closing::begin(turn, process, record, Life::Alive))
@@ -157,8 +174,14 @@ impl Moves {
         true
     }
 
-    /// Takes up a move of this node's own, if the record has an intent of one.
-    fn in_doubt(&mut self, now: Time, process: ProcessId, record: Record) -> bool {
+    /// Takes up a move of this node's own, if the record has an intent of one. `stands_for`: for what it stands still.
+    fn in_doubt(
+        &mut self,
+        now: Time,
+        process: ProcessId,
+        record: Record,
+        stands_for: Option<MoveId>,
+    ) -> bool {
         let Some(intent) = record.intent else {
             return false;
         };
@@ -168,7 +191,14 @@ impl Moves {
             move_id: intent.move_id,
         };
         self.begin(now, process, |turn| {
-            Activity::Source(Source::in_doubt(turn, attempt, intent.target, record))
+            let granted = stands_for == Some(intent.move_id);
+            Activity::Source(Source::in_doubt(
+                turn,
+                attempt,
+                intent.target,
+                record,
+                granted,
+            ))
         });
         true
     }

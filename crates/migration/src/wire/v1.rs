@@ -6,9 +6,12 @@
 use serde::{Deserialize, Serialize};
 use sterna_process::{Epoch, MemoryLayout, ProgramId, Tag};
 
-use super::{TEXT_BYTES_MAX, WireError, check_length};
+use super::WireError;
+use super::texts::{check_text, cut, failure_text, refusal_text};
 use crate::id::{Attempt, Grant, GrantSeal, MoveId, NodeId};
-use crate::message::{self, Offer, Refusal, Size, Snapshot, Strategy, TargetFailure, Timings};
+use crate::message::{
+    self, Offer, Readied, Refusal, Size, Snapshot, Strategy, TargetFailure, Timings,
+};
 use crate::record::{self, Intent};
 
 #[derive(Serialize, Deserialize)]
@@ -49,7 +52,8 @@ impl From<&message::Message> for Message {
                 image_format: offer.image_format,
                 strategy: offer.strategy,
             },
-            message::Body::Accept => Body::Accept,
+            // It has no room for what the target has done.
+            message::Body::Accept(Readied { .. }) => Body::Accept,
             message::Body::Refuse(mut refusal) => {
                 refusal_text(&mut refusal).map(cut);
                 Body::Refuse(refusal)
@@ -89,7 +93,7 @@ impl TryFrom<Message> for message::Message {
                 image_format,
                 strategy,
             }),
-            Body::Accept => message::Body::Accept,
+            Body::Accept => message::Body::Accept(Readied::default()),
             Body::Refuse(mut refusal) => {
                 check_text(refusal_text(&mut refusal))?;
                 message::Body::Refuse(refusal)
@@ -109,38 +113,6 @@ impl TryFrom<Message> for message::Message {
             body,
         })
     }
-}
-
-fn refusal_text(refusal: &mut Refusal) -> Option<&mut String> {
-    match refusal {
-        Refusal::Program { reason }
-        | Refusal::Room { reason }
-        | Refusal::NotAdmitted { reason }
-        | Refusal::Unsupported { what: reason } => Some(reason),
-        Refusal::Busy
-        | Refusal::Held
-        | Refusal::TooManyMoves
-        | Refusal::TooSlow
-        | Refusal::RunnerDied => None,
-    }
-}
-
-fn failure_text(failure: &mut TargetFailure) -> Option<&mut String> {
-    match failure {
-        TargetFailure::Restore { reason } => Some(reason),
-        TargetFailure::Unknown
-        | TargetFailure::StateLate
-        | TargetFailure::RunnerDied
-        | TargetFailure::Settled => None,
-    }
-}
-
-fn cut(text: &mut String) {
-    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
-}
-
-fn check_text(text: Option<&mut String>) -> Result<(), WireError> {
-    check_length("text", text.map_or(0, |text| text.len()), TEXT_BYTES_MAX)
 }
 
 #[derive(Serialize, Deserialize)]

@@ -9,7 +9,8 @@ use std::time::Duration;
 use script::*;
 use sterna_migration::{
     Action, Attempt, Body, CancelError, Command, Copied, Event, Holding, Life, Limits, MoveFailure,
-    Moves, Notice, Outcome, Part, Refusal, RunnerEvent, StartError, TargetFailure, Time, Timings,
+    Moves, Notice, Outcome, Part, Readied, Refusal, RunnerEvent, StartError, TargetFailure, Time,
+    Timings,
 };
 use sterna_process::Epoch;
 
@@ -17,8 +18,13 @@ use sterna_process::Epoch;
 fn a_source_goes_from_step_to_step_and_reports_them() {
     let attempt = ATTEMPT;
     let mut source = Script::source(0);
+    let micros = Duration::from_micros;
+    let readied = Readied {
+        fetch: micros(600),
+        room: micros(300),
+    };
     assert_eq!(
-        source.hears(T, Body::Accept),
+        source.hears(T, Body::Accept(readied)),
         [swap(at_rest(), declared(), None)]
     );
     let within = Limits::default().pause_within;
@@ -55,11 +61,36 @@ fn a_source_goes_from_step_to_step_and_reports_them() {
         report.parts.iter().map(|part| part.1).sum::<Duration>(),
         report.total
     );
-    assert!(report.parts.contains(&(Part::Accept, millis(1))));
+    assert_eq!(
+        report.parts[..3],
+        [
+            (Part::Fetch, micros(600)),
+            (Part::Room, micros(300)),
+            (Part::Accept, micros(100))
+        ]
+    );
     assert!(report.parts.contains(&(Part::Capture, millis(1))));
     assert!(report.downtime() >= Some(millis(10)));
     assert_eq!(source.moves.holding(P), None);
     assert!(!source.moves.is_busy(P));
+}
+
+/// As an older one does.
+#[test]
+fn of_a_target_that_does_not_say_what_it_did_all_is_waiting() {
+    let mut source = Script::source(1);
+    let attempt = ATTEMPT;
+    let reason = String::from("no");
+    source.record(declared());
+    source.runner(RunnerEvent::PauseRefused { attempt, reason });
+    source.record(declared().settled().unwrap());
+    let (process, epoch) = (P, NEXT);
+    let report = report(&source.runner(RunnerEvent::Resumed { process, epoch }));
+    assert_eq!(
+        report.parts[0],
+        (Part::Accept, Duration::from_millis(1)),
+        "{report:?}"
+    );
 }
 
 #[test]
@@ -92,9 +123,10 @@ fn a_target_goes_from_step_to_step() {
         target.event(Event::ProgramFetched { attempt }),
         [told(Command::Prepare { attempt, offer })]
     );
+    let (fetch, room) = (Duration::from_millis(1), Duration::from_millis(1));
     assert_eq!(
         target.runner(RunnerEvent::Prepared { attempt }),
-        [sent(S, Body::Accept)]
+        [sent(S, Body::Accept(Readied { fetch, room }))]
     );
     assert!(matches!(
         target.hears(S, state())[..],
@@ -299,9 +331,13 @@ fn a_second_move_is_refused_clearly() {
     let other = target.hears_of(OTHER, U, Body::Offer(offer()));
     assert_eq!(other, refuses(Refusal::Busy));
     let newer = target.hears_of(OTHER, S, Body::Offer(offer()));
+    let readied = Readied {
+        fetch: Duration::ZERO,
+        room: Duration::from_millis(1),
+    };
     assert_eq!(
         newer,
-        [sent(S, Body::Accept)],
+        [sent(S, Body::Accept(readied))],
         "is the first one still meant?"
     );
 }
@@ -309,7 +345,7 @@ fn a_second_move_is_refused_clearly() {
 #[test]
 fn what_comes_twice_late_or_from_somebody_else_changes_nothing() {
     let mut source = Script::source(2);
-    assert_eq!(source.hears(T, Body::Accept), []);
+    assert_eq!(source.hears(T, Body::Accept(Readied::default())), []);
     assert_eq!(source.hears(T, Body::Committed), [], "nothing was granted");
     assert_eq!(source.hears(T, Body::Done(Timings::default())), []);
     assert_eq!(source.hears(U, Body::Failed(TargetFailure::Unknown)), []);
@@ -335,7 +371,7 @@ fn what_comes_twice_late_or_from_somebody_else_changes_nothing() {
         [sent(S, Body::Failed(TargetFailure::Unknown))]
     );
     assert_eq!(
-        Script::new(S, None).hears(T, Body::Accept),
+        Script::new(S, None).hears(T, Body::Accept(Readied::default())),
         [sent(T, Body::Abort)]
     );
 }

@@ -9,12 +9,14 @@
 //! - [`drive`]: what comes of it
 //! - [`node`]: a service and a runner: a driver for [`Moves`](sterna_migration::Moves) and a model of what it
 //!   drives
+//! - [`keep`]: files, and snapshots
 //! - [`checks`]: what must hold
 //! - [`mutation`]: nodes, runners and registries that break one rule, to see that the checks notice
 //! - [`random`]: random numbers
 
 mod checks;
 mod drive;
+mod keep;
 mod mutation;
 mod node;
 mod random;
@@ -62,6 +64,15 @@ const MUST_HAPPEN: &[&str] = &[
     "target: busy",
     "service crashed in a move",
     "runner crashed in a move",
+    "service crashed in a freeze",
+    "service crashed in a thaw",
+    "frozen",
+    "freezing came too late",
+    "thawed",
+    "thawed elsewhere",
+    "recovered",
+    "recovered from the copy",
+    "going on came too late",
 ];
 
 fn run(seed: u64, mutation: Mutation, trace: bool) -> Ended {

@@ -7,14 +7,15 @@ use sterna_migration::wire::{
     BODY_BYTES_MAX, HEAD_BYTES, TEXT_BYTES_MAX, VERSION_NEWEST, VERSION_OLDEST, body_bytes,
 };
 use sterna_migration::{
-    Attempt, Body, Grant, Intent, Life, Message, MoveId, NodeId, Offer, Record, Refusal, Size,
-    Snapshot, Strategy as Travel, TargetFailure, Timings, WireError,
+    Attempt, Body, Grant, Intent, Life, Message, MoveId, NodeId, Offer, Readied, Record, Refusal,
+    Size, Snapshot, Strategy as Travel, TargetFailure, Timings, WireError,
 };
 use sterna_process::{Epoch, MemoryLayout, ProcessId, ProgramId, Region, RegionId, Tag};
 
-/// The bytes of version 1, of every sort of message. **They never change:** a difference here means that nodes of
+/// The bytes of each version, of every sort of message. **They never change:** a difference here means that nodes of
 /// two versions would not understand each other. New versions get samples of their own.
 const SAMPLES_1: &str = include_str!("../samples/messages-1.txt");
+const SAMPLES_2: &str = include_str!("../samples/messages-2.txt");
 const RECORDS_1: &str = include_str!("../samples/records-1.txt");
 const RECORD_2: &str = include_str!("../samples/records-2.txt");
 
@@ -46,7 +47,10 @@ fn bodies() -> Vec<Body> {
             image_format: 1,
             strategy: Travel::StopAndCopy,
         }),
-        Body::Accept,
+        Body::Accept(Readied {
+            fetch: Duration::from_secs(3),
+            room: Duration::from_millis(70),
+        }),
         Body::State(Snapshot {
             grant: Grant::from_bytes([4; 16]),
             size: Size {
@@ -133,7 +137,29 @@ fn messages_of_version_1_are_written_and_read_as_ever() {
     let samples: Vec<&str> = SAMPLES_1.lines().collect();
     assert_eq!(written, samples, "written:\n{}", written.join("\n"));
     for (sample, body) in samples.iter().zip(bodies()) {
-        assert_eq!(Message::decode(&unhex(sample)), Ok((message(body), 1)));
+        let read = Message::decode(&unhex(sample));
+        assert_eq!(read, Ok((message(as_of_version_1(body)), 1)));
+    }
+}
+
+/// What version 1 has no room for.
+fn as_of_version_1(body: Body) -> Body {
+    match body {
+        Body::Accept(_) => Body::Accept(Readied::default()),
+        other => other,
+    }
+}
+
+#[test]
+fn messages_of_version_2_are_written_and_read_as_ever() {
+    let written: Vec<String> = bodies()
+        .into_iter()
+        .map(|body| hex(&message(body).encode(2).unwrap()))
+        .collect();
+    let samples: Vec<&str> = SAMPLES_2.lines().collect();
+    assert_eq!(written, samples, "written:\n{}", written.join("\n"));
+    for (sample, body) in samples.iter().zip(bodies()) {
+        assert_eq!(Message::decode(&unhex(sample)), Ok((message(body), 2)));
     }
 }
 
@@ -189,9 +215,15 @@ fn every_cut_is_noticed() {
 /// A changed bit makes another message or none: two encodings never mean the same.
 #[test]
 fn every_bit_counts() {
-    for body in bodies() {
-        let original = message(body);
-        let bytes = original.encode(VERSION_NEWEST).unwrap();
+    let versions = VERSION_OLDEST..=VERSION_NEWEST;
+    for (body, version) in
+        versions.flat_map(|version| bodies().into_iter().map(move |body| (body, version)))
+    {
+        let original = message(match version {
+            1 => as_of_version_1(body),
+            _ => body,
+        });
+        let bytes = original.encode(version).unwrap();
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
@@ -222,10 +254,13 @@ fn other_versions_and_other_bytes_are_named() {
         bytes[at..at + new.len()].copy_from_slice(new);
         Message::decode(&bytes).unwrap_err()
     };
-    let found = VERSION_NEWEST + 1;
-    assert_eq!(with(2, &found.to_le_bytes()), WireError::Newer { found });
-    let found = VERSION_OLDEST - 1;
-    assert_eq!(with(2, &found.to_le_bytes()), WireError::Older { found });
+    let (oldest, newest) = (VERSION_OLDEST, VERSION_NEWEST);
+    let found = newest + 1;
+    let newer = WireError::Newer { found, newest };
+    assert_eq!(with(2, &found.to_le_bytes()), newer);
+    let found = oldest - 1;
+    let older = WireError::Older { found, oldest };
+    assert_eq!(with(2, &found.to_le_bytes()), older);
     let what = "message";
     assert_eq!(with(0, b"SR"), WireError::Foreign { what });
     assert_eq!(with(0, b"GET /"), WireError::Foreign { what });
@@ -241,12 +276,7 @@ fn other_versions_and_other_bytes_are_named() {
         matches!(with(last, &[9]), WireError::Malformed { .. }),
         "a body of no known sort"
     );
-    assert_eq!(
-        message(Body::Ask).encode(VERSION_NEWEST + 1),
-        Err(WireError::Newer {
-            found: VERSION_NEWEST + 1
-        })
-    );
+    assert_eq!(message(Body::Ask).encode(newest + 1), Err(newer));
     let mut head = [0; HEAD_BYTES];
     head.copy_from_slice(&bytes[..HEAD_BYTES]);
     assert_eq!(body_bytes(&head), Ok(bytes.len() - HEAD_BYTES));
@@ -307,8 +337,11 @@ fn the_largest_layout_fits() {
 proptest! {
     #[test]
     fn any_bytes_are_a_message_or_refused(bytes: Vec<u8>) {
-        let framed = [&b"SM\x01\x00"[..], &(bytes.len() as u32).to_le_bytes(), &bytes].concat();
-        for bytes in [&bytes, &framed] {
+        let framed = |version: u16| {
+            let length = (bytes.len() as u32).to_le_bytes();
+            [&b"SM"[..], &version.to_le_bytes(), &length, &bytes].concat()
+        };
+        for bytes in [&bytes, &framed(1), &framed(2)] {
             if let Ok((message, version)) = Message::decode(bytes) {
                 prop_assert_eq!(&message.encode(version).unwrap(), bytes);
             }

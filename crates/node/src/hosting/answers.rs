@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sterna_migration::{
     Attempt, Grant, Holding, Life, Message, MoveId, NodeId, Offer, Order as Move, Strategy,
+    WireError,
 };
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Order, Seen};
@@ -22,6 +23,7 @@ use crate::message::{
     RegistryRequest, Reply, Request,
 };
 use crate::service::{Origin, Service};
+use crate::wire::of_moves;
 
 /// How long a process that is just moving is waited for.
 const SETTLE_WITHIN: Duration = Duration::from_secs(10);
@@ -93,12 +95,8 @@ impl Service {
             HostingRequest::Recover { process, on } => {
                 self.recover_somewhere(hosting, process, on).await.map(Some)
             }
-            HostingRequest::Freeze {
-                process,
-                keep,
-                file,
-            } => {
-                let frozen = self.freeze(hosting, process, keep, file, descriptors);
+            HostingRequest::Freeze { .. } => {
+                let frozen = self.freeze(hosting, request, descriptors);
                 frozen.await.map(Some)
             }
             HostingRequest::Thaw(order) => self.thaw(hosting, *order, descriptors).await.map(Some),
@@ -158,7 +156,11 @@ impl Service {
                 started.await.map(Some)
             }
             HostingRequest::Message { bytes } => {
-                let (message, _) = Message::decode(&bytes).map_err(Failure::refused)?;
+                let (message, found) = Message::decode(&bytes).map_err(Failure::refused)?;
+                let newest = self.transport.versions().of_moves();
+                if found > newest {
+                    return Err(Failure::refused(WireError::Newer { found, newest }));
+                }
                 hosting.tell_heard(node, message);
                 Ok(None)
             }
@@ -283,6 +285,10 @@ impl Service {
                     Err(failure) => Err(failure),
                 }
             }
+            HostingRequest::ProgramOf { process, offset } => {
+                let program = hosting.seen(process).await?.program;
+                hosting.program_piece(program, offset).await.map(Some)
+            }
             HostingRequest::Log {
                 process,
                 after,
@@ -311,7 +317,11 @@ impl Service {
             }
             HostingRequest::MoveNews { attempt, .. } => {
                 let news = self.news_of(hosting, attempt).await?;
-                Ok(Some(HostingReply::MoveNews(news)))
+                let copied = hosting.copies.sent(attempt);
+                Ok(Some(match (news, copied) {
+                    (Some(report), Some(copied)) => HostingReply::MovedWithCopies(report, copied),
+                    (news, _) => HostingReply::MoveNews(news),
+                }))
             }
             HostingRequest::CancelMove { attempt, .. } => {
                 hosting.cancel(attempt).await.map(|()| None)
@@ -445,10 +455,13 @@ impl Service {
 
     /// Sends a message of a move.
     pub(super) async fn send_message(&self, to: NodeId, message: &Message) -> Result<(), Failure> {
-        let version = sterna_migration::wire::VERSION_NEWEST;
-        let bytes = message.encode(version).map_err(Failure::refused)?;
-        let request = Request::Hosting(HostingRequest::Message { bytes });
         let addresses = self.addresses(to);
+        let version = self.transport.version_with(to, &addresses).await;
+        let version = version.map_err(|error| Failure::new(FailureKind::Unreachable, error))?;
+        let bytes = message
+            .encode(of_moves(version))
+            .map_err(Failure::refused)?;
+        let request = Request::Hosting(HostingRequest::Message { bytes });
         match self
             .transport
             .ask(to, &addresses, &request, ANSWER_WITHIN)
@@ -547,6 +560,7 @@ impl HostingRequest {
             | Self::Resize { process, .. }
             | Self::File { process, .. }
             | Self::Snapshot { process, .. }
+            | Self::ProgramOf { process, .. }
             | Self::Clone { process, .. } => Some(*process),
             _ => None,
         }

@@ -24,9 +24,13 @@ use sterna_migration::{Attempt, NodeId};
 use sterna_runner::message::{Order, Secret, Side};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::limits::{CHANNEL_SILENCE, CHANNEL_WITHIN, CHANNELS_WAITING_MAX, RETRY_FIRST};
+use crate::hosting::Hosting;
+use crate::limits::{
+    CHANNEL_SILENCE, CHANNEL_WITHIN, CHANNELS_UNNAMED_MAX, CHANNELS_WAITING_MAX, RETRY_FIRST,
+};
 use crate::message::{Failure, FailureKind, HostingReply, HostingRequest, Reply, Request};
 use crate::service::Service;
 use crate::wire::encode_plain;
@@ -71,8 +75,8 @@ impl Channels {
         *self.port.lock().unwrap_or_else(PoisonError::into_inner) = port;
     }
 
-    /// Expects a node to connect for a move, which has asked on this connection. Whether the move is its own, the runner
-    /// knows.
+    /// Expects a node to connect for a move, which has asked on this connection and is the move's source now. Whether
+    /// it still is when it connects, the runner knows.
     pub(super) fn expect(
         &self,
         connection: &quinn::Connection,
@@ -98,6 +102,13 @@ impl Channels {
         };
         expected.insert(name(&secret), caller);
         Ok(HostingReply::Channel { port })
+    }
+
+    /// Whether anybody is expected.
+    fn expects_some(&self) -> bool {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        expected.retain(|_, expected| expected.until > Instant::now());
+        !expected.is_empty()
     }
 
     fn take(&self, name: &[u8; NAME_BYTES]) -> Option<Expected> {
@@ -156,13 +167,25 @@ impl Service {
         Ok((stream.into(), secret))
     }
 
-    /// Takes connections of sources that were announced, and hands them to the runner.
+    /// Takes connections of sources that were announced, and hands them to the runner. Anybody can connect: while nobody
+    /// is expected, and when too many have not said who they are, a connection is closed at once.
     pub(crate) async fn accept_pages(self: Arc<Self>, listener: TcpListener) {
+        let unnamed = Arc::new(Semaphore::new(CHANNELS_UNNAMED_MAX));
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let service = Arc::clone(&self);
-                    tokio::spawn(async move { service.accept_channel(stream).await });
+                    let expects = |hosting: &Arc<Hosting>| hosting.channels.expects_some();
+                    let place = match self.hosting.as_ref().is_some_and(expects) {
+                        true => Arc::clone(&unnamed).try_acquire_owned(),
+                        false => continue,
+                    };
+                    if let Ok(place) = place {
+                        let service = Arc::clone(&self);
+                        tokio::spawn(async move {
+                            service.accept_channel(stream).await;
+                            drop(place);
+                        });
+                    }
                 }
                 Err(_) => sleep(RETRY_FIRST).await,
             }

@@ -13,7 +13,8 @@ use super::making::As;
 use super::snapshots::{chain, new_key};
 use super::{Hosting, blocking};
 use crate::message::{
-    Belongings, Cloned, EventSort, Failure, HostingReply, HostingRequest, Parent, ProcessInfo,
+    Belongings, Cloned, EventSort, Failure, HostingReply, HostingRequest, Keeper, Parent,
+    ProcessInfo,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
@@ -48,8 +49,9 @@ impl Service {
             self.may_be_asked(target, request).await?;
         }
         let (process, key) = (ProcessId::random(), new_key()?);
+        let keeper = Keeper::Node(target);
         let kept = self
-            .copy_to(hosting, parent, (target, process), (key, 1))
+            .copy_to(hosting, parent, (&keeper, process), (key, 1))
             .await;
         let made = match kept {
             Ok(kept) => {
@@ -78,7 +80,7 @@ impl Service {
             }
             Ok(_) => Err(Failure::refused("the target answers another question")),
             Err(failure) => {
-                let shelf = self.shelf(target, process);
+                let shelf = self.shelf(hosting, &keeper, process)?;
                 let cleared = blocking(move || {
                     let names = shelf.list()?;
                     names.iter().try_for_each(|name| shelf.remove(name))
@@ -118,14 +120,15 @@ impl Service {
         if record.owner != from {
             return Err(Failure::refused("the original is not that node's"));
         }
-        let shelf = self.shelf(self.id, process);
+        let here = Keeper::Node(self.id);
+        let shelf = self.shelf(hosting, &here, process)?;
         let found = blocking(move || newest(&*shelf, &key, None)).await?;
         let found = match found.map_err(|error| Failure::refused(chain(&error)))? {
             Ok(found) => found,
             Err(_) => return Err(Failure::refused("the copy of the process is not whole")),
         };
         let log_offset = found.manifest.output_bytes;
-        let folder = (self.id, process);
+        let folder = (&here, process);
         self.has_program(hosting, folder, original.info.program)
             .await?;
         let mut belongings = Belongings::decode(&original.info.extra).unwrap_or_default();

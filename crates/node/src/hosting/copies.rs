@@ -16,7 +16,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,10 +33,10 @@ use super::driver::Input;
 use super::runner::make_folder;
 use super::travels::{Arriving, Leaving};
 use super::{Hosting, blocking};
-use crate::limits::{COPIES_SPARE_BYTES, ORIGINS_MAX};
+use crate::limits::{COPIES_SPARE_BYTES, ORIGINS_MAX, REPORTS_MAX};
 use crate::message::{
     Belongings, Binding, BindingSort, EventSort, Failure, FailureKind, HostingReply,
-    HostingRequest, RegistryRequest, Reply,
+    HostingRequest, RegistryRequest, Reply, TreesSent,
 };
 use crate::service::Service;
 use crate::trees::{self, Size, Tree, TreeError, Writer};
@@ -60,6 +60,8 @@ struct State {
     origins: HashMap<ProcessId, Vec<Origin>>,
     leaving: HashMap<Attempt, Arc<Leaving>>,
     arriving: HashMap<ProcessId, Arriving>,
+    /// What went on the last moves away from here.
+    sent: VecDeque<(Attempt, TreesSent)>,
     /// Processes of which the registry does not know yet.
     starting: HashSet<ProcessId>,
 }
@@ -283,8 +285,21 @@ impl Copies {
     }
 
     /// A move away from here has ended.
-    pub(super) fn left(&self, attempt: Attempt) -> Option<Arc<Leaving>> {
-        self.state().leaving.remove(&attempt)
+    pub(super) fn left(&self, attempt: Attempt) {
+        let mut state = self.state();
+        if let Some(leaving) = state.leaving.remove(&attempt) {
+            if state.sent.len() >= REPORTS_MAX {
+                state.sent.pop_front();
+            }
+            state.sent.push_back((attempt, leaving.told()));
+        }
+    }
+
+    /// What went on a move that has ended.
+    pub(super) fn sent(&self, attempt: Attempt) -> Option<TreesSent> {
+        let state = self.state();
+        let mut sent = state.sent.iter();
+        sent.find(|(of, _)| *of == attempt).map(|(_, sent)| *sent)
     }
 
     pub(super) fn arrive(&self, attempt: Attempt, have: Tree) {

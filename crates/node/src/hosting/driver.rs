@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use sterna_migration::{
     Action, Attempt, Command, Event, Limits, Message, Moves, NodeId, Notice, Offer, Order as Move,
-    Record, RunnerEvent, Swap, Time,
+    Record, RunnerEvent, StartedError, Swap, Time,
 };
 use sterna_process::{Epoch, ProcessId};
 use sterna_runner::message::{Order, Place, Said, Side};
@@ -36,10 +36,12 @@ pub(super) enum Input {
     Started {
         process: ProcessId,
         epoch: Epoch,
-        noted: oneshot::Sender<()>,
+        noted: oneshot::Sender<Result<(), StartedError>>,
     },
-    /// It is not here any more, or never was: nobody is to miss it.
-    Gone { process: ProcessId },
+    /// It was not started.
+    NotStarted { process: ProcessId },
+    /// What was here in this epoch is not any more: nobody is to miss it.
+    Gone { process: ProcessId, epoch: Epoch },
     /// A process is to be moved.
     Begin {
         order: Move,
@@ -230,10 +232,10 @@ impl Driver {
                 epoch,
                 noted,
             } => {
-                self.moves.started(process, epoch);
-                let _ = noted.send(());
+                let _ = noted.send(self.moves.started(process, epoch));
             }
-            Input::Gone { process } => self.moves.gone(process),
+            Input::NotStarted { process } => self.moves.not_started(process),
+            Input::Gone { process, epoch } => self.moves.gone(now, process, epoch),
             Input::Begin { order, begun } => {
                 let _ = begun.send(self.moves.start(now, order));
             }
@@ -558,9 +560,8 @@ impl Driver {
                 self.connected.remove(&report.attempt);
                 let watched = self.watched.remove(&report.attempt);
                 self.trees_sent.remove(&report.attempt);
-                let copied = self.hosting.copies.left(report.attempt);
-                let copied = copied.map(|leaving| leaving.told());
-                let told = MoveReport::of(&report, watched, copied);
+                self.hosting.copies.left(report.attempt);
+                let told = MoveReport::of(&report, watched);
                 let (to, downtime_us) = (report.target, told.downtime_us);
                 let sort = match told.moved {
                     true => EventSort::Moved { to, downtime_us },

@@ -11,7 +11,8 @@
 //!
 //! The file is the user's, and so is the key that marks it: neither service nor runner ever has them. Whoever dies on the
 //! way, the process runs on or is in a file that is whole: the socket's end without a seal means that there is no file, and
-//! a service that finds a process standing settles its record before it lets it run.
+//! a service that finds a process standing settles its record before it lets it run. If the process is on another node,
+//! that one's service has pipe and socket of its own, and `relay` brings both here.
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -19,55 +20,80 @@ use std::os::unix::net::UnixStream;
 
 use sterna_migration::{GrantSeal, Life, MoveId, Record};
 use sterna_process::ProcessId;
-use sterna_runner::message::{Answer, Order};
+use sterna_runner::message::{Answer, Hold, Order};
 
 use super::driver::Input;
 use super::making::As;
 use super::{Hosting, answers, blocking};
 use crate::limits::FREEZE_WITHIN;
 use crate::message::{
-    Belongings, EventSort, Failure, FailureKind, HostingReply, How, ProcessInfo, SwapBytes,
-    ThawOrder,
+    Belongings, EventSort, Failure, FailureKind, HostingReply, HostingRequest, How, ProcessInfo,
+    SwapBytes, ThawOrder,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
 
-const SEAL_BYTES: usize = 32;
+pub(super) const SEAL_BYTES: usize = 32;
+
+/// What the record says after a freeze.
+enum After {
+    Frozen,
+    /// Something else, and that it is this node's: it was not frozen.
+    RunsOn(Record),
+    /// Something else: it may not run here.
+    Elsewhere(Record),
+}
 
 impl Service {
+    /// A user of this machine has a process frozen, here or by the node that has it.
     pub(super) async fn freeze(
         &self,
         hosting: &Hosting,
-        process: ProcessId,
-        keep: bool,
-        file: String,
+        request: HostingRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<HostingReply, Failure> {
+        let HostingRequest::Freeze { process, .. } = request else {
+            return Err(Failure::refused("not a request of this sort"));
+        };
         let [pipe, socket] = <[OwnedFd; 2]>::try_from(descriptors)
             .map_err(|_| Failure::refused("a pipe and a socket belong to this request"))?;
-        let entry = self.entry(process).await?;
-        let record = entry.record().map_err(Failure::refused)?;
-        if record.life != Life::Alive {
-            return Err(answers::gone(process, record.life));
+        let record = self.entry(process).await?.record();
+        let record = record.map_err(Failure::refused)?;
+        match record.owner == self.id || record.life != Life::Alive {
+            true => self.freeze_here(hosting, request, pipe, socket).await,
+            false => self.freeze_at(record, request, pipe, socket).await,
         }
-        if record.owner != self.id {
-            let roster = self.roster();
-            let name = roster
-                .member(record.owner)
-                .map_or("another node", |member| &member.about.name);
-            return Err(Failure::refused(format!(
-                "process {} is on {name}, and is frozen by commands of that machine: move it here first, `sterna move`",
-                process.short()
-            )));
-        }
-        let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
+    }
+
+    /// Freezes a process of this node.
+    pub(super) async fn freeze_here(
+        &self,
+        hosting: &Hosting,
+        request: HostingRequest,
+        pipe: OwnedFd,
+        socket: OwnedFd,
+    ) -> Result<HostingReply, Failure> {
+        let HostingRequest::Freeze {
+            process,
+            keep,
+            file,
+        } = request
+        else {
+            return Err(Failure::refused("not a request of this sort"));
+        };
+        let record = self.record_here(process).await?;
+        let belongings = self.entry(process).await?.info.extra;
+        let belongings = Belongings::decode(&belongings).unwrap_or_default();
         belongings.none_is_copied("a file of a frozen process")?;
         let hold = match keep {
             true => None,
-            false => Some(MoveId::from_bytes(answers::random()?)),
+            false => Some(Hold {
+                name: MoveId::from_bytes(answers::random()?),
+                epoch: record.epoch,
+            }),
         };
         let copied = hosting.ask(Order::Copy { process, hold }, vec![pipe]).await;
-        let Some(move_id) = hold else {
+        let Some(Hold { name: move_id, .. }) = hold else {
             return match copied? {
                 Answer::Copied(stood_us) => Ok(HostingReply::Frozen { stood_us }),
                 _ => Err(Failure::refused("the runner answers another question")),
@@ -80,26 +106,50 @@ impl Service {
             }
             Err(failure) => Err(failure),
         };
-        match frozen {
-            Ok(()) => {
-                hosting
-                    .ask(Order::Drop { process, move_id }, Vec::new())
-                    .await?;
-                hosting.tell(Input::Gone { process }).await;
-                hosting.forget(process);
+        let let_go = !matches!(frozen, Ok(After::RunsOn(_)) | Err(_));
+        let order = match let_go {
+            true => Order::Drop { process, move_id },
+            false => Order::Release { process, move_id },
+        };
+        if let Err(why) = hosting.ask(order, Vec::new()).await {
+            // Whoever heard first what became of its record has done it.
+            tracing::debug!("not held any more: {why}");
+        }
+        if let_go {
+            let epoch = record.epoch;
+            hosting.tell(Input::Gone { process, epoch }).await;
+            hosting.forget(process);
+        }
+        match frozen? {
+            After::Frozen => {
                 hosting
                     .news
                     .event(process, EventSort::Other, "was frozen into a file");
                 Ok(HostingReply::Frozen { stood_us: 0 })
             }
-            Err(failure) => {
-                let release = Order::Release { process, move_id };
-                if let Err(why) = hosting.ask(release, Vec::new()).await {
-                    tracing::debug!("not released: {why}");
-                }
-                Err(failure)
-            }
+            After::RunsOn(found) | After::Elsewhere(found) => Err(Failure::refused(format!(
+                "its record changed meanwhile, so the file may be no more than a snapshot of it: {found}; see `sterna ps -a`"
+            ))),
         }
+    }
+
+    /// The record of a process that is alive and on this node.
+    async fn record_here(&self, process: ProcessId) -> Result<Record, Failure> {
+        let entry = self.entry(process).await?;
+        let record = entry.record().map_err(Failure::refused)?;
+        if record.life != Life::Alive {
+            return Err(answers::gone(process, record.life));
+        }
+        if record.owner != self.id {
+            return Err(Failure::new(
+                FailureKind::NotHere,
+                format!(
+                    "process {} was moved to another node just now: try again",
+                    process.short()
+                ),
+            ));
+        }
+        Ok(record)
     }
 
     /// Waits for the file, then writes down that the process is in it.
@@ -108,7 +158,7 @@ impl Service {
         process: ProcessId,
         (record, file): (Record, String),
         socket: UnixStream,
-    ) -> Result<(), Failure> {
+    ) -> Result<After, Failure> {
         let seal = blocking(move || wait_for_seal(socket)).await?;
         let seal = seal.ok_or_else(|| {
             Failure::refused(
@@ -125,10 +175,13 @@ impl Service {
             ending: Some(How::Frozen { file }.bounded()),
         };
         match self.swap_bytes_until_known(swap).await? {
-            Some(found) if found == new => Ok(()),
-            _ => Err(Failure::refused(
-                "it was moved or has ended meanwhile: the file is no more than a snapshot of it",
-            )),
+            Some(found) if found == new => Ok(After::Frozen),
+            Some(found) if found.owner == self.id && found.life == Life::Alive => {
+                Ok(After::RunsOn(found))
+            }
+            // Perhaps it was thawed out of this very file before the answer came.
+            Some(found) => Ok(After::Elsewhere(found)),
+            None => Err(Failure::refused("the registry has no record of it")),
         }
     }
 

@@ -74,7 +74,10 @@ impl Hosting {
                     info,
                 })
             }
-            Holding::Arriving { .. } | Holding::Ready { .. } | Holding::Exited { .. } => None,
+            Holding::Made { .. }
+            | Holding::Arriving { .. }
+            | Holding::Ready { .. }
+            | Holding::Exited { .. } => None,
         });
         here.collect()
     }

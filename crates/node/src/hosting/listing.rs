@@ -79,7 +79,10 @@ fn brief(seen: Seen) -> Option<Brief> {
             }),
             output_bytes: seen.output_bytes,
         }),
-        Holding::Arriving { .. } | Holding::Ready { .. } | Holding::Exited { .. } => None,
+        Holding::Made { .. }
+        | Holding::Arriving { .. }
+        | Holding::Ready { .. }
+        | Holding::Exited { .. } => None,
     }
 }
 

@@ -72,14 +72,7 @@ impl Service {
         let placed = hosting.place(process, log_epoch, &belongings, Vec::new(), came_from);
         let (place, descriptors) = placed.await?;
         let move_id = MoveId::from_bytes(random()?);
-        let (noted, done) = oneshot::channel();
-        let started = Input::Started {
-            process,
-            epoch,
-            noted,
-        };
-        hosting.tell(started).await;
-        let _ = done.await;
+        hosting.starts(process, epoch).await?;
         let make = Make {
             process,
             epoch,
@@ -118,15 +111,18 @@ impl Service {
                 let new = record.recovered(self.id);
                 let new = new.ok_or_else(|| Failure::refused("it is in its last epoch"))?;
                 let found = self.swap_until_known(process, *record, new, *grant).await?;
-                if found != Some(new) {
+                // Mine, and later: it was moved or settled here before this answer came.
+                let mine = |found: Record| found.owner == self.id && found.life == Life::Alive;
+                let found = found.filter(|found| mine(*found) && found.epoch >= new.epoch);
+                let Some(found) = found else {
                     return Err(Failure::refused(
                         "somebody else has gone on with it meanwhile: see `sterna ps -a`",
                     ));
-                }
+                };
                 hosting.remember(process, info);
                 let record = Event::Record {
                     process,
-                    record: Some(new),
+                    record: Some(found),
                 };
                 hosting.tell(Input::Event(record)).await;
             }
@@ -239,9 +235,25 @@ impl Service {
 }
 
 impl Hosting {
+    /// Says that a process is about to be here, before its record says so.
+    pub(super) async fn starts(&self, process: ProcessId, epoch: Epoch) -> Result<(), Failure> {
+        let (noted, done) = oneshot::channel();
+        let started = Input::Started {
+            process,
+            epoch,
+            noted,
+        };
+        self.tell(started).await;
+        match done.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Failure::new(FailureKind::Busy, error)),
+            Err(_) => Err(Failure::new(FailureKind::Internal, "the node stops")),
+        }
+    }
+
     async fn unmake(&self, process: ProcessId, move_id: MoveId, log_epoch: Epoch) {
         let _ = self.ask(Order::Drop { process, move_id }, Vec::new()).await;
-        self.tell(Input::Gone { process }).await;
+        self.tell(Input::NotStarted { process }).await;
         self.forget(process);
         let folder = self.log_folder(process);
         let _ = std::fs::remove_file(super::logs::file_of(&folder, log_epoch));

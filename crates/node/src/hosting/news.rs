@@ -1,6 +1,7 @@
-//! What has happened, for those who ask later: reports of moves, and events.
+//! What has happened, for those who ask later: reports of moves, and events. Events outlive the service.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use sterna_migration::Attempt;
@@ -8,7 +9,8 @@ use sterna_process::ProcessId;
 use tokio::sync::watch;
 
 use super::Hosting;
-use crate::limits::{EVENTS_MAX, REPORTS_MAX};
+use super::chronicle::Chronicle;
+use crate::limits::{EVENT_BYTES_MAX, EVENTS_MAX, REPORTS_MAX};
 use crate::message::{EventRecord, EventSort, MoveReport, Roster};
 use crate::wire::now_ms;
 
@@ -19,7 +21,7 @@ impl Hosting {
     }
 }
 
-/// Reports and events of one node since it was started.
+/// Reports of one node since it was started, and its events.
 #[derive(Default)]
 pub(super) struct News {
     kept: Mutex<Kept>,
@@ -31,9 +33,29 @@ struct Kept {
     reports: VecDeque<(Attempt, MoveReport)>,
     events: VecDeque<EventRecord>,
     numbers: u64,
+    /// Where they are kept; nothing if that cannot be.
+    chronicle: Option<Chronicle>,
 }
 
 impl News {
+    /// With the events that a folder has.
+    pub(super) fn in_folder(folder: &Path) -> Self {
+        let mut kept = Kept::default();
+        match Chronicle::open(folder) {
+            Ok((chronicle, events)) => {
+                kept.numbers = events.last().map_or(0, |last| last.number);
+                let many = events.len().saturating_sub(EVENTS_MAX);
+                kept.events = events.into_iter().skip(many).collect();
+                kept.chronicle = Some(chronicle);
+            }
+            Err(error) => tracing::warn!("events will be forgotten when the node ends: {error}"),
+        }
+        Self {
+            kept: Mutex::new(kept),
+            changed: watch::Sender::default(),
+        }
+    }
+
     pub(super) fn report(&self, attempt: Attempt, report: MoveReport) {
         self.change(|kept| {
             if kept.reports.len() >= REPORTS_MAX {
@@ -64,19 +86,26 @@ impl News {
         }
     }
 
-    fn note(&self, process: Option<ProcessId>, sort: EventSort, what: String) {
+    fn note(&self, process: Option<ProcessId>, sort: EventSort, mut what: String) {
+        what.truncate(what.floor_char_boundary(EVENT_BYTES_MAX / 2));
         self.change(|kept| {
             if kept.events.len() >= EVENTS_MAX {
                 kept.events.pop_front();
             }
             kept.numbers += 1;
-            kept.events.push_back(EventRecord {
+            let event = EventRecord {
                 number: kept.numbers,
                 at_ms: now_ms(),
                 process,
                 sort,
                 what,
-            });
+            };
+            if let Some(chronicle) = &mut kept.chronicle
+                && let Err(error) = chronicle.add(&event)
+            {
+                tracing::warn!("an event will be forgotten when the node ends: {error}");
+            }
+            kept.events.push_back(event);
         });
     }
 
@@ -93,7 +122,7 @@ impl News {
 
     pub(super) fn events_after(&self, after: u64) -> Vec<EventRecord> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        // The node was started again: its numbers began anew.
+        // The machine crashed before the last ones were on disk, or its data directory is another one now.
         let after = if after > kept.numbers { 0 } else { after };
         let newer = kept.events.iter().filter(|event| event.number > after);
         newer.cloned().collect()

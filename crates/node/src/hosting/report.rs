@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::Hosting;
 use super::driver::Input;
 use crate::limits::NEWS_WITHIN;
-use crate::message::{Failure, MoveReport, TreesSent};
+use crate::message::{Failure, MoveReport};
 use crate::service::Service;
 
 impl Service {
@@ -88,16 +88,11 @@ impl MoveReport {
             was_ready: None,
             total_us: 0,
             parts: Vec::new(),
-            copied: None,
         }
     }
 
     /// As it is told to people and programs.
-    pub(super) fn of(
-        report: &Report,
-        watched: Option<(u64, bool)>,
-        copied: Option<TreesSent>,
-    ) -> Self {
+    pub(super) fn of(report: &Report, watched: Option<(u64, bool)>) -> Self {
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let size = report.size.unwrap_or_default();
         let parts = report.parts.iter();
@@ -119,7 +114,6 @@ impl MoveReport {
             parts: parts
                 .map(|(part, time)| (part_name(*part).to_owned(), us(*time)))
                 .collect(),
-            copied,
         }
     }
 }
@@ -163,6 +157,8 @@ fn chain(failure: &MoveFailure) -> String {
 
 const fn part_name(part: Part) -> &'static str {
     match part {
+        Part::Fetch => "fetch",
+        Part::Room => "room",
         Part::Accept => "accept",
         Part::Declare => "declare",
         Part::Pause => "pause",

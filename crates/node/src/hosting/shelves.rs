@@ -1,4 +1,4 @@
-//! Where snapshots are kept: folders of this node, and those of others.
+//! Where snapshots are kept: folders of this node, those of others, and those in [stores](super::stores).
 //!
 //! ```text
 //! DATA/snapshots/PROCESS/…      as `sterna-snapshot` says
@@ -7,7 +7,7 @@
 //! Only the owner of a process writes into its folder. A folder of no process is of a clone that is just being made.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,11 +16,14 @@ use sterna_migration::{Life, NodeId};
 use sterna_process::ProcessId;
 use sterna_snapshot::{Folder, Shelf, ShelfError, is_name};
 use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinSet};
 
-use super::blocking;
-use crate::limits::{ANSWER_WITHIN, OBJECT_BYTES_MAX, OBJECT_PIECE_BYTES, OBJECT_REPLY_BYTES};
+use super::{Hosting, blocking};
+use crate::limits::{
+    ANSWER_WITHIN, OBJECT_BYTES_MAX, OBJECT_PIECE_BYTES, OBJECT_PIECES_AT_ONCE, OBJECT_REPLY_BYTES,
+};
 use crate::message::{
-    Failure, FailureKind, HostingReply, HostingRequest, RegistryRequest, Reply, Request,
+    Failure, FailureKind, HostingReply, HostingRequest, Keeper, RegistryRequest, Reply, Request,
     ShelfReply, ShelfRequest,
 };
 use crate::service::Service;
@@ -35,44 +38,76 @@ pub(super) struct Elsewhere {
 
 impl Elsewhere {
     fn ask(&self, request: ShelfRequest) -> Result<Option<ShelfReply>, ShelfError> {
+        self.runtime.block_on(self.asking(request))
+    }
+
+    fn asking(
+        &self,
+        request: ShelfRequest,
+    ) -> impl Future<Output = Result<Option<ShelfReply>, ShelfError>> + Send + use<> {
+        let (service, node) = (Arc::clone(&self.service), self.node);
         let folder = self.folder;
         let request = Request::Hosting(HostingRequest::Shelf { folder, request });
-        let addresses = self.service.addresses(self.node);
-        let asked = self
-            .service
-            .transport
-            .ask(self.node, &addresses, &request, ANSWER_WITHIN);
-        match self.runtime.block_on(asked) {
-            Ok((Reply::Hosting(HostingReply::Shelf(reply)), _)) => Ok(Some(reply)),
-            Ok((Reply::Done, _)) => Ok(None),
-            Ok((Reply::Failed(failure), _)) => Err(ShelfError::Elsewhere(failure.message)),
-            Ok(_) => Err(ShelfError::Elsewhere(
-                "the node that keeps the snapshots answers another question".into(),
-            )),
-            Err(error) => Err(ShelfError::Elsewhere(format!(
-                "the node that keeps the snapshots does not answer: {error}"
-            ))),
+        async move {
+            let addresses = service.addresses(node);
+            let asked = service
+                .transport
+                .ask(node, &addresses, &request, ANSWER_WITHIN);
+            match asked.await {
+                Ok((Reply::Hosting(HostingReply::Shelf(reply)), _)) => Ok(Some(reply)),
+                Ok((Reply::Done, _)) => Ok(None),
+                Ok((Reply::Failed(failure), _)) => Err(ShelfError::Elsewhere(failure.message)),
+                Ok(_) => Err(ShelfError::Elsewhere(
+                    "the node that keeps the snapshots answers another question".into(),
+                )),
+                Err(error) => Err(ShelfError::Elsewhere(format!(
+                    "the node that keeps the snapshots does not answer: {error}"
+                ))),
+            }
         }
+    }
+
+    /// Puts pieces, several at once, and waits for all.
+    async fn put_all(&self, pieces: impl Iterator<Item = ShelfRequest>) -> Result<(), ShelfError> {
+        let done = |joined: Result<Result<_, ShelfError>, JoinError>| match joined {
+            Ok(put) => put.map(drop),
+            Err(error) => Err(ShelfError::Elsewhere(error.to_string())),
+        };
+        let mut under_way = JoinSet::new();
+        for piece in pieces {
+            if under_way.len() >= OBJECT_PIECES_AT_ONCE
+                && let Some(joined) = under_way.join_next().await
+            {
+                done(joined)?;
+            }
+            under_way.spawn(self.asking(piece));
+        }
+        while let Some(joined) = under_way.join_next().await {
+            done(joined)?;
+        }
+        Ok(())
     }
 }
 
 impl Shelf for Elsewhere {
+    /// The first piece begins an object and the last one ends it; those between them may come in any order.
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ShelfError> {
-        let mut offset = 0;
-        loop {
-            let piece = &bytes[offset..(offset + OBJECT_PIECE_BYTES).min(bytes.len())];
-            let end = offset + piece.len() == bytes.len();
-            self.ask(ShelfRequest::Put {
-                name: name.to_owned(),
-                offset: offset as u64,
-                bytes: piece.to_vec(),
-                end,
-            })?;
-            offset += piece.len();
-            if end {
-                return Ok(());
-            }
+        let piece = |offset: usize, bytes: &[u8], end| ShelfRequest::Put {
+            name: name.to_owned(),
+            offset: offset as u64,
+            bytes: bytes.to_vec(),
+            end,
+        };
+        let last_at = bytes.len().saturating_sub(1) / OBJECT_PIECE_BYTES * OBJECT_PIECE_BYTES;
+        let (before, last) = bytes.split_at(last_at);
+        let pieces = before.chunks(OBJECT_PIECE_BYTES).enumerate();
+        let mut pieces =
+            pieces.map(|(number, bytes)| piece(number * OBJECT_PIECE_BYTES, bytes, false));
+        if let Some(first) = pieces.next() {
+            self.ask(first)?;
         }
+        self.runtime.block_on(self.put_all(pieces))?;
+        self.ask(piece(last_at, last, true)).map(drop)
     }
 
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>, ShelfError> {
@@ -122,21 +157,23 @@ impl Service {
         Folder::at(self.snapshots().join(process.to_string()))
     }
 
-    /// The folder of a process that a node keeps.
+    /// The folder of a process, wherever it is kept.
     pub(super) fn shelf(
         self: &Arc<Self>,
-        node: NodeId,
+        hosting: &Hosting,
+        keeper: &Keeper,
         folder: ProcessId,
-    ) -> Box<dyn Shelf + Send> {
-        match node == self.id {
-            true => Box::new(self.folder(folder)),
-            false => Box::new(Elsewhere {
+    ) -> Result<Box<dyn Shelf + Send>, Failure> {
+        Ok(match keeper {
+            Keeper::Store(store) => Box::new(hosting.stores.folder(store, folder)?),
+            Keeper::Node(node) if *node == self.id => Box::new(self.folder(folder)),
+            Keeper::Node(node) => Box::new(Elsewhere {
                 service: Arc::clone(self),
-                node,
+                node: *node,
                 folder,
                 runtime: Handle::current(),
             }),
-        }
+        })
     }
 
     /// Removes a folder of this node.
@@ -199,7 +236,8 @@ impl Service {
     }
 }
 
-/// Takes a piece of an object, which appears with its last one. Two nodes do not write into one object.
+/// Takes a piece of an object: its first one begins it, and it appears with its last one. Those between come in any order,
+/// but none far ahead of the others. Two nodes do not write into one object.
 fn put_piece(
     folder: &Folder,
     (name, node): (&str, NodeId),
@@ -216,16 +254,22 @@ fn put_piece(
         DirBuilder::new().mode(0o700).recursive(true).create(path)?;
         let mut options = OpenOptions::new();
         options.write(true).mode(0o600);
-        let mut file = match offset {
+        let file = match offset {
             0 => options.create(true).truncate(true).open(&partial)?,
-            _ => options.append(true).open(&partial)?,
+            _ => options.open(&partial)?,
         };
+        let here = file.metadata()?.len();
         let length = offset.saturating_add(bytes.len() as u64);
-        if file.metadata()?.len() != offset || length > OBJECT_BYTES_MAX {
+        let ahead = match end {
+            true => 0,
+            false => (OBJECT_PIECES_AT_ONCE * OBJECT_PIECE_BYTES) as u64,
+        };
+        if offset > here.saturating_add(ahead) || length > OBJECT_BYTES_MAX {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        file.write_all(bytes)?;
+        file.write_all_at(bytes, offset)?;
         if end {
+            file.set_len(length)?;
             file.sync_all()?;
             fs::rename(&partial, path.join(name))?;
             File::open(path)?.sync_all()?;

@@ -26,8 +26,8 @@ use crate::limits::{
     SNAPSHOTS_SWEEP_EVERY, TROUBLE_BYTES_MAX,
 };
 use crate::message::{
-    Belongings, EventSort, Failure, FailureKind, HostingReply, HostingRequest, Keeping, KeepingsOf,
-    LastSnapshot, Recovered, RegistryRequest, Reply, SnapshotOrder,
+    Belongings, EventSort, Failure, FailureKind, HostingReply, HostingRequest, Keeper, Keeping,
+    KeepingsOf, LastSnapshot, Recovered, RegistryRequest, Reply, SnapshotOrder,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
@@ -112,26 +112,32 @@ impl Service {
             }
             if swept.elapsed() >= SNAPSHOTS_SWEEP_EVERY {
                 swept = Instant::now();
-                self.sweep_snapshots().await;
+                self.sweep_snapshots(&hosting).await;
             }
         }
     }
 
-    /// Removes the snapshots of processes that nobody can go on with any more.
-    async fn sweep_snapshots(&self) {
-        let entries = std::fs::read_dir(self.snapshots()).into_iter().flatten();
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        for process in names.filter_map(|name| name.parse::<ProcessId>().ok()) {
-            let request = RegistryRequest::Process { process };
-            let over = match self.ask_registry(request).await {
-                Ok(Reply::Process(None)) => true,
-                Ok(Reply::Process(Some(entry))) => entry
-                    .record()
-                    .is_ok_and(|record| record.life == Life::Ended),
-                _ => false,
-            };
-            if over {
-                self.clear(process).await;
+    /// Removes the snapshots of processes that nobody can go on with any more. A store may have those of processes of
+    /// other clusters: what is not known stays there.
+    async fn sweep_snapshots(&self, hosting: &Hosting) {
+        let stores = hosting.stores.directories().cloned();
+        let places = stores.map(|store| (store, false));
+        for (place, is_own) in places.chain([(self.snapshots(), true)]) {
+            let entries = std::fs::read_dir(&place).into_iter().flatten();
+            let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            for process in names.filter_map(|name| name.parse::<ProcessId>().ok()) {
+                let request = RegistryRequest::Process { process };
+                let over = match self.ask_registry(request).await {
+                    Ok(Reply::Process(None)) => is_own,
+                    Ok(Reply::Process(Some(entry))) => entry
+                        .record()
+                        .is_ok_and(|record| record.life == Life::Ended),
+                    _ => false,
+                };
+                if over {
+                    let path = place.join(process.to_string());
+                    let _ = blocking(move || std::fs::remove_dir_all(path)).await;
+                }
             }
         }
     }
@@ -165,11 +171,13 @@ impl Service {
         let entry = self.entry(process).await?;
         let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
         belongings.none_is_copied("a snapshot")?;
-        let to = to.or(known.as_ref().map(|keeping| keeping.to));
+        let to = to.or(known.as_ref().map(|keeping| keeping.to.clone()));
         let to = to.ok_or_else(|| {
-            Failure::refused("say which node is to keep the snapshots: --to NODE")
+            Failure::refused(
+                "say where the snapshots are to be kept: --to NODE, or --to store:NAME",
+            )
         })?;
-        self.check(to, every_ms, keep)?;
+        self.check(hosting, process, &to, (every_ms, keep))?;
         let key = match known.as_ref() {
             Some(keeping) => keeping.key,
             None => new_key()?,
@@ -188,7 +196,13 @@ impl Service {
         Ok(HostingReply::Keeping(Box::new(keeping)))
     }
 
-    fn check(&self, to: NodeId, every_ms: Option<u64>, keep: u32) -> Result<(), Failure> {
+    fn check(
+        &self,
+        hosting: &Hosting,
+        process: ProcessId,
+        to: &Keeper,
+        (every_ms, keep): (Option<u64>, u32),
+    ) -> Result<(), Failure> {
         let min = SNAPSHOT_EVERY_MIN.as_millis() as u64;
         if every_ms.is_some_and(|every| every < min) {
             return Err(Failure::refused(format!(
@@ -200,9 +214,10 @@ impl Service {
                 "from 1 to {SNAPSHOTS_MAX} snapshots are kept"
             )));
         }
-        match self.roster().member(to) {
-            Some(_) => Ok(()),
-            None => Err(Failure::refused(
+        match to {
+            Keeper::Store(store) => hosting.stores.folder(store, process).map(drop),
+            Keeper::Node(node) if self.roster().member(*node).is_some() => Ok(()),
+            Keeper::Node(_) => Err(Failure::refused(
                 "the cluster has no such node: see `sterna nodes`",
             )),
         }
@@ -220,7 +235,7 @@ impl Service {
             .copy_to(
                 hosting,
                 process,
-                (keeping.to, process),
+                (&keeping.to, process),
                 (keeping.key, keeping.keep),
             )
             .await;
@@ -268,16 +283,16 @@ impl Service {
         }
     }
 
-    /// Keeps a copy of a process of this node in a folder of some node.
+    /// Keeps a copy of a process of this node in a folder.
     pub(super) async fn copy_to(
         self: &Arc<Self>,
         hosting: &Hosting,
         process: ProcessId,
-        (to, folder): (NodeId, ProcessId),
+        (to, folder): (&Keeper, ProcessId),
         (key, keep): (Key, u32),
     ) -> Result<Kept, Failure> {
         let (reading, writing) = io::pipe().map_err(Failure::refused)?;
-        let shelf = self.shelf(to, folder);
+        let shelf = self.shelf(hosting, to, folder)?;
         let workshop = Arc::clone(&hosting.workshop);
         let at_ms = now_ms();
         let saving = blocking(move || {
@@ -345,11 +360,11 @@ impl Service {
         }
         let keeping = self.keeping(process).await?;
         let keeping = keeping.ok_or_else(|| none_of(process))?;
-        self.has_program(hosting, (keeping.to, process), info.program)
-            .await?;
+        let folder = (&keeping.to, process);
+        self.has_program(hosting, folder, info.program).await?;
         let (mut before, mut passed_over) = (None, Vec::new());
         loop {
-            let shelf = self.shelf(keeping.to, process);
+            let shelf = self.shelf(hosting, &keeping.to, process)?;
             let found = blocking(move || newest(&*shelf, &keeping.key, before)).await?;
             let found = match found.map_err(|error| Failure::refused(chain(&error)))? {
                 Ok(found) => found,
@@ -371,10 +386,7 @@ impl Service {
                 grant: None,
                 info: info.clone(),
             };
-            match self
-                .go_on_from(hosting, (keeping.to, process), process, found, what)
-                .await
-            {
+            match self.go_on_from(hosting, folder, process, found, what).await {
                 Ok(()) => {
                     let text = format!("went on from snapshot {number}");
                     hosting.news.event(process, EventSort::Started, text);
@@ -400,7 +412,7 @@ impl Service {
     pub(super) async fn make_from(
         self: &Arc<Self>,
         hosting: &Hosting,
-        folder: (NodeId, ProcessId),
+        folder: (&Keeper, ProcessId),
         process: ProcessId,
         found: Found,
         what: As,
@@ -415,14 +427,15 @@ impl Service {
     async fn go_on_from(
         self: &Arc<Self>,
         hosting: &Hosting,
-        (node, folder): (NodeId, ProcessId),
+        (keeper, folder): (&Keeper, ProcessId),
         process: ProcessId,
         found: Found,
         what: As,
     ) -> Result<(), Stopped> {
         let failed = |error: io::Error| Stopped::Here(Failure::refused(error));
         let (reading, mut writing) = io::pipe().map_err(failed)?;
-        let shelf = self.shelf(node, folder);
+        let shelf = self.shelf(hosting, keeper, folder);
+        let shelf = shelf.map_err(Stopped::Here)?;
         let sending = blocking(move || {
             let mut pages = Stored::of(&found.manifest, &*shelf);
             copy::write(&mut writing, &found.manifest.image, &mut pages)
@@ -441,13 +454,13 @@ impl Service {
     pub(super) async fn has_program(
         self: &Arc<Self>,
         hosting: &Hosting,
-        (node, folder): (NodeId, ProcessId),
+        (keeper, folder): (&Keeper, ProcessId),
         program: ProgramId,
     ) -> Result<(), Failure> {
         if hosting.has(program).await {
             return Ok(());
         }
-        let shelf = self.shelf(node, folder);
+        let shelf = self.shelf(hosting, keeper, folder)?;
         let workshop = Arc::clone(&hosting.workshop);
         let added = blocking(move || {
             let bytes = shelf.get(PROGRAM).map_err(text)?;

@@ -11,7 +11,6 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use sterna_migration::{Event, NodeId, Record, RunnerEvent};
 use sterna_process::{Epoch, Exit, ProcessId, State, Stats};
 use sterna_runner::message::{Ended, Order, Place, Spawn, WindowSize};
-use tokio::sync::oneshot;
 
 use super::driver::Input;
 use super::runner::make_folder;
@@ -104,14 +103,10 @@ impl Service {
                 return Err(failure);
             }
         };
-        let (noted, done) = oneshot::channel();
-        let started = Input::Started {
-            process,
-            epoch: Epoch::FIRST,
-            noted,
-        };
-        hosting.tell(started).await;
-        let _ = done.await;
+        if let Err(failure) = hosting.starts(process, Epoch::FIRST).await {
+            hosting.uncopy(process).await;
+            return Err(failure);
+        }
         let started = self.start_noted(hosting, process, order, (place, descriptors));
         let started = started.await;
         if let Err(failure) = &started {
@@ -146,15 +141,20 @@ impl Service {
         hosting.remember(process, &info);
         let info = Box::new(info);
         let created = self.ask_registry(RegistryRequest::CreateRecord { process, info });
-        let first = Record::first(self.id).encode().map_err(Failure::refused)?;
+        let first = Record::first(self.id);
         match created.await? {
-            Reply::Record(Some(record)) if record == first => {}
+            Reply::Record(Some(record)) if Record::decode(&record) == Ok(first) => {}
             _ => {
                 return Err(Failure::refused(
                     "a process of the same random name exists: try again",
                 ));
             }
         }
+        let written = Event::Record {
+            process,
+            record: Some(first),
+        };
+        hosting.tell(Input::Event(written)).await;
         let spawn = Spawn {
             process,
             epoch: Epoch::FIRST,

@@ -8,8 +8,9 @@ use sterna_runner::log::Record;
 use sterna_runner::message::{FileAnswer, FileDeed, WindowSize};
 
 use super::{
-    Belongings, Binding, Cloned, Keeping, ProcessEntry, Recovered, ShelfReply, ShelfRequest,
-    SnapshotOrder, ThawOrder, TreePage, TreeRound, TreeWish, TreesSent, is_process_name,
+    Belongings, Binding, Cloned, EventRecord, Keeping, ProcessEntry, Recovered, ShelfReply,
+    ShelfRequest, SnapshotOrder, ThawOrder, TreePage, TreeRound, TreeWish, TreesSent,
+    is_process_name,
 };
 use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
 
@@ -142,9 +143,9 @@ pub enum HostingRequest {
         /// Where the new one is to run.
         target: NodeId,
     },
-    /// Write a process of the asked node into a file. Descriptors: a pipe for its [copy](sterna_runner::copy), and a
-    /// socket. On that comes, when the file is safe, the seal of what the file gives; a socket that ends before means
-    /// that there is no file, and the process runs on.
+    /// Write a process into a file. Descriptors: a pipe for its [copy](sterna_runner::copy), and a socket. On that
+    /// comes, when the file is safe, the seal of what the file gives; a socket that ends before means that there is no
+    /// file, and the process runs on. Between nodes both go over the stream of the request.
     Freeze {
         /// Which.
         process: ProcessId,
@@ -198,6 +199,13 @@ pub enum HostingRequest {
         process: ProcessId,
         /// What.
         deed: FileDeed,
+    },
+    /// A piece of the program of a process.
+    ProgramOf {
+        /// Of which process.
+        process: ProcessId,
+        /// From which byte on.
+        offset: u64,
     },
     /// Events after a number, of any node.
     EventsOf {
@@ -381,7 +389,7 @@ pub enum HostingReply {
     },
     /// To [`HostingRequest::Shelf`].
     Shelf(ShelfReply),
-    /// To [`HostingRequest::Program`].
+    /// To [`HostingRequest::Program`] and [`HostingRequest::ProgramOf`].
     Program {
         /// Its whole length.
         total: u64,
@@ -398,6 +406,8 @@ pub enum HostingReply {
     Tree(TreePage),
     /// To [`HostingRequest::TreePieces`], in their order. Zeros at the end of a piece are left out.
     TreePieces(Vec<Bytes>),
+    /// To [`HostingRequest::MoveNews`], if directories are copied along.
+    MovedWithCopies(Box<MoveReport>, TreesSent),
 }
 
 /// A process as its node sees it.
@@ -505,8 +515,6 @@ pub struct MoveReport {
     pub total_us: u64,
     /// The parts of that, in order, in microseconds.
     pub parts: Vec<(String, u64)>,
-    /// What went of directories that are copied along.
-    pub copied: Option<TreesSent>,
 }
 
 /// How much room a node has.
@@ -520,60 +528,4 @@ pub struct Capacity {
     pub memory_available_bytes: u64,
     /// Processes that it hosts.
     pub processes: u32,
-}
-
-/// Something that happened on a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventRecord {
-    /// Numbers of one node's events grow, and begin anew when it is started again.
-    pub number: u64,
-    /// When, in milliseconds since 1970.
-    pub at_ms: u64,
-    /// To which process, if it is about one.
-    pub process: Option<ProcessId>,
-    /// For programs.
-    pub sort: EventSort,
-    /// For people: a sentence without its subject.
-    pub what: String,
-}
-
-/// What sort of event it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EventSort {
-    /// A process was started.
-    Started,
-    /// A process has left this node for another.
-    Moved {
-        /// Where it runs now.
-        to: NodeId,
-        /// Microseconds in which nobody executed it.
-        downtime_us: Option<u64>,
-    },
-    /// A move has come to nothing.
-    NotMoved {
-        /// Where it was to run.
-        to: NodeId,
-    },
-    /// A process has come from another node.
-    Arrived {
-        /// Where it was before.
-        from: NodeId,
-    },
-    /// A process has ended, or was killed.
-    Ended,
-    /// A process died with its runner.
-    Lost,
-    /// A node belongs to the cluster now.
-    NodeJoined {
-        /// Which.
-        node: NodeId,
-    },
-    /// A node was removed from the cluster.
-    NodeRemoved {
-        /// Which.
-        node: NodeId,
-    },
-    /// Something else.
-    Other,
 }

@@ -10,8 +10,8 @@ use sterna_snapshot::Key;
 pub struct Keeping {
     /// By which its owner's snapshots are known.
     pub key: Key,
-    /// The node that keeps them.
-    pub to: NodeId,
+    /// Where they are.
+    pub to: Keeper,
     /// How often one is made; `None` if only when somebody asks.
     pub every_ms: Option<u64>,
     /// How many there are at most.
@@ -20,6 +20,15 @@ pub struct Keeping {
     pub last: Option<LastSnapshot>,
     /// Why there is none since.
     pub trouble: Option<String>,
+}
+
+/// Where snapshots are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Keeper {
+    /// By a node.
+    Node(NodeId),
+    /// In what the nodes that can use it call so.
+    Store(String),
 }
 
 /// A snapshot that was kept.
@@ -59,15 +68,15 @@ pub enum SnapshotOrder {
     Every {
         /// How often, in milliseconds.
         every_ms: u64,
-        /// Which node keeps them; the one that did if nothing is said.
-        to: Option<NodeId>,
+        /// Where they are kept; where they were if nothing is said.
+        to: Option<Keeper>,
         /// How many there are at most.
         keep: u32,
     },
     /// Make one now.
     Once {
-        /// Which node keeps it; the one that did if nothing is said.
-        to: Option<NodeId>,
+        /// Where it is kept; where they were if nothing is said.
+        to: Option<Keeper>,
     },
     /// Make no more. Those that there are stay.
     Stop,
@@ -76,7 +85,7 @@ pub enum SnapshotOrder {
 /// Something about objects of a folder that a node keeps: of snapshots of the process with this name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShelfRequest {
-    /// A piece of a new object, in its turn.
+    /// A piece of a new object: the first one before all others, the last one after them.
     Put {
         /// Its name.
         name: String,
@@ -172,20 +181,64 @@ pub struct ThawOrder {
     pub is_bound: bool,
 }
 
+/// Version of [`Keeping`] as it is kept, its first byte. In version 1 all are kept by nodes.
+const KEEPING_VERSION: u8 = 2;
+/// How [`Keeper::Node`] begins.
+const BY_NODE: u8 = 0;
+const KEY_BYTES: usize = 32;
+
 impl Keeping {
     /// As it is kept.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let body = postcard::to_stdvec(self).expect("keepings can be written");
-        [vec![1], body].concat()
+        [vec![KEEPING_VERSION], body].concat()
     }
 
     /// What was kept; `None` if a newer program did it.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         match bytes.split_first()? {
-            (1, body) => postcard::from_bytes(body).ok(),
+            (1, body) => {
+                let (key, rest) = body.split_at_checked(KEY_BYTES)?;
+                postcard::from_bytes(&[key, &[BY_NODE], rest].concat()).ok()
+            }
+            (&KEEPING_VERSION, body) => postcard::from_bytes(body).ok(),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_versions_are_read() {
+        let node = NodeId::from_bytes([7; 32]);
+        let keeping = |to| Keeping {
+            key: Key::from_bytes([3; 32]),
+            to,
+            every_ms: Some(30_000),
+            keep: 3,
+            last: None,
+            trouble: Some("no room".into()),
+        };
+        for to in [Keeper::Node(node), Keeper::Store("backup".into())] {
+            let keeping = keeping(to);
+            assert_eq!(Keeping::decode(&keeping.encode()), Some(keeping));
+        }
+        let first = (
+            Key::from_bytes([3; 32]),
+            node,
+            Some(30_000_u64),
+            3_u32,
+            None::<LastSnapshot>,
+            Some("no room"),
+        );
+        let first = [vec![1], postcard::to_stdvec(&first).unwrap()].concat();
+        assert_eq!(Keeping::decode(&first), Some(keeping(Keeper::Node(node))));
+        assert_eq!(Keeping::decode(&first[..20]), None);
+        assert_eq!(Keeping::decode(&[3]), None);
     }
 }

@@ -1,12 +1,14 @@
 //! Where requests come in: connections of other nodes, and the socket for users of this machine.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sterna_sys::identity::peer_credentials;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -14,10 +16,11 @@ use super::{Origin, Service};
 use crate::door::Authority;
 use crate::identity::NodeId;
 use crate::limits::{
-    CONNECTIONS_MAX, CONNECTIONS_UNPROVEN_MAX, FRAME_WITHIN, HELLO_WITHIN, LOCAL_MAX,
-    REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RETRY_FIRST, STRANGER_WITHIN, STRANGERS_MAX,
+    CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX, CONNECTIONS_UNPROVEN_MAX, FRAME_WITHIN, HELLO_WITHIN,
+    LOCAL_MAX, REPLIES_WAITING_BYTES, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RETRY_FIRST,
+    STRANGER_WITHIN, STRANGERS_MAX,
 };
-use crate::message::{Failure, Reply, Request};
+use crate::message::{Failure, FailureKind, HostingRequest, Reply, Request};
 use crate::tls;
 use crate::transport::CLOSE_REFUSED;
 use crate::wire::{self, WireError};
@@ -37,6 +40,71 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// The connections of each key, oldest first.
+pub(super) type ConnectionsOf = Mutex<HashMap<NodeId, VecDeque<quinn::Connection>>>;
+
+/// A connection among those of its key, until this is dropped.
+struct Listed<'a> {
+    all: &'a ConnectionsOf,
+    node: NodeId,
+    connection: usize,
+}
+
+impl<'a> Listed<'a> {
+    /// If the key has as many as it may, the oldest makes room: who was started again has left some that are dead.
+    fn enter(all: &'a ConnectionsOf, node: NodeId, connection: &quinn::Connection) -> Self {
+        let mut open = all.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_node = open.entry(node).or_default();
+        if of_node.len() >= CONNECTIONS_OF_ONE_MAX
+            && let Some(oldest) = of_node.pop_front()
+        {
+            oldest.close(CLOSE_REFUSED.into(), b"too many connections");
+        }
+        of_node.push_back(connection.clone());
+        drop(open);
+        Self {
+            all,
+            node,
+            connection: connection.stable_id(),
+        }
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        let mut open = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut of_node) = open.entry(self.node) {
+            let others = |one: &quinn::Connection| one.stable_id() != self.connection;
+            of_node.get_mut().retain(others);
+            if of_node.get().is_empty() {
+                of_node.remove();
+            }
+        }
+    }
+}
+
+/// Room for replies that wait to be read on one connection, in KiB.
+type ReplyRoom = Arc<Semaphore>;
+
+/// A reply as a frame, and the room that it takes; that there is none, if so.
+fn framed(reply: &Reply, room: &ReplyRoom) -> Result<(Vec<u8>, OwnedSemaphorePermit), WireError> {
+    let taken = |frame: &[u8]| Arc::clone(room).try_acquire_many_owned((frame.len() >> 10) as u32);
+    let frame = wire::encode(reply, REPLY_BYTES_MAX)?;
+    if let Ok(permit) = taken(&frame) {
+        return Ok((frame, permit));
+    }
+    let full = Failure::new(
+        FailureKind::Busy,
+        format!(
+            "more than {} MiB of replies wait to be read on this connection: read them first",
+            REPLIES_WAITING_BYTES >> 20
+        ),
+    );
+    let frame = wire::encode(&Reply::Failed(full), REPLY_BYTES_MAX)?;
+    let permit = taken(&[]).map_err(|_| WireError::CutShort)?;
+    Ok((frame, permit))
 }
 
 impl Service {
@@ -84,6 +152,7 @@ impl Service {
         connection: &quinn::Connection,
         node: NodeId,
     ) -> &'static str {
+        let _listed = Listed::enter(&self.connections_of, node, connection);
         let is_stranger = || matches!(self.authority(node), Authority::Stranger(_));
         let stranger = match is_stranger() {
             true => match Counted::enter(&self.strangers, STRANGERS_MAX) {
@@ -92,11 +161,20 @@ impl Service {
             },
             false => None,
         };
-        if !matches!(timeout(HELLO_WITHIN, greet(connection)).await, Ok(true)) {
-            return "no hello";
+        let greeted = timeout(HELLO_WITHIN, self.greet(connection));
+        match greeted.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error @ WireError::Version { .. })) => {
+                if !is_stranger() {
+                    tracing::warn!("node {node} cannot be answered: {error}");
+                }
+                return "no version in common";
+            }
+            _ => return "no hello",
         }
         let patience = Instant::now() + STRANGER_WITHIN;
         let mut requests = JoinSet::new();
+        let room = Arc::new(Semaphore::new(REPLIES_WAITING_BYTES >> 10));
         loop {
             while requests.try_join_next().is_some() {}
             let stream = tokio::select! {
@@ -108,30 +186,62 @@ impl Service {
             let Ok((to, from)) = stream else {
                 return "";
             };
-            requests.spawn(Arc::clone(self).serve_request(connection.clone(), node, to, from));
+            let room = Arc::clone(&room);
+            let connection = connection.clone();
+            requests.spawn(Arc::clone(self).serve_request(connection, node, (to, from), room));
         }
+    }
+
+    /// Hears the other side's hello, and sees to it that it hears ours even if that is all they have in common.
+    async fn greet(&self, connection: &quinn::Connection) -> Result<(), WireError> {
+        let streams = connection.accept_bi().await;
+        let (mut to, mut from) = streams.map_err(std::io::Error::from)?;
+        let versions = self.transport.versions();
+        let greeted = wire::greet(&mut from, &mut to, versions, HELLO_WITHIN).await;
+        if matches!(greeted, Ok(_) | Err(WireError::Version { .. })) {
+            let _ = to.finish();
+            let _ = to.stopped().await;
+        }
+        greeted.map(drop)
     }
 
     async fn serve_request(
         self: Arc<Self>,
         connection: quinn::Connection,
         node: NodeId,
-        mut to: quinn::SendStream,
-        mut from: quinn::RecvStream,
+        (mut to, mut from): (quinn::SendStream, quinn::RecvStream),
+        room: ReplyRoom,
     ) {
         let request = wire::receive(&mut from, REQUEST_BYTES_MAX, FRAME_WITHIN).await;
-        // Nothing that comes after the request is read.
-        let _ = from.stop(CLOSE_REFUSED.into());
+        // Looked up for each request: a node may have been admitted or removed meanwhile.
+        let authority = self.authority(node);
         let reply = match request {
-            // Looked up for each request: a node may have been admitted or removed meanwhile.
-            Ok(request) => {
-                let origin = Origin::Node(&connection);
-                self.answer(self.authority(node), request, origin).await
+            Ok(Request::Hosting(request @ HostingRequest::Freeze { .. })) => {
+                self.freeze_for(authority, request, &mut to, &mut from)
+                    .await
             }
-            Err(error) => not_understood(&error),
+            request => {
+                // Nothing that comes after the request is read.
+                let _ = from.stop(CLOSE_REFUSED.into());
+                match request {
+                    Ok(request) => {
+                        let origin = Origin::Node(&connection);
+                        self.answer(authority, request, origin).await
+                    }
+                    Err(error) => not_understood(&error),
+                }
+            }
         };
-        let sent = wire::send(&mut to, &reply, REPLY_BYTES_MAX, FRAME_WITHIN).await;
-        let taken = match sent.is_ok() && to.finish().is_ok() {
+        let framed = framed(&reply, &room);
+        drop(reply);
+        let sent = match &framed {
+            Ok((frame, _)) => {
+                let written = timeout(FRAME_WITHIN, to.write_all(frame)).await;
+                matches!(written, Ok(Ok(())))
+            }
+            Err(_) => false,
+        };
+        let taken = match sent && to.finish().is_ok() {
             true => timeout(FRAME_WITHIN, to.stopped()).await.is_ok(),
             false => false,
         };
@@ -212,19 +322,6 @@ async fn hear(stream: UnixStream, uid: u32) -> Option<(Heard, UnixStream)> {
     });
     let (heard, stream) = hearing.await.ok()??;
     Some((heard, UnixStream::from_std(stream).ok()?))
-}
-
-/// Hears the other side's hello, and sees to it that it hears ours even if that is all they have in common.
-async fn greet(connection: &quinn::Connection) -> bool {
-    let Ok((mut to, mut from)) = connection.accept_bi().await else {
-        return false;
-    };
-    let greeted = wire::greet(&mut from, &mut to, HELLO_WITHIN).await;
-    if matches!(greeted, Ok(_) | Err(WireError::Version { .. })) {
-        let _ = to.finish();
-        let _ = to.stopped().await;
-    }
-    greeted.is_ok()
 }
 
 fn not_understood(error: &WireError) -> Reply {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::SystemTime;
@@ -20,10 +20,27 @@ use crate::limits::PREPARING_MAX;
 use crate::workshop::Workshop;
 
 /// Starts runners that are threads of this test, and make ready nothing.
-struct Prison {
+pub(super) struct Prison {
     links: Mutex<Sender<UnixStream>>,
     preparing: AtomicUsize,
     most: AtomicUsize,
+}
+
+/// The program that it has, by its own word, and its length.
+pub(super) const LARGE: ProgramId = ProgramId::from_bytes([7; 32]);
+pub(super) const LARGE_BYTES: usize = 1 << 20;
+
+impl Prison {
+    /// One, and where its links come out.
+    pub(super) fn new() -> (Arc<Self>, Receiver<UnixStream>) {
+        let (links, linked) = mpsc::channel();
+        let prison = Self {
+            links: Mutex::new(links),
+            preparing: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+        };
+        (Arc::new(prison), linked)
+    }
 }
 
 impl std::fmt::Debug for Prison {
@@ -55,8 +72,11 @@ impl Workshop for Prison {
         true
     }
 
-    fn bytes(&self, _: &ProgramId) -> Result<Arc<[u8]>, String> {
-        Err("there is none".into())
+    fn bytes(&self, program: &ProgramId) -> Result<Arc<[u8]>, String> {
+        match *program == LARGE {
+            true => Ok(vec![7; LARGE_BYTES].into()),
+            false => Err("there is none".into()),
+        }
     }
 
     fn add(&self, _: Arc<[u8]>) -> Result<(), String> {
@@ -105,7 +125,7 @@ fn end_of(process: ProcessId) -> Ended {
 }
 
 /// Answers the question that each service begins with.
-fn begin(link: &UnixStream, held: Vec<(ProcessId, Holding)>) {
+pub(super) fn begin(link: &UnixStream, held: Vec<(ProcessId, Holding)>) {
     let (Numbered { number, order }, _) = link::receive(link).unwrap();
     assert!(matches!(order, Order::Holdings), "{order:?}");
     let answer = Ok(Answer::Holdings(holdings(held)));
@@ -155,12 +175,7 @@ fn lies(process: ProcessId) -> Vec<Said> {
 
 #[test]
 fn a_runner_that_was_taken_over_changes_nothing_of_others() {
-    let (links, linked) = mpsc::channel();
-    let prison = Arc::new(Prison {
-        links: Mutex::new(links),
-        preparing: AtomicUsize::new(0),
-        most: AtomicUsize::new(0),
-    });
+    let (prison, linked) = Prison::new();
     let home = Running::start("home");
     let workshop: Arc<dyn Workshop> = prison.clone();
     let node = Running::start_with("captive", |options| options.workshop = Some(workshop));

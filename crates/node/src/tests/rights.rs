@@ -9,7 +9,8 @@ use crate::identity::{NodeId, NodeKey};
 use crate::limits::{FRAME_WITHIN, REQUEST_BYTES_MAX};
 use crate::message::{FailureKind, RegistryRequest, Reply, Request, TicketText};
 use crate::ticket::{Secret, Ticket};
-use crate::{tls, wire};
+use crate::tls;
+use crate::wire::{self, VERSIONS};
 
 fn failed(reply: Option<Reply>) -> Option<FailureKind> {
     match reply? {
@@ -199,7 +200,7 @@ async fn wrong_clock(endpoint: Endpoint) {
     let (mut to, mut from) = connection.accept_bi().await.unwrap();
     let yesterday = hello(|hello| hello.now_ms -= 86_400_000);
     to.write_all(&yesterday).await.unwrap();
-    wire::greet(&mut from, &mut tokio::io::sink(), FRAME_WITHIN)
+    wire::greet(&mut from, &mut tokio::io::sink(), &VERSIONS, FRAME_WITHIN)
         .await
         .unwrap();
     while let Ok((mut to, mut from)) = connection.accept_bi().await {

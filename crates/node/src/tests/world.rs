@@ -14,7 +14,7 @@ use crate::identity::{NodeId, NodeKey};
 use crate::limits::{HELLO_WITHIN, REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::message::{Candidate, Failure, ProcessInfo, Reply, Request, Roster, TicketText};
 use crate::ticket::Ticket;
-use crate::wire::{self, Hello};
+use crate::wire::{self, Hello, VERSIONS, Versions};
 use crate::{AskError, Node, Options, Stopper, tls};
 
 /// Longest wait for anything.
@@ -39,9 +39,11 @@ pub(super) fn options(data: &Path, name: &str) -> Options {
         confinement: "full".to_owned(),
         exports: Vec::new(),
         copies_bytes_max: None,
+        stores: Vec::new(),
         workshop: None,
         registry: None,
         registry_login: None,
+        versions: Versions::ALL,
     }
 }
 
@@ -198,7 +200,9 @@ impl Peer {
     pub(super) async fn dial(to: SocketAddr, node: NodeId, key: &NodeKey) -> Self {
         let peer = Self::silent(to, node, key).await;
         let (mut to, mut from) = peer.connection.open_bi().await.unwrap();
-        wire::greet(&mut from, &mut to, HELLO_WITHIN).await.unwrap();
+        wire::greet(&mut from, &mut to, &VERSIONS, HELLO_WITHIN)
+            .await
+            .unwrap();
         to.finish().unwrap();
         peer
     }
@@ -228,7 +232,7 @@ impl Peer {
 
 /// A hello with other contents than this program's.
 pub(super) fn hello(change: impl FnOnce(&mut Hello)) -> [u8; wire::HELLO_BYTES] {
-    let mut hello = Hello::own();
+    let mut hello = Hello::of(&VERSIONS);
     change(&mut hello);
     hello.encode()
 }

@@ -1,6 +1,6 @@
 //! `sterna events`: what has happened to processes and nodes of the cluster.
 //!
-//! Each node keeps what happened there, in memory. Each is asked, through the node that the command talks to, and what they
+//! Each node keeps what happened there. Each is asked, through the node that the command talks to, and what they
 //! say is put in the order of its time.
 
 use std::collections::{HashMap, HashSet};
@@ -47,15 +47,19 @@ Examples:
   sterna events --since 1h
   sterna events -f --json | jq -c 'select(.event == \"moved\") | [.name, .node, .to, .downtime_us]'
 
-A node remembers some thousand events, until it is stopped. Times are those of each node's own clock. A node that does not
-answer is named.";
+A node remembers its last some thousand events, also when it was stopped or killed. Times are those of each node's own
+clock, shown in this machine's time zone (TZ); with --json, at_ms has milliseconds since 1970, and number counts the events
+of one node. A node that does not answer is named, and so are events that were forgotten before they were shown.";
 
 /// What one node has said.
 type Heard = (NodeId, Result<Vec<EventRecord>>);
 
 #[derive(Serialize)]
 struct Line<'a> {
+    /// Since 1970.
     at_ms: u64,
+    /// Of this node's events.
+    number: u64,
     /// Where it was noticed.
     node: &'a str,
     id: Option<ProcessId>,
@@ -120,10 +124,19 @@ fn ask(which: &Which, node: NodeId, said: &SyncSender<Heard>, follow: bool) {
             Err(error) => Err(error),
         };
         let failed = events.is_err();
+        let forgotten = match &events {
+            Ok(events) => forgotten(after, events),
+            Err(_) => None,
+        };
         if let Ok(events) = &events
             && let Some(last) = events.last()
         {
             after = last.number;
+        }
+        if let Some((first, last)) = forgotten {
+            show::note(format_args!(
+                "events {first} to {last} of node {node} were forgotten before they were asked for"
+            ));
         }
         if said.send((node, events)).is_err() || !follow {
             return;
@@ -133,6 +146,13 @@ fn ask(which: &Which, node: NodeId, said: &SyncSender<Heard>, follow: bool) {
             thread::sleep(RETRY_EVERY);
         }
     }
+}
+
+/// The numbers that are missing between what is known and what came next, from the first to the last.
+fn forgotten(after: u64, events: &[EventRecord]) -> Option<(u64, u64)> {
+    let next = events.first()?.number;
+    // Of a node that is asked for the first time nothing was missed.
+    (after > 0 && next > after + 1).then(|| (after + 1, next - 1))
 }
 
 /// Shows events, with the names of what they are about.
@@ -198,7 +218,7 @@ impl Shower<'_> {
             show::print(format_args!("{text}\n"));
             return Ok(());
         }
-        let seconds = format!("{}.{:03}", event.at_ms / 1000, event.at_ms % 1000);
+        let time = show::moment(event.at_ms);
         let subject = event.process.map_or_else(String::new, |process| {
             let name = line
                 .name
@@ -214,7 +234,7 @@ impl Shower<'_> {
             format!(", stood still for {}", show::time_us(us))
         });
         show::print(format_args!(
-            "{seconds} {at}: {subject}{}{way}{downtime}\n",
+            "{time} {at}: {subject}{}{way}{downtime}\n",
             Plain(&event.what)
         ));
         Ok(())
@@ -236,6 +256,7 @@ impl Shower<'_> {
         };
         Line {
             at_ms: event.at_ms,
+            number: event.number,
             node,
             id: event.process,
             name,
@@ -260,5 +281,30 @@ impl Shower<'_> {
             self.names.insert(one.entry.process, one.entry.info.name);
         }
         Ok(self.names.entry(process).or_default().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_forgotten_is_named() {
+        let event = |number| EventRecord {
+            number,
+            at_ms: 0,
+            process: None,
+            sort: EventSort::Other,
+            what: String::new(),
+        };
+        let check = |after, first: Option<u64>, expected| {
+            let events: Vec<EventRecord> = first.map(event).into_iter().collect();
+            assert_eq!(forgotten(after, &events), expected, "{after} {first:?}");
+        };
+        check(7, None, None);
+        check(7, Some(8), None);
+        check(7, Some(10), Some((8, 9)));
+        check(0, Some(10), None);
+        check(7, Some(1), None);
     }
 }

@@ -8,13 +8,14 @@ use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use sterna_migration::Grant;
+use sterna_node::limits::PROGRAM_BYTES_MAX;
 use sterna_node::message::{HostingReply, HostingRequest, ProcessEntry, ThawOrder};
 use sterna_process::image::Written;
 use sterna_process::{
     Image, ImageFile, ImageWriter, Limits, MemoryError, PackedProgram, PageProvider, PageRun,
-    PageRuns, ProcessId,
+    PageRuns, ProcessId, ProgramId,
 };
 use sterna_runner::copy::{self, Copy};
 
@@ -91,13 +92,38 @@ impl Freezing<'_> {
     fn program(&self) -> Result<PackedProgram> {
         let (_, cache) = kinds::cache(&BuildOptions::default())?;
         let program = self.entry.info.program;
-        let bytes = cache.bytes(&program).with_context(|| {
-            format!(
-                "the program {} is not in this user's cache: freeze it --thin, or name the node's with STERNA_CACHE_DIR",
-                program.short()
-            )
-        })?;
+        let bytes = match cache.bytes(&program) {
+            Ok(bytes) => bytes,
+            Err(_) => self.program_of_the_node()?.into(),
+        };
         PackedProgram::pack(&bytes).context("could not compress the program")
+    }
+
+    /// From the node that has the process.
+    fn program_of_the_node(&self) -> Result<Vec<u8>> {
+        let mut whole = Vec::new();
+        loop {
+            let request = HostingRequest::ProgramOf {
+                process: self.entry.process,
+                offset: whole.len() as u64,
+            };
+            let Some(HostingReply::Program { total, bytes }) = self.which.hosting(request)? else {
+                return Err(node::unexpected());
+            };
+            ensure!(
+                total <= PROGRAM_BYTES_MAX && (whole.len() as u64 == total || !bytes.is_empty()),
+                "the node does not give the whole program: freeze it --thin"
+            );
+            whole.extend(bytes);
+            if whole.len() as u64 >= total {
+                break;
+            }
+        }
+        ensure!(
+            ProgramId::of(&whole) == self.entry.info.program,
+            "the node gave another program than the process's: freeze it --thin"
+        );
+        Ok(whole)
     }
 
     fn write(

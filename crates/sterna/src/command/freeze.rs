@@ -17,7 +17,8 @@ use crate::show::{self, Bar, Paint};
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Freeze {
-    /// The process: the beginning of its id, its name, or the pid of its `sterna run`; or one of this machine's node.
+    /// The process: the beginning of its id, its name, or the pid of its `sterna run`; or one of the cluster of
+    /// this machine's node.
     #[arg(value_name = "P")]
     process: String,
     /// The file. It replaces one that is there, at once and whole; only you can read it.

@@ -249,7 +249,7 @@ impl<'a> Follow<'a> {
         }
         let mut bytes = record.bytes.clone();
         if self.form == Form::Timed {
-            let time = format!("{}.{:03} ", record.at_ms / 1000, record.at_ms % 1000);
+            let time = format!("{} ", show::moment(record.at_ms));
             let text = String::from_utf8_lossy(&record.bytes).into_owned();
             let lines = text.split_inclusive('\n');
             bytes = lines

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use sterna_migration::{Attempt, NodeId};
 use sterna_node::identity;
-use sterna_node::message::{HostingReply, HostingRequest, MoveReport, Nodes};
+use sterna_node::message::{HostingReply, HostingRequest, MoveReport, Nodes, TreesSent};
 use sterna_process::{Plain, ProcessId};
 
 use crate::host::Signals;
@@ -99,15 +99,15 @@ impl Move {
                 Ok(0)
             }
             Some(HostingReply::Moving { source, attempt }) => {
-                let report = self.attend(source, attempt)?;
-                self.tell(&report, &nodes)
+                let (report, copied) = self.attend(source, attempt)?;
+                self.tell(&report, copied, &nodes)
             }
             _ => Err(node::unexpected()),
         }
     }
 
     /// Waits for the move's end.
-    fn attend(&self, source: NodeId, attempt: Attempt) -> Result<MoveReport> {
+    fn attend(&self, source: NodeId, attempt: Attempt) -> Result<(MoveReport, Option<TreesSent>)> {
         let which = self.which.clone();
         Signals::catch()?.each(move |signal| {
             let cancelled = which.hosting(HostingRequest::CancelMove { source, attempt });
@@ -119,14 +119,17 @@ impl Move {
         loop {
             let request = HostingRequest::MoveNews { source, attempt };
             match self.which.hosting(request)? {
-                Some(HostingReply::MoveNews(Some(report))) => return Ok(*report),
+                Some(HostingReply::MoveNews(Some(report))) => return Ok((*report, None)),
+                Some(HostingReply::MovedWithCopies(report, copied)) => {
+                    return Ok((*report, Some(copied)));
+                }
                 Some(HostingReply::MoveNews(None)) => {}
                 _ => return Err(node::unexpected()),
             }
         }
     }
 
-    fn tell(&self, report: &MoveReport, nodes: &Nodes) -> Result<u8> {
+    fn tell(&self, report: &MoveReport, copied: Option<TreesSent>, nodes: &Nodes) -> Result<u8> {
         let from = node::name_of(nodes, report.source);
         let to = node::name_of(nodes, report.target);
         if self.json {
@@ -150,7 +153,7 @@ impl Move {
                     .iter()
                     .map(|(part, us)| (&**part, *us))
                     .collect(),
-                copied: report.copied.map(|sent| Copied {
+                copied: copied.map(|sent| Copied {
                     running_bytes: sent.running_bytes,
                     still_bytes: sent.still_bytes,
                     still_us: sent.still_us,
@@ -159,7 +162,7 @@ impl Move {
                 }),
             })?;
         } else {
-            show::print(text(report, &from, &to));
+            show::print(text(report, copied, &from, &to));
         }
         Ok(match (report.moved, report.retry) {
             (true, _) => 0,
@@ -181,7 +184,9 @@ pub(crate) fn quietly(which: &Which, process: ProcessId, target: NodeId) -> Resu
     };
     let report = loop {
         match which.hosting(HostingRequest::MoveNews { source, attempt })? {
-            Some(HostingReply::MoveNews(Some(report))) => break report,
+            Some(
+                HostingReply::MoveNews(Some(report)) | HostingReply::MovedWithCopies(report, _),
+            ) => break report,
             Some(HostingReply::MoveNews(None)) => {}
             _ => return Err(node::unexpected()),
         }
@@ -199,7 +204,9 @@ pub(crate) fn quietly(which: &Which, process: ProcessId, target: NodeId) -> Resu
 /// What each part of a move is.
 fn meaning(part: &str, ready: Option<bool>) -> &'static str {
     match (part, ready) {
-        ("accept", _) => "the target made room; the program was there or was fetched",
+        ("fetch", _) => "the program went to the target and was compiled there",
+        ("room", _) => "the target made room",
+        ("accept", _) => "the target was asked and accepted",
         ("declare", _) => "the registry wrote the intent down",
         ("pause", Some(true)) => {
             "watched, running, until all it needs was ready there; then stopped"
@@ -220,7 +227,7 @@ fn meaning(part: &str, ready: Option<bool>) -> &'static str {
     }
 }
 
-fn text(report: &MoveReport, from: &str, to: &str) -> String {
+fn text(report: &MoveReport, copied: Option<TreesSent>, from: &str, to: &str) -> String {
     let process = report.process.short();
     let mut text = match report.moved {
         true => format!("{process} moved from {from} to {to}\n"),
@@ -250,7 +257,7 @@ fn text(report: &MoveReport, from: &str, to: &str) -> String {
             show::bytes(bytes)
         ));
     }
-    if let Some(sent) = &report.copied {
+    if let Some(sent) = copied {
         text.push_str(&format!(
             "  copied along: {} while it ran and {} in {} while it stood still, of {} in {} files and directories\n",
             show::bytes(sent.running_bytes),

@@ -15,7 +15,8 @@ use rustix::process::geteuid;
 use sterna_node::message::{Remains, Reply, Request, TicketText};
 use sterna_node::store::{EtcdAddress, Login};
 use sterna_node::ticket::TICKET_BYTES_MAX;
-use sterna_node::{Node, Options};
+use sterna_node::wire::{VERSIONS, Versions};
+use sterna_node::{Node, Options, StoreAt};
 use sterna_process::Plain;
 
 use crate::command::doctor;
@@ -67,6 +68,13 @@ struct Start {
     /// [default: 64G].
     #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes)]
     copies: Option<u64>,
+    /// Place outside of the cluster in which snapshots of processes can be kept under this name: file:///DIRECTORY, the
+    /// same on each node that is to use it; may be given several times.
+    #[arg(long, value_name = "NAME=URL")]
+    store: Vec<StoreAt>,
+    /// Speak this version of the protocol only, as an older sterna would: for tests of upgrades.
+    #[arg(long, value_name = "VERSION", hide = true, value_parser = parse_version)]
+    protocol: Option<Versions>,
     /// Write a systemd unit that starts the node in this way, and start nothing: into FILE, `-` for standard output
     /// [default: where systemd looks for units of this user].
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
@@ -177,9 +185,11 @@ impl Start {
             confinement: doctor::confinement(),
             exports: self.export,
             copies_bytes_max: self.copies,
+            stores: self.store,
             workshop: Some(Arc::new(Workshop::new()?)),
             registry: self.registry,
             registry_login: registry_login()?,
+            versions: self.protocol.unwrap_or(Versions::ALL),
         };
         let node = Node::start(&options)?;
         let stopper = node.stopper();
@@ -214,6 +224,10 @@ impl Start {
             words.extend(["--export".to_owned(), quoted(Path::new(&word))?]);
         }
         words.extend(self.copies.map(|bytes| format!("--copies {bytes}")));
+        for store in &self.store {
+            let word = store.to_string();
+            words.extend(["--store".to_owned(), quoted(Path::new(&word))?]);
+        }
         if let Some(name) = &self.name {
             words.extend(["--name".to_owned(), quoted(Path::new(name))?]);
         }
@@ -257,6 +271,14 @@ fn parse_export(text: &str) -> Result<(String, PathBuf), String> {
         }
         _ => Err("write NAME=DIR, for example data=/srv/data".into()),
     }
+}
+
+fn parse_version(text: &str) -> Result<Versions, String> {
+    let version = text.parse().ok().and_then(Versions::only);
+    version.ok_or_else(|| {
+        let (oldest, newest) = VERSIONS.into_inner();
+        format!("there are versions {oldest} to {newest}")
+    })
 }
 
 /// Where systemd looks for units of this user.

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use sterna_node::identity;
 use sterna_node::message::{
-    Cloned, HostingReply, HostingRequest, Keeping, Recovered, SnapshotOrder,
+    Cloned, HostingReply, HostingRequest, Keeper, Keeping, Nodes, Recovered, SnapshotOrder,
 };
 use sterna_process::{Plain, ProcessId};
 
@@ -30,7 +30,8 @@ pub(crate) struct Snapshot {
     /// Make no more. Those that there are stay for as long as the process is known.
     #[arg(long)]
     stop: bool,
-    /// The node that keeps them: another one than the process is on, if they are to be of use when that dies.
+    /// The node that keeps them, another one than the process is on, if they are to be of use when that dies; or
+    /// store:NAME, what `node start --store` calls so.
     #[arg(long, value_name = "NODE", conflicts_with = "stop")]
     to: Option<String>,
     /// How many are kept.
@@ -46,6 +47,7 @@ pub(crate) struct Snapshot {
 const SNAPSHOT_HELP: &str = "\
 Examples:
   sterna snapshot server --every 30s --to lab-2
+  sterna snapshot server --every 30s --to store:backup
   sterna snapshot server --once
   sterna snapshot server --stop
   sterna recover server                  after its node has died
@@ -53,11 +55,15 @@ Examples:
 Only pages that have changed since the last snapshot are written. The process stands still only while they are copied.
 It goes on after moves and restarts of nodes. A snapshot that cannot be kept shows in `sterna ps` and `sterna events`.";
 
+/// Before the name of a store. No node has a `:` in its name.
+const STORE: &str = "store:";
+
 #[derive(Serialize)]
 struct Kept<'a> {
     id: ProcessId,
     to: String,
-    to_id: String,
+    /// If it is a node.
+    to_id: Option<String>,
     every_ms: Option<u64>,
     keep: u32,
     number: Option<u64>,
@@ -79,7 +85,7 @@ impl Snapshot {
         let entry = self.which.find_living(&self.process)?;
         let nodes = self.which.nodes()?;
         let to = self.to.as_deref();
-        let to = to.map(|name| node::member(&nodes, name)).transpose()?;
+        let to = to.map(|text| keeper(&nodes, text)).transpose()?;
         let order = match self.every {
             Some(every) => SnapshotOrder::Every {
                 every_ms: every.as_millis().try_into()?,
@@ -94,7 +100,10 @@ impl Snapshot {
         let Some(HostingReply::Keeping(keeping)) = self.which.hosting(request)? else {
             return Err(node::unexpected());
         };
-        let name = node::name_of(&nodes, keeping.to);
+        let name = match &keeping.to {
+            Keeper::Node(id) => node::name_of(&nodes, *id),
+            Keeper::Store(store) => format!("{STORE}{}", Plain(store)),
+        };
         match self.json {
             true => show::json(&kept(process, &keeping, name))?,
             false => show::print(told(process, &keeping, &name, self.stop)),
@@ -103,12 +112,23 @@ impl Snapshot {
     }
 }
 
+/// Where snapshots are to be kept.
+fn keeper(nodes: &Nodes, text: &str) -> Result<Keeper> {
+    match text.strip_prefix(STORE) {
+        Some(store) => Ok(Keeper::Store(store.to_owned())),
+        None => node::member(nodes, text).map(Keeper::Node),
+    }
+}
+
 fn kept(id: ProcessId, keeping: &Keeping, to: String) -> Kept<'_> {
     let last = keeping.last.as_ref();
     Kept {
         id,
         to,
-        to_id: identity::text(keeping.to),
+        to_id: match keeping.to {
+            Keeper::Node(id) => Some(identity::text(id)),
+            Keeper::Store(_) => None,
+        },
         every_ms: keeping.every_ms,
         keep: keeping.keep,
         number: last.map(|last| last.number),

@@ -13,7 +13,9 @@ pub(crate) use ending::{ending, exit_code};
 pub(crate) use paint::Paint;
 pub(crate) use progress::{Bar, Building, Steps};
 pub(crate) use table::{Align, Table};
-pub(crate) use units::{age, bytes, parse_bytes, parse_duration, since_epoch_ms, time, time_us};
+pub(crate) use units::{
+    age, bytes, moment, parse_bytes, parse_duration, since_epoch_ms, time, time_us,
+};
 
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write as _};

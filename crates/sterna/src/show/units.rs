@@ -2,6 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
 /// A size in binary units, with three digits that matter.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -54,6 +57,24 @@ pub(crate) fn since_epoch_ms(at: SystemTime) -> u64 {
     since.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
+/// A moment, given in milliseconds since 1970, as [RFC 3339](https://www.rfc-editor.org/rfc/rfc3339) has it, in this
+/// machine's time zone.
+pub(crate) fn moment(at_ms: u64) -> String {
+    in_zone(at_ms, &TimeZone::system())
+}
+
+fn in_zone(at_ms: u64, zone: &TimeZone) -> String {
+    let at = i64::try_from(at_ms).ok();
+    let at = at.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    match at {
+        Some(at) => {
+            let offset = zone.to_offset(at);
+            format!("{:.3}", at.display_with_offset(offset))
+        }
+        None => format!("{at_ms} ms after 1970"),
+    }
+}
+
 /// Reads a size: `512`, `64K`, `256M`, `1.5G`; K, M, G and T are powers of 1024.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size: write 4096, 64K, 256M or 2G");
@@ -100,6 +121,19 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments() {
+        let check = |at_ms, zone, expected: &str| {
+            let zone = TimeZone::posix(zone).unwrap();
+            assert_eq!(in_zone(at_ms, &zone), expected);
+        };
+        check(0, "UTC0", "1970-01-01T00:00:00.000+00:00");
+        let summer = "CET-1CEST,M3.5.0,M10.5.0/3";
+        check(1_782_864_000_007, summer, "2026-07-01T02:00:00.007+02:00");
+        check(1_767_225_600_000, summer, "2026-01-01T01:00:00.000+01:00");
+        check(u64::MAX, "UTC0", "18446744073709551615 ms after 1970");
+    }
 
     #[test]
     fn sizes() {

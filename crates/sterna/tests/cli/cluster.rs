@@ -43,9 +43,23 @@ fn start(world: &World, name: &str, address: &str, options: &[String]) -> Actor 
 impl Cluster {
     /// The first of these has the registry.
     fn new(names: &[&'static str]) -> Self {
-        Self::with(names, |world, _| {
-            let desk = world.path("desk");
-            vec!["--export".to_owned(), format!("desk={}", desk.display())]
+        let plain: Vec<_> = names.iter().map(|name| (*name, &[][..])).collect();
+        Self::told(&plain)
+    }
+
+    /// The same, with more that each node is told.
+    fn told(nodes: &[(&'static str, &'static [&'static str])]) -> Self {
+        let names: Vec<&'static str> = nodes.iter().map(|(name, _)| *name).collect();
+        Self::with(&names, |world, name| {
+            let desk = format!("desk={}", world.path("desk").display());
+            let told = nodes.iter().filter(|(of, _)| *of == name);
+            let told = told
+                .flat_map(|(_, more)| *more)
+                .map(|word| (*word).to_owned());
+            ["--export".to_owned(), desk]
+                .into_iter()
+                .chain(told)
+                .collect()
         })
     }
 
@@ -70,9 +84,9 @@ impl Cluster {
         let cluster = Self { world, nodes };
         let ticket = cluster.world.path("ticket");
         let ticket = ticket.to_str().unwrap();
-        for name in &names[1..] {
+        for node in &cluster.nodes[1..] {
             cluster.ask(&["node", "invite", "-o", ticket]).ok();
-            cluster.ask_at(name, &["node", "join", ticket]).ok();
+            cluster.ask_at(node.name, &["node", "join", ticket]).ok();
             fs::remove_file(ticket).unwrap();
         }
         cluster
@@ -278,6 +292,81 @@ fn check_moved(program: &str, arguments: &[&str], directory: Option<&str>) {
 #[test]
 fn lua_writes_the_same_wherever_it_is() {
     check_moved("lua", &["-e", LUA], None);
+}
+
+/// One node knows the version before only, as in the middle of an upgrade; the registry is on it, or on a newer one.
+#[test]
+fn processes_move_between_nodes_of_two_versions() {
+    const OLD: &[&str] = &["--protocol", "1"];
+    let lua = guest("lua");
+    let expected = World::new().ask(["run", &lua, "-e", LUA]).ok();
+    let clusters = [
+        Cluster::told(&[("one", OLD), ("two", &[])]),
+        Cluster::told(&[("two", &[]), ("one", OLD)]),
+    ];
+    for cluster in clusters {
+        let words = [
+            "run", "--detach", "--on", "one", "--name", "p", &lua, "-e", LUA,
+        ];
+        cluster.ask(&words).ok();
+        let there = cluster.ask(&["move", "p", "two"]).ok();
+        // What only the newer version can say is not said.
+        assert!(
+            there.contains("accept") && !there.contains("room"),
+            "{there}"
+        );
+        cluster.ask(&["move", "p", "one"]).ok();
+        let moved = move_about(&cluster, "p", rounds(6, 60));
+        assert!(moved > 1, "it was moved {moved} times only");
+        assert!(cluster.whole("p") == expected, "the output differs");
+    }
+}
+
+#[test]
+fn nodes_of_the_newer_version_say_more() {
+    let cluster = Cluster::new(&["one", "two"]);
+    let lua = guest("lua");
+    let words = ["run", "--detach", "--name", "p", &lua, "-e", LUA_FOREVER];
+    cluster.ask(&words).ok();
+    let moved = cluster.ask(&["move", "p", "two"]).ok();
+    assert!(moved.contains("the target made room"), "{moved}");
+    cluster.ask(&["kill", "p"]).ok();
+}
+
+/// Between them there is one that would understand both.
+#[test]
+fn nodes_without_a_version_in_common_say_what_to_do() {
+    let cluster = Cluster::told(&[
+        ("both", &[]),
+        ("old", &["--protocol", "1"]),
+        ("new", &["--protocol", "2"]),
+    ]);
+    let lua = guest("lua");
+    let words = [
+        "run",
+        "--detach",
+        "--on",
+        "old",
+        "--name",
+        "p",
+        &lua,
+        "-e",
+        LUA_FOREVER,
+    ];
+    cluster.ask(&words).ok();
+    let refused = [
+        "speaks version 2 of the protocol, this one version 1",
+        "upgrade sterna here",
+    ];
+    cluster.ask(&["move", "p", "new"]).fails(1, &refused);
+    cluster.is_at("p", "old");
+    for node in ["both", "new"] {
+        // By way of the one that both can talk to.
+        cluster.ask(&["move", "p", "both"]);
+        cluster.ask(&["move", "p", node]);
+        cluster.is_at("p", node);
+    }
+    cluster.ask(&["kill", "p"]).ok();
 }
 
 #[test]

@@ -3,45 +3,60 @@
 use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
-use crate::world::{Actor, World, guest, until};
+use crate::world::{Actor, Answer, World, guest, until};
 
-const PROGRAM: &str = "for i=1,40 do local s=0; for j=1,1000000 do s=s+j%7 end; print(i,s) end";
+const ENDLESS: &str = "local i=0; while true do i=i+1; for j=1,300000 do end print(i) end";
+const PROGRAM: &str = "for i=1,150 do local s=0; for j=1,1000000 do s=s+j%7 end; print(i,s) end";
 
-struct Node {
-    actor: Actor,
-    data: String,
+pub(crate) struct Node {
+    pub(crate) actor: Actor,
+    pub(crate) data: String,
 }
 
-fn start(world: &World, name: &str) -> Node {
+pub(crate) fn start(world: &World, name: &str) -> Node {
+    start_with(world, name, &[])
+}
+
+pub(crate) fn start_with(world: &World, name: &str, more: &[&str]) -> Node {
     let data = world.path(name).to_str().unwrap().to_owned();
     let bind = ["--bind", "127.0.0.1:0", "--name", name];
     let mut words = vec!["node", "start", "--data", &data];
     words.extend(bind);
+    words.extend(more);
     let actor = world.start(words);
     actor.err.wait_for("is ready at");
     Node { actor, data }
 }
 
 impl Node {
-    fn ok(&self, world: &World, words: &[&str]) -> String {
+    pub(crate) fn ok(&self, world: &World, words: &[&str]) -> String {
         let mut words = words.to_vec();
         words.extend(["--node", &self.data]);
         world.ask(words).ok()
     }
 
-    fn fails(&self, world: &World, words: &[&str], said: &[&str]) {
+    pub(crate) fn fails(&self, world: &World, words: &[&str], said: &[&str]) {
         let mut words = words.to_vec();
         words.extend(["--node", &self.data]);
         world.ask(words).fails(1, said);
     }
 
     /// Its runner: the child that was started as one.
-    fn runner(&self) -> Pid {
+    pub(crate) fn runner(&self) -> Pid {
+        self.find_runner().expect("the node has a runner")
+    }
+
+    pub(crate) fn has_runner(&self) -> bool {
+        self.find_runner().is_some()
+    }
+
+    fn find_runner(&self) -> Option<Pid> {
         let pid = self.actor.pid();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         let mut all = children.unwrap_or_default();
-        for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+        for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
             all += " ";
             all += &fs::read_to_string(task.path().join("children")).unwrap_or_default();
         }
@@ -49,30 +64,44 @@ impl Node {
             let line = fs::read_to_string(format!("/proc/{pid}/cmdline"));
             line.is_ok_and(|line| line.contains("__runner"))
         };
-        let found = all.split_whitespace().find(is_runner);
-        let found = found.expect("the node has a runner");
-        Pid::from_raw(found.parse().unwrap()).unwrap()
+        let found = all.split_whitespace().find(is_runner)?;
+        Pid::from_raw(found.parse().ok()?)
     }
 
-    fn stop(mut self, world: &World) {
+    pub(crate) fn stop(mut self, world: &World) {
         self.ok(world, &["node", "stop", "--kill"]);
         self.actor.ended(0);
     }
 }
 
-fn two(world: &World) -> [Node; 2] {
-    let (one, other) = (start(world, "one"), start(world, "two"));
-    let ticket = world.path("ticket").to_str().unwrap().to_owned();
-    one.ok(world, &["node", "invite", "-o", &ticket]);
-    other.ok(world, &["node", "join", &ticket]);
+pub(crate) fn two(world: &World) -> [Node; 2] {
+    let one = start(world, "one");
+    let other = joined(world, &one, "two");
     [one, other]
 }
 
+/// A node more in the cluster of another one.
+pub(crate) fn joined(world: &World, one: &Node, name: &str) -> Node {
+    let other = start(world, name);
+    join(world, one, &other);
+    other
+}
+
+pub(crate) fn join(world: &World, one: &Node, other: &Node) {
+    let ticket = format!("{}.ticket", other.data);
+    one.ok(world, &["node", "invite", "-o", &ticket]);
+    other.ok(world, &["node", "join", &ticket]);
+}
+
 fn run_lua(node: &Node, world: &World, on: &str) {
+    run(node, world, on, PROGRAM);
+}
+
+fn run(node: &Node, world: &World, on: &str, program: &str) {
     let lua = guest("lua");
     let words = ["run", "--detach", "--name", "lua", "--on", on];
     let mut words = words.to_vec();
-    words.extend(["--node", &node.data, &lua, "-e", PROGRAM]);
+    words.extend(["--node", &node.data, &lua, "-e", program]);
     world.ask(words).ok();
     until("some output", || {
         node.ok(world, &["logs", "lua"]).lines().count() > 3
@@ -100,6 +129,12 @@ fn a_process_whose_node_was_killed_comes_back_from_its_snapshot() {
     until("the loss is known", || {
         one.ok(&world, &["ps", "-a"]).contains("lost")
     });
+    // What happened there is not forgotten with the service.
+    let events = one.ok(&world, &["events"]);
+    let is_of = |line: &&str| line.contains(" two: ") && line.contains("was started");
+    let started = events.lines().find(is_of);
+    let started = started.unwrap_or_else(|| panic!("{events}"));
+    assert_eq!(started.find('T'), Some("2026-11-29".len()), "{started}");
     let told = one.ok(&world, &["recover", "lua"]);
     assert!(told.contains("from snapshot"), "{told}");
     one.fails(&world, &["recover", "lua"], &["not lost"]);
@@ -110,12 +145,52 @@ fn a_process_whose_node_was_killed_comes_back_from_its_snapshot() {
 }
 
 #[test]
+fn a_lost_process_comes_back_from_a_store_on_a_node_that_has_it() {
+    let world = World::new();
+    let kept = world.path("kept");
+    fs::create_dir(&kept).unwrap();
+    let store = format!("backup=file://{}", kept.display());
+    let one = start(&world, "one");
+    let with_store = |name: &str| {
+        let node = start_with(&world, name, &["--store", &store]);
+        join(&world, &one, &node);
+        node
+    };
+    let (mut other, third) = (with_store("two"), with_store("three"));
+    run_lua(&one, &world, "two");
+    let snapshot = |to| ["snapshot", "lua", "--once", "--to", to];
+    let unknown = ["has no store \"elsewhere\"", "--store elsewhere=URL"];
+    one.fails(&world, &snapshot("store:elsewhere"), &unknown);
+    let told = one.ok(&world, &snapshot("store:backup"));
+    assert!(told.contains("is on store:backup"), "{told}");
+    kill_process(other.runner(), Signal::KILL).unwrap();
+    other.actor.signal(Signal::KILL);
+    other.actor.end();
+    let other = start(&world, "two");
+    until("the loss is known", || {
+        one.ok(&world, &["ps", "-a"]).contains("lost")
+    });
+    // Started without it, or never with it: neither opens a place that a schedule names.
+    for node in ["one", "two"] {
+        let recover = ["recover", "lua", "--on", node];
+        third.fails(&world, &recover, &["has no store \"backup\""]);
+    }
+    let told = third.ok(&world, &["recover", "lua"]);
+    assert!(told.contains("from snapshot"), "{told}");
+    one.ok(&world, &["wait", "lua"]);
+    assert_eq!(one.ok(&world, &["logs", "lua"]), plain(&world));
+    assert_eq!(fs::read_dir(&kept).unwrap().count(), 1);
+    for node in [third, other, one] {
+        node.stop(&world);
+    }
+}
+
+#[test]
 fn a_frozen_process_goes_on_once_as_the_same_one_and_then_as_another() {
     let world = World::new();
     let [one, other] = two(&world);
     run_lua(&one, &world, "one");
     let file = world.path("lua.sterna").to_str().unwrap().to_owned();
-    other.fails(&world, &["freeze", "lua", "-o", &file], &["is on one"]);
     one.ok(&world, &["freeze", "lua", "-o", &file]);
     assert!(one.ok(&world, &["ps", "-a"]).contains("is frozen in"));
     // On any node of the cluster.
@@ -134,6 +209,50 @@ fn a_frozen_process_goes_on_once_as_the_same_one_and_then_as_another() {
     assert!(plain(&world).ends_with(&rest));
     other.stop(&world);
     one.stop(&world);
+}
+
+#[test]
+fn a_process_is_frozen_from_another_node_and_thawed_on_a_third() {
+    let world = World::new();
+    let [one, other] = two(&world);
+    let third = joined(&world, &one, "three");
+    run(&one, &world, "two", ENDLESS);
+    let file = world.path("lua.sterna").to_str().unwrap().to_owned();
+    let kept = world.path("kept.sterna").to_str().unwrap().to_owned();
+    one.ok(&world, &["freeze", "lua", "-o", &kept, "--keep"]);
+    // A full disk, say: it runs on, and can be frozen once more.
+    let nowhere = ["freeze", "lua", "-o", "no/such/place"];
+    one.fails(&world, &nowhere, &["no/such/place"]);
+    // The program is not in this user's cache: it comes from the node that has the process.
+    let mut freeze = world.command(["freeze", "lua", "-o", &file, "--node", &one.data]);
+    freeze.env("STERNA_CACHE_DIR", world.path("empty"));
+    Answer(freeze.output().unwrap()).ok();
+    assert!(third.ok(&world, &["ps", "-a"]).contains("is frozen in"));
+    let inspected = world.ask(["inspect", "--check", &file]).ok();
+    assert!(inspected.contains("in the file"), "{inspected}");
+    one.fails(&world, &["freeze", "lua", "-o", &kept], &["is frozen"]);
+    let nowhere = ["thaw", "--detach", "--on", "four", &file];
+    let nowhere = [&nowhere[..], &["--node", &one.data]].concat();
+    world.ask(nowhere).fails(125, &["no node four"]);
+    let thaw = ["thaw", "--detach", "--on", "three", &file];
+    let process = one.ok(&world, &thaw);
+    let rows: Value = serde_json::from_str(&one.ok(&world, &["ps", "--json"])).unwrap();
+    assert_eq!(rows[0]["name"], "lua");
+    assert_eq!(rows[0]["node"], "three");
+    let lines = |log: &str| log.lines().count();
+    let before = lines(&one.ok(&world, &["logs", "lua"]));
+    until("more output", || {
+        lines(&one.ok(&world, &["logs", "lua"])) > before + 1
+    });
+    let log = one.ok(&world, &["logs", "lua"]);
+    let all: Vec<String> = (1..=lines(&log)).map(|number| number.to_string()).collect();
+    assert!(log.lines().eq(&all), "{log}");
+    // Another one since: what was only a copy has never been the process.
+    let clone = other.ok(&world, &["thaw", "--detach", &kept]);
+    assert_ne!(clone, process);
+    for node in [third, other, one] {
+        node.stop(&world);
+    }
 }
 
 #[test]

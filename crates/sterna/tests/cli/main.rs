@@ -9,17 +9,23 @@
 //! - `places`: the run directory, the key, the program cache
 //! - `terminal`: what is different on one
 //! - `nodes`: nodes that join, end, are removed; the doctor
+//! - `attacks`: other users, forged programs, and where secrets might be
 //! - `threads`: the laboratory
 //! - `serve`: files over HTTP, and the comparison of models
 //! - `control`: stats, events, attach, cp, inspect of processes on nodes
 //! - `cluster`: processes on nodes: moved, killed, and their nodes killed
 //! - `copied`: directories that are copied along; moves that cannot be because of directories
+//! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
+//! - `etcd`: the same with the registry in an etcd, which is killed, too
 //! - `demo`: the demo, help and completions
 
+mod attacks;
 mod cluster;
 mod control;
 mod copied;
+mod deaths;
 mod demo;
+mod etcd;
 mod faults;
 mod found;
 mod journeys;

@@ -3,8 +3,8 @@
 
 use proptest::prelude::*;
 use sterna_migration::{
-    Action, Attempt, Body, Command, Event, Message, MoveId, NodeId, Record, Refusal, RunnerEvent,
-    TargetFailure, Timings,
+    Action, Attempt, Body, Command, Event, Message, MoveId, NodeId, Readied, Record, Refusal,
+    RunnerEvent, TargetFailure, Timings,
 };
 use sterna_process::Epoch;
 
@@ -29,7 +29,7 @@ fn node() -> impl Strategy<Value = NodeId> {
 fn message() -> impl Strategy<Value = Event> {
     let body = prop_oneof![
         Just(Body::Offer(offer())),
-        Just(Body::Accept),
+        Just(Body::Accept(Readied::default())),
         Just(Body::Refuse(Refusal::Busy)),
         Just(state()),
         Just(Body::Committed),
@@ -133,7 +133,7 @@ fn good(node: NodeId) -> Vec<Event> {
     let size = SIZE;
     match node == S {
         true => vec![
-            says(T, Body::Accept),
+            says(T, Body::Accept(Readied::default())),
             is(declared()),
             Event::Runner(RunnerEvent::Paused { attempt }),
             Event::Runner(RunnerEvent::Captured { attempt, size }),

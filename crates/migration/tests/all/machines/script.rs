@@ -2,8 +2,8 @@
 
 use sterna_migration::{
     Action, Attempt, Body, Command, Event, Grant, Holding, Intent, Life, Limits, Message, MoveId,
-    Moves, NodeId, Notice, Offer, Order, Record, Report, RunnerEvent, Size, Snapshot, Strategy,
-    Swap, Time,
+    Moves, NodeId, Notice, Offer, Order, Readied, Record, Report, RunnerEvent, Size, Snapshot,
+    Strategy, Swap, Time,
 };
 use sterna_process::{Epoch, MemoryLayout, ProcessId, ProgramId, Tag};
 
@@ -147,7 +147,7 @@ impl Script {
         let attempt = ATTEMPT;
         let size = SIZE;
         let steps: [Step<'_>; 5] = [
-            &|script| script.hears(T, Body::Accept),
+            &|script| script.hears(T, Body::Accept(Readied::default())),
             &|script| script.record(declared()),
             &|script| script.runner(RunnerEvent::Paused { attempt }),
             &|script| script.runner(RunnerEvent::Captured { attempt, size }),

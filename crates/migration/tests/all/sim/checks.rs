@@ -1,6 +1,6 @@
 //! What must hold, seen by somebody who sees everything: [`Checks`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sterna_migration::{
@@ -18,6 +18,8 @@ pub(super) struct Truth {
     pub(super) work: u64,
     /// The last epoch in which it has run anywhere.
     ran_in: Epoch,
+    /// The epochs that began when it was frozen into a file, or gone on with: not by a move.
+    kept: BTreeSet<Epoch>,
     /// A runner died that had the right to it, or may have got it.
     may_be_lost: bool,
     /// It has ended by itself somewhere.
@@ -43,6 +45,7 @@ impl Checks {
             history: BTreeMap::from([(record.epoch, (record.owner, record.life))]),
             work: 0,
             ran_in: record.epoch,
+            kept: BTreeSet::new(),
             may_be_lost: false,
             ended: false,
         };
@@ -56,9 +59,10 @@ impl Checks {
     pub(super) fn service_crashed(&mut self, node: NodeId) {
         let mut cut = false;
         for (source, lived, reports) in self.moves.values_mut() {
-            if *source == node && *lived && *reports == 0 {
-                *lived = false;
-                cut = true;
+            if *source == node {
+                cut |= *lived && *reports == 0;
+                // The next one may take up a move that was over but for letting the copy go.
+                (*lived, *reports) = (false, 0);
             }
         }
         if cut {
@@ -81,6 +85,11 @@ impl Checks {
         if record.intent.is_some() {
             self.saw("runner crashed in a move");
         }
+    }
+
+    /// How many instructions a process has executed.
+    pub(super) fn work(&self, process: ProcessId) -> u64 {
+        self.processes[&process].work
     }
 
     pub(super) fn exited(&mut self, process: ProcessId) {
@@ -113,6 +122,12 @@ impl Checks {
                 false => "settled by the target",
             });
         }
+        if matches!(new.life, Life::Frozen(_)) || old.life != Life::Alive {
+            self.truth(process).kept.insert(new.epoch);
+        }
+        if new.life == Life::Alive && old.life != Life::Alive {
+            self.goes_on(process, by, old.life, nodes);
+        }
         if new.life != Life::Lost {
             return Ok(());
         }
@@ -120,13 +135,33 @@ impl Checks {
             return Err("lost was reported twice".into());
         }
         let owner = nodes.iter().find(|node| node.id == old.owner);
-        if owner.is_some_and(|node| node.runner.held.contains_key(&process)) {
+        let held = owner.and_then(|node| node.runner.held.get(&process));
+        // Room for it that a late offer made holds nothing of it.
+        if held.is_some_and(|held| !matches!(held, Held::Arriving { .. })) {
             return Err(format!("reported lost by {by}, but its runner has it"));
         }
         if !self.truth(process).may_be_lost {
             return Err("reported lost, but no runner that had a right to it died".into());
         }
         Ok(())
+    }
+
+    /// A process that was nowhere is a node's again.
+    fn goes_on(&mut self, process: ProcessId, by: NodeId, before: Life, nodes: &[Node]) {
+        let runner = nodes
+            .iter()
+            .find(|node| node.id == by)
+            .map(|node| &node.runner);
+        let made = runner.and_then(|runner| runner.held.get(&process));
+        let truth = self.truth(process);
+        match made {
+            // At least once: what was done after the snapshot is done again.
+            Some(Held::Frozen { work, .. } | Held::Made { work, .. }) if before == Life::Lost => {
+                truth.work = *work;
+            }
+            Some(_) => {}
+            None => truth.may_be_lost = true,
+        }
     }
 
     /// A copy of a process begins to run, after having executed so many instructions.
@@ -148,7 +183,10 @@ impl Checks {
         record: &Record,
     ) -> Result<(), String> {
         let truth = self.truth(process);
-        match truth.ran_in > epoch || record.life == Life::Ended {
+        let is_elsewhere = truth.ran_in > epoch
+            || truth.kept.last().is_some_and(|last| *last > epoch)
+            || record.life == Life::Ended;
+        match is_elsewhere {
             true => Ok(()),
             false => Err("the copy was let go before it ran elsewhere".into()),
         }
@@ -172,9 +210,13 @@ impl Checks {
             return Err(format!("the parts of move {move_id} do not add up"));
         }
         let next = epoch.next().expect("not the last");
-        let decided = self.truth(process).history.get(&next).copied();
-        let moved = decided.is_some_and(|(owner, _)| owner == report.target);
+        let truth = self.truth(process);
+        let decided = truth.history.get(&next).copied();
+        let moved =
+            decided.is_some_and(|(owner, _)| owner == report.target) && !truth.kept.contains(&next);
         let fits = match report.outcome {
+            // A source that hears too late cannot know whether it was moved, or lost here and recovered there.
+            Outcome::Moved { copy: Copied::Gone } => moved || truth.kept.last() > Some(&next),
             Outcome::Moved { .. } => moved,
             Outcome::Stayed(_) | Outcome::Ended => !moved,
             Outcome::Lost { copy } => moved == (copy == Copied::Kept),

@@ -28,6 +28,12 @@ pub(super) enum Mutation {
     MemoryOfAnyAttempt,
     /// A source that settled lets the process run in its old epoch.
     OldEpochKept,
+    /// A service that has no answer about a freeze lets the process run on.
+    SilenceIsNo,
+    /// A service whose freeze finds another record than it wrote lets the process run on, whatever that record is.
+    OtherRecordIsNo,
+    /// A service that thaws a process runs it as soon as it has asked for its record.
+    ThawedBeforeAnswer,
 }
 
 impl Mutation {
@@ -44,5 +50,8 @@ impl Mutation {
         (Self::SilenceIsLoss, "but its runner has it"),
         (Self::MemoryOfAnyAttempt, "it goes on from instruction"),
         (Self::OldEpochKept, "has it Running"),
+        (Self::SilenceIsNo, "it runs on"),
+        (Self::OtherRecordIsNo, "it runs on"),
+        (Self::ThawedBeforeAnswer, "it runs on"),
     ];
 }

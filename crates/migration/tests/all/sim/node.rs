@@ -9,6 +9,7 @@ use sterna_migration::{
 };
 use sterna_process::{Epoch, ProcessId};
 
+use super::keep::Keeping;
 use super::mutation::Mutation;
 use super::random::Random;
 
@@ -34,6 +35,8 @@ pub(super) struct Service {
     pub(super) listed: bool,
     /// Commits that it has asked for, by move; a mutation counts them.
     pub(super) commits: BTreeMap<MoveId, u32>,
+    /// What it freezes, thaws or recovers.
+    pub(super) keeping: BTreeMap<ProcessId, Keeping>,
 }
 
 impl Node {
@@ -62,6 +65,12 @@ pub(super) enum Held {
         work: u64,
     },
     Frozen {
+        epoch: Epoch,
+        move_id: MoveId,
+        work: u64,
+    },
+    /// Of a file or snapshot.
+    Made {
         epoch: Epoch,
         move_id: MoveId,
         work: u64,
@@ -96,6 +105,7 @@ impl Held {
             Self::Running { epoch, .. } => Holding::Running { epoch },
             Self::Exited { epoch } => Holding::Exited { epoch },
             Self::Frozen { epoch, move_id, .. } => Holding::Frozen { epoch, move_id },
+            Self::Made { epoch, move_id, .. } => Holding::Made { epoch, move_id },
             Self::Arriving { attempt, .. } => Holding::Arriving {
                 epoch: attempt.epoch,
                 move_id: attempt.move_id,
@@ -210,11 +220,7 @@ impl Runner {
                 }
                 Vec::new()
             }
-            Command::Fence { process, .. } => {
-                vec![Effect::Wrong(format!(
-                    "fenced {process}: nobody recovered it"
-                ))]
-            }
+            Command::Fence { process, epoch } => self.fence(process, epoch),
         }
     }
 
@@ -312,7 +318,13 @@ impl Runner {
                 *own = epoch;
                 vec![said]
             }
-            Some(&mut (Held::Frozen { work, .. } | Held::Ready { work, .. })) => {
+            // Held for a file: the record that this is about is the one in which it was.
+            Some(Held::Frozen { epoch: own, .. }) if *own >= epoch => vec![said],
+            Some(
+                &mut (Held::Frozen { work, .. }
+                | Held::Made { work, .. }
+                | Held::Ready { work, .. }),
+            ) => {
                 self.held.insert(process, Held::Running { epoch, work });
                 vec![Effect::Runs { process, work }, said]
             }
@@ -325,6 +337,20 @@ impl Runner {
         }
     }
 
+    /// Nobody recovers a process that runs: all that is fenced was frozen into a file, and its service does not know yet.
+    fn fence(&mut self, process: ProcessId, epoch: Epoch) -> Vec<Effect> {
+        match self.held.get(&process) {
+            Some(Held::Frozen { epoch: own, .. }) if *own == epoch => {
+                self.held.remove(&process);
+                vec![Effect::LetsGo { process, epoch }]
+            }
+            Some(Held::Running { epoch: own, .. }) if *own == epoch => {
+                vec![Effect::Wrong(format!("fenced {process}, which runs"))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
     fn discard(&mut self, attempt: Attempt) -> Vec<Effect> {
         let process = attempt.process;
         let own = match self.held.get(&process) {
@@ -333,7 +359,7 @@ impl Runner {
                     "discarded {attempt}, but it runs in epoch {epoch}"
                 ))];
             }
-            Some(Held::Frozen { move_id, .. }) => *move_id,
+            Some(Held::Frozen { move_id, .. } | Held::Made { move_id, .. }) => *move_id,
             Some(Held::Arriving { attempt, .. } | Held::Ready { attempt, .. }) => attempt.move_id,
             Some(Held::Exited { epoch }) if *epoch == attempt.epoch => attempt.move_id,
             Some(Held::Exited { .. }) | None => return Vec::new(),

@@ -11,6 +11,7 @@ use sterna_migration::{
 use sterna_process::ProcessId;
 
 use super::checks::Checks;
+use super::keep::KeepHappening;
 use super::mutation::Mutation;
 use super::node::{Held, Node};
 use super::random::Random;
@@ -100,6 +101,7 @@ pub(super) enum Happening {
         service_life: u32,
     },
     RegistryUp,
+    Keep(KeepHappening),
 }
 
 /// What is asked of the registry.
@@ -199,6 +201,14 @@ impl World {
                     false => self.random.range(0, 4 * SECONDS),
                 };
                 self.schedule(at, Happening::Order { process });
+            }
+            if self.random.chance(250) {
+                let at = self.random.range(0, at + 100 * MILLIS);
+                self.schedule(at, Happening::Keep(KeepHappening::Freeze { process }));
+            }
+            for _ in 0..self.random.range(0, 4) {
+                let at = self.random.range(0, at + 10 * SECONDS);
+                self.schedule(at, Happening::Keep(KeepHappening::Recover { process }));
             }
             if self.random.chance(60) {
                 let at = self.random.range(0, at + 100 * MILLIS);
@@ -353,6 +363,12 @@ impl World {
             false => self.random.range(0, DOWN_MAX),
         };
         let id = self.nodes[node].id;
+        if let Some(service) = &self.nodes[node].service {
+            service
+                .keeping
+                .values()
+                .for_each(|keeping| self.checks.saw(keeping.cut_off()));
+        }
         self.nodes[node].service = None;
         self.checks.service_crashed(id);
         self.start_service(node, down);
@@ -414,6 +430,15 @@ impl World {
             };
             self.after(delay, happening);
         }
+    }
+
+    /// Nothing if the registry is down.
+    pub(super) fn swap_if_up(
+        &mut self,
+        from: usize,
+        swap: &Swap,
+    ) -> Option<(ProcessId, Option<Record>)> {
+        self.registry_is_up.then(|| self.swap(from, swap))
     }
 
     fn swap(&mut self, from: usize, swap: &Swap) -> (ProcessId, Option<Record>) {
