@@ -7,10 +7,11 @@
 //! - `Target`: it is coming
 //! - `Closing`: it is no more, and the record does not say so yet
 //!
-//! `reconcile` finds out what to take up from a record and what the runner holds: after a start of the service,
-//! and whenever the two differ without an activity.
+//! `questions` are what a driver may ask. `reconcile` finds out what to take up from a record and what the runner holds:
+//! after a start of the service, and whenever the two differ without an activity.
 
 mod order;
+mod questions;
 mod reconcile;
 
 pub use order::{CancelError, Order, StartError, StartedError};
@@ -241,36 +242,6 @@ impl Moves {
     /// What is to be done next.
     pub fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
-    }
-
-    /// What the runner holds of a process, as far as it has said.
-    #[must_use]
-    pub fn holding(&self, process: ProcessId) -> Option<Holding> {
-        self.holdings.get(&process).copied()
-    }
-
-    /// Where a process is being moved to from here.
-    #[must_use]
-    pub fn target_of(&self, process: ProcessId) -> Option<NodeId> {
-        match self.activities.get(&process) {
-            Some(Activity::Source(source)) => Some(source.target()),
-            _ => None,
-        }
-    }
-
-    /// From where a process is coming by this very attempt.
-    #[must_use]
-    pub fn source_of(&self, attempt: Attempt) -> Option<NodeId> {
-        match self.activities.get(&attempt.process) {
-            Some(Activity::Target(target)) if target.attempt() == attempt => Some(target.source()),
-            _ => None,
-        }
-    }
-
-    /// Whether a move of the process, or the writing of its end, goes on here.
-    #[must_use]
-    pub fn is_busy(&self, process: ProcessId) -> bool {
-        self.activities.contains_key(&process)
     }
 
     /// Whether anything of it is here, or will be in a moment.

@@ -110,6 +110,11 @@ const fn is_between_nodes(request: &HostingRequest) -> bool {
             | HostingRequest::LogPart { .. }
             | HostingRequest::Shelf { .. }
             | HostingRequest::Adopt { .. }
+            | HostingRequest::TreesMayCome { .. }
+            | HostingRequest::Tree { .. }
+            | HostingRequest::TreePieces { .. }
+            | HostingRequest::TreesStill { .. }
+            | HostingRequest::Forgotten { .. }
     )
 }
 
@@ -130,6 +135,8 @@ fn forbidden(message: impl ToString) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use sterna_process::ProcessId;
+
     use super::*;
     use crate::message::{Candidate, RegistryRequest, Remains, TicketText};
     use crate::ticket::Secret;
@@ -188,6 +195,12 @@ mod tests {
             (Request::Hosting(HostingRequest::List { ended: false }), "l"),
             (
                 Request::Hosting(HostingRequest::Message { bytes: vec![] }),
+                "m",
+            ),
+            (
+                Request::Hosting(HostingRequest::Forgotten {
+                    process: ProcessId::from_bytes([1; 16]),
+                }),
                 "m",
             ),
         ];

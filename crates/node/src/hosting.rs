@@ -11,11 +11,11 @@
 //!
 //! - `answers`: what is asked, here or of the node that has the process
 //! - `start`: from an order to a process
-//! - `driver`: the one task that holds the machines of moves and carries out what they want
-//! - `admitting`: whether a process may come from another node
+//! - `driver`: the one task that holds the machines of moves and carries out what they want; `input`: what it hears of;
+//!   `admission`: who may come
 //! - `runner`: starting a runner, finding one that outlived the last service, noticing its death
 //! - `channels`: connections for image and pages; `programs`: modules that other nodes have
-//! - `bindings`: what an arriving process may be bound to
+//! - `bindings`: what an arriving process may be bound to; `copies`: directories that go along, `travels`: how
 //! - `known`: what the node remembers of its processes, should the registry forget
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
@@ -25,14 +25,16 @@
 //! - `report`: what became of a move, for people; `news`: reports and events for who asks later;
 //!   `chronicle`: events on disk
 
-mod admitting;
+mod admission;
 mod answers;
 mod bindings;
 mod channels;
 mod chronicle;
 mod clones;
+mod copies;
 mod driver;
 mod files;
+mod input;
 mod known;
 mod listing;
 mod logs;
@@ -46,6 +48,7 @@ mod shelves;
 mod snapshots;
 mod start;
 mod stores;
+mod travels;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -67,7 +70,8 @@ use crate::message::{Failure, FailureKind, Remains};
 use crate::workshop::Workshop;
 pub(crate) use bindings::Exports;
 pub(crate) use channels::Channels;
-use driver::Input;
+use copies::Copies;
+use input::Input;
 use news::News;
 pub(crate) use stores::Stores;
 pub use stores::{ParseStoreError, StoreAt};
@@ -76,6 +80,7 @@ pub use stores::{ParseStoreError, StoreAt};
 pub(crate) struct Hosting {
     pub(crate) workshop: Arc<dyn Workshop>,
     exports: Exports,
+    copies: Arc<Copies>,
     stores: Stores,
     folder: PathBuf,
     inputs: mpsc::Sender<Input>,
@@ -103,10 +108,11 @@ pub(crate) struct Runner {
 }
 
 impl Hosting {
-    /// In a folder of the node's data directory.
+    /// In a folder of the node's data directory. `copies_bytes_max`: how much may be copied along with processes.
     pub(crate) fn new(
         workshop: Arc<dyn Workshop>,
         (exports, stores): (Exports, Stores),
+        copies_bytes_max: u64,
         folder: PathBuf,
     ) -> Self {
         let (inputs, from_all) = mpsc::channel(INPUTS_WAITING_MAX);
@@ -114,6 +120,7 @@ impl Hosting {
         Self {
             workshop,
             exports,
+            copies: Arc::new(Copies::new(folder.join("copies"), copies_bytes_max)),
             stores,
             folder,
             inputs,

@@ -18,6 +18,7 @@
 //! - [`store`], [`registry`]: records that change by compare-and-swap; which ones there are, and who may change them
 //! - [`handover`]: how nodes know where the registry has moved to
 //! - [`data`]: what is on disk
+//! - `trees`: files that are copied along with a process
 //! - `hosting`: the processes of a node, and their moves; [`workshop`]: what that needs of whoever wires it
 //! - `service`, [`node`]: a node at work, from its start to its end
 //! - [`client`]: asks a node of this machine
@@ -42,6 +43,7 @@ mod tests;
 pub mod ticket;
 mod tls;
 mod transport;
+mod trees;
 pub mod wire;
 pub mod workshop;
 

@@ -172,5 +172,30 @@ pub const FREEZE_PIECE_BYTES: usize = 256 << 10;
 /// For a file of a frozen process to be written and safe.
 pub const FREEZE_WITHIN: Duration = Duration::from_secs(3600);
 
+/// All that is copied along with one process, in bytes, holes included.
+pub const TREE_BYTES_MAX: u64 = 16 << 30;
+/// Files, directories and links of that.
+pub const TREE_ENTRIES_MAX: usize = 100_000;
+/// Longest path in it, in bytes (`PATH_MAX` of Linux, without the end).
+pub const TREE_PATH_BYTES_MAX: usize = 4095;
+/// Longest name in it, in bytes (`NAME_MAX` of Linux).
+pub const TREE_NAME_BYTES_MAX: usize = 255;
+/// Contents that are read or sent at once, in bytes: a reply has room for so much.
+pub const TREE_PIECE_BYTES: usize = 1 << 20;
+/// Files of which one request wants contents.
+pub const TREE_WISHES_MAX: usize = 1024;
+/// Requests for contents that are under way at once.
+pub const TREE_ASKED_AT_ONCE: usize = 4;
+/// For a node to list what is copied along: it reads all of it.
+pub const TREE_LIST_WITHIN: Duration = Duration::from_secs(100);
+/// For the target of a move to get what has changed, while the process stands still.
+pub const TREE_STILL_WITHIN: Duration = Duration::from_secs(500);
+/// What may be copied along with processes to one node, unless its operator says otherwise, in bytes.
+pub const COPIES_BYTES_MAX: u64 = 64 << 30;
+/// What copies leave free on the disk, in bytes.
+pub const COPIES_SPARE_BYTES: u64 = 64 << 20;
+/// Directories that are held open to get changes of processes back.
+pub const ORIGINS_MAX: usize = 256;
+
 /// By how much the clocks of two nodes may differ when one joins the other.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);

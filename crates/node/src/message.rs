@@ -1,10 +1,12 @@
 //! What is asked of a node, and what it answers. Who may ask for what is decided at the [door](crate::door).
 
+mod belongings;
 mod events;
 mod hosting;
 mod keeping;
 mod process;
 mod registry;
+mod trees;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,10 +18,11 @@ use sterna_process::ProcessId;
 use crate::handover::Handover;
 use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::ticket::{Seal, Secret};
+pub use belongings::{Belongings, Binding, BindingSort};
 pub use events::{EventRecord, EventSort};
 pub use hosting::{
-    Belongings, Binding, BindingSort, Brief, Capacity, Deed, Found, HostingReply, HostingRequest,
-    Listed, LogPage, Looked, Missing, MoveReport, StartOrder, Where,
+    Brief, Capacity, Deed, Found, HostingReply, HostingRequest, Listed, LogPage, Looked, Missing,
+    MoveReport, StartOrder, Where,
 };
 pub use keeping::{
     Cloned, Keeper, Keeping, KeepingsOf, LastSnapshot, Recovered, ShelfReply, ShelfRequest,
@@ -30,6 +33,7 @@ pub use process::{
     is_process_name,
 };
 pub use registry::{Piece, RegistryStatus, StoreStatus};
+pub use trees::{TreeEntry, TreeNode, TreePage, TreeRound, TreeWish, TreesSent};
 
 /// A question, or an order.
 #[derive(Debug, Clone, Serialize, Deserialize)]

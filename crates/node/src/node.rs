@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::data::{DataDirectory, DataError};
 use crate::hosting::{Exports, Hosting, StoreAt, Stores};
 use crate::identity::{KeyError, NodeId, NodeKey};
+use crate::limits::COPIES_BYTES_MAX;
 use crate::message::{Candidate, Failure, RegistryRequest, Reply, Roster};
 use crate::registry::Registry;
 use crate::service::{Seat, Service};
@@ -38,6 +39,9 @@ pub struct Options {
     pub confinement: String,
     /// Directories that processes from other nodes may be bound to, by name.
     pub exports: Vec<(String, PathBuf)>,
+    /// Most that may be copied here along with processes, in bytes; otherwise
+    /// [`COPIES_BYTES_MAX`](crate::limits::COPIES_BYTES_MAX).
+    pub copies_bytes_max: Option<u64>,
     /// Where snapshots can be kept outside of the cluster.
     pub stores: Vec<StoreAt>,
     /// What it needs to host processes; without, it hosts none.
@@ -271,7 +275,11 @@ fn hosting(options: &Options, data: &DataDirectory) -> Result<Option<Hosting>, S
     let stores = Stores::open(&options.stores)
         .map_err(|(path, source)| StartError::Store { path, source })?;
     let workshop = options.workshop.clone();
-    Ok(workshop.map(|workshop| Hosting::new(workshop, (exports, stores), data.hosting())))
+    let (exports, copies) = (
+        (exports, stores),
+        options.copies_bytes_max.unwrap_or(COPIES_BYTES_MAX),
+    );
+    Ok(workshop.map(|workshop| Hosting::new(workshop, exports, copies, data.hosting())))
 }
 
 fn about(options: &Options, bound: SocketAddr) -> Result<Candidate, StartError> {

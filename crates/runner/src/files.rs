@@ -19,8 +19,9 @@ use sterna_process::Directory;
 use crate::limits::{FILE_ENTRIES_MAX, FILE_PIECE_BYTES, PATH_BYTES_MAX};
 use crate::message::{FileAnswer, FileDeed, FileFacts, FileSort};
 
-/// Directories, by the paths that their process knows.
-pub(crate) struct Files(Vec<Given>);
+/// Directories, by the paths that their process knows. What was taken from a process that runs nowhere any more is asked
+/// in the same way by its node.
+pub struct Files(Vec<Given>);
 
 struct Given {
     guest_path: String,
@@ -37,7 +38,10 @@ struct Place<'a> {
 
 impl Files {
     /// Those that a process is given, once more.
-    pub(crate) fn of(directories: &[Directory]) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// There are too many descriptors.
+    pub fn of(directories: &[Directory]) -> io::Result<Self> {
         let again = |directory: &Directory| {
             Ok(Given {
                 guest_path: directory.guest_path.clone(),
@@ -52,15 +56,20 @@ impl Files {
             .map(Self)
     }
 
-    /// Does it, or says why not, for people.
-    pub(crate) fn answer(&self, deed: &FileDeed) -> Result<FileAnswer, String> {
+    /// Does it.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn answer(&self, deed: &FileDeed) -> Result<FileAnswer, String> {
         let path = deed.path();
         let place = self.place(path)?;
         let done = match deed {
             FileDeed::Look { .. } => place.look().map(FileAnswer::Facts),
             FileDeed::List { after, .. } => place.list(after.as_deref()).map(FileAnswer::Entries),
             FileDeed::Read { offset, .. } => place.read(*offset).map(FileAnswer::Piece),
-            FileDeed::Write { .. } | FileDeed::MakeDirectory { .. } if place.given.read_only => {
+            FileDeed::Write { .. } | FileDeed::MakeDirectory { .. } | FileDeed::Put { .. }
+                if place.given.read_only =>
+            {
                 Err(Errno::ROFS)
             }
             FileDeed::Write {
@@ -70,6 +79,7 @@ impl Files {
                 ..
             } => place.write(*offset, bytes, *mode).map(FileAnswer::Facts),
             FileDeed::MakeDirectory { .. } => place.make().map(FileAnswer::Facts),
+            FileDeed::Put { offset, bytes, .. } => place.put(*offset, bytes).map(FileAnswer::Facts),
         };
         done.map_err(|errno| why(path, errno))
     }
@@ -112,7 +122,8 @@ impl FileDeed {
             | Self::List { path, .. }
             | Self::Read { path, .. }
             | Self::Write { path, .. }
-            | Self::MakeDirectory { path } => path,
+            | Self::MakeDirectory { path }
+            | Self::Put { path, .. } => path,
         }
     }
 }
@@ -187,6 +198,15 @@ impl Place<'_> {
         let file = self.open(OFlags::WRONLY | OFlags::CREATE, mode)?;
         only_regular(&file)?;
         ftruncate(&file, offset)?;
+        let file = File::from(file);
+        let written = file.write_all_at(bytes, offset);
+        written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        Ok(facts(&fstat(file)?))
+    }
+
+    fn put(&self, offset: u64, bytes: &[u8]) -> Result<FileFacts, Errno> {
+        let file = self.open(OFlags::WRONLY, Mode::empty())?;
+        only_regular(&file)?;
         let file = File::from(file);
         let written = file.write_all_at(bytes, offset);
         written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
@@ -321,6 +341,27 @@ mod tests {
         write(&files, "/work/new", 0, "one, ").unwrap();
         write(&files, "/work/new", 5, "two").unwrap();
         assert_eq!(read(&files, "/work/new").unwrap(), b"one, two");
+        let put = |path: &str, offset, text: &str| {
+            files.answer(&FileDeed::Put {
+                path: path.to_owned(),
+                offset,
+                bytes: text.into(),
+            })
+        };
+        put("/work/new", 12, "far").unwrap();
+        put("/work/new", 0, "One").unwrap();
+        assert_eq!(read(&files, "/work/new").unwrap(), b"One, two\0\0\0\0far");
+        assert!(
+            put("/work/none", 0, "x")
+                .unwrap_err()
+                .contains("No such file")
+        );
+        assert!(put("/work/out", 0, "x").unwrap_err().contains("leads out"));
+        assert!(
+            put("/work/fixed/file", 0, "x")
+                .unwrap_err()
+                .contains("for reading only")
+        );
         write(&files, "/work/new", 0, "short").unwrap();
         let path = folder.path().join("work/new");
         assert_eq!(fs::read(path).unwrap(), b"short");

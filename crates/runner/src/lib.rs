@@ -12,22 +12,23 @@
 //! no node, no registry and no kind by name. It outlives its service, so that processes run on while that is started
 //! again.
 //!
-//! - [`message`]: what is ordered and said; [`link`]: its bytes
+//! - [`message`]: what is ordered and said; [`link`], [`bytes`]: its bytes
 //! - [`role`]: the runner at work; `hosted`: one process; `serving`: what users want of it
 //! - `leaving`, `arriving`: the two sides of a move; `pump`: what they say to each other; [`channel`]: sealed records
 //! - `copying`: copies for files and snapshots, and processes made of them; [`copy`]: their bytes
 //! - `streams`, [`log`]: output on its way into a file; `input`: what users type, on its way to a process
-//! - `files`: what users copy from and to a process's directories
+//! - [`files`]: what users copy from and to a process's directories
 //! - [`handle`]: the service's end
 //! - [`fault`]: where tests have it stand still
 //! - [`limits`]: every limit
 
 mod arriving;
+pub mod bytes;
 pub mod channel;
 pub mod copy;
 mod copying;
 pub mod fault;
-mod files;
+pub mod files;
 pub mod handle;
 mod hosted;
 mod input;

@@ -71,7 +71,7 @@ pub const LINE_BYTES_MAX: usize = 4096;
 /// For a process to take some input, before whoever gives it is told how much was taken.
 pub const INPUT_WITHIN: Duration = Duration::from_secs(2);
 /// Contents of a file in one message, in bytes.
-pub const FILE_PIECE_BYTES: usize = 256 << 10;
+pub const FILE_PIECE_BYTES: usize = 512 << 10;
 /// Entries of a directory in one message.
 pub const FILE_ENTRIES_MAX: usize = 512;
 /// Longest path of a file that a user asks for, in bytes (`PATH_MAX` of Linux).

@@ -231,6 +231,7 @@ pub enum FileDeed {
         /// From which byte on.
         offset: u64,
         /// What.
+        #[serde(with = "crate::bytes")]
         bytes: Vec<u8>,
         /// Permissions of a file that is made; the process's own umask does not count.
         mode: u32,
@@ -239,6 +240,16 @@ pub enum FileDeed {
     MakeDirectory {
         /// The path.
         path: String,
+    },
+    /// Put these bytes into a file that is there, and leave the rest of it as it is.
+    Put {
+        /// The path.
+        path: String,
+        /// From which byte on.
+        offset: u64,
+        /// What.
+        #[serde(with = "crate::bytes")]
+        bytes: Vec<u8>,
     },
 }
 
@@ -274,7 +285,7 @@ pub enum FileAnswer {
     /// Some entries, by name. None: there are no more.
     Entries(Vec<(String, FileFacts)>),
     /// A piece. Empty: the file ends there.
-    Piece(Vec<u8>),
+    Piece(#[serde(with = "crate::bytes")] Vec<u8>),
 }
 
 /// A directory of a process.

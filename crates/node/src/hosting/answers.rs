@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Hosting;
-use super::driver::Input;
+use super::copies::copied;
+use super::input::Input;
 use crate::door::Authority;
 use crate::limits::{ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, WATCH_WITHIN};
 use crate::message::{
@@ -72,8 +73,7 @@ impl Service {
                 process,
                 deed: Deed::Forget,
             } => {
-                self.ask_registry(RegistryRequest::Forget { process })
-                    .await?;
+                self.forget_ended(hosting, process).await?;
                 Ok(None)
             }
             HostingRequest::EventsOf {
@@ -118,7 +118,11 @@ impl Service {
         loop {
             let entry = self.entry(process).await?;
             let record = entry.record().map_err(Failure::refused)?;
-            if record.life != Life::Alive && !matches!(request, HostingRequest::Log { .. }) {
+            let is_of_ended = matches!(
+                request,
+                HostingRequest::Log { .. } | HostingRequest::File { .. }
+            );
+            if record.life != Life::Alive && !is_of_ended {
                 return Err(gone(process, record.life));
             }
             let answered = match record.owner == self.id {
@@ -138,6 +142,7 @@ impl Service {
     }
 
     /// Another node: it is answered here, or not at all.
+    // long because: one arm for each request
     async fn answer_node(
         self: &Arc<Self>,
         hosting: &Arc<Hosting>,
@@ -176,6 +181,39 @@ impl Service {
                     Some(refusal) => Err(Failure::refused(refusal)),
                     None => Ok(None),
                 }
+            }
+            HostingRequest::TreesMayCome {
+                process,
+                bytes,
+                entries,
+            } => {
+                let copies = Arc::clone(&hosting.copies);
+                super::blocking(move || copies.may_come(process, bytes, entries)).await??;
+                Ok(None)
+            }
+            HostingRequest::Tree {
+                attempt,
+                round,
+                after,
+            } => hosting
+                .tree_page(attempt, node, round, after)
+                .await
+                .map(Some),
+            HostingRequest::TreePieces {
+                attempt,
+                round,
+                wishes,
+            } => hosting
+                .tree_pieces(attempt, node, round, wishes)
+                .await
+                .map(Some),
+            HostingRequest::TreesStill { attempt } => {
+                let came = self.trees_stand_still(hosting, attempt, node);
+                came.await.map(|()| None)
+            }
+            HostingRequest::Forgotten { process } => {
+                self.remove_forgotten(hosting, process).await?;
+                Ok(None)
             }
             HostingRequest::Shelf { folder, request } => self.shelve(node, folder, request).await,
             HostingRequest::Adopt {
@@ -234,12 +272,17 @@ impl Service {
                 hosting.ask_about(process, order).await.map(|_| None)
             }
             HostingRequest::File { process, deed } => {
-                match hosting
-                    .ask_about(process, Order::File { process, deed })
-                    .await?
-                {
-                    Answer::File(answer) => Ok(Some(HostingReply::File(answer))),
-                    _ => Err(Failure::refused("the runner answers another question")),
+                let order = Order::File {
+                    process,
+                    deed: deed.clone(),
+                };
+                match hosting.ask_about(process, order).await {
+                    Ok(Answer::File(answer)) => Ok(Some(HostingReply::File(answer))),
+                    Ok(_) => Err(Failure::refused("the runner answers another question")),
+                    Err(failure) if failure.kind == FailureKind::NotHere => {
+                        self.file_of_ended(hosting, process, deed).await.map(Some)
+                    }
+                    Err(failure) => Err(failure),
                 }
             }
             HostingRequest::ProgramOf { process, offset } => {
@@ -274,7 +317,11 @@ impl Service {
             }
             HostingRequest::MoveNews { attempt, .. } => {
                 let news = self.news_of(hosting, attempt).await?;
-                Ok(Some(HostingReply::MoveNews(news)))
+                let copied = hosting.copies.sent(attempt);
+                Ok(Some(match (news, copied) {
+                    (Some(report), Some(copied)) => HostingReply::MovedWithCopies(report, copied),
+                    (news, _) => HostingReply::MoveNews(news),
+                }))
             }
             HostingRequest::CancelMove { attempt, .. } => {
                 hosting.cancel(attempt).await.map(|()| None)
@@ -317,7 +364,7 @@ impl Service {
         dry_run: bool,
     ) -> Result<HostingReply, Failure> {
         let seen = hosting.seen(process).await?;
-        self.may_move(process, target, &seen).await?;
+        self.may_move(hosting, process, target, &seen).await?;
         if dry_run {
             return Ok(HostingReply::CouldMove {
                 source: self.id,
@@ -352,6 +399,7 @@ impl Service {
     /// Asks first what would make the move fail: before anything is written anywhere.
     async fn may_move(
         &self,
+        hosting: &Hosting,
         process: ProcessId,
         target: NodeId,
         seen: &Seen,
@@ -369,12 +417,17 @@ impl Service {
         }
         let entry = self.entry(process).await?;
         let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
+        let is_copied = copied(&belongings.bindings).next().is_some();
         let request = HostingRequest::MayCome {
             kind: seen.kind.clone(),
             bindings: belongings.bindings,
             memory_bytes: seen.layout.bytes(),
         };
-        self.may_be_asked(target, request).await
+        self.may_be_asked(target, request).await?;
+        match is_copied {
+            true => self.have_room(hosting, process, target).await,
+            false => Ok(()),
+        }
     }
 
     /// Asks whether a process may come.
@@ -445,7 +498,7 @@ impl Hosting {
         }
     }
 
-    async fn source_of(&self, attempt: Attempt) -> Option<NodeId> {
+    pub(super) async fn source_of(&self, attempt: Attempt) -> Option<NodeId> {
         let (source, answered) = oneshot::channel();
         self.tell(Input::SourceOf { attempt, source }).await;
         answered.await.ok().flatten()

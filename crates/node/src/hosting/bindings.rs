@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sterna_migration::Refusal;
-use sterna_process::Tag;
+use sterna_process::{ProcessId, Tag};
 use sterna_runner::message::PlacedDirectory;
 
 use super::{Hosting, blocking};
@@ -68,24 +68,42 @@ impl Hosting {
                     ),
                 })
             }
-            BindingSort::Shared { .. } => None,
+            BindingSort::Shared { .. } | BindingSort::Copy => None,
         })
     }
 
-    /// The directories of a process, detached, in the order of its bindings. `opened`: those that its user has opened.
+    /// The directories of a process, detached, in the order of its bindings. `opened`: those that its user has opened; of
+    /// one that comes, copies are here already.
     pub(super) async fn directories(
         &self,
+        process: ProcessId,
         bindings: &[Binding],
         opened: Vec<OwnedFd>,
     ) -> Result<Vec<OwnedFd>, Failure> {
         let mut opened = opened.into_iter();
         let mut detached = Vec::new();
-        for binding in bindings {
+        for (number, binding) in bindings.iter().enumerate() {
             let directory = match &binding.sort {
                 BindingSort::Fixed => opened
                     .next()
                     .ok_or_else(|| Failure::refused("a directory did not come with the order"))?,
                 BindingSort::Shared { export } => self.exported(export)?,
+                BindingSort::Copy => {
+                    let (copies, origin) = (Arc::clone(&self.copies), opened.next());
+                    let returns = !binding.read_only;
+                    let copied = blocking(move || match origin {
+                        Some(origin) => copies.take(process, number, origin, returns),
+                        None => copies
+                            .open(process, number)
+                            .map_err(|_| "it is not here".into()),
+                    });
+                    copied.await?.map_err(|why| {
+                        let path = &binding.guest_path;
+                        Failure::refused(format!(
+                            "the directory for {path} cannot be copied: {why}"
+                        ))
+                    })?
+                }
             };
             let (workshop, read_only) = (Arc::clone(&self.workshop), binding.read_only);
             let result = blocking(move || workshop.detach(directory, read_only)).await?;

@@ -35,6 +35,7 @@ impl Service {
         let entry = self.entry(parent).await?;
         let seen = hosting.seen(parent).await?;
         let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
+        belongings.none_is_copied("a clone")?;
         if target == self.id {
             if let Some(refusal) = hosting.objection(&seen.kind, &belongings.bindings) {
                 return Err(Failure::refused(refusal));
@@ -79,17 +80,28 @@ impl Service {
             }
             Ok(_) => Err(Failure::refused("the target answers another question")),
             Err(failure) => {
-                let shelf = self.shelf(hosting, &keeper, process)?;
-                let cleared = blocking(move || {
-                    let names = shelf.list()?;
-                    names.iter().try_for_each(|name| shelf.remove(name))
-                });
-                if let Ok(Err(error)) = cleared.await {
-                    tracing::debug!("a clone's copy is left for later: {}", chain(&error));
-                }
+                self.clear_shelf(hosting, &keeper, process).await?;
                 Err(failure)
             }
         }
+    }
+
+    /// Takes away what was put there for a clone that did not come about.
+    async fn clear_shelf(
+        self: &Arc<Self>,
+        hosting: &Hosting,
+        keeper: &Keeper,
+        process: ProcessId,
+    ) -> Result<(), Failure> {
+        let shelf = self.shelf(hosting, keeper, process)?;
+        let cleared = blocking(move || {
+            let names = shelf.list()?;
+            names.iter().try_for_each(|name| shelf.remove(name))
+        });
+        if let Ok(Err(error)) = cleared.await {
+            tracing::debug!("a clone's copy is left for later: {}", chain(&error));
+        }
+        Ok(())
     }
 
     /// Makes a clone here of what another node, the owner of the original, has put into its folder.

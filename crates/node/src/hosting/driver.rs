@@ -3,21 +3,24 @@
 //! Everything that happens comes in as an [`Input`], in one queue; actions are carried out on tasks of their own, whose
 //! results come in again. So the machines see one thing after the other, and nothing waits for anything else.
 
-use std::collections::HashMap;
+mod copied;
+
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sterna_migration::{
-    Action, Attempt, Command, Event, Limits, Message, Moves, NodeId, Notice, Offer, Order as Move,
-    Record, RunnerEvent, StartedError, Swap, Time,
+    Action, Attempt, Command, Event, Limits, Message, Moves, NodeId, Notice, Offer, Record,
+    RunnerEvent, Swap, Time,
 };
-use sterna_process::{Epoch, ProcessId};
+use sterna_process::ProcessId;
 use sterna_runner::fault;
 use sterna_runner::message::{Order, Place, Said, Side};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
+use super::input::Input;
 use super::news::News;
 use super::{Hosting, Runner};
 use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX, SWEEP_EVERY};
@@ -25,52 +28,6 @@ use crate::message::{EventSort, How, MoveReport, RegistryRequest, Reply, SwapByt
 use crate::registry::Deed;
 use crate::service::Service;
 use sterna_runner::limits::PROCESSES_MAX;
-
-/// Something that happened.
-pub(super) enum Input {
-    /// For the machines.
-    Event(Event),
-    /// A runner says something; with `None` its link has ended. The number tells one link from the next.
-    Said(u64, Option<Said>),
-    /// A process is about to be started here.
-    Started {
-        process: ProcessId,
-        epoch: Epoch,
-        noted: oneshot::Sender<Result<(), StartedError>>,
-    },
-    /// It was not started.
-    NotStarted { process: ProcessId },
-    /// What was here in this epoch is not any more: nobody is to miss it.
-    Gone { process: ProcessId, epoch: Epoch },
-    /// A process is to be moved.
-    Begin {
-        order: Move,
-        begun: oneshot::Sender<Result<Attempt, sterna_migration::moves::StartError>>,
-    },
-    /// A move is to be given up.
-    Cancel {
-        attempt: Attempt,
-        done: oneshot::Sender<Result<(), sterna_migration::moves::CancelError>>,
-    },
-    /// Whether a process takes part in a move, or its end is being written down.
-    IsBusy {
-        process: ProcessId,
-        busy: oneshot::Sender<bool>,
-    },
-    /// From where a process is coming by this attempt, if it is.
-    SourceOf {
-        attempt: Attempt,
-        source: oneshot::Sender<Option<NodeId>>,
-    },
-    /// Where an arriving process will be, before [`Event::Admitted`].
-    Place(Attempt, Box<Place>, Vec<OwnedFd>),
-    /// A connection for pages was made, or not; then the command can go.
-    Connected(
-        Attempt,
-        Option<(OwnedFd, sterna_runner::message::Secret)>,
-        Command,
-    ),
-}
 
 struct Driver {
     service: Arc<Service>,
@@ -83,6 +40,8 @@ struct Driver {
     /// Attempts for which the runner has a connection that was not used yet.
     connected: HashMap<Attempt, ()>,
     watched: HashMap<Attempt, (u64, bool)>,
+    /// Moves whose target has the copies of directories as they are while the process stands still.
+    trees_sent: HashSet<Attempt>,
 }
 
 /// How long moves wait. Where a test has nodes stand still, not as long as it takes to be sure.
@@ -144,6 +103,7 @@ impl Service {
                 places: HashMap::new(),
                 connected: HashMap::new(),
                 watched: HashMap::new(),
+                trees_sent: HashSet::new(),
             };
             for (process, _) in &held.held {
                 driver.read(*process);
@@ -225,6 +185,7 @@ impl Driver {
                 _ = sweep.tick() => self.sweep(),
             }
             self.carry_out_all();
+            self.look_after_copies();
         }
     }
 
@@ -260,6 +221,20 @@ impl Driver {
             Input::IsBusy { process, busy } => {
                 let _ = busy.send(self.moves.is_busy(process));
             }
+            Input::TargetOf { attempt, target } => {
+                let _ = target.send(self.moves.target_by(attempt));
+            }
+            Input::Uncopied { process } => self.uncopied(process),
+            Input::TreesSent(attempt, sent, command) => match sent {
+                Ok(()) => {
+                    self.trees_sent.insert(attempt);
+                    self.command(command);
+                }
+                Err(reason) => {
+                    let event = RunnerEvent::PushFailed { attempt, reason };
+                    self.moves.handle(now, Event::Runner(event));
+                }
+            },
             Input::SourceOf { attempt, source } => {
                 let _ = source.send(self.moves.source_of(attempt));
             }
@@ -303,6 +278,9 @@ impl Driver {
                     let ended = self.hosting.ended().get(&process).cloned();
                     let how = ended.map_or("ended".to_owned(), |ended| ended.exit.to_string());
                     self.hosting.news.event(process, EventSort::Ended, how);
+                    if self.hosting.copies.has(process) {
+                        return self.given_back(event, process);
+                    }
                 }
                 self.moves.handle(now, Event::Runner(event));
             }
@@ -345,7 +323,10 @@ impl Driver {
     /// Removes the output of processes that the registry has forgotten, one hour after it was last written.
     fn sweep(&self) {
         let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
-        tokio::spawn(async move { service.sweep_logs(&hosting).await });
+        tokio::spawn(async move {
+            service.sweep_logs(&hosting).await;
+            service.sweep_copies(&hosting).await;
+        });
     }
 
     /// Has the records of all that is held, and of all that the registry thinks is here, compared.
@@ -506,6 +487,12 @@ impl Driver {
     fn command(&mut self, command: Command) {
         let (attempt, target) = match &command {
             Command::Pause { attempt, .. } => (*attempt, self.moves.target_of(attempt.process)),
+            Command::Push { attempt, target }
+                if self.hosting.copies.leaving(*attempt).is_some()
+                    && !self.trees_sent.contains(attempt) =>
+            {
+                return self.send_trees(*attempt, *target, command);
+            }
             Command::Push { attempt, target } => {
                 if self.connected.remove(attempt).is_some() {
                     return self.command_now(command);
@@ -535,6 +522,11 @@ impl Driver {
             Command::Discard { attempt } => {
                 self.places.remove(attempt);
                 self.connected.remove(attempt);
+                self.settle_copies(attempt.process);
+                (None, None)
+            }
+            Command::Forget { process } => {
+                self.settle_copies(*process);
                 (None, None)
             }
             _ => (None, None),
@@ -551,6 +543,8 @@ impl Driver {
             Notice::MoveEnded(report) => {
                 self.connected.remove(&report.attempt);
                 let watched = self.watched.remove(&report.attempt);
+                self.trees_sent.remove(&report.attempt);
+                self.hosting.copies.left(report.attempt);
                 let told = MoveReport::of(&report, watched);
                 let (to, downtime_us) = (report.target, told.downtime_us);
                 let sort = match told.moved {

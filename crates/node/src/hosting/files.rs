@@ -22,7 +22,7 @@ use sterna_migration::{GrantSeal, Life, MoveId, Record};
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Hold, Order};
 
-use super::driver::Input;
+use super::input::Input;
 use super::making::As;
 use super::{Hosting, answers, blocking};
 use crate::limits::FREEZE_WITHIN;
@@ -82,6 +82,9 @@ impl Service {
             return Err(Failure::refused("not a request of this sort"));
         };
         let record = self.record_here(process).await?;
+        let belongings = self.entry(process).await?.info.extra;
+        let belongings = Belongings::decode(&belongings).unwrap_or_default();
+        belongings.none_is_copied("a file of a frozen process")?;
         let hold = match keep {
             true => None,
             false => Some(Hold {

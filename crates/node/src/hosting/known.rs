@@ -52,7 +52,7 @@ impl Hosting {
         }
     }
 
-    fn remembered(&self, process: ProcessId) -> Option<ProcessInfo> {
+    pub(super) fn remembered(&self, process: ProcessId) -> Option<ProcessInfo> {
         let bytes = fs::read(self.known(process)).ok()?;
         match bytes.split_first()? {
             (&VERSION, body) => postcard::from_bytes(body).ok(),

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use super::Hosting;
 use super::answers::random;
-use super::driver::Input;
+use super::input::Input;
 use crate::limits::{RETRY_FIRST, RETRY_MAX};
 use crate::message::{
     Belongings, Failure, FailureKind, ProcessInfo, RegistryRequest, Reply, SwapBytes,
@@ -57,6 +57,7 @@ impl Service {
         let belongings = Belongings::decode(&what.info().extra).ok_or_else(|| {
             Failure::refused("a newer node wrote down what the process has: use that version here")
         })?;
+        belongings.none_is_copied("a copy of a process")?;
         if let Some(refusal) = hosting.objection(&what.info().kind, &belongings.bindings) {
             return Err(Failure::refused(refusal));
         }

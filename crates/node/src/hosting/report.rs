@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::Hosting;
-use super::driver::Input;
+use super::input::Input;
 use crate::limits::NEWS_WITHIN;
 use crate::message::{Failure, MoveReport};
 use crate::service::Service;

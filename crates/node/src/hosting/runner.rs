@@ -12,7 +12,7 @@ use sterna_runner::message::{Answer, Holdings, Order, Said};
 use sterna_runner::{Handle, HandleError};
 use tokio::sync::oneshot;
 
-use super::driver::Input;
+use super::input::Input;
 use super::{Hosting, Runner, blocking};
 use crate::limits::RUNNER_WITHIN;
 use crate::workshop::Workshop;

@@ -26,8 +26,8 @@ use crate::limits::{
     SNAPSHOTS_SWEEP_EVERY, TROUBLE_BYTES_MAX,
 };
 use crate::message::{
-    EventSort, Failure, FailureKind, HostingReply, HostingRequest, Keeper, Keeping, KeepingsOf,
-    LastSnapshot, Recovered, RegistryRequest, Reply, SnapshotOrder,
+    Belongings, EventSort, Failure, FailureKind, HostingReply, HostingRequest, Keeper, Keeping,
+    KeepingsOf, LastSnapshot, Recovered, RegistryRequest, Reply, SnapshotOrder,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
@@ -168,6 +168,9 @@ impl Service {
             }
             SnapshotOrder::Every { every_ms, to, keep } => (Some(every_ms), to, keep),
         };
+        let entry = self.entry(process).await?;
+        let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
+        belongings.none_is_copied("a snapshot")?;
         let to = to.or(known.as_ref().map(|keeping| keeping.to.clone()));
         let to = to.ok_or_else(|| {
             Failure::refused(

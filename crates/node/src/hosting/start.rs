@@ -12,7 +12,7 @@ use sterna_migration::{Event, NodeId, Record, RunnerEvent};
 use sterna_process::{Epoch, Exit, ProcessId, State, Stats};
 use sterna_runner::message::{Ended, Order, Place, Spawn, WindowSize};
 
-use super::driver::Input;
+use super::input::Input;
 use super::runner::make_folder;
 use super::{Hosting, bindings};
 use crate::message::{
@@ -53,6 +53,14 @@ impl Service {
                 binding.guest_path, binding.guest_path
             )));
         }
+        let mut copied = order.belongings.bindings.iter();
+        if let Some(binding) = copied.find(|one| one.sort == BindingSort::Copy) {
+            return Err(Failure::refused(format!(
+                "the directory for {} is on this node, where it is copied from: start the process here, and move it \
+                 (`sterna move`)",
+                binding.guest_path
+            )));
+        }
         let order = StartOrder {
             place: Where::Here,
             ..order
@@ -88,14 +96,24 @@ impl Service {
         let process = ProcessId::random();
         let belongings = &order.belongings;
         let placed = hosting.place(process, Epoch::FIRST, belongings, opened, None);
-        let (place, descriptors) = placed.await?;
-        hosting.starts(process, Epoch::FIRST).await?;
+        let (place, descriptors) = match placed.await {
+            Ok(placed) => placed,
+            Err(failure) => {
+                hosting.uncopy(process).await;
+                return Err(failure);
+            }
+        };
+        if let Err(failure) = hosting.starts(process, Epoch::FIRST).await {
+            hosting.uncopy(process).await;
+            return Err(failure);
+        }
         let started = self.start_noted(hosting, process, order, (place, descriptors));
         let started = started.await;
         if let Err(failure) = &started {
             hosting.give_up(process, &failure.message).await;
         }
         started?;
+        hosting.copies.has_started(process);
         let node = self.id;
         Ok(HostingReply::Started { process, node })
     }
@@ -245,7 +263,8 @@ impl Hosting {
             })?;
             descriptors.extend(pair);
         }
-        descriptors.extend(self.directories(&belongings.bindings, opened).await?);
+        let directories = self.directories(process, &belongings.bindings, opened);
+        descriptors.extend(directories.await?);
         let place = Place {
             limits: belongings.limits.clone(),
             directories: bindings::placed(&belongings.bindings),
@@ -278,6 +297,7 @@ impl Hosting {
         self.ended().insert(process, ended);
         self.forget(process);
         let _ = std::fs::remove_dir_all(self.log_folder(process));
+        self.uncopy(process).await;
         self.tell(Input::Event(Event::Runner(RunnerEvent::Exited { process })))
             .await;
     }

@@ -2,20 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 use sterna_migration::{Attempt, MoveId, NodeId};
-use sterna_process::{Description, Limits, MemoryLayout, ProcessId, ProgramId, Stats, Tag};
+use sterna_process::{Description, MemoryLayout, ProcessId, ProgramId, Stats, Tag};
+use sterna_runner::bytes::Bytes;
 use sterna_runner::log::Record;
 use sterna_runner::message::{FileAnswer, FileDeed, WindowSize};
 
 use super::{
-    Cloned, EventRecord, Keeping, ProcessEntry, Recovered, ShelfReply, ShelfRequest, SnapshotOrder,
-    ThawOrder, is_process_name,
+    Belongings, Binding, Cloned, EventRecord, Keeping, ProcessEntry, Recovered, ShelfReply,
+    ShelfRequest, SnapshotOrder, ThawOrder, TreePage, TreeRound, TreeWish, TreesSent,
+    is_process_name,
 };
 use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
 
 /// Something about processes. Whatever concerns one that is on another node is passed on to that, once.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum HostingRequest {
-    /// Start a process. Descriptors: its fixed directories, in their order.
+    /// Start a process. Descriptors: its directories that are fixed or copied, in their order.
     Start(Box<StartOrder>),
     /// All processes of the cluster, with how they are.
     List {
@@ -214,6 +216,44 @@ pub enum HostingRequest {
         /// For how long to wait if there is none.
         wait_ms: u64,
     },
+    /// Between nodes: is there room for copies of directories, if a process comes?
+    TreesMayCome {
+        /// Which process.
+        process: ProcessId,
+        /// How much is in them, in bytes.
+        bytes: u64,
+        /// In how many files, directories and links.
+        entries: u64,
+    },
+    /// Between nodes, asked by the target of a move: what is in the copies of directories?
+    Tree {
+        /// Which move.
+        attempt: Attempt,
+        /// When.
+        round: TreeRound,
+        /// From which entry on.
+        after: u32,
+    },
+    /// Between nodes, asked by the target of a move: contents of files that were listed.
+    TreePieces {
+        /// Which move.
+        attempt: Attempt,
+        /// In which list.
+        round: TreeRound,
+        /// Which.
+        wishes: Vec<TreeWish>,
+    },
+    /// Between nodes, said by the source of a move: the process stands still, so get what has changed in copies of
+    /// directories. Answered when it is there.
+    TreesStill {
+        /// Which move.
+        attempt: Attempt,
+    },
+    /// Between nodes: a process was forgotten, so nobody needs what is left of it.
+    Forgotten {
+        /// Which.
+        process: ProcessId,
+    },
 }
 
 /// What is done to a process.
@@ -261,72 +301,6 @@ pub enum Where {
     At(NodeId),
     /// Where there is most room.
     Anywhere,
-}
-
-/// What a process has wherever it is: kept with its record.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Belongings {
-    /// How much it may use.
-    pub limits: Limits,
-    /// Its directories.
-    pub bindings: Vec<Binding>,
-    /// Whether it has a standard input.
-    pub input: bool,
-    /// If its standard streams are a terminal: how large that is at the start.
-    pub terminal: Option<WindowSize>,
-}
-
-/// A directory of a process, and what becomes of it on a move.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Binding {
-    /// Its absolute path as the process sees it.
-    pub guest_path: String,
-    /// Whether writing is forbidden.
-    pub read_only: bool,
-    /// What becomes of it.
-    pub sort: BindingSort,
-}
-
-/// What becomes of a directory on a move.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum BindingSort {
-    /// It stays, and the process with it.
-    Fixed,
-    /// Every node has one of this name, which its operator exports.
-    Shared {
-        /// The name.
-        export: String,
-    },
-}
-
-/// Version of [`Belongings`] as they are kept, their first byte. Those of version 1 end before the terminal.
-const BELONGINGS_VERSION: u8 = 2;
-
-/// How `None` is written.
-const NO_TERMINAL: u8 = 0;
-
-impl Belongings {
-    /// As they are kept with a record.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let body = postcard::to_stdvec(self).expect("belongings can be written");
-        [vec![BELONGINGS_VERSION], body].concat()
-    }
-
-    /// What was kept; `None` if a newer program did it.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (version, body) = bytes.split_first()?;
-        let body = match *version {
-            1 => [body, &[NO_TERMINAL]].concat(),
-            BELONGINGS_VERSION => body.to_vec(),
-            _ => return None,
-        };
-        match postcard::take_from_bytes(&body) {
-            Ok((belongings, [])) => Some(belongings),
-            _ => None,
-        }
-    }
 }
 
 impl StartOrder {
@@ -428,6 +402,12 @@ pub enum HostingReply {
     Took(u64),
     /// To [`HostingRequest::File`].
     File(FileAnswer),
+    /// To [`HostingRequest::Tree`].
+    Tree(TreePage),
+    /// To [`HostingRequest::TreePieces`], in their order. Zeros at the end of a piece are left out.
+    TreePieces(Vec<Bytes>),
+    /// To [`HostingRequest::MoveNews`], if directories are copied along.
+    MovedWithCopies(Box<MoveReport>, TreesSent),
 }
 
 /// A process as its node sees it.

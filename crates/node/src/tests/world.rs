@@ -38,6 +38,7 @@ pub(super) fn options(data: &Path, name: &str) -> Options {
         software: "0.0.1".to_owned(),
         confinement: "full".to_owned(),
         exports: Vec::new(),
+        copies_bytes_max: None,
         stores: Vec::new(),
         workshop: None,
         registry: None,

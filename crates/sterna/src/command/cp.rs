@@ -1,16 +1,18 @@
 //! `sterna cp`: files of the directories that a process on a node was given, from there and back.
 //!
-//! The process's runner reads and writes them, beneath these directories and nowhere else, piece by piece; so a copy goes on
-//! while the process moves to another node with the same directory.
+//! The process's runner reads and writes them, beneath these directories and nowhere else, piece by piece, some at once; so
+//! a copy goes on while the process moves to another node with the same directory. Of a process that runs nowhere any more
+//! its last node reads what was copied along with it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use sterna_node::message::{HostingReply, HostingRequest};
+use sterna_node::message::{HostingReply, HostingRequest, ProcessEntry};
 use sterna_process::{Plain, ProcessId};
 use sterna_runner::message::{FileAnswer, FileDeed, FileFacts, FileSort};
 
@@ -18,7 +20,11 @@ use crate::node::{self, Which};
 use crate::show::{self, Bar};
 
 /// Written at once, in bytes: what a request to a node has room for.
-const PIECE_BYTES: usize = 32 << 10;
+const PIECE_BYTES: usize = 60 << 10;
+/// Read from there by one thread at a time, in bytes: a few answers.
+const STRIPE_BYTES: u64 = 1 << 20;
+/// Questions to the node that are open at once.
+const AT_ONCE: u64 = 6;
 /// Directories within each other.
 const DEPTH_MAX: usize = 100;
 
@@ -43,6 +49,7 @@ const AFTER_HELP: &str = "\
 Examples:
   sterna cp lua:/work/result.txt .
   sterna cp -r input lua:/work
+  sterna cp -r lua:/work result            also when it has ended, what was copied along with it (`:copy`)
   sterna cp ./odd:name lua:/work/name      a file here whose name has a colon
 
 Only what the process was given with --dir can be reached, with the rights of the node's user, and what was given with `:ro`
@@ -71,11 +78,13 @@ impl Cp {
     pub(crate) fn run(self) -> Result<u8> {
         match (End::parse(&self.from), End::parse(&self.to)) {
             (End::There { process, path }, End::Here(here)) => {
-                let remote = self.remote(&process, &path)?;
+                let entry = self.which.find(&process)?;
+                let remote = self.remote(entry, &path)?;
                 remote.fetch(&path, &here, self.recursive)?;
             }
             (End::Here(here), End::There { process, path }) => {
-                let remote = self.remote(&process, &path)?;
+                let entry = self.which.find_living(&process)?;
+                let remote = self.remote(entry, &path)?;
                 remote.bring(&here, &path, self.recursive)?;
             }
             (End::Here(_), End::Here(_)) => {
@@ -90,15 +99,16 @@ impl Cp {
         Ok(0)
     }
 
-    fn remote(&self, process: &str, path: &str) -> Result<Remote<'_>> {
+    fn remote(&self, entry: ProcessEntry, path: &str) -> Result<Remote<'_>> {
         ensure!(
             path.starts_with('/'),
             "{}: write the path as the process knows it, from / on",
             Plain(path)
         );
-        let process = self.which.find_living(process)?.process;
-        let which = &self.which;
-        Ok(Remote { which, process })
+        Ok(Remote {
+            which: &self.which,
+            process: entry.process,
+        })
     }
 }
 
@@ -189,21 +199,29 @@ impl Remote<'_> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         let file = options.mode(facts.mode & 0o777).open(here);
-        let mut file = file.with_context(failed)?;
+        let file = file.with_context(failed)?;
         let bar = Bar::new(&Plain(path).to_string());
-        let mut offset = 0;
-        loop {
-            let path = path.to_owned();
-            let FileAnswer::Piece(bytes) = self.ask(FileDeed::Read { path, offset })? else {
-                return Err(node::unexpected());
-            };
-            if bytes.is_empty() {
-                return Ok(());
+        let (done, end) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+        stripes(STRIPE_BYTES, facts.bytes, 0, |start| {
+            let mut offset = start;
+            while offset < start + STRIPE_BYTES {
+                let path = path.to_owned();
+                let FileAnswer::Piece(bytes) = self.ask(FileDeed::Read { path, offset })? else {
+                    return Err(node::unexpected());
+                };
+                if bytes.is_empty() {
+                    end.fetch_min(offset, Ordering::Relaxed);
+                    return Ok(false);
+                }
+                file.write_all_at(&bytes, offset).with_context(failed)?;
+                offset += bytes.len() as u64;
+                let now = done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                bar.set(now, facts.bytes.max(now));
             }
-            file.write_all(&bytes).with_context(failed)?;
-            offset += bytes.len() as u64;
-            bar.set(offset, facts.bytes.max(offset));
-        }
+            Ok(true)
+        })?;
+        // It may have become shorter meanwhile.
+        file.set_len(end.into_inner()).with_context(failed)
     }
 
     /// From here to there.
@@ -256,33 +274,80 @@ impl Remote<'_> {
 
     fn bring_file(&self, here: &Path, path: &str) -> Result<()> {
         let failed = || format!("could not read {}", here.display());
-        let mut file = File::open(here).with_context(failed)?;
+        let file = File::open(here).with_context(failed)?;
         let found = file.metadata().with_context(failed)?;
         let mode = found.permissions().mode() & 0o777;
         let bar = Bar::new(&Plain(path).to_string());
-        let mut buffer = vec![0; PIECE_BYTES];
-        let mut offset = 0;
-        loop {
-            let got = file.read(&mut buffer).with_context(failed)?;
-            // An empty file is written as well.
-            if got == 0 && offset > 0 {
-                return Ok(());
+        let piece = |offset| -> Result<Vec<u8>> {
+            let mut bytes = vec![0; PIECE_BYTES];
+            let got = file.read_at(&mut bytes, offset).with_context(failed)?;
+            bytes.truncate(got);
+            Ok(bytes)
+        };
+        // Whatever was there is gone with the first.
+        let bytes = piece(0)?;
+        let done = AtomicU64::new(bytes.len() as u64);
+        self.ask(FileDeed::Write {
+            path: path.to_owned(),
+            offset: 0,
+            bytes,
+            mode,
+        })?;
+        let begin = done.load(Ordering::Relaxed);
+        stripes(PIECE_BYTES as u64, found.len(), begin, |start| {
+            let mut offset = start;
+            while offset < start + PIECE_BYTES as u64 {
+                let mut bytes = piece(offset)?;
+                bytes.truncate((start + PIECE_BYTES as u64 - offset) as usize);
+                if bytes.is_empty() {
+                    return Ok(false);
+                }
+                let got = bytes.len() as u64;
+                let path = path.to_owned();
+                self.ask(FileDeed::Put {
+                    path,
+                    offset,
+                    bytes,
+                })?;
+                offset += got;
+                let now = done.fetch_add(got, Ordering::Relaxed) + got;
+                bar.set(now, found.len().max(now));
             }
-            let bytes = buffer[..got].to_vec();
-            let path = path.to_owned();
-            self.ask(FileDeed::Write {
-                path,
-                offset,
-                bytes,
-                mode,
-            })?;
-            offset += got as u64;
-            bar.set(offset, found.len().max(offset));
-            if got == 0 {
-                return Ok(());
-            }
-        }
+            Ok(true)
+        })
     }
+}
+
+/// Does something for one stripe of a file after the other, some at once, until one of them says that the file ends in it.
+/// As many threads as are of use for a file of so many bytes.
+fn stripes(
+    stripe_bytes: u64,
+    file_bytes: u64,
+    begin: u64,
+    act: impl Fn(u64) -> Result<bool> + Sync,
+) -> Result<()> {
+    let (next, over) = (AtomicU64::new(begin), AtomicBool::new(false));
+    let work = || -> Result<()> {
+        while !over.load(Ordering::Relaxed) {
+            // Whoever has taken a stripe sees to it, also if a later one was the last.
+            let goes_on = act(next.fetch_add(stripe_bytes, Ordering::Relaxed));
+            if !matches!(goes_on, Ok(true)) {
+                over.store(true, Ordering::Relaxed);
+            }
+            goes_on?;
+        }
+        Ok(())
+    };
+    let threads = (file_bytes / stripe_bytes).clamp(1, AT_ONCE);
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let done = work();
+        let others = others.into_iter().map(|other| match other.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        others.fold(done, Result::and)
+    })
 }
 
 fn left_out(path: &str) {

@@ -19,9 +19,10 @@ use crate::show;
 #[derive(Debug, Args)]
 pub(crate) struct Given {
     /// Directory the program may use, and all below it. GUEST is the path by which the program knows it
-    /// (by default the same), `:ro` forbids writing. On a node also NAME::GUEST:shared, what each node exports under
-    /// that name; others are fixed to their node. May be given several times.
-    #[arg(long = "dir", value_name = "HOST[::GUEST][:ro]", value_parser = parse_directory)]
+    /// (by default the same), `:ro` forbids writing. On a node also `:copy`, a copy that goes along on moves and whose
+    /// changes go back in the end, and NAME::GUEST:shared, what each node exports under that name; others are fixed to
+    /// their node. May be given several times.
+    #[arg(long = "dir", value_name = "HOST[::GUEST][:ro][:copy]", value_parser = parse_directory)]
     directories: Vec<WantedDirectory>,
     /// Most memory the program may have, e.g. 256M [default: 4G, or what it had when it was frozen].
     #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes)]
@@ -44,15 +45,34 @@ struct WantedDirectory {
     host: PathBuf,
     guest: String,
     read_only: bool,
+    sort: WantedSort,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WantedSort {
+    /// The directory itself.
+    Fixed,
     /// Not a directory of this machine, but what each node exports under the name in `host`.
-    shared: bool,
+    Shared,
+    /// A copy of it.
+    Copy,
+}
+
+impl WantedSort {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Shared => "shared",
+            Self::Copy => "copy",
+        }
+    }
 }
 
 /// A directory for a process on a node.
 #[derive(Debug)]
 pub(crate) struct BoundDirectory {
     pub(crate) binding: Binding,
-    /// Opened here, if it is fixed.
+    /// Opened here, unless every node has its own.
     pub(crate) handle: Option<OwnedFd>,
 }
 
@@ -61,9 +81,10 @@ impl Given {
     pub(crate) fn directories(&self) -> Result<Vec<(Directory, GivenDirectory)>> {
         let opened = |wanted: &WantedDirectory| {
             ensure!(
-                !wanted.shared,
-                "{}:shared is for processes on nodes: run it with --on or --detach",
-                wanted.host.display()
+                wanted.sort == WantedSort::Fixed,
+                "{}:{} is for processes on nodes: run it with --on or --detach",
+                wanted.host.display(),
+                wanted.sort.word()
             );
             let host = fs::canonicalize(&wanted.host).with_context(|| {
                 let shown = wanted.host.display();
@@ -79,20 +100,22 @@ impl Given {
     pub(crate) fn bound(&self) -> Result<Vec<BoundDirectory>> {
         let bound = |wanted: &WantedDirectory| {
             let export = wanted.host.to_string_lossy().into_owned();
-            let handle =
-                match wanted.shared {
-                    true => None,
-                    false => Some(Directory::open(&wanted.host, "").with_context(|| {
+            let handle = match wanted.sort {
+                WantedSort::Shared => None,
+                WantedSort::Fixed | WantedSort::Copy => {
+                    Some(Directory::open(&wanted.host, "").with_context(|| {
                         format!("could not open the directory {export} (--dir)")
-                    })?),
-                };
+                    })?)
+                }
+            };
             Ok(BoundDirectory {
                 binding: Binding {
                     guest_path: wanted.guest.clone(),
                     read_only: wanted.read_only,
-                    sort: match wanted.shared {
-                        true => BindingSort::Shared { export },
-                        false => BindingSort::Fixed,
+                    sort: match wanted.sort {
+                        WantedSort::Shared => BindingSort::Shared { export },
+                        WantedSort::Fixed => BindingSort::Fixed,
+                        WantedSort::Copy => BindingSort::Copy,
                     },
                 },
                 handle: handle.map(|directory| directory.handle),
@@ -146,7 +169,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 }
 
 fn parse_directory(text: &str) -> Result<WantedDirectory, String> {
-    let (mut rest, mut read_only, mut shared) = (text, false, false);
+    let (mut rest, mut read_only, mut sort) = (text, false, WantedSort::Fixed);
     loop {
         rest = match rest.rsplit_once(':') {
             Some((before, "ro")) => {
@@ -155,13 +178,12 @@ fn parse_directory(text: &str) -> Result<WantedDirectory, String> {
             }
             Some((before, "rw" | "fixed")) => before,
             Some((before, "shared")) => {
-                shared = true;
+                sort = WantedSort::Shared;
                 before
             }
-            Some((_, "copy")) => {
-                return Err(
-                    "directories cannot be copied along yet: write :fixed or :shared".into(),
-                );
+            Some((before, "copy")) => {
+                sort = WantedSort::Copy;
+                before
             }
             _ => break,
         };
@@ -174,7 +196,7 @@ fn parse_directory(text: &str) -> Result<WantedDirectory, String> {
         host: host.into(),
         guest: guest.into(),
         read_only,
-        shared,
+        sort,
     })
 }
 
@@ -199,9 +221,10 @@ mod tests {
         assert_eq!(parsed("/x:ro"), whole("/x", "/x", true));
         assert_eq!(parsed("a::b::/c:rw"), whole("a::b", "/c", false));
         let shared = parse_directory("data::/d:shared:ro").unwrap();
-        assert!(shared.shared && shared.read_only && shared.guest == "/d");
-        assert!(!parse_directory("data::/d:fixed").unwrap().shared);
-        assert!(parse_directory("data::/d:copy").is_err());
+        assert!(shared.sort == WantedSort::Shared && shared.read_only && shared.guest == "/d");
+        let sort = |text| parse_directory(text).unwrap().sort;
+        assert_eq!(sort("data::/d:fixed"), WantedSort::Fixed);
+        assert_eq!(sort("data::/d:copy:ro"), WantedSort::Copy);
         for text in ["", "::", "::/a", "a::", ":ro"] {
             assert!(parse_directory(text).is_err(), "{text}");
         }

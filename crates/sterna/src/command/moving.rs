@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use sterna_migration::{Attempt, NodeId};
 use sterna_node::identity;
-use sterna_node::message::{HostingReply, HostingRequest, MoveReport, Nodes};
+use sterna_node::message::{HostingReply, HostingRequest, MoveReport, Nodes, TreesSent};
 use sterna_process::{Plain, ProcessId};
 
 use crate::complete;
@@ -65,6 +65,17 @@ struct Told<'a> {
     was_ready: Option<bool>,
     total_us: u64,
     parts_us: Vec<(&'a str, u64)>,
+    copied: Option<Copied>,
+}
+
+/// What went of directories that are copied along.
+#[derive(Serialize)]
+struct Copied {
+    running_bytes: u64,
+    still_bytes: u64,
+    still_us: u64,
+    bytes: u64,
+    entries: u64,
 }
 
 impl Move {
@@ -89,15 +100,15 @@ impl Move {
                 Ok(0)
             }
             Some(HostingReply::Moving { source, attempt }) => {
-                let report = self.attend(source, attempt)?;
-                self.tell(&report, &nodes)
+                let (report, copied) = self.attend(source, attempt)?;
+                self.tell(&report, copied, &nodes)
             }
             _ => Err(node::unexpected()),
         }
     }
 
     /// Waits for the move's end.
-    fn attend(&self, source: NodeId, attempt: Attempt) -> Result<MoveReport> {
+    fn attend(&self, source: NodeId, attempt: Attempt) -> Result<(MoveReport, Option<TreesSent>)> {
         let which = self.which.clone();
         Signals::catch()?.each(move |signal| {
             let cancelled = which.hosting(HostingRequest::CancelMove { source, attempt });
@@ -109,14 +120,17 @@ impl Move {
         loop {
             let request = HostingRequest::MoveNews { source, attempt };
             match self.which.hosting(request)? {
-                Some(HostingReply::MoveNews(Some(report))) => return Ok(*report),
+                Some(HostingReply::MoveNews(Some(report))) => return Ok((*report, None)),
+                Some(HostingReply::MovedWithCopies(report, copied)) => {
+                    return Ok((*report, Some(copied)));
+                }
                 Some(HostingReply::MoveNews(None)) => {}
                 _ => return Err(node::unexpected()),
             }
         }
     }
 
-    fn tell(&self, report: &MoveReport, nodes: &Nodes) -> Result<u8> {
+    fn tell(&self, report: &MoveReport, copied: Option<TreesSent>, nodes: &Nodes) -> Result<u8> {
         let from = node::name_of(nodes, report.source);
         let to = node::name_of(nodes, report.target);
         if self.json {
@@ -140,9 +154,16 @@ impl Move {
                     .iter()
                     .map(|(part, us)| (&**part, *us))
                     .collect(),
+                copied: copied.map(|sent| Copied {
+                    running_bytes: sent.running_bytes,
+                    still_bytes: sent.still_bytes,
+                    still_us: sent.still_us,
+                    bytes: sent.bytes,
+                    entries: sent.entries,
+                }),
             })?;
         } else {
-            show::print(text(report, &from, &to));
+            show::print(text(report, copied, &from, &to));
         }
         Ok(match (report.moved, report.retry) {
             (true, _) => 0,
@@ -164,7 +185,9 @@ pub(crate) fn quietly(which: &Which, process: ProcessId, target: NodeId) -> Resu
     };
     let report = loop {
         match which.hosting(HostingRequest::MoveNews { source, attempt })? {
-            Some(HostingReply::MoveNews(Some(report))) => break report,
+            Some(
+                HostingReply::MoveNews(Some(report)) | HostingReply::MovedWithCopies(report, _),
+            ) => break report,
             Some(HostingReply::MoveNews(None)) => {}
             _ => return Err(node::unexpected()),
         }
@@ -191,7 +214,9 @@ fn meaning(part: &str, ready: Option<bool>) -> &'static str {
         }
         ("pause", _) => "until it stood still",
         ("capture", _) => "stood still: its state became an image",
-        ("send", _) => "image and pages went to the target",
+        ("send", _) => {
+            "image and pages, and what changed in copied directories, went to the target"
+        }
         ("restore", _) => "the target made the process of them",
         ("commit", _) => "the registry wrote the new owner down",
         ("resume", _) => "until its first instruction there",
@@ -203,7 +228,7 @@ fn meaning(part: &str, ready: Option<bool>) -> &'static str {
     }
 }
 
-fn text(report: &MoveReport, from: &str, to: &str) -> String {
+fn text(report: &MoveReport, copied: Option<TreesSent>, from: &str, to: &str) -> String {
     let process = report.process.short();
     let mut text = match report.moved {
         true => format!("{process} moved from {from} to {to}\n"),
@@ -231,6 +256,16 @@ fn text(report: &MoveReport, from: &str, to: &str) -> String {
             "  {} pages, {} in all\n",
             report.pages,
             show::bytes(bytes)
+        ));
+    }
+    if let Some(sent) = copied {
+        text.push_str(&format!(
+            "  copied along: {} while it ran and {} in {} while it stood still, of {} in {} files and directories\n",
+            show::bytes(sent.running_bytes),
+            show::bytes(sent.still_bytes),
+            show::time(Duration::from_micros(sent.still_us)),
+            show::bytes(sent.bytes),
+            sent.entries
         ));
     }
     text

@@ -64,6 +64,10 @@ struct Start {
     /// Directory that processes of any node may be bound to under this name; may be given several times.
     #[arg(long, value_name = "NAME=DIR", value_parser = parse_export)]
     export: Vec<(String, PathBuf)>,
+    /// Most that directories that are copied along with processes (`:copy`) may take on this node's disk, all together
+    /// [default: 64G].
+    #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes)]
+    copies: Option<u64>,
     /// Place outside of the cluster in which snapshots of processes can be kept under this name: file:///DIRECTORY, the
     /// same on each node that is to use it; may be given several times.
     #[arg(long, value_name = "NAME=URL")]
@@ -180,6 +184,7 @@ impl Start {
             software: env!("CARGO_PKG_VERSION").to_owned(),
             confinement: doctor::confinement(),
             exports: self.export,
+            copies_bytes_max: self.copies,
             stores: self.store,
             workshop: Some(Arc::new(Workshop::new()?)),
             registry: self.registry,
@@ -218,6 +223,7 @@ impl Start {
             word.push(path);
             words.extend(["--export".to_owned(), quoted(Path::new(&word))?]);
         }
+        words.extend(self.copies.map(|bytes| format!("--copies {bytes}")));
         for store in &self.store {
             let word = store.to_string();
             words.extend(["--store".to_owned(), quoted(Path::new(&word))?]);

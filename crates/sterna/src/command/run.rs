@@ -74,6 +74,7 @@ Examples:
   sterna run --invoke add library.wat 2 3
   sterna run --snapshot-every 30s --to snapshots server.wasm
   sterna run --detach --name job job.wasm        on this machine's node; see it with `sterna logs -f job`
+  sterna run --detach --dir job::/work:copy job.wasm   its files go along when it is moved
   sterna run --on lab-2 -i lua.wasm              on another node, in the foreground
   sterna run --on lab-2 -t python.wasm -i        the same with a terminal; Ctrl-P Ctrl-Q detaches from it
 

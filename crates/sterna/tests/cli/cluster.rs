@@ -290,12 +290,29 @@ impl Cluster {
         names: &[&str],
         how: impl Fn(&World, &str) -> (String, How),
     ) -> Self {
-        let desk = world.path("desk");
-        fs::create_dir(&desk).unwrap();
-        let start = |name: &&str| {
-            let (address, mut how) = how(&world, name);
-            let export = format!("desk={}", desk.display());
+        Self::start(world, names, |world, name| {
+            let (address, mut how) = how(world, name);
+            let export = format!("desk={}", world.path("desk").display());
             how.options.extend(["--export".to_owned(), export]);
+            (address, how)
+        })
+    }
+
+    /// Nodes that export nothing unless their options say so.
+    pub(crate) fn with(names: &[&str], options: impl Fn(&World, &str) -> Vec<String>) -> Self {
+        Self::start(World::new(), names, |world, name| {
+            let how = How {
+                options: options(world, name),
+                ..How::default()
+            };
+            (free_address(), how)
+        })
+    }
+
+    fn start(world: World, names: &[&str], how: impl Fn(&World, &str) -> (String, How)) -> Self {
+        fs::create_dir(world.path("desk")).unwrap();
+        let start = |name: &&str| {
+            let (address, how) = how(&world, name);
             Node::start_so(&world, name, &address, how)
         };
         let nodes: Vec<Node> = names.iter().map(start).collect();

@@ -1,10 +1,12 @@
-//! Whether a process may come from another node, and where it will be here.
+//! Whether a process of another node may come, and where it will be.
+
+use std::sync::Arc;
 
 use sterna_migration::{Attempt, NodeId, Offer, Refusal};
 use sterna_process::Epoch;
 
 use super::Hosting;
-use super::driver::Input;
+use super::input::Input;
 use crate::message::{RegistryRequest, Reply};
 use crate::service::Service;
 
@@ -12,7 +14,7 @@ impl Service {
     /// Whether a process may come from another node; then the driver knows its place. The answer: whether its program
     /// is here.
     pub(super) async fn admit_process(
-        &self,
+        self: &Arc<Self>,
         hosting: &Hosting,
         attempt: Attempt,
         source: NodeId,
@@ -44,6 +46,8 @@ impl Service {
         if let Some(refusal) = hosting.objection(&offer.kind, &belongings.bindings) {
             return Err(refusal);
         }
+        self.admit_trees(hosting, attempt, source, &belongings.bindings)
+            .await?;
         let next = Epoch(attempt.epoch.0 + 1);
         let placed = hosting
             .place(process, next, &belongings, Vec::new(), Some(source))

@@ -1,0 +1,52 @@
+//! What a driver may ask about moves: where a process is going, whence it comes, and what is held of it.
+
+use sterna_process::ProcessId;
+
+use super::{Activity, Moves};
+use crate::action::Holding;
+use crate::id::{Attempt, NodeId};
+use crate::source::Source;
+
+impl Moves {
+    /// What the runner holds of a process, as far as it has said.
+    #[must_use]
+    pub fn holding(&self, process: ProcessId) -> Option<Holding> {
+        self.holdings.get(&process).copied()
+    }
+
+    /// Where a process is being moved to from here.
+    #[must_use]
+    pub fn target_of(&self, process: ProcessId) -> Option<NodeId> {
+        self.source(process).map(Source::target)
+    }
+
+    /// The same, if it is by this very attempt.
+    #[must_use]
+    pub fn target_by(&self, attempt: Attempt) -> Option<NodeId> {
+        let source = self.source(attempt.process);
+        let source = source.filter(|source| source.attempt() == attempt);
+        source.map(Source::target)
+    }
+
+    fn source(&self, process: ProcessId) -> Option<&Source> {
+        match self.activities.get(&process) {
+            Some(Activity::Source(source)) => Some(source),
+            _ => None,
+        }
+    }
+
+    /// From where a process is coming by this very attempt.
+    #[must_use]
+    pub fn source_of(&self, attempt: Attempt) -> Option<NodeId> {
+        match self.activities.get(&attempt.process) {
+            Some(Activity::Target(target)) if target.attempt() == attempt => Some(target.source()),
+            _ => None,
+        }
+    }
+
+    /// Whether a move of the process, or the writing of its end, goes on here.
+    #[must_use]
+    pub fn is_busy(&self, process: ProcessId) -> bool {
+        self.activities.contains_key(&process)
+    }
+}
