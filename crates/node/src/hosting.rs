@@ -61,6 +61,7 @@ pub(crate) use bindings::Exports;
 pub(crate) use channels::Channels;
 use driver::Input;
 use news::News;
+pub(crate) use runner::{runner_errors, runner_socket};
 
 /// What a node has for hosting processes.
 pub(crate) struct Hosting {

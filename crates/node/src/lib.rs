@@ -18,7 +18,8 @@
 //! - [`store`], [`registry`]: records that change by compare-and-swap; which ones there are, and who may change them
 //! - [`handover`]: how nodes know where the registry has moved to
 //! - [`data`]: what is on disk
-//! - `hosting`: the processes of a node, and their moves; [`workshop`]: what that needs of whoever wires it
+//! - `hosting`: the processes of a node, and their moves; [`workshop`]: what that needs of whoever wires it;
+//!   [`manager`]: the same in a process of its own
 //! - `service`, [`node`]: a node at work, from its start to its end
 //! - [`client`]: asks a node of this machine
 //! - [`limits`]: every limit
@@ -32,6 +33,7 @@ pub mod handover;
 mod hosting;
 pub mod identity;
 pub mod limits;
+pub mod manager;
 pub mod message;
 pub mod node;
 pub mod registry;
@@ -47,7 +49,7 @@ pub mod workshop;
 
 pub use client::{AskError, ask, ask_with, stop};
 pub use identity::{NodeId, NodeKey};
-pub use node::{Node, Options, StartError, Stopper};
+pub use node::{Node, Opened, Options, StartError, Stopper};
 pub use ticket::Ticket;
 pub use transport::DEFAULT_PORT;
 pub use workshop::Workshop;

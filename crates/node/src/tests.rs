@@ -4,6 +4,7 @@
 //! - `frames`: what is on the wire when it is not what it should be
 //! - `hostile`: peers that do not keep to the protocol
 //! - `captive`: a runner that was taken over
+//! - `taken`: a service that was taken over, and its manager
 //! - `rights`: who may do what; tickets; removed nodes
 //! - `records`: the registry
 //! - `durable`: that what it answered is on disk
@@ -22,6 +23,7 @@ mod processes;
 mod records;
 mod recovery;
 mod rights;
+mod taken;
 mod world;
 
 pub(crate) use moving::stop_at;

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use sterna_migration::{Attempt, Holding, MoveId, RunnerEvent, Size};
 use sterna_process::{Epoch, Exit, ProcessId, ProgramId, State, Stats, Tag, Waypoint};
 use sterna_runner::link;
-use sterna_runner::message::{Answer, Ended, Holdings, Numbered, Order, Said};
+use sterna_runner::message::{Answer, Ended, Holdings, Numbered, Order, Said, WindowSize};
 
 use super::world::{PATIENCE, Running};
 use crate::limits::PREPARING_MAX;
@@ -55,7 +55,11 @@ impl Workshop for Prison {
         true
     }
 
-    fn bytes(&self, _: &ProgramId) -> Result<Arc<[u8]>, String> {
+    fn terminal(&self, size: WindowSize) -> io::Result<[OwnedFd; 2]> {
+        crate::workshop::terminal(size)
+    }
+
+    fn module(&self, _: &ProgramId) -> Result<File, String> {
         Err("there is none".into())
     }
 

@@ -12,6 +12,7 @@
 //! - `threads`: the laboratory
 //! - `serve`: files over HTTP, and the comparison of models
 //! - `control`: stats, events, attach, cp, inspect of processes on nodes
+//! - `parts`: service, manager and runner: what each may do, and what becomes of the others when one is killed
 //! - `cluster`: processes on nodes: moved, killed, and their nodes killed
 //! - `demo`: the demo, help and completions
 
@@ -24,6 +25,7 @@ mod journeys;
 mod keeping;
 mod moves;
 mod nodes;
+mod parts;
 mod places;
 mod run;
 mod serve;
