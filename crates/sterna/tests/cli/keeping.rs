@@ -4,6 +4,7 @@ use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::parts;
 use crate::world::{Actor, World, guest, until};
 
 const PROGRAM: &str = "for i=1,40 do local s=0; for j=1,1000000 do s=s+j%7 end; print(i,s) end";
@@ -36,22 +37,9 @@ impl Node {
         world.ask(words).fails(1, said);
     }
 
-    /// Its runner: the child that was started as one.
     fn runner(&self) -> Pid {
-        let pid = self.actor.pid();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let mut all = children.unwrap_or_default();
-        for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
-            all += " ";
-            all += &fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        }
-        let is_runner = |pid: &&str| {
-            let line = fs::read_to_string(format!("/proc/{pid}/cmdline"));
-            line.is_ok_and(|line| line.contains("__runner"))
-        };
-        let found = all.split_whitespace().find(is_runner);
-        let found = found.expect("the node has a runner");
-        Pid::from_raw(found.parse().unwrap()).unwrap()
+        let runner = parts::runner(self.actor.child.id());
+        Pid::from_raw(runner.try_into().unwrap()).unwrap()
     }
 
     fn stop(mut self, world: &World) {

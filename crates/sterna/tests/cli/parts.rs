@@ -56,6 +56,12 @@ fn child(parent: u32, part: &str) -> Option<u32> {
     })
 }
 
+/// The runner that the manager of this service has started.
+pub(crate) fn runner(service: u32) -> u32 {
+    let manager = child(service, "__manager").expect("the node has a manager");
+    child(manager, "__runner").expect("the node has a runner")
+}
+
 /// A node with all its parts.
 struct Parts {
     node: Node,
