@@ -112,6 +112,12 @@ impl DataDirectory {
         })
     }
 
+    /// The directory itself, open.
+    #[must_use]
+    pub const fn handle(&self) -> &File {
+        &self.handle
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -174,7 +180,7 @@ impl DataDirectory {
     }
 
     pub(crate) fn hosting(&self) -> PathBuf {
-        self.path.join("hosting")
+        hosting_in(&self.path)
     }
 
     pub(crate) fn set_cluster(&self, roster: &Roster) -> Result<(), DataError> {
@@ -186,6 +192,11 @@ impl DataDirectory {
             .and_then(|()| self.handle.sync_all())
             .map_err(io_error("write", &path))
     }
+}
+
+/// Where a node has what belongs to its processes and its runner.
+pub(crate) fn hosting_in(directory: &Path) -> PathBuf {
+    directory.join("hosting")
 }
 
 /// The control socket of the node whose data directory this is.

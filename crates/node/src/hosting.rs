@@ -73,6 +73,7 @@ pub(crate) use channels::Channels;
 use copies::Copies;
 use input::Input;
 use news::News;
+pub(crate) use runner::{runner_errors, runner_socket};
 pub(crate) use stores::Stores;
 pub use stores::{ParseStoreError, StoreAt};
 
@@ -118,9 +119,13 @@ impl Hosting {
         let (inputs, from_all) = mpsc::channel(INPUTS_WAITING_MAX);
         let news = News::in_folder(&folder);
         Self {
-            workshop,
+            workshop: Arc::clone(&workshop),
             exports,
-            copies: Arc::new(Copies::new(folder.join("copies"), copies_bytes_max)),
+            copies: Arc::new(Copies::new(
+                folder.join("copies"),
+                copies_bytes_max,
+                workshop,
+            )),
             stores,
             folder,
             inputs,

@@ -19,7 +19,8 @@
 //! - [`handover`]: how nodes know where the registry has moved to
 //! - [`data`]: what is on disk
 //! - `trees`: files that are copied along with a process
-//! - `hosting`: the processes of a node, and their moves; [`workshop`]: what that needs of whoever wires it
+//! - `hosting`: the processes of a node, and their moves; [`workshop`]: what that needs of whoever wires it;
+//!   [`manager`]: the same in a process of its own
 //! - `service`, [`node`]: a node at work, from its start to its end
 //! - [`client`]: asks a node of this machine
 //! - [`limits`]: every limit
@@ -33,6 +34,7 @@ pub mod handover;
 mod hosting;
 pub mod identity;
 pub mod limits;
+pub mod manager;
 pub mod message;
 pub mod node;
 pub mod registry;
@@ -50,7 +52,8 @@ pub mod workshop;
 pub use client::{AskError, ask, ask_with, stop};
 pub use hosting::{ParseStoreError, StoreAt};
 pub use identity::{NodeId, NodeKey};
-pub use node::{Node, Options, StartError, Stopper};
+pub use node::{Node, Opened, Options, StartError, Stopper};
 pub use ticket::Ticket;
 pub use transport::DEFAULT_PORT;
+pub use trees::{TreeDeed, TreeDone};
 pub use workshop::Workshop;

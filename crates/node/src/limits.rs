@@ -141,6 +141,10 @@ pub const RUNNER_WITHIN: Duration = Duration::from_secs(20);
 pub const KILLED_WITHIN: Duration = Duration::from_secs(5);
 /// What waits to be seen by the driver of moves.
 pub const INPUTS_WAITING_MAX: usize = 8192;
+/// For a manager that was started to be ready.
+pub const MANAGER_WITHIN: Duration = Duration::from_secs(20);
+/// Errands that a manager runs at the same time: more than [`PREPARING_MAX`], so that others come through.
+pub const ERRANDS_MAX: usize = 128;
 /// Names that are suggested from.
 pub const NAMES_MAX: usize = 1024;
 

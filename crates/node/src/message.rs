@@ -84,14 +84,14 @@ pub enum Request {
     RegistryMoved(Vec<Handover>),
     /// Where is the registry, and how is it?
     RegistryStatus,
-    /// Write a copy of the registry into a new file.
+    /// Write a copy of the registry into a file. Descriptor: the file, which is empty.
     RegistryBackup {
-        /// Its path, from the root.
+        /// What its user calls it.
         file: PathBuf,
     },
-    /// Put such a copy in the place of what the registry has.
+    /// Put such a copy in the place of what the registry has. Descriptor: its file.
     RegistryRestore {
-        /// Its path, from the root.
+        /// What its user calls it.
         file: PathBuf,
     },
 }
@@ -398,7 +398,18 @@ pub struct Status {
     pub home: NodeId,
     /// Whether it was removed from its cluster.
     pub removed: bool,
-    /// How well its runner is confined, if there is one now: `full`, or `partial` or `none` and what is missing.
+    /// How well its parts are confined.
+    pub confinement: Confinement,
+}
+
+/// How well the processes that a node consists of are confined: each `full`, or `partial` or `none` and what is missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Who has the network and the key.
+    pub service: Option<String>,
+    /// Who has what privilege there is.
+    pub manager: Option<String>,
+    /// Who hosts processes, if there is one now.
     pub runner: Option<String>,
 }
 
@@ -420,8 +431,8 @@ pub struct Seen {
     pub state: Reachability,
     /// By how much its clock is ahead, if it answered.
     pub clock_ahead_ms: Option<i64>,
-    /// How well its runner is confined, if it answered and has one.
-    pub runner: Option<String>,
+    /// How well its parts are confined, as far as it answered.
+    pub confinement: Confinement,
 }
 
 /// Whether a node answers. One that does not is *unknown*: silence says nothing about what runs there.

@@ -1,7 +1,11 @@
-//! A node from its start to its end: [`Node`].
+//! A node from its start to its end: [`Opened`], [`Node`].
+//!
+//! What needs rights that a node does not need later is done first, and by one thread: so whoever starts a node can take
+//! these rights from it in between.
 
+use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,11 +18,11 @@ use crate::data::{DataDirectory, DataError};
 use crate::hosting::{Exports, Hosting, StoreAt, Stores};
 use crate::identity::{KeyError, NodeId, NodeKey};
 use crate::limits::COPIES_BYTES_MAX;
-use crate::message::{Candidate, Failure, RegistryRequest, Reply, Roster};
+use crate::message::{Candidate, Confinement, Failure, RegistryRequest, Reply, Roster};
 use crate::registry::Registry;
 use crate::service::{Seat, Service};
 use crate::store::{AnyStore, Embedded, Etcd, EtcdAddress, Login, StoreError};
-use crate::transport::{Transport, reachable_at};
+use crate::transport::{Sockets, Transport, reachable_at};
 use crate::wire::{Versions, now_ms};
 use crate::workshop::Workshop;
 
@@ -37,6 +41,8 @@ pub struct Options {
     pub software: String,
     /// How well it can confine what it runs.
     pub confinement: String,
+    /// How well its service and its manager are confined.
+    pub confined: Confinement,
     /// Directories that processes from other nodes may be bound to, by name.
     pub exports: Vec<(String, PathBuf)>,
     /// Most that may be copied here along with processes, in bytes; otherwise
@@ -144,6 +150,48 @@ pub enum StartError {
     Threads(#[source] io::Error),
 }
 
+/// What a node has opened before it starts: its directory, its sockets, and what it exports. There are no threads yet.
+pub struct Opened {
+    data: DataDirectory,
+    key: NodeKey,
+    sockets: Sockets,
+    pages: StdTcpListener,
+    exports: Exports,
+    stores: Stores,
+}
+
+impl Opened {
+    /// Opens what these options name.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn new(options: &Options) -> Result<Self, StartError> {
+        let data = DataDirectory::open(&options.data)?;
+        let key = NodeKey::load_or_make(&data.key())?;
+        let failed = |error| listening(options, error);
+        let sockets = Sockets::bind(options.bind).map_err(failed)?;
+        let pages = listen_for_pages(sockets.bound).map_err(failed)?;
+        let exports = Exports::open(&options.exports)
+            .map_err(|(path, source)| StartError::Export { path, source })?;
+        let stores = Stores::open(&options.stores)
+            .map_err(|(path, source)| StartError::Store { path, source })?;
+        Ok(Self {
+            data,
+            key,
+            sockets,
+            pages,
+            exports,
+            stores,
+        })
+    }
+
+    /// Its data directory: all that it will need of the machine's files.
+    #[must_use]
+    pub const fn data(&self) -> &File {
+        self.data.handle()
+    }
+}
+
 /// A node that has been started, and serves from [`Node::serve`] on.
 pub struct Node {
     runtime: Runtime,
@@ -169,23 +217,37 @@ impl Node {
     /// # Errors
     /// See [`StartError`].
     pub fn start(options: &Options) -> Result<Self, StartError> {
+        Self::start_on(Opened::new(options)?, options)
+    }
+
+    /// The same, on what was opened before.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_on(opened: Opened, options: &Options) -> Result<Self, StartError> {
+        let Opened {
+            data,
+            key,
+            sockets,
+            pages,
+            exports,
+            stores,
+        } = opened;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("node")
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
-        let data = DataDirectory::open(&options.data)?;
-        let key = NodeKey::load_or_make(&data.key())?;
         let id = key.id();
         let cluster = data.cluster()?;
-        let transport = {
+        let bound = sockets.bound;
+        let (transport, pages) = {
             let _runtime = runtime.enter();
-            Transport::bind(key, options.bind, options.versions.clone())
-                .map_err(|error| listening(options, error))?
-        };
-        let bound = transport.endpoint.local_addr();
-        let bound = bound.map_err(|error| listening(options, error))?;
+            let transport = Transport::new(key, options.versions.clone(), sockets);
+            transport.and_then(|transport| Ok((transport, TcpListener::from_std(pages)?)))
+        }
+        .map_err(|error| listening(options, error))?;
         let about = about(options, bound)?;
         let seat = runtime.block_on(seat(id, &data, &about, (cluster, options)))?;
         let local = {
@@ -193,15 +255,15 @@ impl Node {
             socket(&data)?
         };
         let who = (id, geteuid().as_raw());
-        let pages = runtime
-            .block_on(listen_for_pages(bound))
-            .map_err(|error| listening(options, error))?;
-        let hosting = hosting(options, &data)?;
+        let workshop = options.workshop.clone();
+        let copies = options.copies_bytes_max.unwrap_or(COPIES_BYTES_MAX);
+        let hosting = workshop
+            .map(|workshop| Hosting::new(workshop, (exports, stores), copies, data.hosting()));
         if let (Some(hosting), Ok(bound)) = (&hosting, pages.local_addr()) {
             hosting.channels.set_port(bound.port());
         }
-        let login = options.registry_login.clone();
-        let service = Service::new(who, about, data, (transport, hosting), seat, login);
+        let own = (options.registry_login.clone(), options.confined.clone());
+        let service = Service::new(who, about, data, (transport, hosting), seat, own);
         if let Some(hosting) = &service.hosting {
             let hosting = Arc::clone(hosting);
             let announced = move || {
@@ -260,26 +322,15 @@ fn listening(options: &Options, source: io::Error) -> StartError {
 }
 
 /// Where other nodes bring image and pages: the port that has the same number for TCP, if it is free, otherwise any.
-async fn listen_for_pages(bound: SocketAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind(bound).await {
+fn listen_for_pages(bound: SocketAddr) -> io::Result<StdTcpListener> {
+    let listener = match StdTcpListener::bind(bound) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            TcpListener::bind(SocketAddr::new(bound.ip(), 0)).await
+            StdTcpListener::bind(SocketAddr::new(bound.ip(), 0))
         }
         other => other,
-    }
-}
-
-fn hosting(options: &Options, data: &DataDirectory) -> Result<Option<Hosting>, StartError> {
-    let exports = Exports::open(&options.exports)
-        .map_err(|(path, source)| StartError::Export { path, source })?;
-    let stores = Stores::open(&options.stores)
-        .map_err(|(path, source)| StartError::Store { path, source })?;
-    let workshop = options.workshop.clone();
-    let (exports, copies) = (
-        (exports, stores),
-        options.copies_bytes_max.unwrap_or(COPIES_BYTES_MAX),
-    );
-    Ok(workshop.map(|workshop| Hosting::new(workshop, exports, copies, data.hosting())))
+    }?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 fn about(options: &Options, bound: SocketAddr) -> Result<Candidate, StartError> {

@@ -35,7 +35,7 @@ use tokio::sync::RwLock;
 
 use crate::message::{Candidate, Failure, FailureKind, RegistryRequest, Reply};
 use crate::store::{EtcdError, Store, StoreError};
-pub use backup::{BACKUP_BYTES_MAX, Backup, BackupError};
+pub use backup::{BACKUP_BYTES_MAX, Backup, BackupError, new_file};
 use listing::Chores;
 pub use offline::{RestoreError, restore};
 pub(crate) use processes::Deed;

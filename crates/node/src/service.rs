@@ -30,8 +30,8 @@ use crate::limits::{
     ANSWER_WITHIN, CLOCK_SKEW_MAX, MOVES_FOLLOWED_MAX, PROBE_WITHIN, WATCH_WITHIN,
 };
 use crate::message::{
-    Announced, Candidate, Failure, FailureKind, Member, Nodes, Reachability, RegistryRequest,
-    Remains, Reply, Request, Roster, Seen, Status, TicketText,
+    Announced, Candidate, Confinement, Failure, FailureKind, Member, Nodes, Reachability,
+    RegistryRequest, Remains, Reply, Request, Roster, Seen, Status, TicketText,
 };
 use crate::registry::Registry;
 use crate::store::{AnyStore, Login};
@@ -74,6 +74,8 @@ pub(crate) struct Service {
     pub(crate) hosting: Option<Arc<Hosting>>,
     /// What this node has, for a registry that was restored. Whoever runs processes sets it before the node serves.
     pub(crate) announcer: OnceLock<Announcer>,
+    /// How well this process and its manager are confined.
+    confined: Confinement,
     /// For the etcd of the cluster, if it has one.
     login: Option<Login>,
     started_ms: u64,
@@ -100,11 +102,12 @@ impl Service {
         data: DataDirectory,
         (transport, hosting): (Transport, Option<Hosting>),
         (seat, roster): (Seat, Roster),
-        login: Option<Login>,
+        (login, confined): (Option<Login>, Confinement),
     ) -> Self {
         Self {
             announcer: OnceLock::new(),
             login,
+            confined,
             id,
             uid,
             about,
@@ -137,6 +140,14 @@ impl Service {
                 Request::Hosting(request) => {
                     Box::pin(self.answer_hosting(authority, request, origin)).await
                 }
+                Request::RegistryBackup { file } => match given(origin) {
+                    Ok(to) => self.back_up(file, to).await,
+                    Err(failure) => Err(failure),
+                },
+                Request::RegistryRestore { file } => match given(origin) {
+                    Ok(from) => self.restore(file, from).await,
+                    Err(failure) => Err(failure),
+                },
                 request => self.permitted(authority, request).await,
             },
             Err(failure) => Err(failure),
@@ -156,7 +167,11 @@ impl Service {
             Request::Remove { node } => self.ask_registry(RegistryRequest::Remove { node }).await,
             // Whoever serves the request stops the node once the answer is out.
             Request::Stop { remains } => self.may_stop(remains).await,
-            Request::Hosting(_) => Err(Failure::refused("not a request of this sort")),
+            Request::Hosting(_)
+            | Request::RegistryBackup { .. }
+            | Request::RegistryRestore { .. } => {
+                Err(Failure::refused("not a request of this sort"))
+            }
             Request::Admit { secret, candidate } => self.admit(authority, &secret, candidate).await,
             Request::RegistryMove { to } => self.move_registry(to).await,
             Request::RegistryTake(piece) => match authority {
@@ -168,8 +183,6 @@ impl Service {
                 Ok(Reply::Done)
             }
             Request::RegistryStatus => self.registry_status().await,
-            Request::RegistryBackup { file } => self.back_up(&file).await,
-            Request::RegistryRestore { file } => self.restore(&file).await,
             Request::Registry(request) => match (self.seat(), authority) {
                 (Seat::Here(registry), Authority::Member(by)) => registry.answer(by, request).await,
                 _ if !self.roster().handovers.is_empty() => {
@@ -205,13 +218,17 @@ impl Service {
             started_ms: self.started_ms,
             home: self.home(),
             removed: self.removed.load(Ordering::Relaxed),
-            runner: self.runner_confinement(),
+            confinement: self.confinement(),
         }
     }
 
-    fn runner_confinement(&self) -> Option<String> {
-        let runner = self.hosting.as_ref()?.runner().ok()?;
-        Some(runner.confinement)
+    fn confinement(&self) -> Confinement {
+        let hosting = self.hosting.as_ref();
+        let runner = hosting.and_then(|hosting| hosting.runner().ok());
+        Confinement {
+            runner: runner.map(|runner| runner.confinement),
+            ..self.confined.clone()
+        }
     }
 
     /// Sees to the processes that run here, before the node stops.
@@ -471,7 +488,7 @@ impl Service {
                 member,
                 state: Reachability::This,
                 clock_ahead_ms: Some(0),
-                runner: self.runner_confinement(),
+                confinement: self.confinement(),
             };
         }
         let addresses = &member.about.addresses;
@@ -483,19 +500,23 @@ impl Service {
             self.correct(id, status.home).await;
         }
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let (state, clock_ahead_ms, runner) = match asked {
+        let (state, clock_ahead_ms, confinement) = match asked {
             Ok(Ok((reply, connected))) => {
                 heard.insert(id, now_ms());
-                let runner = match reply {
-                    Reply::Status(status) => status.runner,
-                    _ => None,
+                let confinement = match reply {
+                    Reply::Status(status) => status.confinement,
+                    _ => Confinement::default(),
                 };
                 let ahead_ms = connected.clock_ahead_ms();
-                (Reachability::Reachable, Some(ahead_ms), runner)
+                (Reachability::Reachable, Some(ahead_ms), confinement)
             }
             _ => {
                 let since_ms = heard.get(&id).copied();
-                (Reachability::Unknown { since_ms }, None, None)
+                (
+                    Reachability::Unknown { since_ms },
+                    None,
+                    Confinement::default(),
+                )
             }
         };
         drop(heard);
@@ -503,7 +524,7 @@ impl Service {
             member,
             state,
             clock_ahead_ms,
-            runner,
+            confinement,
         }
     }
 
@@ -528,6 +549,18 @@ impl Service {
         tasks.shutdown().await;
         let _ = fs::remove_file(self.data.socket());
         self.transport.close().await;
+    }
+}
+
+/// The file that came with a request of a user.
+fn given(origin: Origin<'_>) -> Result<fs::File, Failure> {
+    let one: Option<[OwnedFd; 1]> = match origin {
+        Origin::Here(descriptors) => descriptors.try_into().ok(),
+        Origin::Node(_) => None,
+    };
+    match one.map(|[file]| fs::File::from(file)) {
+        Some(file) if file.metadata().is_ok_and(|found| found.is_file()) => Ok(file),
+        _ => Err(Failure::refused("one file has to come with the request")),
     }
 }
 

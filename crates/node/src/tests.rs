@@ -7,6 +7,7 @@
 //! - `captive`: a runner that was taken over
 //! - `members`: a node of the cluster that wants what is not its own
 //! - `samples`: the bytes of requests and replies, and what becomes of them when they are changed
+//! - `taken`: a service that was taken over, and its manager
 //! - `rights`: who may do what; tickets; removed nodes
 //! - `records`: the registry
 //! - `durable`: that what it answered is on disk
@@ -15,7 +16,7 @@
 //! - `etcd`: the registry in an etcd
 //! - `processes`: what it knows of processes
 
-mod captive;
+pub(crate) mod captive;
 mod durable;
 mod etcd;
 mod frames;
@@ -27,6 +28,7 @@ mod records;
 mod recovery;
 mod rights;
 mod samples;
+mod taken;
 mod versions;
 mod world;
 

@@ -93,14 +93,18 @@ pub(crate) struct Transport {
     open: Mutex<HashMap<NodeId, Connected>>,
 }
 
-impl Transport {
+/// What a node speaks and is spoken to through, before it does.
+pub(crate) struct Sockets {
+    listening: UdpSocket,
+    dialling: UdpSocket,
+    /// Where it listens.
+    pub(crate) bound: SocketAddr,
+}
+
+impl Sockets {
     /// Listens. Without an address on all of them, at the default port.
-    pub(crate) fn bind(
-        key: NodeKey,
-        address: Option<SocketAddr>,
-        versions: Versions,
-    ) -> io::Result<Self> {
-        let socket = match address {
+    pub(crate) fn bind(address: Option<SocketAddr>) -> io::Result<Self> {
+        let listening = match address {
             Some(address) => listen(address)?,
             None => {
                 let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT));
@@ -112,13 +116,29 @@ impl Transport {
                 })?
             }
         };
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        let dialling = listen(any).or_else(|_| listen((Ipv4Addr::UNSPECIFIED, 0).into()))?;
+        let bound = listening.local_addr()?;
+        Ok(Self {
+            listening,
+            dialling,
+            bound,
+        })
+    }
+}
+
+impl Transport {
+    /// On sockets that are bound already.
+    pub(crate) fn new(key: NodeKey, versions: Versions, sockets: Sockets) -> io::Result<Self> {
         let mut server = ServerConfig::with_crypto(Arc::new(tls::server(&key)));
         server.transport_config(Arc::new(limits()));
-        let runtime = Arc::new(TokioRuntime);
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;
+        let endpoint = |server, socket| {
+            let runtime = Arc::new(TokioRuntime);
+            Endpoint::new(EndpointConfig::default(), server, socket, runtime)
+        };
         Ok(Self {
-            endpoint,
-            dialler: dialler()?,
+            endpoint: endpoint(Some(server), sockets.listening)?,
+            dialler: endpoint(None, sockets.dialling)?,
             key,
             versions,
             open: Mutex::default(),
@@ -368,13 +388,6 @@ fn listen(address: SocketAddr) -> io::Result<UdpSocket> {
     }
     bind(&socket, &address)?;
     Ok(socket.into())
-}
-
-fn dialler() -> io::Result<Endpoint> {
-    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-    let socket = listen(any).or_else(|_| listen((Ipv4Addr::UNSPECIFIED, 0).into()))?;
-    let runtime = Arc::new(TokioRuntime);
-    Endpoint::new(EndpointConfig::default(), None, socket, runtime)
 }
 
 /// Where others can reach a socket that is bound so: the addresses of this machine that lead outside, and if there

@@ -4,6 +4,7 @@
 //! - `scan`: the list of what is in a directory
 //! - `write`: a [`Writer`] makes entries beneath a directory
 //! - `making`: one tree becomes another, while contents come in pieces
+//! - `deeds`: what is done with directories of users
 //! - `give_back`: changes of a copy go into the directory that it was made of
 //!
 //! Whoever can write into a tree may be an enemy: a guest, a runner that was taken over, another node. Every path is
@@ -11,6 +12,7 @@
 //! of openat2(2)). What is no file, directory or link is left out. A file with several names becomes several files, and
 //! lengths count with their holes.
 
+mod deeds;
 mod give_back;
 mod making;
 mod scan;
@@ -26,6 +28,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
+pub(crate) use deeds::perform;
+pub use deeds::{TreeDeed, TreeDone};
 pub(crate) use give_back::{Returned, give_back};
 pub(crate) use making::{Making, piece_bytes};
 pub(crate) use scan::{Scan, copy, measure, read_piece, scan};

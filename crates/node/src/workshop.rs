@@ -1,14 +1,22 @@
-//! What a node needs of whoever wires it: programs made ready, runners started, directories detached.
+//! What a node needs of whoever wires it: programs made ready, runners started, directories detached,
+//! terminals.
 //!
-//! A node knows no kind of process and compiles nothing. The [`Workshop`] does, in builders.
+//! A node knows no kind of process and compiles nothing. The [`Workshop`] does, in builders; mostly it is a
+//! [`Manager`](crate::manager::Manager).
 
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use sterna_process::{ProgramId, Tag, Waypoint};
+use sterna_runner::message::WindowSize;
+
+use crate::trees::{self, TreeDeed, TreeDone};
 
 /// Does what a node itself may not or cannot. All methods may block, and are called on threads where that does no harm.
 pub trait Workshop: Send + Sync + fmt::Debug {
@@ -26,11 +34,11 @@ pub trait Workshop: Send + Sync + fmt::Debug {
     /// Whether a program can be started without anything being built.
     fn has(&self, program: &ProgramId) -> bool;
 
-    /// The bytes of a program.
+    /// A program's file, from its beginning. Whether it is whole is for whoever reads it to see, by its name.
     ///
     /// # Errors
     /// It is not here.
-    fn bytes(&self, program: &ProgramId) -> Result<Arc<[u8]>, String>;
+    fn module(&self, program: &ProgramId) -> Result<File, String>;
 
     /// Makes a program ready: checks, instruments, compiles it.
     ///
@@ -52,4 +60,42 @@ pub trait Workshop: Send + Sync + fmt::Debug {
     /// # Errors
     /// The machine does not allow it.
     fn detach(&self, directory: OwnedFd, read_only: bool) -> io::Result<OwnedFd>;
+
+    /// Something with directories of users, of which the node itself may reach none.
+    ///
+    /// # Errors
+    /// Text for people.
+    fn tree(&self, deed: TreeDeed, directories: &[BorrowedFd<'_>]) -> Result<TreeDone, String> {
+        let own = |directory: &BorrowedFd<'_>| directory.try_clone_to_owned();
+        let directories: io::Result<Vec<OwnedFd>> = directories.iter().map(own).collect();
+        trees::perform(deed, directories.map_err(|error| error.to_string())?)
+    }
+
+    /// A terminal: its master, and the end for a process. A runner may not make one itself, for it opens nothing.
+    ///
+    /// # Errors
+    /// The machine has no more of them.
+    fn terminal(&self, size: WindowSize) -> io::Result<[OwnedFd; 2]>;
+}
+
+/// A terminal, for a [`Workshop::terminal`].
+///
+/// # Errors
+/// The machine has no more of them.
+pub fn terminal(size: WindowSize) -> io::Result<[OwnedFd; 2]> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let end = ioctl_tiocgptpeer(&master, flags)?;
+    // Its process waits as its kind does that, not in a call.
+    fcntl_setfl(&end, fcntl_getfl(&end)? | OFlags::NONBLOCK)?;
+    let size = Winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(&end, size)?;
+    Ok([master, end])
 }

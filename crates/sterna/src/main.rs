@@ -6,8 +6,9 @@
 //! - `client`, `protocol`: how a command speaks with a process's host
 //! - `kinds`: the kinds of processes, and how their programs are made ready
 //! - `local`, `key`: what an image says beside the process; who made it
-//! - `node`: the node that a command talks to; `workshop`: what a node needs of this program
-//! - `runner`: this program as a runner, which hosts a node's processes
+//! - `node`: the node that a command talks to
+//! - `service`, `manager`, `runner`: this program as the parts of a node: who has the network, who has privilege, who hosts
+//!   its processes; `workshop`: what a manager does
 //! - `complete`: names that a shell asks for while a user types
 //! - `private`: directories of the user's own
 //! - `show`: lines, JSON, tables, colours, progress; `terminal`: the one that a command is used at
@@ -19,11 +20,13 @@ mod host;
 mod key;
 mod kinds;
 mod local;
+mod manager;
 mod node;
 mod private;
 mod protocol;
 mod rundir;
 mod runner;
+mod service;
 mod show;
 mod terminal;
 mod workshop;
@@ -114,6 +117,10 @@ fn main() -> ExitCode {
         Some(role) if role == runner::RUNNER => {
             log_warnings();
             return runner::run();
+        }
+        Some(role) if role == manager::MANAGER => {
+            log_warnings();
+            return manager::run();
         }
         Some(role) if role == workshop::TREE => return sterna_sys::trees::run_helper(),
         // What takes part in an experiment is small.

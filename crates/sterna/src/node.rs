@@ -33,6 +33,16 @@ impl Which {
         Ok(sterna_node::ask(&self.data()?, request)?)
     }
 
+    /// The same, with descriptors.
+    pub(crate) fn ask_with(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Reply> {
+        let data = self.data()?;
+        Ok(sterna_node::ask_with(&data, request, descriptors)?)
+    }
+
     /// Stops it, and waits for its end.
     pub(crate) fn stop(&self, remains: Remains) -> Result<()> {
         Ok(sterna_node::stop(&self.data()?, remains)?)

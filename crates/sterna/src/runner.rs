@@ -1,11 +1,11 @@
 //! This program as a runner: a confined process that hosts the processes of a node. See [`run`].
 //!
-//! It is started by the node's service, takes what it needs as descriptors, confines itself, and then serves: see
+//! It is started by the node's manager, takes what it needs as descriptors, confines itself, and then serves: see
 //! `sterna-runner`.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -34,8 +34,9 @@ const BOUND: &str = "programs";
 /// Services that wait to be heard.
 const BACKLOG: i32 = 16;
 
-/// Starts a runner that listens on a bound socket and finds programs in a cache.
-pub(crate) fn start(bound: OwnedFd, cache: File, errors: File) -> io::Result<()> {
+/// Starts a runner that listens on a bound socket and finds programs in a cache. The answer becomes readable when it ends
+/// (pidfd_open(2)).
+pub(crate) fn start(bound: OwnedFd, cache: File, errors: File) -> io::Result<OwnedFd> {
     let mut runner = Spawn::new("/proc/self/exe")
         .arg(RUNNER)
         .descriptor(LISTENER, bound)
@@ -46,6 +47,7 @@ pub(crate) fn start(bound: OwnedFd, cache: File, errors: File) -> io::Result<()>
         runner = runner.descriptor(fault::DESCRIPTOR, faults);
     }
     let child = runner.start().map_err(|error| error.source)?;
+    let process = child.as_fd().try_clone_to_owned()?;
     // It is waited for, so that it leaves no zombie; it outlives this process all the same.
     thread::Builder::new()
         .name("runner's end".into())
@@ -53,7 +55,7 @@ pub(crate) fn start(bound: OwnedFd, cache: File, errors: File) -> io::Result<()>
             let mut child = child;
             let _ = child.wait(None);
         })?;
-    Ok(())
+    Ok(process)
 }
 
 /// Is a runner, until its service says that this is the end.

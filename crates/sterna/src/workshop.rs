@@ -1,4 +1,5 @@
-//! What this program does for a node that hosts processes: makes programs ready, starts runners, detaches directories.
+//! What a manager does for a node that hosts processes: makes programs ready, starts runners, detaches directories, makes
+//! terminals.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -8,8 +9,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sterna_node::Workshop as NodeWorkshop;
 use sterna_process::{ProgramId, Tag, Waypoint};
+use sterna_runner::message::WindowSize;
 use sterna_sys::spawn::Spawn;
 use sterna_sys::trees::{self, Access, DetachError};
 use sterna_wasm::Installed;
@@ -33,6 +36,8 @@ pub(crate) struct Workshop {
     expected: Mutex<HashSet<ProgramId>>,
     /// Those that were asked for last, the last one first.
     open: Mutex<VecDeque<Arc<Installed>>>,
+    /// The runner that was started last.
+    runner: Mutex<Option<OwnedFd>>,
 }
 
 impl Workshop {
@@ -42,6 +47,7 @@ impl Workshop {
             cache,
             expected: Mutex::default(),
             open: Mutex::default(),
+            runner: Mutex::default(),
         })
     }
 }
@@ -52,7 +58,15 @@ impl NodeWorkshop for Workshop {
     }
 
     fn start_runner(&self, bound: OwnedFd, errors: File) -> io::Result<()> {
-        runner::start(bound, File::open(self.cache.directory())?, errors)
+        let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(process) = &*runner
+            && !has_ended(process)?
+        {
+            return Err(io::Error::other("the node's runner lives"));
+        }
+        let programs = File::open(self.cache.directory())?;
+        *runner = Some(runner::start(bound, programs, errors)?);
+        Ok(())
     }
 
     fn has(&self, program: &ProgramId) -> bool {
@@ -66,8 +80,8 @@ impl NodeWorkshop for Workshop {
         true
     }
 
-    fn bytes(&self, program: &ProgramId) -> Result<Arc<[u8]>, String> {
-        self.cache.bytes(program).map_err(|error| text(&error))
+    fn module(&self, program: &ProgramId) -> Result<File, String> {
+        self.cache.module(program).map_err(|error| text(&error))
     }
 
     fn add(&self, bytes: Arc<[u8]>) -> Result<(), String> {
@@ -110,6 +124,17 @@ impl NodeWorkshop for Workshop {
         };
         detached.map_err(|error| io::Error::other(text(&error)))
     }
+
+    fn terminal(&self, size: WindowSize) -> io::Result<[OwnedFd; 2]> {
+        sterna_node::workshop::terminal(size)
+    }
+}
+
+/// Whether the process of this descriptor has ended.
+fn has_ended(process: &OwnedFd) -> io::Result<bool> {
+    let now = Timespec::default();
+    let ready = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&now))?;
+    Ok(ready > 0)
 }
 
 /// An error with its causes.

@@ -1,13 +1,14 @@
 //! [`Confinement`]: what a process takes from itself, once and for all, after it has opened what it needs: for one that
-//! compiles modules of strangers, and for runners.
+//! compiles modules of strangers, for runners, and for the service and the manager of a node.
 //!
 //! | layer | then | source |
 //! |---|---|---|
 //! | limits | memory, CPU time, descriptors and file sizes end somewhere; no core dumps | setrlimit(2) |
+//! | capabilities | none are left, or those few that are needed, also for programs that are started | capabilities(7) |
 //! | not dumpable | other processes of the user cannot read or trace it | prctl(2), `PR_SET_DUMPABLE` |
 //! | no new privileges | no set-user-id program gives it any | prctl(2), `PR_SET_NO_NEW_PRIVS` |
-//! | Landlock | no file can be opened, made or removed, except as asked for; no TCP; no signal or abstract socket leads out | landlock(7) |
-//! | system calls | memory, threads and descriptors already open, and nothing else; or what a runner needs | seccomp(2) |
+//! | Landlock | no file can be opened, made or removed, except as asked for; no TCP, or no listening; no signal or abstract socket leads out | landlock(7) |
+//! | system calls | memory, threads and descriptors already open, and nothing else; or what a runner or a service needs; or all that a manager's children may need, but the network and the kernel's own affairs | seccomp(2) |
 //!
 //! Each layer holds without the others. Not every kernel has all, and an emulated one (qemu-user) may have none: the
 //! answer, [`Applied`], says what holds, and the caller decides whether that is enough.
@@ -16,7 +17,9 @@
 //! the system calls' filter), and threads (their memory is).
 
 mod files;
+mod manager;
 mod runner;
+mod service;
 mod system_calls;
 
 use std::fmt;
@@ -25,7 +28,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
-use files::{Beneath, Files};
+use crate::capabilities::{self, Kept};
+use files::{Beneath, Files, Network};
 use system_calls::Profile;
 
 /// Limits of resources, each optional.
@@ -55,8 +59,10 @@ pub struct Limits {
 #[derive(Clone, Debug, Default)]
 pub struct Confinement {
     limits: Limits,
+    kept: Kept,
     profile: Profile,
     files: Files,
+    network: Network,
     also: Vec<i64>,
 }
 
@@ -88,6 +94,8 @@ pub enum Extent {
 pub struct Applied {
     /// Core dumps, and the limits that were asked for.
     pub limits: Layer,
+    /// No capabilities but those that are needed.
+    pub capabilities: Layer,
     /// Not to be read or traced by others.
     pub not_dumpable: Layer,
     /// No privileges through exec.
@@ -113,6 +121,28 @@ impl Confinement {
         }
     }
 
+    /// For a process that speaks with other machines for its users: UDP, TCP to wherever it wants, Unix sockets, files.
+    /// It listens by TCP where it does already. It starts no programs.
+    pub fn for_service() -> Confinement {
+        Confinement {
+            profile: Profile::Service,
+            network: Network::Connecting,
+            ..Confinement::default()
+        }
+    }
+
+    /// For a process that starts others which confine themselves: it keeps the capabilities by which these are given
+    /// places and mounts, and has no network. Files are left to whom it runs as: who is behind Landlock's rules for
+    /// files, or whose parent is, mounts nothing.
+    pub fn for_manager() -> Confinement {
+        Confinement {
+            profile: Profile::Manager,
+            files: Files::ByMounts,
+            kept: Kept::Places,
+            ..Confinement::default()
+        }
+    }
+
     /// Lets files beneath a directory be read, listed and mapped, also as code, but not run as programs. Their times can be
     /// changed by a process whose system calls allow it, since Landlock has no right for that.
     pub fn readable_beneath(mut self, directory: OwnedFd) -> Confinement {
@@ -123,6 +153,18 @@ impl Confinement {
     /// Lets files beneath a directory be read, written, made, renamed and removed. No devices, sockets or pipes are made.
     pub fn changeable_beneath(mut self, directory: OwnedFd) -> Confinement {
         self.files.beneath(directory, Beneath::Change);
+        self
+    }
+
+    /// As [`changeable_beneath`](Self::changeable_beneath), and Unix sockets can be made.
+    pub fn own_beneath(mut self, directory: OwnedFd) -> Confinement {
+        self.files.beneath(directory, Beneath::Own);
+        self
+    }
+
+    /// Lets one file be read, by any of its names. One that is put in its place is another.
+    pub fn readable_file(mut self, file: OwnedFd) -> Confinement {
+        self.files.beneath(file, Beneath::ReadFile);
         self
     }
 
@@ -161,17 +203,25 @@ impl Confinement {
         let _page_bytes = rustix::param::page_size();
         // In this order: each step may be forbidden by a later one.
         let limits = self.limits.apply();
+        let mut capabilities = match capabilities::keep_only(self.kept) {
+            Ok(()) => Layer::Full,
+            Err(error) => Layer::Unavailable(error.to_string()),
+        };
+        if capabilities == Layer::Full && threads > 1 {
+            capabilities = Layer::Partial(format!("they are gone from one of {threads} threads"));
+        }
         let not_dumpable = Layer::from(rustix::process::set_dumpable_behavior(
             DumpableBehavior::NotDumpable,
         ));
         let no_new_privs = Layer::from(rustix::thread::set_no_new_privs(true));
-        let mut landlock = self.files.restrict();
+        let mut landlock = self.files.restrict(self.network);
         if landlock == Layer::Full && threads > 1 {
             landlock = Layer::Partial(format!("it holds for one of {threads} threads"));
         }
         let system_calls = system_calls::restrict(self.profile, &self.also);
         Applied {
             limits,
+            capabilities,
             not_dumpable,
             no_new_privs,
             landlock,
@@ -252,9 +302,10 @@ impl Applied {
     }
 
     /// All layers with their names, in the order in which they were applied.
-    pub fn layers(&self) -> [(&'static str, &Layer); 5] {
+    pub fn layers(&self) -> [(&'static str, &Layer); 6] {
         [
             ("limits", &self.limits),
+            ("drop of capabilities", &self.capabilities),
             ("not dumpable", &self.not_dumpable),
             ("no new privileges", &self.no_new_privs),
             ("landlock", &self.landlock),
@@ -289,6 +340,7 @@ mod tests {
         let full = Layer::Full;
         Applied {
             limits: full.clone(),
+            capabilities: full.clone(),
             not_dumpable: full.clone(),
             no_new_privs: full,
             landlock,

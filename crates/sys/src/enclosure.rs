@@ -38,7 +38,7 @@
 
 #![allow(
     unsafe_code,
-    reason = "looks at open descriptors by number, and forks a trial"
+    reason = "looks at open descriptors by number, forks a trial, and unshare"
 )]
 
 mod trial;
@@ -49,9 +49,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
-use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags};
+use rustix::thread::UnshareFlags;
 use thiserror::Error;
 
+use crate::capabilities::{self, Kept};
 use crate::mounts;
 
 pub use trial::{Unavailable, available};
@@ -122,6 +123,16 @@ pub struct Enclosed {
     bound: Vec<(String, OwnedFd)>,
 }
 
+/// Leaves the network, for one with nothing in it: for a process that keeps its files, and does not move into an
+/// enclosure. Call it while the process has one thread.
+///
+/// # Errors
+/// Not without `CAP_SYS_ADMIN`.
+pub fn leave_network() -> io::Result<()> {
+    // SAFETY: 1. The table of descriptors, whose sharing I/O safety rests on, is not unshared.
+    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?)
+}
+
 impl Enclosure {
     /// An empty one.
     pub fn new() -> Enclosure {
@@ -172,8 +183,8 @@ impl Enclosure {
                 "directories of the outside, still open",
             )),
         };
-        let capabilities =
-            drop_capabilities().map_err(|error| Reason::new("dropping capabilities", error));
+        let capabilities = capabilities::keep_only(Kept::Nothing)
+            .map_err(|error| Reason::new("dropping capabilities", error));
         Enclosed {
             namespaces: namespaces.into(),
             files: files.into(),
@@ -268,39 +279,6 @@ fn place(directory: BorrowedFd<'_>, path: &str) -> io::Result<((u32, u32, u64), 
     let found = rustix::fs::statx(directory, path, flags, fields)?;
     let file = (found.stx_dev_major, found.stx_dev_minor, found.stx_ino);
     Ok((file, found.stx_mnt_id))
-}
-
-/// All sets empty; none can come back by exec, since the bounding set is empty too and root's special role is off.
-fn drop_capabilities() -> io::Result<()> {
-    rustix::thread::clear_ambient_capability_set()?;
-    // Only a process that may can do the two: one that may not has nothing to lose by them.
-    let may = rustix::thread::capabilities(None)?
-        .effective
-        .contains(CapabilitySet::SETPCAP);
-    if may {
-        for number in 0..64 {
-            let one = CapabilitySet::from_bits_retain(1 << number);
-            match rustix::thread::remove_capability_from_bounding_set(one) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::INVAL) => break, // behind the last
-                Err(error) => return Err(error.into()),
-            }
-        }
-        rustix::thread::set_capabilities_secure_bits(
-            CapabilitiesSecureBits::NO_ROOT
-                | CapabilitiesSecureBits::NO_ROOT_LOCKED
-                | CapabilitiesSecureBits::NO_SETUID_FIXUP
-                | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
-                | CapabilitiesSecureBits::KEEP_CAPS_LOCKED,
-        )?;
-    }
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
-        inheritable: CapabilitySet::empty(),
-    };
-    rustix::thread::set_capabilities(None, none)?;
-    Ok(())
 }
 
 impl Reason {

@@ -21,6 +21,8 @@
 
 #[cfg(feature = "ability")]
 pub mod ability;
+#[cfg(any(feature = "confine", feature = "enclosure"))]
+mod capabilities;
 #[cfg(feature = "clock")]
 pub mod clock;
 #[cfg(feature = "confine")]

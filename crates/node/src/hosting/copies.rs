@@ -19,7 +19,7 @@ mod tests;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,7 +39,8 @@ use crate::message::{
     HostingRequest, RegistryRequest, Reply, TreesSent,
 };
 use crate::service::Service;
-use crate::trees::{self, Size, Tree, TreeError, Writer};
+use crate::trees::{self, Making, Size, Tree, TreeDeed, TreeDone};
+use crate::workshop::Workshop;
 
 const GONE: &str = "gone";
 
@@ -48,6 +49,8 @@ const GONE: &str = "gone";
 pub(crate) struct Copies {
     folder: PathBuf,
     bytes_max: u64,
+    /// Who reaches the directories of users.
+    workshop: Arc<dyn Workshop>,
     state: Mutex<State>,
     /// Numbers what is on its way to be removed.
     gone: AtomicU64,
@@ -80,7 +83,7 @@ pub(super) struct Origin {
 
 impl Copies {
     /// Those in a folder.
-    pub(super) fn new(folder: PathBuf, bytes_max: u64) -> Self {
+    pub(super) fn new(folder: PathBuf, bytes_max: u64, workshop: Arc<dyn Workshop>) -> Self {
         let _ = fs::remove_dir_all(folder.join(GONE));
         let here = fs::read_dir(&folder).into_iter().flatten().flatten();
         let here = here.filter_map(|entry| {
@@ -96,9 +99,34 @@ impl Copies {
         Self {
             folder,
             bytes_max,
+            workshop,
             state: Mutex::new(state),
             gone: AtomicU64::new(0),
         }
+    }
+
+    /// Something with directories of users.
+    fn tree(&self, deed: TreeDeed, directories: &[BorrowedFd<'_>]) -> Result<TreeDone, String> {
+        self.workshop.tree(deed, directories)
+    }
+
+    /// Takes contents from where copies of a process were made from, where they are what is wanted still.
+    pub(super) fn reuse(&self, process: ProcessId, making: &mut Making) -> Result<(), String> {
+        for origin in self.origins(process) {
+            let beneath = origin.number.to_string().into_bytes();
+            let wanted = making.reusable(&origin.base, &beneath);
+            if wanted.is_empty() {
+                continue;
+            }
+            let place = self.place(process).map_err(|error| error.to_string())?;
+            let deed = TreeDeed::Reuse {
+                wanted: wanted.clone(),
+                beneath,
+            };
+            let both = [origin.directory.as_fd(), place.as_fd()];
+            making.reused(&wanted, &self.tree(deed, &both)?.reused()?);
+        }
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -187,7 +215,6 @@ impl Copies {
         directory: OwnedFd,
         returns: bool,
     ) -> Result<OwnedFd, String> {
-        let text = |error: TreeError| error.to_string();
         let held: usize = self.state().origins.values().map(Vec::len).sum();
         if held >= ORIGINS_MAX {
             return Err(format!(
@@ -195,7 +222,9 @@ impl Copies {
             ));
         }
         self.state().starting.insert(process);
-        let size = trees::measure(directory.as_fd()).map_err(text)?;
+        let size = self
+            .tree(TreeDeed::Measure, &[directory.as_fd()])?
+            .measured()?;
         let before = self.state().here.get(&process).copied().unwrap_or(0);
         let all = Size {
             bytes: before + size.bytes,
@@ -206,8 +235,8 @@ impl Copies {
         let copied = make_folder(&folder)
             .and_then(|()| self.open(process, number))
             .map_err(|error| format!("no place for the copy: {error}"))?;
-        let writer = Writer::new(copied);
-        let base = trees::copy(directory.as_fd(), &writer).map_err(text)?;
+        let both = [directory.as_fd(), copied.as_fd()];
+        let base = self.tree(TreeDeed::Copy, &both)?.copied()?;
         let origin = Origin {
             number,
             directory: Arc::new(directory),
@@ -379,14 +408,14 @@ impl Hosting {
             let Ok(copy) = self.copies.open(process, number) else {
                 continue;
             };
+            let copies = Arc::clone(&self.copies);
             let returned = blocking(move || {
                 if !origin.returns {
                     return Ok(trees::Returned::default());
                 }
-                let directory = origin.directory.try_clone();
-                let directory = directory.map_err(|error| error.to_string())?;
-                let returned = trees::give_back(copy.as_fd(), &origin.base, directory);
-                returned.map_err(|error| error.to_string())
+                let base = origin.base.entries().to_vec();
+                let both = [copy.as_fd(), origin.directory.as_fd()];
+                copies.tree(TreeDeed::GiveBack { base }, &both)?.returned()
             });
             let fetch = format!(
                 "get them with `sterna cp -r {}:{path} DIR`, before `sterna rm`",

@@ -1,5 +1,7 @@
 //! Programs that come from the node that has them: modules, never native code. Each is checked by its name.
 
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use sterna_migration::NodeId;
@@ -9,25 +11,29 @@ use super::{Hosting, blocking};
 use crate::limits::{ANSWER_WITHIN, PROGRAM_BYTES_MAX, PROGRAM_PIECE_BYTES};
 use crate::message::{Failure, FailureKind, HostingReply, HostingRequest, Reply, Request};
 use crate::service::Service;
+use crate::workshop::Workshop;
 
 impl Hosting {
-    /// A piece of a program that is here.
+    /// A piece of a program that is here. Whoever puts it together compares it with its name.
     pub(super) async fn program_piece(
         &self,
         program: ProgramId,
         offset: u64,
     ) -> Result<HostingReply, Failure> {
         let workshop = Arc::clone(&self.workshop);
-        let bytes = blocking(move || workshop.bytes(&program)).await?;
-        let bytes = bytes.map_err(|message| Failure::new(FailureKind::NotHere, message))?;
-        let start = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
-        let end = start.saturating_add(PROGRAM_PIECE_BYTES).min(bytes.len());
-        Ok(HostingReply::Program {
-            total: bytes.len() as u64,
-            bytes: bytes[start..end].to_vec(),
-        })
+        let read = move || {
+            let file = workshop.module(&program)?;
+            let text = |error: std::io::Error| error.to_string();
+            let total = file.metadata().map_err(text)?.len();
+            let left = usize::try_from(total.saturating_sub(offset)).unwrap_or(usize::MAX);
+            let mut bytes = vec![0; left.min(PROGRAM_PIECE_BYTES)];
+            file.read_exact_at(&mut bytes, offset).map_err(text)?;
+            Ok((total, bytes))
+        };
+        let piece = blocking(read).await?;
+        let (total, bytes) =
+            piece.map_err(|message: String| Failure::new(FailureKind::NotHere, message))?;
+        Ok(HostingReply::Program { total, bytes })
     }
 
     pub(super) async fn has(&self, program: ProgramId) -> bool {
@@ -35,6 +41,19 @@ impl Hosting {
         blocking(move || workshop.has(&program))
             .await
             .unwrap_or(false)
+    }
+}
+
+/// All of a program that is here.
+pub(super) fn whole(workshop: &dyn Workshop, program: &ProgramId) -> Result<Vec<u8>, String> {
+    let file = workshop.module(program)?;
+    let mut bytes = Vec::new();
+    file.take(PROGRAM_BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    match ProgramId::of(&bytes) == *program {
+        true => Ok(bytes),
+        false => Err("the program in the cache is damaged: add it again".into()),
     }
 }
 

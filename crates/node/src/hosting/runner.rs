@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,13 +67,23 @@ impl Hosting {
     }
 }
 
+/// Where a runner listens, in a node's folder for it.
+pub(crate) fn runner_socket(folder: &Path) -> PathBuf {
+    folder.join(SOCKET)
+}
+
+/// What it has to say of itself.
+pub(crate) fn runner_errors(folder: &Path) -> PathBuf {
+    folder.join(ERRORS)
+}
+
 fn connect_or_start(
     folder: &Path,
     workshop: &dyn Workshop,
     on_said: impl FnMut(Option<Said>) + Send + Clone + 'static,
 ) -> Result<Handle, RunnerError> {
     make_folder(folder).map_err(RunnerError::Start)?;
-    let socket = folder.join(SOCKET);
+    let socket = runner_socket(folder);
     match Handle::connect(&socket, on_said.clone()) {
         Err(HandleError::NotThere(_)) => {}
         found => return Ok(found?),
@@ -106,7 +116,7 @@ fn start(folder: &Path, socket: &Path, workshop: &dyn Workshop) -> io::Result<()
         .create(true)
         .append(true)
         .mode(0o600)
-        .open(folder.join(ERRORS))?;
+        .open(runner_errors(folder))?;
     workshop.start_runner(bound, errors)
 }
 

@@ -304,7 +304,7 @@ impl Service {
                 .iter()
                 .any(|name| name == PROGRAM)
             {
-                let bytes = workshop.bytes(&program)?;
+                let bytes = super::programs::whole(&*workshop, &program)?;
                 shelf.put(PROGRAM, &bytes).map_err(text)?;
             }
             if let Err(error) = prune(&*shelf, &key, keep as usize) {

@@ -1,20 +1,17 @@
 //! From an order to a process: its record and name first, then the process itself.
 
 use std::fs::OpenOptions;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
 use sterna_migration::{Event, NodeId, Record, RunnerEvent};
 use sterna_process::{Epoch, Exit, ProcessId, State, Stats};
-use sterna_runner::message::{Ended, Order, Place, Spawn, WindowSize};
+use sterna_runner::message::{Ended, Order, Place, Spawn};
 
 use super::input::Input;
 use super::runner::make_folder;
-use super::{Hosting, bindings};
+use super::{Hosting, bindings, blocking};
 use crate::message::{
     Belongings, BindingSort, EventSort, Failure, FailureKind, HostingReply, HostingRequest,
     ProcessInfo, RegistryRequest, Reply, Request, StartOrder, Where,
@@ -171,7 +168,7 @@ impl Service {
         hosting
             .news
             .event(process, EventSort::Started, "was started");
-        let (workshop, program) = (std::sync::Arc::clone(&hosting.workshop), order.program);
+        let (workshop, program) = (Arc::clone(&hosting.workshop), order.program);
         tokio::task::spawn_blocking(move || workshop.expect_moves(&program));
         Ok(())
     }
@@ -213,25 +210,6 @@ impl Service {
     }
 }
 
-/// A terminal: its master, and the end for a process. A runner may not make one itself, for it opens nothing.
-fn terminal(size: WindowSize) -> io::Result<[OwnedFd; 2]> {
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let master = openpt(flags)?;
-    grantpt(&master)?;
-    unlockpt(&master)?;
-    let end = ioctl_tiocgptpeer(&master, flags)?;
-    // Its process waits as its kind does that, not in a call.
-    fcntl_setfl(&end, fcntl_getfl(&end)? | OFlags::NONBLOCK)?;
-    let size = Winsize {
-        ws_row: size.rows,
-        ws_col: size.columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    tcsetwinsize(&end, size)?;
-    Ok([master, end])
-}
-
 impl Hosting {
     /// Where a process is on this node: its log, and its directories.
     pub(super) async fn place(
@@ -258,7 +236,9 @@ impl Hosting {
         })?;
         let mut descriptors = vec![log.into()];
         if let Some(size) = belongings.terminal {
-            let pair = terminal(size).map_err(|error| {
+            let workshop = Arc::clone(&self.workshop);
+            let pair = blocking(move || workshop.terminal(size)).await?;
+            let pair = pair.map_err(|error| {
                 Failure::refused(format!("the node could not make a terminal: {error}"))
             })?;
             descriptors.extend(pair);

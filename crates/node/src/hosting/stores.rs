@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use sterna_process::ProcessId;
@@ -43,6 +43,14 @@ pub enum ParseStoreError {
         /// The URL.
         url: String,
     },
+}
+
+impl StoreAt {
+    /// Where it is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
 }
 
 impl FromStr for StoreAt {

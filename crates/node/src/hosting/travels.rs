@@ -310,10 +310,7 @@ impl Service {
             let place = copies.place(process).map_err(|error| error.to_string())?;
             let making = Making::begin(Writer::new(place), &have, Arc::new(tree));
             let mut making = making.map_err(|error| error.to_string())?;
-            for origin in copies.origins(process) {
-                let beneath = origin.number.to_string();
-                making.take_from(origin.directory.as_fd(), &origin.base, beneath.as_bytes());
-            }
+            copies.reuse(process, &mut making)?;
             Ok::<_, String>(making)
         });
         let mut making = text(begun.await)?;

@@ -90,29 +90,13 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Writes it into a new file that only its owner can read, whole or not at all.
+    /// Writes it into a file that is empty, and onto the disk. `path`: what the file is called.
     ///
     /// # Errors
     /// The system refused.
-    pub fn save(&self, path: &Path) -> Result<(), BackupError> {
-        let failed = |what| {
-            move |source| BackupError::Io {
-                what,
-                path: path.to_owned(),
-                source,
-            }
-        };
+    pub fn write(&self, path: &Path, mut file: &File) -> Result<(), BackupError> {
         let body = postcard::to_stdvec(self).expect("a backup can be written");
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.new", std::process::id()));
-        let temporary = path.with_file_name(name);
-        let mut file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(failed("make"))?;
-        let written = [
+        [
             &MAGIC[..],
             &VERSION.to_le_bytes(),
             blake3::hash(&body).as_bytes(),
@@ -121,15 +105,7 @@ impl Backup {
         .into_iter()
         .try_for_each(|part| file.write_all(part))
         .and_then(|()| file.sync_all())
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .and_then(|()| match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-            _ => File::open(".")?.sync_all(),
-        });
-        if written.is_err() {
-            let _ = std::fs::remove_file(&temporary);
-        }
-        written.map_err(failed("write"))
+        .map_err(failed("write", path))
     }
 
     /// Reads one, and looks at all of it.
@@ -137,13 +113,17 @@ impl Backup {
     /// # Errors
     /// It cannot be read, is damaged, newer, or something else.
     pub fn load(path: &Path) -> Result<Self, BackupError> {
-        let failed = |source| BackupError::Io {
-            what: "read",
-            path: path.to_owned(),
-            source,
-        };
+        let file = File::open(path).map_err(failed("read", path))?;
+        Self::read(path, &file)
+    }
+
+    /// The same from an open file. `path`: what the file is called.
+    ///
+    /// # Errors
+    /// As [`Backup::load`].
+    pub fn read(path: &Path, file: &File) -> Result<Self, BackupError> {
+        let failed = failed("read", path);
         let mut bytes = Vec::new();
-        let file = File::open(path).map_err(failed)?;
         file.take(BACKUP_BYTES_MAX + 1)
             .read_to_end(&mut bytes)
             .map_err(failed)?;
@@ -177,6 +157,49 @@ impl Backup {
     #[must_use]
     pub fn processes(&self) -> usize {
         self.starts(RECORDS).count()
+    }
+}
+
+/// Has a new file written that only its owner can read, which gets its name when it is whole. The file is opened here, by
+/// whose it is to be, and `write` hands it to the node.
+///
+/// # Errors
+/// The system refused, or `write` failed.
+pub fn new_file<E: From<BackupError>>(
+    path: &Path,
+    write: impl FnOnce(&File) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let file = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(failed("make", &temporary))?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let written = write(&file).and_then(|()| {
+        let named = std::fs::rename(&temporary, path)
+            .and_then(|()| File::open(parent)?.sync_all())
+            .map_err(failed("write", path));
+        Ok(named?)
+    });
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> BackupError + use<> {
+    let path = path.to_owned();
+    move |source| BackupError::Io {
+        what,
+        path: path.clone(),
+        source,
     }
 }
 

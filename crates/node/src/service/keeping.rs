@@ -1,6 +1,7 @@
 //! What users of a node's machine do with the registry: look at it, back it up, put a backup back.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Seat, Service};
@@ -14,23 +15,18 @@ impl Service {
         self.ask_registry(RegistryRequest::Status).await
     }
 
-    /// Writes a backup into a new file. It is the user who asks that may write there: the node runs as that user, or
-    /// the user is root.
-    pub(super) async fn back_up(&self, file: &Path) -> Result<Reply, Failure> {
-        is_absolute(file)?;
+    /// Writes a backup into a file that the user who asks has opened.
+    pub(super) async fn back_up(&self, path: PathBuf, file: File) -> Result<Reply, Failure> {
         let (registry, _) = self.own_registry("made")?;
         let backup = registry.backup().await?;
-        let file = file.to_owned();
-        let saved = tokio::task::spawn_blocking(move || backup.save(&file)).await;
+        let saved = tokio::task::spawn_blocking(move || backup.write(&path, &file)).await;
         saved.map_err(internal)??;
         Ok(Reply::Done)
     }
 
-    pub(super) async fn restore(&self, file: &Path) -> Result<Reply, Failure> {
-        is_absolute(file)?;
+    pub(super) async fn restore(&self, path: PathBuf, file: File) -> Result<Reply, Failure> {
         let (registry, embedded) = self.own_registry("put back")?;
-        let file = file.to_owned();
-        let loaded = tokio::task::spawn_blocking(move || Backup::load(&file)).await;
+        let loaded = tokio::task::spawn_blocking(move || Backup::read(&path, &file)).await;
         let backup = loaded.map_err(internal)??;
         registry.restore(&embedded, backup).await?;
         Ok(Reply::Done)
@@ -65,13 +61,6 @@ impl Service {
         let address: EtcdAddress = address.parse().map_err(Failure::refused)?;
         let etcd = Etcd::new(address, self.login.clone());
         Ok(Arc::new(Registry::new(AnyStore::Etcd(etcd), self.id)))
-    }
-}
-
-fn is_absolute(file: &Path) -> Result<(), Failure> {
-    match file.is_absolute() {
-        true => Ok(()),
-        false => Err(Failure::refused("the file's path must begin with /")),
     }
 }
 

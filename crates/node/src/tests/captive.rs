@@ -1,7 +1,7 @@
 //! A runner that was taken over says what it likes to its service: other processes, and the node, are not touched.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,14 +13,14 @@ use std::time::SystemTime;
 use sterna_migration::{Attempt, Holding, MoveId, RunnerEvent, Size};
 use sterna_process::{Epoch, Exit, ProcessId, ProgramId, State, Stats, Tag, Waypoint};
 use sterna_runner::link;
-use sterna_runner::message::{Answer, Ended, Holdings, Numbered, Order, Said};
+use sterna_runner::message::{Answer, Ended, Holdings, Numbered, Order, Said, WindowSize};
 
 use super::world::{PATIENCE, Running};
 use crate::limits::PREPARING_MAX;
 use crate::workshop::Workshop;
 
 /// Starts runners that are threads of this test, and make ready nothing.
-pub(super) struct Prison {
+pub(crate) struct Prison {
     links: Mutex<Sender<UnixStream>>,
     preparing: AtomicUsize,
     most: AtomicUsize,
@@ -32,7 +32,7 @@ pub(super) const LARGE_BYTES: usize = 1 << 20;
 
 impl Prison {
     /// One, and where its links come out.
-    pub(super) fn new() -> (Arc<Self>, Receiver<UnixStream>) {
+    pub(crate) fn new() -> (Arc<Self>, Receiver<UnixStream>) {
         let (links, linked) = mpsc::channel();
         let prison = Self {
             links: Mutex::new(links),
@@ -72,11 +72,18 @@ impl Workshop for Prison {
         true
     }
 
-    fn bytes(&self, program: &ProgramId) -> Result<Arc<[u8]>, String> {
-        match *program == LARGE {
-            true => Ok(vec![7; LARGE_BYTES].into()),
-            false => Err("there is none".into()),
+    fn terminal(&self, size: WindowSize) -> io::Result<[OwnedFd; 2]> {
+        crate::workshop::terminal(size)
+    }
+
+    fn module(&self, program: &ProgramId) -> Result<File, String> {
+        if *program != LARGE {
+            return Err("there is none".into());
         }
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; LARGE_BYTES]).unwrap();
+        file.rewind().unwrap();
+        Ok(file)
     }
 
     fn add(&self, _: Arc<[u8]>) -> Result<(), String> {

@@ -21,7 +21,7 @@ use crate::identity::NodeId;
 use crate::message::{FailureKind, RegistryRequest, Reply, Request};
 use crate::registry::Registry;
 use crate::store::{CHANGES_MAX, Change, Etcd, EtcdAddress, Login, Store, StoreError, Swapped};
-use crate::{Node, StartError};
+use crate::{AskError, Node, StartError};
 
 const ONE: NodeId = NodeId::from_bytes([1; 32]);
 
@@ -386,7 +386,11 @@ fn nodes_of_a_cluster_share_an_etcd() {
         panic!("no status")
     };
     assert_eq!((status.home, status.members), (two.id, 3));
-    let failure = two.refuses(&Request::RegistryBackup { file: "/x".into() });
+    let backup = Request::RegistryBackup { file: "x".into() };
+    let Err(AskError::Failed(failure)) = two.ask_with(&backup, &tempfile::tempfile().unwrap())
+    else {
+        panic!("an etcd was copied")
+    };
     assert!(failure.message.contains("etcdctl"), "{failure}");
     two.ask(&Request::Remove { node: first }).unwrap();
 

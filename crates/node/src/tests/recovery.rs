@@ -1,6 +1,6 @@
 //! Backups of the registry, and what happens when an old one is put back.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -8,12 +8,13 @@ use sterna_migration::{Grant, Intent, Life, MoveId, Record};
 use sterna_process::{Epoch, ProcessId};
 
 use super::world::{Running, about, info, on_runtime};
+use crate::AskError;
 use crate::data::DataError;
 use crate::identity::NodeId;
 use crate::message::{
     Announced, Failure, FailureKind, RegistryRequest, Reply, Request, Roster, SwapBytes,
 };
-use crate::registry::{Backup, BackupError, Registry, RestoreError, restore};
+use crate::registry::{Backup, BackupError, Registry, RestoreError, new_file, restore};
 use crate::store::Embedded;
 use crate::ticket::Secret;
 use crate::wire::now_ms;
@@ -322,7 +323,7 @@ fn a_backup_is_private_whole_and_of_this_cluster() {
     office(async |office| {
         office.start(HOME, Some("x")).await;
         let backup = office.registry.backup().await.unwrap();
-        backup.save(&file).unwrap();
+        new_file(&file, |to| backup.write(&file, to)).unwrap();
         assert_eq!(Backup::load(&file).unwrap(), backup);
         assert_eq!(backup.processes(), 1);
         let stranger = Registry::new(office.store.clone(), NodeId::from_bytes([9; 32]));
@@ -356,7 +357,8 @@ fn a_backup_is_put_back_into_a_node_that_does_not_run() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("backup");
     let backup = Request::RegistryBackup { file: file.clone() };
-    one.ask(&backup).unwrap();
+    one.ask_with(&backup, &File::create(&file).unwrap())
+        .unwrap();
     // It runs; it is another one; it is another cluster's.
     let running = restore(&one.data(), &file).unwrap_err();
     assert!(matches!(
@@ -399,11 +401,15 @@ fn a_node_backs_up_and_restores_and_its_cluster_settles_down() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("backup");
     let backup = Request::RegistryBackup { file: file.clone() };
-    assert!(matches!(one.ask(&backup), Ok(Reply::Done)));
-    let elsewhere = two.refuses(&backup);
+    let to = File::create(&file).unwrap();
+    assert!(matches!(one.ask_with(&backup, &to), Ok(Reply::Done)));
+    let Err(AskError::Failed(elsewhere)) = two.ask_with(&backup, &to) else {
+        panic!("a node that does not serve the registry has copied it")
+    };
     assert!(elsewhere.message.contains("node n"), "{elsewhere}");
+    let from = File::open(&file).unwrap();
     let restore = Request::RegistryRestore { file };
-    assert!(matches!(one.ask(&restore), Ok(Reply::Done)));
+    assert!(matches!(one.ask_with(&restore, &from), Ok(Reply::Done)));
     // Both say what they run, which is nothing, as soon as they hear of it.
     let awaited = || match two.ask(&Request::RegistryStatus) {
         Ok(Reply::RegistryStatus(status)) => {
@@ -413,10 +419,11 @@ fn a_node_backs_up_and_restores_and_its_cluster_settles_down() {
         other => panic!("{other:?}"),
     };
     while awaited() > 0 {}
-    let relative = Request::RegistryBackup { file: "x".into() };
-    assert_eq!(one.refuses(&relative).kind, FailureKind::Refused);
-    let absent = Request::RegistryRestore {
-        file: directory.path().join("absent"),
-    };
-    assert!(one.refuses(&absent).message.contains("absent"));
+    // No path is opened because a request names it, and nothing but a file is written to.
+    for without in [&backup, &restore] {
+        assert!(one.refuses(without).message.contains("one file"));
+        let folder = File::open(directory.path()).unwrap();
+        let refused = one.ask_with(without, &folder);
+        assert!(matches!(refused, Err(AskError::Failed(_))), "{refused:?}");
+    }
 }

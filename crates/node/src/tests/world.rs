@@ -1,6 +1,8 @@
 //! Nodes on threads of this process, each with a data directory; peers with any key that say anything.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -12,7 +14,9 @@ use tempfile::TempDir;
 
 use crate::identity::{NodeId, NodeKey};
 use crate::limits::{HELLO_WITHIN, REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
-use crate::message::{Candidate, Failure, ProcessInfo, Reply, Request, Roster, TicketText};
+use crate::message::{
+    Candidate, Confinement, Failure, ProcessInfo, Reply, Request, Roster, TicketText,
+};
 use crate::ticket::Ticket;
 use crate::wire::{self, Hello, VERSIONS, Versions};
 use crate::{AskError, Node, Options, Stopper, tls};
@@ -37,6 +41,7 @@ pub(super) fn options(data: &Path, name: &str) -> Options {
         name: name.to_owned(),
         software: "0.0.1".to_owned(),
         confinement: "full".to_owned(),
+        confined: Confinement::default(),
         exports: Vec::new(),
         copies_bytes_max: None,
         stores: Vec::new(),
@@ -110,6 +115,11 @@ impl Running {
     /// Asks as a user of this machine.
     pub(super) fn ask(&self, request: &Request) -> Result<Reply, AskError> {
         crate::ask(&self.data(), request)
+    }
+
+    /// The same, with a file.
+    pub(super) fn ask_with(&self, request: &Request, file: &File) -> Result<Reply, AskError> {
+        crate::ask_with(&self.data(), request, &[file.as_fd()])
     }
 
     #[track_caller]

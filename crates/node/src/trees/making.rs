@@ -1,14 +1,13 @@
 //! One tree becomes another, whose contents come in pieces: [`Making`].
 
-use std::os::fd::BorrowedFd;
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::scan::read_into;
 use super::tree::{Plan, Tree};
 use super::write::{Sink, Writer};
 use super::{Shown, TreeError};
 use crate::limits::{TREE_PIECE_BYTES, TREE_WISHES_MAX};
-use crate::message::{TreeNode, TreeWish};
+use crate::message::{TreeEntry, TreeNode, TreeWish};
 
 /// A tree that is being made beneath a directory.
 #[derive(Debug)]
@@ -48,31 +47,35 @@ impl Making {
         })
     }
 
-    /// Takes contents from a directory of this node where they are what is wanted. `source`: the tree that it was, and
-    /// beneath which directory of the one that is made.
-    pub(crate) fn take_from(&mut self, source: BorrowedFd<'_>, was: &Tree, beneath: &[u8]) {
-        let (writer, want) = (&self.writer, &self.want);
-        self.plan.fetch.retain(|&number| {
-            let entry = &want.entries()[number];
+    /// Files that are wanted and were the same in a directory of this node. `was`: the tree that it was, and beneath which
+    /// directory of the one that is made.
+    pub(crate) fn reusable(&self, was: &Tree, beneath: &[u8]) -> Vec<TreeEntry> {
+        let entries = self
+            .plan
+            .fetch
+            .iter()
+            .map(|&number| &self.want.entries()[number]);
+        let reusable = entries.filter(|entry| {
             let path = entry.path.strip_prefix(beneath);
-            let Some(path) = path.and_then(|path| path.strip_prefix(b"/")) else {
-                return true;
-            };
-            if was.find(path).is_none_or(|was| was.what != entry.what) {
-                return true;
-            }
-            let begun = writer.remove(&entry.path);
-            let taken = begun.and_then(|()| writer.file(&entry.path));
-            let taken = taken.and_then(|mut sink| {
-                read_into(source, path, &mut sink)?;
-                sink.end_as(&entry.what)
-            });
-            if taken.is_err() {
-                // Somebody has changed it there.
-                let _ = writer.remove(&entry.path);
-            }
-            taken.is_err()
+            let path = path.and_then(|path| path.strip_prefix(b"/"));
+            let was = path.and_then(|path| was.find(path));
+            was.is_some_and(|was| was.what == entry.what)
         });
+        reusable.cloned().collect()
+    }
+
+    /// Some have come from there.
+    pub(crate) fn reused(&mut self, entries: &[TreeEntry], taken: &[bool]) {
+        let taken: HashSet<&[u8]> = entries
+            .iter()
+            .zip(taken)
+            .filter(|(_, taken)| **taken)
+            .map(|(entry, _)| &*entry.path)
+            .collect();
+        let want = &self.want;
+        self.plan
+            .fetch
+            .retain(|&number| !taken.contains(&*want.entries()[number].path));
     }
 
     /// What to ask for, request by request.

@@ -17,7 +17,7 @@ pub(crate) struct Tree(Vec<TreeEntry>);
 
 impl Tree {
     /// Of what this node itself has listed.
-    pub(super) fn own(mut entries: Vec<TreeEntry>) -> Self {
+    pub(crate) fn own(mut entries: Vec<TreeEntry>) -> Self {
         entries.sort_by(|one, other| one.path.cmp(&other.path));
         Self(entries)
     }

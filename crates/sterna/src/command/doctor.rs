@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use rustix::process::geteuid;
 use serde::Serialize;
+use sterna_node::message::{Reply, Request};
 use sterna_process::Plain;
 use sterna_sys::{ability, enclosure, tracking};
 
@@ -63,6 +64,7 @@ impl Doctor {
             seccomp(),
             namespaces(),
             places(),
+            self.parts(),
             pages_port(),
             control_groups(),
             kvm(),
@@ -94,6 +96,41 @@ impl Doctor {
             }
         }
         Ok(0)
+    }
+
+    /// How well the node that runs here is confined, part by part.
+    fn parts(&self) -> Finding {
+        let asked = self.which.ask(&Request::Status);
+        let parts = match asked {
+            Ok(Reply::Status(status)) => {
+                let parts = status.confinement;
+                vec![
+                    ("service", parts.service),
+                    ("manager", parts.manager),
+                    ("runner", parts.runner),
+                ]
+            }
+            _ => Vec::new(),
+        };
+        let known = parts.into_iter();
+        let known: Vec<_> = known.filter_map(|(part, how)| Some((part, how?))).collect();
+        let (state, found) = match known.iter().all(|(_, how)| how == "full") {
+            true if known.is_empty() => ("yes", "no node runs here".to_owned()),
+            true => ("yes", "full, all of them".to_owned()),
+            false => {
+                let texts = known.iter().map(|(part, how)| format!("{part}: {how}"));
+                ("partly", texts.collect::<Vec<_>>().join("; "))
+            }
+        };
+        Finding {
+            what: "parts of the node",
+            purpose: "a network without privilege, privilege without a network, programs with neither",
+            state,
+            found,
+            mend: (state != "yes").then_some(
+                "see Landlock, seccomp and places of runners; then start the node again",
+            ),
+        }
     }
 
     fn clock(&self) -> Finding {

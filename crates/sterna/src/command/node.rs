@@ -4,26 +4,27 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use rustix::process::geteuid;
-use sterna_node::message::{Remains, Reply, Request, TicketText};
+use sterna_node::message::{Confinement, Remains, Reply, Request, TicketText};
 use sterna_node::store::{EtcdAddress, Login};
 use sterna_node::ticket::TICKET_BYTES_MAX;
 use sterna_node::wire::{VERSIONS, Versions};
-use sterna_node::{Node, Options, StoreAt};
+use sterna_node::{Node, Opened, Options, Stopper, StoreAt};
 use sterna_process::Plain;
 
 use crate::command::doctor;
 use crate::host::Signals;
 use crate::node::{self, Which};
-use crate::show;
-use crate::workshop::Workshop;
+use crate::{manager, service, show};
 
 /// Makes this machine a node, and brings nodes together.
 #[derive(Debug, Args)]
@@ -176,8 +177,10 @@ impl Start {
             return self.write_unit(to.as_deref());
         }
         let signals = Signals::catch()?;
-        let options = Options {
-            data: self.data.map_or_else(node::default, Ok)?,
+        let data = self.data.map_or_else(node::default, Ok)?;
+        let manager = manager::start(&data)?;
+        let mut options = Options {
+            data,
             bind: self.bind,
             advertise: self.advertise,
             name: self.name.unwrap_or_else(host_name),
@@ -186,13 +189,40 @@ impl Start {
             exports: self.export,
             copies_bytes_max: self.copies,
             stores: self.store,
-            workshop: Some(Arc::new(Workshop::new()?)),
+            confined: Confinement::default(),
+            workshop: None,
             registry: self.registry,
             registry_login: registry_login()?,
             versions: self.protocol.unwrap_or(Versions::ALL),
         };
-        let node = Node::start(&options)?;
-        let stopper = node.stopper();
+        let opened = Opened::new(&options)?;
+        let greeted = manager.greet()?;
+        let path = std::path::absolute(&options.data)?;
+        options.confined = Confinement {
+            service: Some(service::confine(
+                opened.data().as_fd(),
+                &path,
+                &options.stores,
+            )?),
+            manager: Some(greeted.confinement().to_owned()),
+            runner: None,
+        };
+        warn(&options.confined);
+        // From here on there are threads.
+        let (gone, stopper) = (Arc::new(AtomicBool::new(false)), Arc::new(OnceLock::new()));
+        let link = Arc::new(greeted.start({
+            let (gone, stopper) = (Arc::clone(&gone), Arc::clone(&stopper));
+            move || {
+                gone.store(true, Ordering::SeqCst);
+                stopper.get().map(Stopper::stop);
+            }
+        })?);
+        options.workshop = Some(Arc::clone(&link) as _);
+        let node = Node::start_on(opened, &options)?;
+        let stopper = stopper.get_or_init(|| node.stopper()).clone();
+        if gone.load(Ordering::SeqCst) {
+            stopper.stop();
+        }
         signals.each(move |_| stopper.stop())?;
         let addresses = node.about().addresses.iter();
         let addresses: Vec<String> = addresses.map(ToString::to_string).collect();
@@ -204,6 +234,8 @@ impl Start {
             show::path(node.data())
         ));
         node.serve();
+        ensure!(!gone.load(Ordering::SeqCst), MANAGER_GONE);
+        manager.end(&link);
         Ok(0)
     }
 
@@ -227,6 +259,12 @@ impl Start {
         for store in &self.store {
             let word = store.to_string();
             words.extend(["--store".to_owned(), quoted(Path::new(&word))?]);
+        }
+        if let Some(registry) = &self.registry {
+            words.extend([
+                "--registry".to_owned(),
+                quoted(Path::new(&registry.to_string()))?,
+            ]);
         }
         if let Some(name) = &self.name {
             words.extend(["--name".to_owned(), quoted(Path::new(name))?]);
@@ -261,6 +299,23 @@ impl Start {
              systemctl{user} enable --now sterna-node"
         ));
         Ok(0)
+    }
+}
+
+/// A node without a manager could start no process, take none in, and host none again after its runner has ended.
+const MANAGER_GONE: &str = "the node's manager has ended, and so does the node, which cannot start another: its processes \
+    live on in their runner, and are taken up when the node is started again";
+
+/// Says what is missing.
+fn warn(confined: &Confinement) {
+    let parts = [
+        ("service", &confined.service),
+        ("manager", &confined.manager),
+    ];
+    for (part, how) in parts {
+        if let Some(how) = how.as_ref().filter(|how| *how != "full") {
+            show::note(format_args!("the {part}'s confinement: {}", Plain(how)));
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use sterna_node::identity;
-use sterna_node::message::{Nodes, Reachability, Reply, Request, Seen};
+use sterna_node::message::{Confinement, Nodes, Reachability, Reply, Request, Seen};
 use sterna_process::Plain;
 
 use crate::complete;
@@ -32,8 +32,8 @@ Examples:
   sterna nodes --json | jq '.nodes[].name'
   sterna nodes rm lab-3
 
-CONFINEMENT is that of the node's runner, which hosts its processes; what it lacks is in --json, and `sterna doctor` there
-says how to mend it. A node that does not answer is `unknown`: it may be down, or the network between; what runs there may still run.";
+CONFINEMENT is that of the node's runner, which hosts its processes, and of its service (network, key) and manager (privilege)
+if theirs is another; what they lack is in --json, and `sterna doctor` there says how to mend it. A node that does not answer is `unknown`: it may be down, or the network between; what runs there may still run.";
 
 #[derive(Debug, Subcommand)]
 enum Deed {
@@ -73,7 +73,11 @@ struct Row {
     version: String,
     /// How well the machine could confine what a node runs, when it was started.
     confinement: String,
-    /// How well the node's runner is confined; null if it has none or does not answer.
+    /// How well the node's service is confined, which has the network and the key; null if it does not answer.
+    service_confinement: Option<String>,
+    /// How well its manager is, which has what privilege there is.
+    manager_confinement: Option<String>,
+    /// How well its runner is, which hosts its processes; null, too, if it has none.
     runner_confinement: Option<String>,
     joined_ms: u64,
     clock_ahead_ms: Option<i64>,
@@ -132,7 +136,9 @@ fn listed(nodes: &Nodes) -> Listed {
             answered_last_ms,
             version: about.software.clone(),
             confinement: about.confinement.clone(),
-            runner_confinement: seen.runner.clone(),
+            service_confinement: seen.confinement.service.clone(),
+            manager_confinement: seen.confinement.manager.clone(),
+            runner_confinement: seen.confinement.runner.clone(),
             joined_ms: seen.member.joined_ms,
             clock_ahead_ms: seen.clock_ahead_ms,
         }
@@ -172,16 +178,22 @@ fn table(nodes: &Nodes) -> Table<6> {
             state,
             Plain(&about.software).to_string(),
             // Of what runs there now; else what the machine could do when the node was started.
-            confinement(seen.runner.as_deref().unwrap_or(&about.confinement)),
+            confinement(&seen.confinement, &about.confinement),
         ]);
     }
     table
 }
 
-/// In a table: `full`, `partial`, `none`. All of it is in the JSON.
-fn confinement(whole: &str) -> String {
-    let extent = whole.split(':').next().unwrap_or(whole);
-    Plain(extent).to_string()
+/// In a table: `full`, `partial`, `none`; of all parts at once if they are alike. All of it is in the JSON.
+fn confinement(parts: &Confinement, machine: &str) -> String {
+    let extent = |whole: &str| Plain(whole.split(':').next().unwrap_or(whole)).to_string();
+    let runner = extent(parts.runner.as_deref().unwrap_or(machine));
+    let others = [("service", &parts.service), ("manager", &parts.manager)];
+    let unlike = others.iter().filter_map(|(part, how)| {
+        let how = extent(how.as_deref()?);
+        (how != runner).then(|| format!(", {part} {how}"))
+    });
+    runner.clone() + &unlike.collect::<String>()
 }
 
 impl Rm {

@@ -1,13 +1,15 @@
 //! `sterna registry`: where the registry of a cluster is, its copies, and moving it.
 
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use sterna_node::identity;
 use sterna_node::message::{RegistryStatus, Reply, Request, StoreStatus};
+use sterna_node::{identity, registry};
 use sterna_process::Plain;
 
 use crate::complete;
@@ -252,10 +254,11 @@ impl Move {
 impl Backup {
     fn run(self) -> Result<u8> {
         let file = absolute(&self.file)?;
-        done(
-            self.which
-                .ask(&Request::RegistryBackup { file: file.clone() })?,
-        )?;
+        let request = Request::RegistryBackup { file: file.clone() };
+        // Opened by the user, and written by the node, which reaches nothing of the user's.
+        registry::new_file(&file, |to| {
+            done(self.which.ask_with(&request, &[to.as_fd()])?)
+        })?;
         report(&file, self.json, "the registry is in")
     }
 }
@@ -264,12 +267,14 @@ impl Restore {
     fn run(self) -> Result<u8> {
         let file = absolute(&self.file)?;
         let request = Request::RegistryRestore { file: file.clone() };
-        match self.which.ask(&request) {
+        let from =
+            File::open(&file).with_context(|| format!("could not read {}", file.display()))?;
+        match self.which.ask_with(&request, &[from.as_fd()]) {
             Ok(reply) => done(reply)?,
             Err(error) => match error.downcast_ref() {
                 // It does not run: then its files are ours to change.
                 Some(sterna_node::AskError::NotRunning { .. }) => {
-                    sterna_node::registry::restore(&self.which.data()?, &file)?;
+                    registry::restore(&self.which.data()?, &file)?;
                 }
                 _ => return Err(error),
             },

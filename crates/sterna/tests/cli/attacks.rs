@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Seek, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -12,12 +12,13 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use sterna_node::message::{
-    Belongings, Binding, BindingSort, HostingReply, HostingRequest, Reply, Request, SnapshotOrder,
-    StartOrder, TicketText, Where,
+    Belongings, Binding, BindingSort, Confinement, HostingReply, HostingRequest, Reply, Request,
+    SnapshotOrder, StartOrder, TicketText, Where,
 };
 use sterna_node::wire::Versions;
 use sterna_node::{AskError, Node, Options, Workshop};
 use sterna_process::{ProgramId, Tag, Waypoint};
+use sterna_runner::message::WindowSize;
 
 use crate::cluster::{self, How};
 use crate::world::{Answer, World, guest, skip};
@@ -151,8 +152,15 @@ impl Workshop for Forger {
         true
     }
 
-    fn bytes(&self, _: &ProgramId) -> Result<Arc<[u8]>, String> {
-        Ok(Arc::clone(&self.0))
+    fn module(&self, _: &ProgramId) -> Result<File, String> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&self.0).unwrap();
+        file.rewind().unwrap();
+        Ok(file)
+    }
+
+    fn terminal(&self, size: WindowSize) -> io::Result<[OwnedFd; 2]> {
+        sterna_node::workshop::terminal(size)
     }
 
     fn add(&self, _: Arc<[u8]>) -> Result<(), String> {
@@ -235,6 +243,7 @@ fn native_code_and_directories_that_a_member_offers_are_not_taken() {
             workshop: Some(Arc::new(Forger(forged.into()))),
             registry: None,
             stores: Vec::new(),
+            confined: Confinement::default(),
             registry_login: None,
             versions: Versions::ALL,
         });

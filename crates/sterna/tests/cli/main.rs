@@ -22,6 +22,7 @@
 //! - `copied`: directories that are copied along; moves that cannot be because of directories
 //! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
 //! - `etcd`: the same with the registry in an etcd, which is killed, too
+//! - `parts`: service, manager and runner: what each may do, and what becomes of the others when one is killed
 //! - `demo`: the demo, help and completions
 
 mod attacks;
@@ -42,6 +43,7 @@ mod left;
 mod moves;
 mod networks;
 mod nodes;
+mod parts;
 mod phases;
 mod places;
 mod run;

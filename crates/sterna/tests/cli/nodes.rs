@@ -359,6 +359,7 @@ fn the_doctor_says_what_is_there_and_how_to_mend_what_is_not() {
         "Landlock",
         "seccomp",
         "user namespaces",
+        "parts of the node",
         "control groups",
         "KVM",
         "vm.max_map_count",

@@ -27,6 +27,19 @@ pub(super) enum Files {
 pub(super) enum Beneath {
     Read,
     Change,
+    /// As `Change`, and sockets are made.
+    Own,
+    /// One file, not a directory.
+    ReadFile,
+}
+
+/// What leads to other machines. UDP is for the system calls' filter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Network {
+    #[default]
+    Nothing,
+    /// Connecting by TCP, and whatever is bound already.
+    Connecting,
 }
 
 impl Default for Files {
@@ -39,7 +52,9 @@ impl Beneath {
     fn rights(self) -> BitFlags<AccessFs> {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         match self {
+            Beneath::ReadFile => AccessFs::ReadFile.into(),
             Beneath::Read => read,
+            Beneath::Own => Beneath::Change.rights() | AccessFs::MakeSock,
             Beneath::Change => {
                 read | AccessFs::WriteFile
                     | AccessFs::Truncate
@@ -63,9 +78,9 @@ impl Files {
         }
     }
 
-    /// Restricts every right that Landlock knows and grants those.
-    pub(super) fn restrict(&self) -> Layer {
-        match self.enforce() {
+    /// Restricts every right that Landlock knows, and grants those and the network.
+    pub(super) fn restrict(&self, network: Network) -> Layer {
+        match self.enforce(network) {
             Ok(status) => match status.ruleset {
                 RulesetStatus::FullyEnforced => Layer::Full,
                 RulesetStatus::PartiallyEnforced => Layer::Partial(explain(status.landlock)),
@@ -75,15 +90,19 @@ impl Files {
         }
     }
 
-    fn enforce(&self) -> Result<landlock::RestrictionStatus, RulesetError> {
+    fn enforce(&self, network: Network) -> Result<landlock::RestrictionStatus, RulesetError> {
         let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
         let mut rules = &[][..];
         if let Files::Beneath(beneath) = self {
             ruleset = ruleset.handle_access(AccessFs::from_all(LANDLOCK_ABI))?;
             rules = beneath;
         }
+        let forbidden = match network {
+            Network::Nothing => AccessNet::from_all(LANDLOCK_ABI),
+            Network::Connecting => AccessNet::BindTcp.into(),
+        };
         let mut ruleset = ruleset
-            .handle_access(AccessNet::from_all(LANDLOCK_ABI))?
+            .handle_access(forbidden)?
             .scope(Scope::from_all(LANDLOCK_ABI))?
             .create()?;
         for (directory, beneath) in rules {

@@ -14,7 +14,7 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-use super::{Layer, runner};
+use super::{Layer, manager, runner, service};
 
 /// Which processes' system calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub(super) enum Profile {
     Executing,
     /// A runner's.
     Runner,
+    /// A node's service's.
+    Service,
+    /// A manager's: all but a few, since its children need what it has.
+    Manager,
 }
 
 /// Allowed with any arguments.
@@ -95,9 +99,20 @@ const PR_SET_VMA: u64 = 0x5356_4d41;
 
 /// Installs the filters for all threads of the process.
 pub(super) fn restrict(profile: Profile, also: &[i64]) -> Layer {
-    let filters = match (answer_clone3(), allow(profile, also)) {
-        (Ok(clone3), Ok(allow)) => [clone3, allow],
-        (Err(error), _) | (_, Err(error)) => return Layer::Unavailable(error.to_string()),
+    let filters = match profile {
+        Profile::Manager => manager::deny().and_then(|rules| {
+            let deny = compile(
+                rules,
+                SeccompAction::Allow,
+                SeccompAction::Errno(libc::EPERM as u32),
+            )?;
+            Ok(vec![deny])
+        }),
+        profile => answer_clone3().and_then(|clone3| Ok(vec![clone3, allow(profile, also)?])),
+    };
+    let filters = match filters {
+        Ok(filters) => filters,
+        Err(error) => return Layer::Unavailable(error.to_string()),
     };
     for (number, filter) in filters.iter().enumerate() {
         if let Err(error) = seccompiler::apply_filter_all_threads(filter) {
@@ -124,7 +139,15 @@ fn allow(profile: Profile, also: &[i64]) -> Result<BpfProgram, BackendError> {
     if profile == Profile::Runner {
         rules.extend(runner::conditional()?);
         rules.extend(runner::code_from_files()?);
+    }
+    if let Profile::Runner | Profile::Service = profile {
         for call in runner::ALWAYS.iter().chain(runner::OF_THIS_ARCHITECTURE) {
+            rules.insert(*call, Vec::new());
+        }
+    }
+    if profile == Profile::Service {
+        rules.extend(service::conditional()?);
+        for call in service::ALWAYS.iter().chain(service::OF_THIS_ARCHITECTURE) {
             rules.insert(*call, Vec::new());
         }
     }
@@ -142,7 +165,7 @@ fn allow(profile: Profile, also: &[i64]) -> Result<BpfProgram, BackendError> {
 fn conditional(profile: Profile) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let is = |argument, value: u64| one(argument, Len::Dword, Op::Eq, value);
     let mut protection = Vec::new(); // an empty list allows any arguments
-    if profile == Profile::Computing {
+    if let Profile::Computing | Profile::Service = profile {
         protection.push(one(2, Len::Dword, Op::MaskedEq(libc::PROT_EXEC as u64), 0)?);
     }
     let any_of = |argument, values: &[u64]| {
@@ -157,8 +180,11 @@ fn conditional(profile: Profile) -> Result<BTreeMap<i64, Vec<SeccompRule>>, Back
         libc::F_GETFL as u64,
         libc::F_DUPFD_CLOEXEC as u64,
     ];
-    if profile == Profile::Runner {
+    if let Profile::Runner | Profile::Service = profile {
         fcntl.extend_from_slice(runner::FCNTL);
+    }
+    if profile == Profile::Service {
+        fcntl.extend_from_slice(service::FCNTL);
     }
     Ok(BTreeMap::from([
         (libc::SYS_mmap, protection.clone()),
@@ -216,10 +242,17 @@ mod tests {
 
     #[test]
     fn filters_compile_and_stay_small() {
-        for profile in [Profile::Computing, Profile::Executing, Profile::Runner] {
+        let profiles = [
+            Profile::Computing,
+            Profile::Executing,
+            Profile::Runner,
+            Profile::Service,
+        ];
+        for profile in profiles {
             // The kernel takes at most 4096 instructions.
             assert!(allow(profile, &[libc::SYS_memfd_create]).unwrap().len() < 1000);
         }
         assert!(answer_clone3().unwrap().len() < 20);
+        assert!(!manager::deny().unwrap().is_empty());
     }
 }

@@ -326,13 +326,7 @@ impl ProgramCache {
     /// # Errors
     /// The cache does not hold it, or the file is damaged.
     pub fn bytes(&self, id: &ProgramId) -> Result<Arc<[u8]>, ReadModuleError> {
-        let file = match files::open_trusted(&self.folder(id).path().join(folder::MODULE)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(ReadModuleError::Missing);
-            }
-            Err(error) => return Err(ReadModuleError::Io(error)),
-        };
+        let file = self.module(id)?;
         let limit = self.builder.limits().module_bytes;
         let bytes = index::contents(&file, limit).map_err(ReadModuleError::Io)?;
         if ProgramId::of(&bytes) == *id {
@@ -340,6 +334,18 @@ impl ProgramCache {
         } else {
             Err(ReadModuleError::Damaged)
         }
+    }
+
+    /// The file of a program's module, from its beginning. What it holds was not looked at.
+    ///
+    /// # Errors
+    /// The cache does not hold it.
+    pub fn module(&self, id: &ProgramId) -> Result<File, ReadModuleError> {
+        let file = files::open_trusted(&self.folder(id).path().join(folder::MODULE));
+        file.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ReadModuleError::Missing,
+            _ => ReadModuleError::Io(error),
+        })
     }
 
     fn touch(&self, folder: &Folder) {

@@ -4,9 +4,10 @@ use sterna_migration::MoveId;
 use sterna_process::Epoch;
 
 use super::*;
+use crate::tests::captive::Prison;
 
 fn copies(folder: &Path, bytes_max: u64) -> Copies {
-    Copies::new(folder.join("copies"), bytes_max)
+    Copies::new(folder.join("copies"), bytes_max, Prison::new().0)
 }
 
 fn opened(path: &Path) -> OwnedFd {
