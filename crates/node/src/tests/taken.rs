@@ -267,7 +267,7 @@ fn building_keeps_nobody_else_waiting_and_has_a_limit() {
         columns: 9,
         rows: 5,
     };
-    let [_, end] = manager.terminal(size).unwrap();
+    let [_master, end] = manager.terminal(size).unwrap();
     assert_eq!(rustix::termios::tcgetwinsize(end).unwrap().ws_col, 9);
     // More at once than there may be: some are refused, and the others are done.
     let more = builds(2 * ERRANDS_MAX);

@@ -251,7 +251,7 @@ fn a_node_without_room_for_copies_says_how_much_and_the_process_stays() {
     let others = [
         vec!["freeze", "p", "-o", image],
         vec!["clone", "p", "two"],
-        vec!["snapshot", "p", "--to", "one"],
+        vec!["snapshot", "p", "--once", "--to", "one"],
     ];
     for words in others {
         let refused = cluster.ask(&words);

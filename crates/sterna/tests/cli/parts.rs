@@ -308,4 +308,7 @@ fn a_service_that_was_taken_over_gets_one_runner_and_nothing_else() {
     assert!(is_there(runner));
     kill(runner);
     until("the runner has ended", || !is_there(runner));
+    for socket in [&hosting.join("runner.sock"), &world.path("elsewhere.sock")] {
+        fs::remove_file(socket).unwrap();
+    }
 }

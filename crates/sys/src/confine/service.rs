@@ -30,6 +30,9 @@ pub(super) const ALWAYS: &[i64] = &[
     libc::SYS_copy_file_range,
     libc::SYS_sendfile,
     libc::SYS_splice,
+    // how much room a disk has
+    libc::SYS_statfs,
+    libc::SYS_fstatfs,
     // what it runs on
     libc::SYS_uname,
     // the end of its manager; on older kernels, of a runner
