@@ -117,7 +117,11 @@ fn start(folder: &Path, socket: &Path, workshop: &dyn Workshop) -> io::Result<()
         .append(true)
         .mode(0o600)
         .open(runner_errors(folder))?;
-    workshop.start_runner(bound, errors)
+    let started = workshop.start_runner(bound, errors);
+    if started.is_err() {
+        let _ = fs::remove_file(socket);
+    }
+    started
 }
 
 /// Where a runner listened that has ended.

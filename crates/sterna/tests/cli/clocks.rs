@@ -1,7 +1,8 @@
 //! Nodes whose clocks are wrong, or jump: libfaketime(1) gives each node a clock that is an offset in a file away from the
 //! machine's. The monotonic clock, by which nodes wait, is left alone, as it is when a machine's clock is set.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::cluster::{Cluster, How, Node, free_address};
@@ -22,12 +23,15 @@ fn library() -> Option<PathBuf> {
     files.find(|file| file.exists())
 }
 
+/// In its data directory: a node reaches no other files.
 fn file(world: &World, node: &str) -> PathBuf {
-    world.path(&format!("{node}.clock"))
+    world.path(node).join("clock")
 }
 
 /// How a node is started whose clock can be set.
 fn with_clock(world: &World, node: &str, library: &Path) -> How {
+    let data = world.path(node);
+    DirBuilder::new().mode(0o700).create(data).unwrap();
     set(world, node, "+0");
     let variables = [
         ("LD_PRELOAD", library),
@@ -44,7 +48,7 @@ fn with_clock(world: &World, node: &str, library: &Path) -> How {
 }
 
 fn set(world: &World, node: &str, offset: &str) {
-    let (file, new) = (file(world, node), world.path("new.clock"));
+    let (file, new) = (file(world, node), world.path(node).join("clock.new"));
     fs::write(&new, format!("{offset}\n")).unwrap();
     fs::rename(new, file).unwrap();
 }

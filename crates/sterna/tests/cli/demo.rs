@@ -22,15 +22,22 @@ fn the_demo_moves_a_program_ten_times_and_nothing_is_lost() {
     assert_eq!(outcome["identical"], true);
     let hops = outcome["hops"].as_array().unwrap();
     assert_eq!(hops.len(), 10);
+    let accident = &outcome["accident"];
     let mut at = "one";
     for hop in hops {
         assert_eq!(hop["from"], at, "{hop}");
         assert_ne!(hop["from"], hop["to"], "{hop}");
-        at = hop["to"].as_str().unwrap();
+        at = match hop["number"] == accident["hop"] {
+            true => accident["recovered_on"].as_str().unwrap(),
+            false => hop["to"].as_str().unwrap(),
+        };
     }
-    let accident = &outcome["accident"];
     let lines = |name: &str| accident[name].as_u64().unwrap();
-    assert!(lines("lines_before") < lines("lines_after"), "{accident}");
+    assert!(
+        lines("lines_of_snapshot") < lines("lines_before"),
+        "{accident}"
+    );
+    assert_ne!(accident["node"], accident["recovered_on"]);
     assert_ne!(accident["node"], "one");
     nothing_is_left(&scratch);
 }

@@ -115,6 +115,10 @@ fn processes_outlive_their_service_and_their_etcd() {
 
     other.kill();
     other.start_again(&world);
+    // It listens at another port, of which the others hear by their registry.
+    until("it is found again", || {
+        one.ask(&world, &["logs", "lua"]).0.status.success()
+    });
     goes_on(&world, &one, "two");
 
     etcd.kill();

@@ -2,7 +2,7 @@
 //!
 //! Three nodes of this machine become a cluster. A Lua interpreter runs `story.lua` there twice: once undisturbed, and
 //! once on its way from node to node, in the middle of its work; and one of the nodes is killed as no program can
-//! prevent it. Everything is done by this program's own commands in a directory of its own, as a user would do it, without
+//! prevent it, and with it the interpreter, which comes back from its snapshot. Everything is done by this program's own commands in a directory of its own, as a user would do it, without
 //! root and without the net.
 //!
 //! - `stage`: the directory, the nodes and other processes, Ctrl-C
@@ -64,17 +64,20 @@ struct Hop {
     frames: Vec<String>,
 }
 
-/// The end of a node's service, and what became of the process there.
+/// The end of a node, and how the process that was there came back.
 #[derive(Debug, Serialize)]
 struct Accident {
     /// After this hop.
     hop: u16,
     node: &'static str,
-    /// Lines of output when it was killed, and when the node had been started again.
+    /// Where the process went on.
+    recovered_on: &'static str,
+    /// Lines of output when it was killed.
     lines_before: usize,
-    lines_after: usize,
-    /// From the node's start until it answered.
-    start_us: u64,
+    /// The snapshot's, from which it went on: what came after was done again.
+    lines_of_snapshot: usize,
+    /// From the kill until it went on. The killed node was started again meanwhile: only it can say that its runner is dead.
+    back_us: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -199,7 +202,15 @@ impl Demo {
             if number == self.accident() {
                 // Whoever asks for output while the node is away hears that it is: it is read anew afterwards.
                 drop(following);
-                tell(News::Accident(accident(stage, process, number, target)?));
+                let next = Self::target(number + 1);
+                let on = (0..NODES.len()).find(|node| ![target, next].contains(node));
+                let on = on.context("three nodes are needed")?;
+                tell(News::Accident(accident(
+                    stage,
+                    process,
+                    number,
+                    (target, on),
+                )?));
                 output.clear();
                 following = stage.follow(NAME)?;
             }
@@ -252,20 +263,30 @@ fn undisturbed(stage: &Stage) -> Result<(Work, Property)> {
     Ok((Work { output, log, took }, property))
 }
 
-/// Kills the service of a node whose process runs on meanwhile, and starts it again.
-fn accident(stage: &mut Stage, process: ProcessId, hop: u16, at: usize) -> Result<Accident> {
-    let lines_before = count_lines(&stage.written(NAME)?);
-    stage.kill_node(at)?;
+/// Kills a node, and the process there with it, which goes on elsewhere from a snapshot.
+fn accident(
+    stage: &mut Stage,
+    process: ProcessId,
+    hop: u16,
+    (at, on): (usize, usize),
+) -> Result<Accident> {
+    stage.snapshot(NAME, on)?;
+    // What it does now it does twice.
     stage.wait_for_growth(at, process)?;
+    let written = stage.written(NAME)?;
     let begun = Instant::now();
+    stage.kill_node(at)?;
     stage.raise_node(at)?;
-    let start = begun.elapsed();
+    let output_bytes = stage.recover(NAME, on)?;
+    let back = begun.elapsed();
+    let of_snapshot = written.get(..output_bytes).unwrap_or(&written);
     Ok(Accident {
         hop,
         node: NODES[at],
-        lines_before,
-        lines_after: count_lines(&stage.written(NAME)?),
-        start_us: start.as_micros().try_into().unwrap_or(u64::MAX),
+        recovered_on: NODES[on],
+        lines_before: count_lines(&written),
+        lines_of_snapshot: count_lines(of_snapshot),
+        back_us: back.as_micros().try_into().unwrap_or(u64::MAX),
     })
 }
 

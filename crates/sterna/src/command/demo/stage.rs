@@ -204,8 +204,9 @@ impl Stage {
         }
     }
 
-    /// Kills a node's service as nothing can be prevented from doing: its runner, and the processes there, know nothing.
+    /// Kills a node with all its processes, as nothing can be prevented from doing.
     pub(super) fn kill_node(&mut self, number: usize) -> Result<()> {
+        end_runner(&self.data(number));
         let node = &mut self.nodes[number];
         node.child.kill().context("could not kill a node")?;
         node.child.wait().context("could not wait for a node")?;
@@ -218,7 +219,35 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until a process writes more, although nobody asks it or its node for anything.
+    /// Keeps a process as it is now on a node.
+    pub(super) fn snapshot(&self, name: &str, on: usize) -> Result<()> {
+        let arguments = ["snapshot", name, "--once", "--to", NODES[on]];
+        self.ask(0, &arguments).map(drop)
+    }
+
+    /// Goes on with a lost process on a node, as soon as it is known that it is lost. How much of its output there was.
+    pub(super) fn recover(&self, name: &str, on: usize) -> Result<usize> {
+        #[derive(serde::Deserialize)]
+        struct Recovered {
+            output_bytes: usize,
+        }
+        let arguments = ["recover", name, "--on", NODES[on], "--json"];
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut actor = self.start(0, &arguments, ERRORS)?;
+            let mut output = Vec::new();
+            actor.read_to_end(&mut output)?;
+            if actor.wait()?.success() {
+                return Ok(parsed::<Recovered>(&output, "recover")?.output_bytes);
+            }
+            if Instant::now() > deadline {
+                bail!("the process was not recovered: {}", actor.said());
+            }
+            thread::sleep(TICK);
+        }
+    }
+
+    /// Waits until a process writes more.
     pub(super) fn wait_for_growth(&self, number: usize, process: ProcessId) -> Result<()> {
         let logs = self
             .data(number)
@@ -234,7 +263,7 @@ impl Stage {
         while bytes() == before {
             self.check()?;
             if Instant::now() > deadline {
-                bail!("the process has not written anything for {PATIENCE:?} without its node");
+                bail!("the process has not written anything for {PATIENCE:?}");
             }
             thread::sleep(TICK);
         }

@@ -108,13 +108,14 @@ pub(super) fn back_trace(hop: &Hop, paint: Paint) -> String {
 
 pub(super) fn accident(accident: &Accident, paint: Paint) -> String {
     format!(
-        "      {} {} is killed with -9 after line {}. The program runs on in its runner; {} after the node is started \
-         again it is found, at line {}.",
+        "      {} {} is killed with -9 after line {}, and with it the program. {} later it goes on on {}, from its \
+         snapshot of line {}.",
         paint.red("✗"),
         accident.node,
         accident.lines_before,
-        show::time_us(accident.start_us),
-        accident.lines_after,
+        show::time_us(accident.back_us),
+        accident.recovered_on,
+        accident.lines_of_snapshot,
     )
 }
 
