@@ -41,13 +41,16 @@
 //! What this crate never does: open a socket, read a clock, make a thread, draw a random number, or know a kind.
 //!
 //! ```
-//! use sterna_migration::{Action, Body, Event, Grant, Limits, Message, MoveId, Moves, NodeId, Offer, Order, Strategy, Time};
+//! use sterna_migration::{Action, Body, Event, Grant, Limits, Message, MoveId, Moves, NodeId, Offer, Order, Record, Strategy, Time};
 //! use sterna_process::{Epoch, MemoryLayout, ProcessId, ProgramId, Tag};
 //!
 //! let (here, there) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
 //! let mut moves = Moves::new(here, Limits::default(), []);
 //! let process = ProcessId::random();
 //! moves.started(process, Epoch::FIRST)?;
+//! // Its record was made.
+//! let record = Some(Record::first(here));
+//! moves.handle(Time::ZERO, Event::Record { process, record });
 //!
 //! let offer = Offer {
 //!     kind: Tag::new("toy"),

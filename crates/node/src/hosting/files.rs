@@ -81,9 +81,8 @@ impl Service {
         else {
             return Err(Failure::refused("not a request of this sort"));
         };
-        let record = self.record_here(process).await?;
-        let belongings = self.entry(process).await?.info.extra;
-        let belongings = Belongings::decode(&belongings).unwrap_or_default();
+        let (record, info) = self.alive_here(process).await?;
+        let belongings = Belongings::decode(&info.extra).unwrap_or_default();
         belongings.none_is_copied("a file of a frozen process")?;
         let hold = match keep {
             true => None,
@@ -133,8 +132,8 @@ impl Service {
         }
     }
 
-    /// The record of a process that is alive and on this node.
-    async fn record_here(&self, process: ProcessId) -> Result<Record, Failure> {
+    /// What the registry knows of a process, which is alive and on this node.
+    async fn alive_here(&self, process: ProcessId) -> Result<(Record, ProcessInfo), Failure> {
         let entry = self.entry(process).await?;
         let record = entry.record().map_err(Failure::refused)?;
         if record.life != Life::Alive {
@@ -149,7 +148,7 @@ impl Service {
                 ),
             ));
         }
-        Ok(record)
+        Ok((record, entry.info))
     }
 
     /// Waits for the file, then writes down that the process is in it.

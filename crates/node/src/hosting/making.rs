@@ -72,7 +72,17 @@ impl Service {
         let placed = hosting.place(process, log_epoch, &belongings, Vec::new(), came_from);
         let (place, descriptors) = placed.await?;
         let move_id = MoveId::from_bytes(random()?);
-        hosting.starts(process, epoch).await?;
+        match (hosting.starts(process, epoch).await, &what) {
+            (Ok(()), _) => {}
+            (Err(_), As::Before { record, .. }) => {
+                // What is left of it here is let go as soon as its record is known.
+                let record = Some(*record);
+                let event = Event::Record { process, record };
+                hosting.tell(Input::Event(event)).await;
+                hosting.starts(process, epoch).await?;
+            }
+            (Err(failure), As::New(_)) => return Err(failure),
+        }
         let make = Make {
             process,
             epoch,
