@@ -30,7 +30,7 @@ pub enum StartedError {
         process: ProcessId,
     },
     /// It is held here.
-    #[error("process {} is on this node, or a copy of it", process.short())]
+    #[error("process {} is on this node, or a copy of it: if that is just being let go, try again in a moment", process.short())]
     Here {
         /// The process.
         process: ProcessId,

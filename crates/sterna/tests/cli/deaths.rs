@@ -210,7 +210,8 @@ impl Stage {
         state
     }
 
-    /// Thaws the file; if its node's runner has just died, as soon as there is another one.
+    /// Thaws the file; if its node's runner has just died, as soon as there is another one; if a thaw that was broken off
+    /// is still being cleared away, as soon as it is.
     fn thawed(&self, file: &Path) -> String {
         let thaw = ["thaw", "--detach", file.to_str().unwrap()];
         let thaw = [&thaw[..], &["--node", &self.other.data]].concat();
@@ -218,7 +219,9 @@ impl Stage {
         until("a runner", || {
             let answer = self.world.ask(&thaw);
             if !answer.0.status.success() {
-                answer.fails(1, &["runner"]);
+                let said = answer.err();
+                let waits = ["runner", "on this node, or a copy"];
+                assert!(waits.iter().any(|why| said.contains(why)), "{said}");
                 return false;
             }
             *thawed.borrow_mut() = answer.out();
