@@ -169,7 +169,8 @@ fn what_it_writes_while_it_moves_is_in_its_directory_when_it_ends_at_home() {
         let there = moved(&cluster, "two");
         let large = LARGE_BYTES as u64;
         let sent = |copied: &Value, key: &str| copied[key].as_u64().unwrap();
-        assert!(sent(&there, "running_bytes") >= large, "{there}");
+        // Zeros at the end of a piece are not sent.
+        assert!(sent(&there, "running_bytes") >= large - 64, "{there}");
         assert!(sent(&there, "still_bytes") < large, "{there}");
         none_is_left(&cluster, "one");
         assert_eq!(copies(&cluster, "two").len(), 1, "round {round}");
