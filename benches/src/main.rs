@@ -31,7 +31,7 @@ use clap::{Parser, ValueEnum};
 
 use programs::Bench;
 use sterna_benches::{measure, table};
-use table::Table;
+use table::{Sheet, Table};
 
 /// Measures the wasm kind.
 #[derive(Parser)]
@@ -151,25 +151,15 @@ fn run(cli: &Cli) -> Result<()> {
         (Part::Small, starts::small),
         (Part::Criu, criu::measure),
     ];
-    let mut tables = Vec::new();
+    let mut sheet = Sheet::new(cli.json);
     for (part, measure) in parts {
         if !cli.only.is_empty() && !cli.only.contains(&part) {
             continue;
         }
         for table in measure(&plan)? {
-            if cli.json {
-                eprintln!("{table}");
-            } else {
-                println!("{table}");
-            }
-            tables.push(table.to_json());
+            sheet.add(&table);
         }
     }
-    if cli.json {
-        println!(
-            "{:#}",
-            serde_json::json!({ "machine": measure::machine(), "tables": tables })
-        );
-    }
+    sheet.end();
     Ok(())
 }

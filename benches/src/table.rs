@@ -87,3 +87,38 @@ impl fmt::Display for Cell {
         }
     }
 }
+
+/// The tables of one run: each is printed as soon as it is there; with `json`, for people on standard error, and all of
+/// them as one value at the end.
+pub struct Sheet {
+    json: bool,
+    tables: Vec<Value>,
+}
+
+impl Sheet {
+    /// An empty one.
+    #[must_use]
+    pub const fn new(json: bool) -> Sheet {
+        Sheet {
+            json,
+            tables: Vec::new(),
+        }
+    }
+
+    /// Adds a table.
+    pub fn add(&mut self, table: &Table) {
+        match self.json {
+            true => eprintln!("{table}"),
+            false => println!("{table}"),
+        }
+        self.tables.push(table.to_json());
+    }
+
+    /// There are no more.
+    pub fn end(self) {
+        if self.json {
+            let all = json!({ "machine": crate::measure::machine(), "tables": self.tables });
+            println!("{all:#}");
+        }
+    }
+}

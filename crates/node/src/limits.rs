@@ -173,6 +173,8 @@ pub const OBJECT_REPLY_BYTES: usize = 2 << 20;
 pub const OBJECT_BYTES_MAX: u64 = 1 << 30;
 /// A piece of a frozen process on its way to a file on another machine, in bytes.
 pub const FREEZE_PIECE_BYTES: usize = 256 << 10;
+/// For a node to let go of what is left there of a process that is thawed or recovered.
+pub const LET_GO_WITHIN: Duration = Duration::from_secs(5);
 /// For a file of a frozen process to be written and safe.
 pub const FREEZE_WITHIN: Duration = Duration::from_secs(3600);
 

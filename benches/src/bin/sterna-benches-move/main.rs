@@ -22,7 +22,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use sterna_benches::measure;
-use sterna_benches::table::Table;
+use sterna_benches::table::{Sheet, Table};
 
 /// Measures moves between nodes.
 #[derive(Parser)]
@@ -101,7 +101,7 @@ fn run(cli: &Cli) -> Result<()> {
         (Part::Many, many::measure),
         (Part::Registry, registry::measure),
     ];
-    let mut tables = Vec::new();
+    let mut sheet = Sheet::new(cli.json);
     for (part, measure) in parts {
         if !cli.only.is_empty() && !cli.only.contains(&part) {
             continue;
@@ -111,18 +111,8 @@ fn run(cli: &Cli) -> Result<()> {
         };
         let load = measure::load();
         table.note.push_str(&format!(" Load average: {load:.1}."));
-        if cli.json {
-            eprintln!("{table}");
-        } else {
-            println!("{table}");
-        }
-        tables.push(table.to_json());
+        sheet.add(&table);
     }
-    if cli.json {
-        println!(
-            "{:#}",
-            serde_json::json!({ "machine": measure::machine(), "tables": tables })
-        );
-    }
+    sheet.end();
     Ok(())
 }

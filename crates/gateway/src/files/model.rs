@@ -15,10 +15,13 @@ mod threads;
 
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use rustix::event::epoll;
 use serde::{Deserialize, Serialize};
 
 use super::gate::Gate;
@@ -154,5 +157,23 @@ impl Served {
             turned_away: counts.turned_away.load(Ordering::Relaxed),
             cut_off: cut_off as u64,
         }
+    }
+}
+
+/// Waits until something happens, or for so long, which is a time that the kernel can express.
+fn wait(
+    epoll: &OwnedFd,
+    events: &mut Vec<epoll::Event>,
+    timeout: Duration,
+) -> Result<(), ServeError> {
+    events.clear();
+    let timeout = timeout.try_into().ok();
+    match epoll::wait(
+        epoll,
+        rustix::buffer::spare_capacity(events),
+        timeout.as_ref(),
+    ) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(errno) => Err(ServeError::Wait(errno.into())),
     }
 }

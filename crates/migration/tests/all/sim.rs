@@ -66,6 +66,7 @@ const MUST_HAPPEN: &[&str] = &[
     "runner crashed in a move",
     "service crashed in a freeze",
     "service crashed in a thaw",
+    "fenced",
     "frozen",
     "freezing came too late",
     "thawed",

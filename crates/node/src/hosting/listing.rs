@@ -161,7 +161,7 @@ impl Service {
         Ok(HostingReply::Listed(listed.collect()))
     }
 
-    /// Who may be meant by a text: first whoever lives and is called so, then whose id begins so.
+    /// Who may be meant by a text.
     pub(super) async fn find(&self, text: String) -> Result<HostingReply, Failure> {
         let name = text.clone();
         let named = self.ask_registry(RegistryRequest::Named { name }).await?;
@@ -171,27 +171,10 @@ impl Service {
             return Ok(HostingReply::Found(Found { entries, names }));
         }
         let all = self.entries(true).await?;
-        let lives = |entry: &&ProcessEntry| {
-            entry
-                .record()
-                .is_ok_and(|record| record.life == Life::Alive)
-        };
-        let fits = |entry: &&ProcessEntry| entry.process.has_prefix(&text);
-        let called = |entry: &&ProcessEntry| entry.name.as_deref() == Some(&*text);
-        let mut entries: Vec<ProcessEntry> =
-            all.iter().filter(lives).filter(fits).cloned().collect();
-        if entries.is_empty() {
-            let others = all.iter().filter(|entry| fits(entry) || called(entry));
-            entries = others.cloned().collect();
-            // Of several that had a name one after the other, the last is meant.
-            if entries.len() > 1 && entries.iter().all(|entry| called(&entry)) {
-                entries.sort_by_key(|entry| std::cmp::Reverse(entry.changed_ms));
-                entries.truncate(1);
-            }
-        }
+        let entries: Vec<ProcessEntry> = meant(&all, &text).into_iter().cloned().collect();
         let names = match entries.is_empty() {
             true => {
-                let living = all.iter().filter(lives);
+                let living = all.iter().filter(|entry| lives(entry));
                 let names = living.filter_map(|entry| entry.name.clone());
                 names.take(NAMES_MAX).collect()
             }
@@ -233,5 +216,82 @@ impl Service {
             .into_iter()
             .min_by_key(|(_, capacity)| crowded(capacity));
         best.map_or(self.id, |(id, _)| id)
+    }
+}
+
+fn lives(entry: &ProcessEntry) -> bool {
+    let record = entry.record();
+    record.is_ok_and(|record| record.life == Life::Alive)
+}
+
+/// Who may be meant by a text: whoever is called so, or was, the living first and then the last; otherwise those whose id
+/// begins so, the living first. So a name that is short, and whose process has ended, never means another process.
+fn meant<'a>(all: &'a [ProcessEntry], text: &str) -> Vec<&'a ProcessEntry> {
+    let called = all
+        .iter()
+        .filter(|entry| entry.name.as_deref() == Some(text));
+    if let Some(one) = called.max_by_key(|entry| (lives(entry), entry.changed_ms)) {
+        return vec![one];
+    }
+    let fits = || all.iter().filter(|entry| entry.process.has_prefix(text));
+    match fits().any(lives) {
+        true => fits().filter(|entry| lives(entry)).collect(),
+        false => fits().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sterna_migration::Record;
+    use sterna_process::{ProgramId, Tag};
+
+    use super::*;
+    use crate::message::ProcessInfo;
+
+    fn entry(first: u8, name: Option<&str>, changed_ms: u64, life: Life) -> ProcessEntry {
+        let owner = NodeId::from_bytes([1; 32]);
+        let record = Record::first(owner);
+        let record = match life {
+            Life::Alive => record,
+            life => record.closed(life).unwrap(),
+        };
+        ProcessEntry {
+            process: ProcessId::from_bytes([first; 16]),
+            record: record.encode().unwrap(),
+            changed_ms,
+            name: name.map(str::to_owned),
+            info: ProcessInfo {
+                name: None,
+                program: ProgramId::from_bytes([0; 32]),
+                kind: Tag::new("toy"),
+                file: String::new(),
+                arguments: Vec::new(),
+                started_ms: 0,
+                started_on: owner,
+                parent: None,
+                extra: Vec::new(),
+            },
+            ending: None,
+        }
+    }
+
+    #[test]
+    fn a_name_means_who_has_or_had_it_and_never_an_id_that_begins_so() {
+        let other = entry(7, None, 9, Life::Alive);
+        // A name may be as short as it likes.
+        let name = other.process.to_string()[..1].to_owned();
+        let early = entry(1, Some(&name), 3, Life::Ended);
+        let late = entry(2, Some(&name), 5, Life::Lost);
+        let living = entry(3, Some(&name), 1, Life::Alive);
+        let all = [other.clone(), early.clone(), late.clone()];
+        assert_eq!(meant(&all, &name), [&late]);
+        let all = [other.clone(), early, living.clone(), late];
+        assert_eq!(meant(&all, &name), [&living]);
+        // Nobody was ever called so.
+        let ended = entry(7, None, 9, Life::Ended);
+        let all = [ended.clone(), other.clone()];
+        assert_eq!(meant(&all, &name), [&other]);
+        assert_eq!(meant(&all[..1], &name), [&ended]);
+        assert!(meant(&all, "-").is_empty());
     }
 }

@@ -14,12 +14,12 @@ use sterna_migration::{Event, Grant, Life, MoveId, NodeId, Record};
 use sterna_process::{Epoch, ProcessId};
 use sterna_runner::message::{Make, Order};
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Hosting;
 use super::answers::random;
 use super::input::Input;
-use crate::limits::{RETRY_FIRST, RETRY_MAX};
+use crate::limits::{LET_GO_WITHIN, RETRY_FIRST, RETRY_MAX};
 use crate::message::{
     Belongings, Failure, FailureKind, ProcessInfo, RegistryRequest, Reply, SwapBytes,
 };
@@ -69,40 +69,29 @@ impl Service {
             }
             As::New(_) => (Epoch::FIRST, Epoch::FIRST, None),
         };
-        let placed = hosting.place(process, log_epoch, &belongings, Vec::new(), came_from);
-        let (place, descriptors) = placed.await?;
+        hosting.starts_at_last(process, epoch, &what).await?;
         let move_id = MoveId::from_bytes(random()?);
-        match (hosting.starts(process, epoch).await, &what) {
-            (Ok(()), _) => {}
-            (Err(_), As::Before { record, .. }) => {
-                // What is left of it here is let go as soon as its record is known.
-                let record = Some(*record);
-                let event = Event::Record { process, record };
-                hosting.tell(Input::Event(event)).await;
-                hosting.starts(process, epoch).await?;
-            }
-            (Err(failure), As::New(_)) => return Err(failure),
-        }
-        let make = Make {
-            process,
-            epoch,
-            log_epoch,
-            is_new: matches!(what, As::New(_)),
-            move_id,
-            place,
+        let make = async {
+            let placed = hosting.place(process, log_epoch, &belongings, Vec::new(), came_from);
+            let (place, descriptors) = placed.await?;
+            let make = Make {
+                process,
+                epoch,
+                log_epoch,
+                is_new: matches!(what, As::New(_)),
+                move_id,
+                place,
+            };
+            let mut all = vec![copy];
+            all.extend(descriptors);
+            hosting.ask(Order::Make(Box::new(make)), all).await?;
+            self.write_down(hosting, process, &what).await
         };
-        let mut all = vec![copy];
-        all.extend(descriptors);
-        let made = hosting.ask(Order::Make(Box::new(make)), all).await;
-        let written = match made {
-            Ok(_) => self.write_down(hosting, process, &what).await,
-            Err(failure) => Err(failure),
-        };
-        if let Err(failure) = written {
+        let made = make.await;
+        if made.is_err() {
             hosting.unmake(process, move_id, log_epoch).await;
-            return Err(failure);
         }
-        Ok(())
+        made
     }
 
     /// It is this node's from now on, and runs.
@@ -258,6 +247,32 @@ impl Hosting {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Failure::new(FailureKind::Busy, error)),
             Err(_) => Err(Failure::new(FailureKind::Internal, "the node stops")),
+        }
+    }
+
+    /// The same. What an earlier try has left here, or a freeze, is let go as soon as its record is known, which is waited
+    /// for.
+    async fn starts_at_last(
+        &self,
+        process: ProcessId,
+        epoch: Epoch,
+        what: &As,
+    ) -> Result<(), Failure> {
+        let until = Instant::now() + LET_GO_WITHIN;
+        let mut pause = RETRY_FIRST;
+        loop {
+            match (self.starts(process, epoch).await, what) {
+                (Err(failure), As::Before { record, .. })
+                    if failure.kind == FailureKind::Busy && Instant::now() < until =>
+                {
+                    let record = Some(*record);
+                    let event = Event::Record { process, record };
+                    self.tell(Input::Event(event)).await;
+                }
+                (started, _) => return started,
+            }
+            sleep(pause).await;
+            pause *= 2;
         }
     }
 

@@ -19,7 +19,9 @@ pub(crate) struct Found {
 /// The process that a user means: by the beginning of its id, its whole name, or its host's process id.
 pub(crate) fn find(wanted: &str) -> Result<Found> {
     let (directory, live) = look()?;
-    match choose(wanted, &live) {
+    // A name goes first, also that of one which has just ended: no other is meant whose id begins so.
+    let was = directory.ended().iter().any(|ended| ended.name == wanted);
+    match choose(wanted, &live, was) {
         Choice::One(record) => Ok(Found { directory, record }),
         Choice::Several(records) => Err(ambiguous(wanted, &records)),
         Choice::None => Err(unknown(wanted, &directory, &live)),
@@ -32,13 +34,13 @@ enum Choice {
     None,
 }
 
-fn choose(wanted: &str, live: &[Record]) -> Choice {
+fn choose(wanted: &str, live: &[Record], was_name: bool) -> Choice {
     let exact = |record: &&Record| {
         record.name == wanted || record.pid.to_string() == wanted || record.id.to_string() == wanted
     };
     let begins = |record: &&Record| record.id.has_prefix(wanted);
     let mut chosen: Vec<Record> = live.iter().filter(exact).cloned().collect();
-    if chosen.is_empty() {
+    if chosen.is_empty() && !was_name {
         chosen = live.iter().filter(begins).cloned().collect();
     }
     match chosen.len() {
@@ -136,7 +138,7 @@ mod tests {
             record(1, "00", 701),
             record(255, "lua", 702),
         ];
-        let one = |wanted: &str| match choose(wanted, &live) {
+        let one = |wanted: &str| match choose(wanted, &live, false) {
             Choice::One(record) => Some(record.pid),
             _ => None,
         };
@@ -148,8 +150,13 @@ mod tests {
         assert_eq!(one("702"), Some(702));
         assert_eq!(one("ZZ"), None);
         assert_eq!(one("z"), Some(702));
-        assert!(matches!(choose("lua", &live), Choice::Several(both) if both.len() == 2));
-        assert!(matches!(choose("", &live), Choice::None));
+        assert!(matches!(choose("lua", &live, false), Choice::Several(both) if both.len() == 2));
+        assert!(matches!(choose("", &live, false), Choice::None));
+        let after_its_end = choose("z", &live, true);
+        assert!(
+            matches!(after_its_end, Choice::None),
+            "the name of one that has ended never means another's id"
+        );
         assert_eq!(nearest("lau", &live[..2]), ["lua (00000000)"]);
     }
 }

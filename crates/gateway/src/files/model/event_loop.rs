@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use sterna_threads::io::TcpStream;
 
-use super::ServeError;
 use super::aides::{Aides, Client, Errand, Result as Done};
+use super::{ServeError, wait};
 use crate::files::answer::Outgoing;
 use crate::files::connection::{Connection, Step};
 use crate::files::drive;
@@ -130,7 +130,7 @@ impl Machine {
             } else {
                 Duration::ZERO
             };
-            self.wait(&mut events, timeout)?;
+            wait(&self.epoll, &mut events, timeout)?;
             for event in &events {
                 match event.data.u64() {
                     LISTENER => self.accept(),
@@ -148,19 +148,6 @@ impl Machine {
                     self.advance(client);
                 }
             }
-        }
-    }
-
-    fn wait(&self, events: &mut Vec<epoll::Event>, timeout: Duration) -> Result<(), ServeError> {
-        events.clear();
-        let timeout = timeout.try_into().ok();
-        match epoll::wait(
-            &self.epoll,
-            rustix::buffer::spare_capacity(events),
-            timeout.as_ref(),
-        ) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(errno) => Err(ServeError::Wait(errno.into())),
         }
     }
 

@@ -7,14 +7,14 @@
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use sterna_threads::io::TcpStream;
 use sterna_threads::sync::channel::{Receiver, SendTimeoutError, Sender, bounded};
 use sterna_threads::{Builder, Runtime};
 
-use super::ServeError;
+use super::{ServeError, wait};
 use crate::files::connection::Connection;
 use crate::files::drive::{Drive, Driver, Until};
 use crate::files::gate::{Failure, Gate, Pass};
@@ -133,7 +133,11 @@ impl Room {
             if end.is_some_and(|end| now >= end || self.gate.inside() == 0) {
                 return Ok(());
             }
-            self.wait(&mut events, next_sweep.saturating_duration_since(now))?;
+            wait(
+                &self.epoll,
+                &mut events,
+                next_sweep.saturating_duration_since(now),
+            )?;
             for event in &events {
                 match event.data.u64() {
                     LISTENER => self.accept(&mut door),
@@ -151,20 +155,6 @@ impl Room {
                     }
                 }
             }
-        }
-    }
-
-    fn wait(&self, events: &mut Vec<epoll::Event>, timeout: Duration) -> Result<(), ServeError> {
-        events.clear();
-        // A time-out of seconds is one that the kernel can express.
-        let timeout = timeout.try_into().ok();
-        match epoll::wait(
-            &self.epoll,
-            rustix::buffer::spare_capacity(events),
-            timeout.as_ref(),
-        ) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(errno) => Err(ServeError::Wait(errno.into())),
         }
     }
 

@@ -192,6 +192,15 @@ impl Checks {
         }
     }
 
+    /// A service that has heard late ends what it holds. Nobody recovers a process that runs, so that was frozen.
+    pub(super) fn fenced(&mut self, process: ProcessId, record: &Record) -> Result<(), String> {
+        self.saw("fenced");
+        match self.truth(process).kept.is_empty() {
+            true => Err(format!("fenced, though it was never frozen: {record}")),
+            false => Ok(()),
+        }
+    }
+
     /// A source says what became of a move.
     pub(super) fn reported(&mut self, report: &Report) -> Result<(), String> {
         let Attempt {

@@ -428,7 +428,11 @@ impl World {
             }
             Notice::Arrived { .. } => self.checks.saw("arrived"),
             Notice::Lost { .. } => {}
-            Notice::Fenced { .. } => self.checks.saw("fenced"),
+            Notice::Fenced { process, .. } => {
+                let record = *self.record(*process);
+                let checked = self.checks.fenced(*process, &record);
+                self.check(checked);
+            }
         }
     }
 

@@ -39,7 +39,7 @@ Examples:
   sterna demo --hops 40
   sterna demo --json | jq '.hops[].downtime_us'
 
-It needs neither root nor the net, takes some seconds, and leaves nothing behind, also after Ctrl-C.";
+It needs neither root nor the net, takes about a minute, and leaves nothing behind, also after Ctrl-C.";
 
 /// What the process is called.
 const NAME: &str = "story";
