@@ -75,7 +75,7 @@ use input::Input;
 use news::News;
 pub(crate) use runner::{runner_errors, runner_socket};
 pub(crate) use stores::Stores;
-pub use stores::{ParseStoreError, StoreAt};
+pub use stores::{OpenStoreError, ParseStoreError, StoreAt};
 
 /// What a node has for hosting processes.
 pub(crate) struct Hosting {

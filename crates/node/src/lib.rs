@@ -50,7 +50,7 @@ pub mod wire;
 pub mod workshop;
 
 pub use client::{AskError, ask, ask_with, stop};
-pub use hosting::{ParseStoreError, StoreAt};
+pub use hosting::{OpenStoreError, ParseStoreError, StoreAt};
 pub use identity::{NodeId, NodeKey};
 pub use node::{Node, Opened, Options, StartError, Stopper};
 pub use ticket::Ticket;

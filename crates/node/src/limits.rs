@@ -171,6 +171,21 @@ pub const OBJECT_PIECES_AT_ONCE: usize = 8;
 pub const OBJECT_REPLY_BYTES: usize = 2 << 20;
 /// Longest object, in bytes.
 pub const OBJECT_BYTES_MAX: u64 = 1 << 30;
+/// For a bucket to take a connection.
+pub const STORE_CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// For a bucket to answer, and to take a request; each may take longer by what its bytes need at
+/// [`STORE_BYTES_PER_S_MIN`].
+pub const STORE_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes that go to or from a bucket in a second, at least.
+pub const STORE_BYTES_PER_S_MIN: u64 = 128 << 10;
+/// How often a bucket is asked again the same.
+pub const STORE_RETRIES_MAX: usize = 4;
+/// Longest pause before that.
+pub const STORE_RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Time after which a bucket is not asked again the same.
+pub const STORE_RETRY_WITHIN: Duration = Duration::from_secs(15);
+/// For how long a connection to a bucket is kept for the next request.
+pub const STORE_IDLE_MAX: Duration = Duration::from_secs(20);
 /// A piece of a frozen process on its way to a file on another machine, in bytes.
 pub const FREEZE_PIECE_BYTES: usize = 256 << 10;
 /// For a node to let go of what is left there of a process that is thawed or recovered.

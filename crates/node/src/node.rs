@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::data::{DataDirectory, DataError};
-use crate::hosting::{Exports, Hosting, StoreAt, Stores};
+use crate::hosting::{Exports, Hosting, OpenStoreError, StoreAt, Stores};
 use crate::identity::{KeyError, NodeId, NodeKey};
 use crate::limits::COPIES_BYTES_MAX;
 use crate::message::{Candidate, Confinement, Failure, RegistryRequest, Reply, Roster};
@@ -130,12 +130,12 @@ pub enum StartError {
         name: String,
     },
     /// A store cannot be used.
-    #[error("could not use {} as a store", path.display())]
+    #[error("could not use the store {store}")]
     Store {
-        /// Where it is.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// Which.
+        store: StoreAt,
+        /// What is wrong.
+        source: OpenStoreError,
     },
     /// A directory that it is to export cannot be.
     #[error("could not export {}", path.display())]
@@ -174,7 +174,7 @@ impl Opened {
         let exports = Exports::open(&options.exports)
             .map_err(|(path, source)| StartError::Export { path, source })?;
         let stores = Stores::open(&options.stores)
-            .map_err(|(path, source)| StartError::Store { path, source })?;
+            .map_err(|(store, source)| StartError::Store { store, source })?;
         Ok(Self {
             data,
             key,

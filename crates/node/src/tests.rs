@@ -15,6 +15,7 @@
 //! - `recovery`: backups, and what happens when one is put back
 //! - `etcd`: the registry in an etcd
 //! - `processes`: what it knows of processes
+//! - `s3`: a server for tests of stores
 
 pub(crate) mod captive;
 mod durable;
@@ -27,6 +28,7 @@ mod processes;
 mod records;
 mod recovery;
 mod rights;
+pub(crate) mod s3;
 mod samples;
 mod taken;
 mod versions;

@@ -27,9 +27,9 @@ const READ: &[&str] = &[
 /// It has lost its data directory by that.
 pub(crate) fn confine(data: BorrowedFd<'_>, path: &Path, stores: &[StoreAt]) -> Result<String> {
     let mut confinement = Confinement::for_service().own_beneath(data.try_clone_to_owned()?);
-    for store in stores {
-        let failed = || format!("could not open the store {store}");
-        let directory = File::open(store.directory()).with_context(failed)?;
+    for path in stores.iter().filter_map(StoreAt::directory) {
+        let failed = || format!("could not open the store {}", path.display());
+        let directory = File::open(path).with_context(failed)?;
         confinement = confinement.changeable_beneath(directory.into());
     }
     for path in READ {

@@ -165,7 +165,7 @@ impl Service {
         folder: ProcessId,
     ) -> Result<Box<dyn Shelf + Send>, Failure> {
         Ok(match keeper {
-            Keeper::Store(store) => Box::new(hosting.stores.folder(store, folder)?),
+            Keeper::Store(store) => hosting.stores.named(store)?.folder(folder),
             Keeper::Node(node) if *node == self.id => Box::new(self.folder(folder)),
             Keeper::Node(node) => Box::new(Elsewhere {
                 service: Arc::clone(self),

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use super::making::As;
+use super::stores::Place;
 use super::{Hosting, blocking};
 use crate::limits::{
     SNAPSHOT_EVERY_MIN, SNAPSHOTS_AT_ONCE, SNAPSHOTS_LOOK_EVERY, SNAPSHOTS_MAX,
@@ -79,7 +80,6 @@ impl Service {
     pub(crate) async fn keep_snapshots(self: Arc<Self>, hosting: Arc<Hosting>) {
         let room = Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE));
         let mut tried: HashMap<ProcessId, Instant> = HashMap::new();
-        let mut swept = Instant::now();
         loop {
             sleep(SNAPSHOTS_LOOK_EVERY).await;
             let Ok(all) = self.keepings(KeepingsOf::Node(self.id)).await else {
@@ -110,36 +110,44 @@ impl Service {
                     drop(room);
                 });
             }
-            if swept.elapsed() >= SNAPSHOTS_SWEEP_EVERY {
-                swept = Instant::now();
-                self.sweep_snapshots(&hosting).await;
-            }
         }
     }
 
-    /// Removes the snapshots of processes that nobody can go on with any more. A store may have those of processes of
-    /// other clusters: what is not known stays there.
-    async fn sweep_snapshots(&self, hosting: &Hosting) {
-        let stores = hosting.stores.directories().cloned();
-        let places = stores.map(|store| (store, false));
-        for (place, is_own) in places.chain([(self.snapshots(), true)]) {
-            let entries = std::fs::read_dir(&place).into_iter().flatten();
-            let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-            for process in names.filter_map(|name| name.parse::<ProcessId>().ok()) {
-                let request = RegistryRequest::Process { process };
-                let over = match self.ask_registry(request).await {
-                    Ok(Reply::Process(None)) => is_own,
-                    Ok(Reply::Process(Some(entry))) => entry
-                        .record()
-                        .is_ok_and(|record| record.life == Life::Ended),
-                    _ => false,
-                };
-                if over {
-                    let path = place.join(process.to_string());
-                    let _ = blocking(move || std::fs::remove_dir_all(path)).await;
+    /// Removes the snapshots of processes that nobody can go on with any more, again and again. That a store does not answer
+    /// shows here, too, also before anything is kept in it.
+    pub(crate) async fn sweep_snapshots(self: Arc<Self>, hosting: Arc<Hosting>) {
+        let own = Place::Directory(self.snapshots());
+        loop {
+            let stores = hosting.stores.all().map(|store| (store, false));
+            for (place, is_own) in stores.chain([(&own, true)]) {
+                if let Err(failure) = self.sweep(place, is_own).await {
+                    tracing::warn!("{failure}");
                 }
             }
+            sleep(SNAPSHOTS_SWEEP_EVERY).await;
         }
+    }
+
+    /// A store may have snapshots of processes of other clusters: what is not known stays there.
+    async fn sweep(&self, place: &Place, is_own: bool) -> Result<(), Failure> {
+        let listed = place.clone();
+        let processes = blocking(move || listed.processes()).await?;
+        for process in processes.map_err(|error| Failure::refused(chain(&error)))? {
+            let request = RegistryRequest::Process { process };
+            let over = match self.ask_registry(request).await {
+                Ok(Reply::Process(None)) => is_own,
+                Ok(Reply::Process(Some(entry))) => entry
+                    .record()
+                    .is_ok_and(|record| record.life == Life::Ended),
+                _ => false,
+            };
+            if over {
+                let cleared = place.clone();
+                let done = blocking(move || cleared.clear(process)).await?;
+                done.map_err(|error| Failure::refused(chain(&error)))?;
+            }
+        }
+        Ok(())
     }
 
     /// What a user wants of a process of this node.
@@ -177,7 +185,7 @@ impl Service {
                 "say where the snapshots are to be kept: --to NODE, or --to store:NAME",
             )
         })?;
-        self.check(hosting, process, &to, (every_ms, keep))?;
+        self.check(hosting, &to, (every_ms, keep))?;
         let key = match known.as_ref() {
             Some(keeping) => keeping.key,
             None => new_key()?,
@@ -199,7 +207,6 @@ impl Service {
     fn check(
         &self,
         hosting: &Hosting,
-        process: ProcessId,
         to: &Keeper,
         (every_ms, keep): (Option<u64>, u32),
     ) -> Result<(), Failure> {
@@ -215,7 +222,7 @@ impl Service {
             )));
         }
         match to {
-            Keeper::Store(store) => hosting.stores.folder(store, process).map(drop),
+            Keeper::Store(store) => hosting.stores.named(store).map(drop),
             Keeper::Node(node) if self.roster().member(*node).is_some() => Ok(()),
             Keeper::Node(_) => Err(Failure::refused(
                 "the cluster has no such node: see `sterna nodes`",

@@ -3,21 +3,32 @@
 //! ```text
 //! node start --store backup=file:///mnt/backup        on each node that is to use it
 //! /mnt/backup/PROCESS/…                               as `sterna-snapshot` says
+//! node start --store backup=s3://BUCKET/PREFIX        the same in a bucket
 //! ```
 //!
 //! A schedule goes with a process from node to node, and says a name, never a place: a node opens what its own operator
 //! named when it was started, and nothing because somebody on the network says so. Whoever can write there can make
 //! snapshots disappear, but none that is taken for one: each has its owner's mark.
+//!
+//! - [`bucket`]: what speaks the protocol of S3
+//! - `http`: how that is asked
+
+mod bucket;
+mod http;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::{fmt, fs, io};
 
 use sterna_process::ProcessId;
-use sterna_snapshot::{Folder, is_name};
+use sterna_snapshot::{Folder, Shelf, ShelfError, is_name};
 
 use crate::message::Failure;
+use bucket::{Bucket, BucketAt};
 
 const FILE: &str = "file://";
 
@@ -25,7 +36,13 @@ const FILE: &str = "file://";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreAt {
     name: String,
-    directory: PathBuf,
+    at: At,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum At {
+    Directory(PathBuf),
+    Bucket(BucketAt),
 }
 
 /// Why a text names no store.
@@ -38,18 +55,50 @@ pub enum ParseStoreError {
     )]
     Name,
     /// Its URL is none that can be used.
-    #[error("{url:?}: only file:///DIRECTORY can be a store so far; mount what is elsewhere")]
+    #[error("{url:?} cannot be a store: write file:///DIRECTORY or s3://BUCKET/PREFIX")]
     Url {
         /// The URL.
         url: String,
     },
 }
 
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenStoreError {
+    /// The directory is not there, or not for this user.
+    #[error("could not read the directory")]
+    Directory(#[from] io::Error),
+    /// A bucket needs to know something that the environment does not say.
+    #[error("{variable} is not set: a node takes it from the environment in which it is started")]
+    Unset {
+        /// What is missing.
+        variable: &'static str,
+    },
+    /// What is kept would be open to all on the way.
+    #[error("{endpoint} has no TLS: set AWS_ALLOW_HTTP=true if nobody else can listen on the way")]
+    Plain {
+        /// What was set.
+        endpoint: String,
+    },
+    /// Nobody could be trusted.
+    #[error(
+        "found no CA certificates: install ca-certificates, or name a file with some in SSL_CERT_FILE"
+    )]
+    Certificates(#[source] io::Error),
+    /// What the environment says cannot be used.
+    #[error("a variable AWS_… in the node's environment has a value that cannot be used")]
+    Environment(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
 impl StoreAt {
-    /// Where it is.
+    /// Where it is, if that is on this machine.
     #[must_use]
-    pub fn directory(&self) -> &Path {
-        &self.directory
+    pub fn directory(&self) -> Option<&Path> {
+        match &self.at {
+            At::Directory(path) => Some(path),
+            At::Bucket(_) => None,
+        }
     }
 }
 
@@ -62,13 +111,16 @@ impl FromStr for StoreAt {
             return Err(ParseStoreError::Name);
         }
         // Percent-encoded bytes would be taken for themselves, so none may be there.
-        let directory = url
-            .strip_prefix(FILE)
-            .filter(|path| path.starts_with('/') && !path.contains(['%', '?', '#']));
-        match directory {
-            Some(path) => Ok(Self {
+        let plain = !url.contains(['%', '?', '#']);
+        let directory = url.strip_prefix(FILE).filter(|path| path.starts_with('/'));
+        let at = match directory {
+            Some(path) => Some(At::Directory(path.into())),
+            None => BucketAt::parse(url).map(At::Bucket),
+        };
+        match at.filter(|_| plain) {
+            Some(at) => Ok(Self {
                 name: name.to_owned(),
-                directory: path.into(),
+                at,
             }),
             None => Err(ParseStoreError::Url {
                 url: url.to_owned(),
@@ -77,63 +129,109 @@ impl FromStr for StoreAt {
     }
 }
 
-impl std::fmt::Display for StoreAt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}={FILE}{}", self.name, self.directory.display())
+impl fmt::Display for StoreAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=", self.name)?;
+        match &self.at {
+            At::Directory(path) => write!(f, "{FILE}{}", path.display()),
+            At::Bucket(bucket) => write!(f, "{bucket}"),
+        }
+    }
+}
+
+/// Where the folders of processes are.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    Directory(PathBuf),
+    Bucket(Arc<Bucket>),
+}
+
+/// What is asked of a place waits for it: to be used where blocking does no harm.
+impl Place {
+    pub(super) fn folder(&self, process: ProcessId) -> Box<dyn Shelf + Send> {
+        match self {
+            Self::Directory(path) => Box::new(Folder::at(path.join(process.to_string()))),
+            Self::Bucket(bucket) => Box::new(bucket.folder(process)),
+        }
+    }
+
+    /// Whose folders there are.
+    pub(super) fn processes(&self) -> Result<Vec<ProcessId>, ShelfError> {
+        let names = match self {
+            Self::Directory(path) => directories(path)?,
+            Self::Bucket(bucket) => bucket.folders()?,
+        };
+        let ids = names.iter().filter_map(|name| name.parse().ok());
+        Ok(ids.collect())
+    }
+
+    /// Removes a folder with all that is in it, if it is there.
+    pub(super) fn clear(&self, process: ProcessId) -> Result<(), ShelfError> {
+        let path = match self {
+            Self::Directory(path) => path.join(process.to_string()),
+            Self::Bucket(bucket) => return bucket.folder(process).clear(),
+        };
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("could not remove", &path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn directories(path: &Path) -> Result<Vec<String>, ShelfError> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| failed("could not list", path, error))?,
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.collect())
+}
+
+fn failed(doing: &'static str, path: &Path, source: io::Error) -> ShelfError {
+    ShelfError::File {
+        doing,
+        name: path.display().to_string(),
+        source,
     }
 }
 
 /// Those of a node, by name.
 #[derive(Debug, Default)]
-pub(crate) struct Stores(BTreeMap<String, PathBuf>);
+pub(crate) struct Stores(BTreeMap<String, Place>);
 
 impl Stores {
-    /// Looks whether they are there.
-    pub(crate) fn open(stores: &[StoreAt]) -> Result<Self, (PathBuf, io::Error)> {
-        let open = |store: &StoreAt| match std::fs::read_dir(&store.directory) {
-            Ok(_) => Ok((store.name.clone(), store.directory.clone())),
-            Err(error) => Err((store.directory.clone(), error)),
+    /// Looks whether directories are there, and makes ready what is needed to reach buckets. To be called before the node
+    /// gives up the machine's files.
+    pub(crate) fn open(stores: &[StoreAt]) -> Result<Self, (StoreAt, OpenStoreError)> {
+        let open = |store: &StoreAt| {
+            let place = match &store.at {
+                At::Directory(path) => fs::read_dir(path)
+                    .map(|_| Place::Directory(path.clone()))
+                    .map_err(OpenStoreError::Directory),
+                At::Bucket(at) => Bucket::open(at).map(|bucket| Place::Bucket(bucket.into())),
+            };
+            match place {
+                Ok(place) => Ok((store.name.clone(), place)),
+                Err(error) => Err((store.clone(), error)),
+            }
         };
         stores.iter().map(open).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The folder of a process in the store of this name.
-    pub(super) fn folder(&self, store: &str, process: ProcessId) -> Result<Folder, Failure> {
-        match self.0.get(store) {
-            Some(directory) => Ok(Folder::at(directory.join(process.to_string()))),
-            None => Err(Failure::refused(format!(
+    /// The store of this name.
+    pub(super) fn named(&self, store: &str) -> Result<&Place, Failure> {
+        self.0.get(store).ok_or_else(|| {
+            Failure::refused(format!(
                 "this node has no store {store:?}: start it with `--store {store}=URL`, the URL that the other nodes \
                  have for it"
-            ))),
-        }
+            ))
+        })
     }
 
-    /// Where all of them are.
-    pub(super) fn directories(&self) -> impl Iterator<Item = &PathBuf> {
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Place> {
         self.0.values()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_store_has_a_name_and_an_absolute_place() {
-        for good in ["b=file:///mnt/b", "b-2=file:///"] {
-            assert_eq!(good.parse::<StoreAt>().unwrap().to_string(), good);
-        }
-        for bad in [
-            "file:///mnt/b",
-            "=file:///b",
-            "B=file:///b",
-            "../b=file:///b",
-            "b=/mnt/b",
-            "b=file://host/b",
-            "b=file:///a%20b",
-            "b=s3://bucket/b",
-        ] {
-            assert!(bad.parse::<StoreAt>().is_err(), "{bad}");
-        }
     }
 }
