@@ -36,16 +36,25 @@ pub(crate) const ZIG: Need = Need {
     purpose: "rebuilds guests/wasm",
     remedy: "cargo xtask guests --install",
     present: |root| {
-        installed_zig(root)
-            .is_ok_and(|version| pinned_zig(root).is_ok_and(|pinned| version == pinned))
+        installed_zig(root).is_ok_and(|version| {
+            pinned(root, GUESTS, "ziglang").is_ok_and(|pinned| version == pinned)
+        })
     },
-    install: |root| {
-        let mut pip = Command::new(make_venv(root)?);
-        pip.args(PIP)
-            .args(["install", "--require-hashes", "-r"])
-            .arg(root.join("guests/requirements.txt"));
-        child::read(&mut pip).map(|_| ())
+    install: |root| install_pinned(root, GUESTS),
+};
+
+/// What snapshots are kept in by those who have buckets.
+pub(crate) const S3: Need = Need {
+    name: "moto (an S3 server) in target/venv",
+    purpose: "keeps snapshots in a bucket, in tests of that",
+    remedy: "cargo xtask test --install",
+    present: |root| {
+        let version = ["-c", "import moto; print(moto.__version__)"];
+        child::read(Command::new(venv_python(root)).args(version)).is_ok_and(|version| {
+            pinned(root, MOTO, "moto").is_ok_and(|pinned| version.trim() == pinned)
+        })
     },
+    install: |root| install_pinned(root, MOTO),
 };
 
 /// A current test runner; without it cargo's own does.
@@ -95,6 +104,10 @@ pub(crate) const FAKETIME: Need = Need {
     present: |_| child::succeeds(Command::new("faketime").arg("--version")),
     install: |_| apt(&["faketime"]),
 };
+
+/// What is taken from the Python package index, by version and hash.
+const GUESTS: &str = "guests/requirements.txt";
+const MOTO: &str = "xtask/moto.txt";
 
 /// Options of pip that keep it quiet and to the point.
 pub(crate) const PIP: [&str; 4] = ["-m", "pip", "--disable-pip-version-check", "--quiet"];
@@ -160,14 +173,23 @@ fn installed_zig(root: &Path) -> Result<String> {
     )
 }
 
-fn pinned_zig(root: &Path) -> Result<String> {
-    let path = root.join("guests/requirements.txt");
+fn install_pinned(root: &Path, list: &str) -> Result<()> {
+    let mut pip = Command::new(make_venv(root)?);
+    pip.args(PIP)
+        .args(["install", "--require-hashes", "-r"])
+        .arg(root.join(list));
+    child::read(&mut pip).map(|_| ())
+}
+
+/// The version of a package that a list names.
+fn pinned(root: &Path, list: &str, package: &str) -> Result<String> {
+    let path = root.join(list);
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("could not read {}", path.display()))?;
     let pin = text
         .lines()
-        .find_map(|line| line.strip_prefix("ziglang=="))
-        .context("guests/requirements.txt pins no ziglang")?;
+        .find_map(|line| line.strip_prefix(package)?.strip_prefix("=="))
+        .with_context(|| format!("{list} pins no {package}"))?;
     Ok(pin.trim_end_matches('\\').trim().to_owned())
 }
 

@@ -30,9 +30,9 @@ main(sys.argv[1:])
 
 /// The server, killed when dropped.
 pub(crate) struct S3 {
-    server: Child,
+    pub(crate) server: Child,
+    pub(crate) port: u16,
     scheme: &'static str,
-    port: u16,
 }
 
 impl S3 {

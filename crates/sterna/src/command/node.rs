@@ -69,8 +69,10 @@ struct Start {
     /// [default: 64G].
     #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes)]
     copies: Option<u64>,
-    /// Place outside of the cluster in which snapshots of processes can be kept under this name: file:///DIRECTORY, the
-    /// same on each node that is to use it; may be given several times.
+    /// Place outside of the cluster in which snapshots of processes can be kept under this name, the same on each node
+    /// that is to use it: file:///DIRECTORY, or s3://BUCKET/PREFIX in S3 or what speaks like it; may be given several
+    /// times. What a bucket wants to know comes from the environment: $AWS_ACCESS_KEY_ID, $AWS_SECRET_ACCESS_KEY,
+    /// $AWS_REGION, or $AWS_ENDPOINT if it is not at AWS.
     #[arg(long, value_name = "NAME=URL")]
     store: Vec<StoreAt>,
     /// Speak this version of the protocol only, as an older sterna would: for tests of upgrades.
@@ -88,8 +90,11 @@ Examples:
   sterna node start --bind '[::]:7400' --advertise 203.0.113.5:7400
   sterna node start --data /tmp/second --bind 127.0.0.1:0     a second node on one machine
   sterna node start --systemd && systemctl --user enable --now sterna-node
+  AWS_REGION=eu-central-1 sterna node start --store backup=s3://bucket/snapshots
 
-No root is needed. Other nodes need to reach the port by UDP.";
+No root is needed. Other nodes need to reach the port by UDP.
+Keys of buckets are no arguments, which others could read. For a unit, put them into a file that only you can read, and
+name it: systemctl --user edit sterna-node, [Service], EnvironmentFile=FILE";
 
 /// Makes a ticket, with which one other node can join.
 #[derive(Debug, Args)]

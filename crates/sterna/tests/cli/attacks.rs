@@ -349,11 +349,20 @@ fn logs(folder: &Path, into: &mut Vec<String>) {
 
 const PASSWORD: &str = "correct-horse-battery";
 
-/// A node that has been given the password of an etcd.
+/// A node that has been given the password of an etcd, and the key of a bucket that is not there.
 fn start_with_password(world: &World, name: &str) -> cluster::Node {
-    let login = format!("sterna:{PASSWORD}");
+    let environment = [
+        ("STERNA_ETCD_LOGIN", &*format!("sterna:{PASSWORD}")),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", PASSWORD),
+        ("AWS_ENDPOINT", "http://127.0.0.1:9"),
+        ("AWS_ALLOW_HTTP", "true"),
+    ];
     let how = How {
-        environment: vec![("STERNA_ETCD_LOGIN".to_owned(), login)],
+        environment: environment
+            .map(|(name, value)| (name.into(), value.into()))
+            .into(),
+        options: ["--store", "b=s3://bucket"].map(String::from).into(),
         ..How::default()
     };
     cluster::Node::start_so(world, name, "127.0.0.1:0", how)

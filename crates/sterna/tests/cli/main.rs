@@ -21,11 +21,13 @@
 //! - `hardship`: nodes whose disks are full; `clocks`: nodes whose clocks are wrong
 //! - `copied`: directories that are copied along; moves that cannot be because of directories
 //! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
+//! - `buckets`: snapshots in what speaks the protocol of S3
 //! - `etcd`: the same with the registry in an etcd, which is killed, too
 //! - `parts`: service, manager and runner: what each may do, and what becomes of the others when one is killed
 //! - `demo`: the demo, help and completions
 
 mod attacks;
+mod buckets;
 mod clocks;
 mod cluster;
 mod control;
@@ -47,6 +49,8 @@ mod parts;
 mod phases;
 mod places;
 mod run;
+#[path = "../../../node/src/tests/s3.rs"]
+mod s3;
 mod serve;
 mod terminal;
 mod threads;
