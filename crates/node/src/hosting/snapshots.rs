@@ -17,6 +17,7 @@ use sterna_snapshot::{
     Details, Found, Key, LoadError, PROGRAM, Saved, Shelf, Stored, newest, prune, save,
 };
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::making::As;
@@ -79,7 +80,7 @@ impl Service {
     /// Makes snapshots as they become due, until the node stops.
     pub(crate) async fn keep_snapshots(self: Arc<Self>, hosting: Arc<Hosting>) {
         let room = Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE));
-        let mut tried: HashMap<ProcessId, Instant> = HashMap::new();
+        let mut tried: HashMap<ProcessId, (Instant, JoinHandle<()>)> = HashMap::new();
         loop {
             sleep(SNAPSHOTS_LOOK_EVERY).await;
             let Ok(all) = self.keepings(KeepingsOf::Node(self.id)).await else {
@@ -90,8 +91,9 @@ impl Service {
                 let Some(every) = keeping.every_ms.map(Duration::from_millis) else {
                     continue;
                 };
+                // A store that is slow gets one after the other: two at once would write the same objects.
                 let due = match tried.get(&process) {
-                    Some(at) => at.elapsed() >= every,
+                    Some((at, making)) => at.elapsed() >= every && making.is_finished(),
                     None => is_due(&keeping, every),
                 };
                 let Some(room) = due
@@ -100,15 +102,15 @@ impl Service {
                 else {
                     continue;
                 };
-                tried.insert(process, Instant::now());
                 let (service, hosting) = (Arc::clone(&self), Arc::clone(&hosting));
-                tokio::spawn(async move {
+                let making = tokio::spawn(async move {
                     let made = service.snapshot(&hosting, process, keeping).await;
                     if let Err(failure) = made {
                         tracing::debug!("no snapshot of {}: {failure}", process.short());
                     }
                     drop(room);
                 });
+                tried.insert(process, (Instant::now(), making));
             }
         }
     }

@@ -138,8 +138,25 @@ impl Bucket {
     }
 
     fn list(&self, path: &Path) -> Result<ListResult, ShelfError> {
-        let listing = self.store.list_with_delimiter(Some(path));
-        wait(listing).map_err(|error| self.failed("could not list", path, &error))
+        let listed = self.ask(path, |store, path| async move {
+            store.list_with_delimiter(Some(&path)).await
+        });
+        listed.map_err(|error| self.failed("could not list", path, &error))
+    }
+
+    /// Asks about a path, and waits for the answer. In a task, which a runtime that ends drops: to wait for a timer of one
+    /// without a task is to panic then.
+    fn ask<T: Send + 'static, F>(
+        &self,
+        path: &Path,
+        question: impl FnOnce(AmazonS3, Path) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let runtime = Handle::current();
+        let answer = runtime.spawn(question(self.store.clone(), path.clone()));
+        runtime.block_on(answer)?
     }
 
     fn failed(&self, doing: &str, path: &Path, error: &StoreError) -> ShelfError {
@@ -173,7 +190,10 @@ impl BucketFolder {
     }
 
     fn remove_at(&self, path: &Path) -> Result<(), ShelfError> {
-        match wait(self.bucket.store.delete(path)) {
+        let removed = self
+            .bucket
+            .ask(path, |store, path| async move { store.delete(&path).await });
+        match removed {
             Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.bucket.failed("could not remove", path, &error)),
         }
@@ -184,7 +204,10 @@ impl Shelf for BucketFolder {
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ShelfError> {
         let path = self.object(name)?;
         let payload = PutPayload::from(bytes.to_vec());
-        match wait(self.bucket.store.put(&path, payload)) {
+        let written = self.bucket.ask(&path, |store, path| async move {
+            store.put(&path, payload).await
+        });
+        match written {
             Ok(_) => Ok(()),
             Err(error) => Err(self.bucket.failed("could not write", &path, &error)),
         }
@@ -192,8 +215,10 @@ impl Shelf for BucketFolder {
 
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>, ShelfError> {
         let path = self.object(name)?;
-        let getting = async { self.bucket.store.get(&path).await?.bytes().await };
-        match wait(getting) {
+        let read = self.bucket.ask(&path, |store, path| async move {
+            store.get(&path).await?.bytes().await
+        });
+        match read {
             Ok(bytes) => Ok(Some(bytes.into())),
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.bucket.failed("could not read", &path, &error)),
@@ -215,10 +240,6 @@ impl Shelf for BucketFolder {
     fn remove(&self, name: &str) -> Result<(), ShelfError> {
         self.remove_at(&self.object(name)?)
     }
-}
-
-fn wait<T>(answer: impl Future<Output = T>) -> T {
-    Handle::current().block_on(answer)
 }
 
 /// Why, in a few words that are the same each time: the code that S3 gives for it, or the first cause.
