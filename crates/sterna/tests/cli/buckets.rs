@@ -128,10 +128,7 @@ fn a_lost_process_comes_back_from_a_bucket_which_forgets_it_after_its_end() {
 fn until_trouble(node: &Node, world: &World, is: impl Fn(Option<&str>) -> bool) {
     until("word of its snapshots", || {
         let rows: Value = serde_json::from_str(&node.ok(world, &["ps", "--json"])).unwrap();
-        assert!(
-            matches!(&*rows[0]["state"].as_str().unwrap(), "running"),
-            "{rows}"
-        );
+        assert_eq!(rows[0]["state"], "running", "{rows}");
         is(rows[0]["snapshot_trouble"].as_str())
     });
 }
