@@ -9,7 +9,7 @@ use sterna_node::StoreAt;
 use sterna_sys::confine::{Applied, Confinement, Extent};
 
 /// Files that a service reads beside its data directory: how much the machine has to do and how much room it has; and how
-/// the C library resolves the names of an etcd's members. One that is replaced later is not read any more.
+/// the C library resolves the names of buckets and of an etcd's members. One that is replaced later is not read any more.
 const READ: &[&str] = &[
     "/proc/loadavg",
     "/proc/meminfo",

@@ -10,7 +10,7 @@
 //! named when it was started, and nothing because somebody on the network says so. Whoever can write there can make
 //! snapshots disappear, but none that is taken for one: each has its owner's mark.
 //!
-//! - [`bucket`]: what speaks the protocol of S3
+//! - `bucket`: what speaks the protocol of S3
 //! - `http`: how that is asked
 
 mod bucket;
