@@ -76,11 +76,13 @@ pub enum OpenStoreError {
         variable: &'static str,
     },
     /// What is kept would be open to all on the way.
-    #[error("{endpoint} has no TLS: set AWS_ALLOW_HTTP=true if nobody else can listen on the way")]
-    Plain {
-        /// What was set.
-        endpoint: String,
-    },
+    #[error(
+        "AWS_ENDPOINT is without TLS: set AWS_ALLOW_HTTP=true if nobody else can listen on the way"
+    )]
+    Plain,
+    /// It is not known where a bucket is.
+    #[error("AWS_ENDPOINT is not of the form https://HOST[:PORT]")]
+    Endpoint,
     /// Nobody could be trusted.
     #[error(
         "found no CA certificates: install ca-certificates, or name a file with some in SSL_CERT_FILE"

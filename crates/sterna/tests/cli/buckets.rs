@@ -209,7 +209,7 @@ fn a_node_says_what_a_bucket_wants_to_know() {
     said(
         plain,
         1,
-        &["http://localhost:9 has no TLS", "AWS_ALLOW_HTTP=true"],
+        &["AWS_ENDPOINT is without TLS", "AWS_ALLOW_HTTP=true"],
     );
     said(
         start("b=gs://bucket"),

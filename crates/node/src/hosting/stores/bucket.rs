@@ -13,6 +13,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use hyper::Uri;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Key};
 use object_store::path::Path;
 use object_store::{
@@ -96,10 +97,11 @@ impl Bucket {
         }
         let may_be_plain = setting(Key::Client(ClientConfigKey::AllowHttp));
         let may_be_plain = may_be_plain.is_some_and(|value| value == "true");
-        if let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.starts_with("https://"))
-            && !may_be_plain
-        {
-            return Err(OpenStoreError::Plain { endpoint });
+        if let Some(endpoint) = endpoint {
+            let has_tls = has_tls(&endpoint).ok_or(OpenStoreError::Endpoint)?;
+            if !has_tls && !may_be_plain {
+                return Err(OpenStoreError::Plain);
+            }
         }
         let http = Http::new(may_be_plain).map_err(OpenStoreError::Certificates)?;
         let retry = RetryConfig {
@@ -239,6 +241,20 @@ impl Shelf for BucketFolder {
 
     fn remove(&self, name: &str) -> Result<(), ShelfError> {
         self.remove_at(&self.object(name)?)
+    }
+}
+
+/// Whether a server is asked by TLS; `None` if that names none.
+fn has_tls(endpoint: &str) -> Option<bool> {
+    let uri: Uri = endpoint.parse().ok()?;
+    let port = uri.authority()?.as_str().strip_prefix(uri.host()?)?;
+    if !port.is_empty() {
+        port.strip_prefix(':')?.parse::<u16>().ok()?;
+    }
+    match uri.scheme_str()? {
+        "https" => Some(true),
+        "http" => Some(false),
+        _ => None,
     }
 }
 

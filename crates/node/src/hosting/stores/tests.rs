@@ -201,7 +201,26 @@ fn what_a_bucket_needs_to_be_told_is_said() {
     };
     let plain = with("AWS_ENDPOINT", "http://store:9000").unwrap_err();
     assert!(plain.to_string().contains("AWS_ALLOW_HTTP=true"), "{plain}");
-    with("AWS_ENDPOINT", "https://store:9000").unwrap();
+    for good in [
+        "https://store",
+        "https://store:9000/below",
+        "https://[::1]:9000",
+    ] {
+        with("AWS_ENDPOINT", good).unwrap();
+    }
+    for bad in [
+        "store:9000",
+        "https://store:99999",
+        "https://user:pass@store",
+        "ftp://store",
+        "",
+    ] {
+        let refused = with("AWS_ENDPOINT", bad).unwrap_err();
+        assert!(
+            matches!(refused, OpenStoreError::Endpoint),
+            "{bad}: {refused}"
+        );
+    }
     let wrong = with("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "perhaps").unwrap_err();
     assert!(matches!(wrong, OpenStoreError::Environment(_)), "{wrong}");
 }
