@@ -125,6 +125,7 @@ const fn is_for_users(request: &HostingRequest) -> bool {
         HostingRequest::List { .. }
             | HostingRequest::Find { .. }
             | HostingRequest::EventsOf { .. }
+            | HostingRequest::Rooms
             | HostingRequest::Thaw(_)
     )
 }

@@ -4,6 +4,7 @@ pub(crate) mod attach;
 pub(crate) mod cp;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod drain;
 pub(crate) mod events;
 pub(crate) mod filed;
 pub(crate) mod freeze;

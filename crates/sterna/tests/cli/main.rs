@@ -23,6 +23,7 @@
 //! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
 //! - `etcd`: the same with the registry in an etcd, which is killed, too
 //! - `parts`: service, manager and runner: what each may do, and what becomes of the others when one is killed
+//! - `draining`: nodes that are emptied before their machines go
 //! - `demo`: the demo, help and completions
 
 mod attacks;
@@ -32,6 +33,7 @@ mod control;
 mod copied;
 mod deaths;
 mod demo;
+mod draining;
 mod etcd;
 mod faults;
 mod found;
