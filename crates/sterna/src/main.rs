@@ -74,6 +74,7 @@ enum Command {
     Kill(Steer),
     Move(command::moving::Move),
     Drain(command::drain::Drain),
+    Balance(command::balance::Balance),
     #[command(name = "clone")]
     CloneCommand(command::snapshot::CloneCommand),
     Snapshot(command::snapshot::Snapshot),
@@ -159,6 +160,7 @@ fn main() -> ExitCode {
         Command::Kill(steer) => steer.run(Deed::Kill),
         Command::Move(moving) => moving.run(),
         Command::Drain(drain) => drain.run(),
+        Command::Balance(balance) => balance.run(),
         Command::CloneCommand(clone) => clone.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Recover(recover) => recover.run(),

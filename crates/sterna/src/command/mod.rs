@@ -1,6 +1,7 @@
 //! The commands, a module each.
 
 pub(crate) mod attach;
+pub(crate) mod balance;
 pub(crate) mod cp;
 pub(crate) mod demo;
 pub(crate) mod doctor;

@@ -23,10 +23,11 @@
 //! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
 //! - `etcd`: the same with the registry in an etcd, which is killed, too
 //! - `parts`: service, manager and runner: what each may do, and what becomes of the others when one is killed
-//! - `draining`: nodes that are emptied before their machines go
+//! - `draining`: nodes that are emptied before their machines go; `balancing`: nodes that share the work
 //! - `demo`: the demo, help and completions
 
 mod attacks;
+mod balancing;
 mod clocks;
 mod cluster;
 mod control;
