@@ -129,6 +129,8 @@ pub const REPORTS_MAX: usize = 1024;
 pub const EVENTS_MAX: usize = 4096;
 /// Longest event, in bytes; its text is cut to a half of that.
 pub const EVENT_BYTES_MAX: usize = 1024;
+/// Longest time that a node is given to be drained.
+pub const DRAIN_WITHIN_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Moves that a node that is drained has under way at once: their pages share one link.
 pub const DRAIN_MOVES_AT_ONCE: usize = 4;
 /// How often a process is tried to be moved to one node before that is given up, when a node is drained.

@@ -30,7 +30,7 @@ pub(super) use self::progress::Progress as Draining;
 use self::progress::Refused;
 use super::Hosting;
 use crate::identity::NodeId;
-use crate::limits::{DRAIN_ENDS_WITHIN, DRAIN_LOOK_EVERY, DRAIN_MOVES_AT_ONCE};
+use crate::limits::{DRAIN_ENDS_WITHIN, DRAIN_LOOK_EVERY, DRAIN_MOVES_AT_ONCE, DRAIN_WITHIN_MAX};
 use crate::message::{
     Brief, DrainEntry, DrainFate, DrainNews, DrainOrder, DrainStage, Failure, FailureKind,
     HostingReply, KeepingsOf, MoveReport, RegistryFate, Remains,
@@ -162,11 +162,21 @@ impl Service {
         within: Duration,
         targets: HashSet<NodeId>,
     ) -> Result<(), Failure> {
+        if within.is_zero() || within > DRAIN_WITHIN_MAX {
+            return Err(Failure::refused(
+                "a node is drained within some time, of at most 24 hours",
+            ));
+        }
         hosting.draining.begin(within, self.registry_fate())?;
+        hosting.news.node_event("the node is being drained");
         let (service, hosting) = (Arc::clone(self), Arc::clone(hosting));
         tokio::spawn(async move {
             service.drain(&hosting, Arc::new(targets)).await;
-            hosting.draining.end();
+            hosting.news.node_event(match hosting.draining.end() {
+                DrainStage::Drained => "the node is drained",
+                DrainStage::Cancelled => "the node is not drained: that was given up",
+                _ => "the node is not drained: something stays",
+            });
         });
         Ok(())
     }

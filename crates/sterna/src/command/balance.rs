@@ -4,7 +4,7 @@ mod look;
 mod plan;
 
 use std::collections::HashSet;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -61,6 +61,9 @@ Ctrl-C ends it after the move that is under way.
 
 Exit code: 0 if all was moved that was planned; 1 otherwise.";
 
+/// What cannot be moved there: it is not planned.
+type Barred = HashSet<(ProcessId, NodeId)>;
+
 #[derive(Serialize)]
 struct Told<'a> {
     /// `spread` or `pack`.
@@ -94,34 +97,37 @@ struct MoveRow<'a> {
 impl Balance {
     pub(crate) fn run(self) -> Result<u8> {
         let ended = ended()?;
-        // What was planned and could not be moved: it is not planned again.
-        let mut failed = HashSet::new();
+        let mut barred = Barred::new();
+        let Some(period) = self.watch else {
+            let all_moved = self.round(&ended, &mut barred)?;
+            return Ok(u8::from(!all_moved));
+        };
         loop {
-            let look = Look::new(&self.which)?;
-            let steps = self.plan(&look, &failed);
-            if !self.json && (self.watch.is_none() || !steps.is_empty()) {
-                print(&look, &steps);
+            if let Err(error) = self.round(&ended, &mut barred) {
+                show::note(format_args!("{error:#}"));
             }
-            let (moved, interrupted) = match self.dry_run {
-                true => (Vec::new(), false),
-                false => self.carry_out(&look, &steps, &ended),
-            };
-            for (step, moved) in steps.iter().zip(&moved) {
-                if !moved {
-                    failed.insert((step.process, look.id(step.to)));
-                }
-            }
-            if self.json {
-                show::json(&self.told(&look, &steps, &moved))?;
-            }
-            let Some(period) = self.watch else {
-                let all = moved.len() == steps.len() && moved.iter().all(|moved| *moved);
-                return Ok(u8::from(!self.dry_run && !all));
-            };
-            if interrupted || ended.recv_timeout(period).is_ok() {
+            if ended.recv_timeout(period) != Err(RecvTimeoutError::Timeout) {
                 return Ok(0);
             }
         }
+    }
+
+    /// Looks, plans, and carries the plan out. Whether all of it was, or should not be.
+    fn round(&self, ended: &Receiver<()>, barred: &mut Barred) -> Result<bool> {
+        let look = Look::new(&self.which)?;
+        let steps = self.plan(&look, barred);
+        if !self.json && (self.watch.is_none() || !steps.is_empty()) {
+            print(&look, &steps);
+        }
+        let moved = match self.dry_run {
+            true => Vec::new(),
+            false => self.carry_out(&look, &steps, ended, barred),
+        };
+        if self.json {
+            show::json(&self.told(&look, &steps, &moved))?;
+        }
+        let all_moved = moved.len() == steps.len() && moved.iter().all(|moved| *moved);
+        Ok(self.dry_run || all_moved)
     }
 
     const fn goal(&self) -> Goal {
@@ -132,8 +138,8 @@ impl Balance {
     }
 
     /// A plan of which each step was asked for whether it could be made.
-    fn plan(&self, look: &Look, failed: &HashSet<(ProcessId, NodeId)>) -> Vec<Step> {
-        let (mut barred, mut checked) = (failed.clone(), HashSet::new());
+    fn plan(&self, look: &Look, barred: &Barred) -> Vec<Step> {
+        let (mut barred, mut checked) = (barred.clone(), Barred::new());
         loop {
             let may = |process, to| !barred.contains(&(process, look.id(to)));
             let steps = plan::plan(&look.loads, self.goal(), may);
@@ -157,20 +163,30 @@ impl Balance {
         self.which.hosting(request).is_ok()
     }
 
-    /// Whether each was moved, as far as that went before a signal came; and whether one came.
-    fn carry_out(&self, look: &Look, steps: &[Step], ended: &Receiver<()>) -> (Vec<bool>, bool) {
+    /// Whether each was moved, as far as that went before a signal came.
+    fn carry_out(
+        &self,
+        look: &Look,
+        steps: &[Step],
+        ended: &Receiver<()>,
+        barred: &mut Barred,
+    ) -> Vec<bool> {
         let mut all = Vec::new();
         for step in steps {
-            let moved = moving::quietly(&self.which, step.process, look.id(step.to));
-            if let Err(error) = &moved {
-                show::note(format_args!("{} stays: {error:#}", step.process.short()));
+            if ended.try_recv() == Err(TryRecvError::Disconnected) {
+                break;
             }
-            all.push(moved.is_ok_and(|code| code == 0));
-            if ended.try_recv().is_ok() {
-                return (all, true);
+            let (process, target) = (step.process, look.id(step.to));
+            let code = moving::quietly(&self.which, process, target).unwrap_or_else(|error| {
+                show::note(format_args!("{} stays: {error:#}", process.short()));
+                moving::EXIT_LATER
+            });
+            if ![0, moving::EXIT_LATER].contains(&code) {
+                barred.insert((process, target));
             }
+            all.push(code == 0);
         }
-        (all, false)
+        all
     }
 
     fn told<'a>(&self, look: &'a Look, steps: &[Step], moved: &[bool]) -> Told<'a> {
@@ -205,15 +221,14 @@ impl Balance {
     }
 }
 
-/// Where the first signal comes; the second ends the program at once.
+/// Is disconnected by the first signal; the second one ends the program at once.
 fn ended() -> Result<Receiver<()>> {
-    let (signalled, ended) = mpsc::channel();
-    let mut is_first = true;
+    let (goes_on, ended) = mpsc::channel();
+    let mut goes_on = Some(goes_on);
     Signals::catch()?.each(move |signal| {
-        if !is_first || signalled.send(()).is_err() {
+        if goes_on.take().is_none() {
             std::process::exit(128 + signal);
         }
-        is_first = false;
     })?;
     Ok(ended)
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use rustix::process::geteuid;
+use sterna_node::limits::DRAIN_WITHIN_MAX;
 use sterna_node::message::{Confinement, Remains, Reply, Request, TicketText};
 use sterna_node::store::{EtcdAddress, Login};
 use sterna_node::ticket::TICKET_BYTES_MAX;
@@ -361,7 +362,10 @@ fn parse_export(text: &str) -> Result<(String, PathBuf), String> {
 fn parse_on_signal(text: &str) -> Result<Duration, String> {
     match text.split_once('=') {
         None if text == "drain" => Ok(DRAIN_WITHIN),
-        Some(("drain", within)) => drain::parse_within(within),
+        Some(("drain", within)) => match drain::parse_within(within)? {
+            within if within > DRAIN_WITHIN_MAX => Err("a day is enough: drain=24h".to_owned()),
+            within => Ok(within),
+        },
         _ => Err("write drain, or drain=30s".to_owned()),
     }
 }

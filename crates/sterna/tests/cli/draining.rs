@@ -264,6 +264,9 @@ fn what_makes_no_sense_is_refused() {
         .ask(&["drain", "one", "--within", "0s"])
         .fails(2, &["in no time"]);
     cluster
+        .ask(&["drain", "one", "--within", "25h"])
+        .fails(1, &["at most 24 hours"]);
+    cluster
         .ask(&["drain", "one", "--within", "soon"])
         .fails(2, &["not a time"]);
     let both = ["drain", "--cancel", "one", "--dry-run"];

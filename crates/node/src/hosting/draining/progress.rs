@@ -145,8 +145,8 @@ impl Progress {
         }
     }
 
-    /// Nobody works at it any more.
-    pub(super) fn end(&self) {
+    /// Nobody works at it any more. What came of it.
+    pub(super) fn end(&self) -> DrainStage {
         let cancelled = self.is_cancelled();
         self.change(|news| {
             let stays = |entry: &DrainEntry| matches!(entry.fate, DrainFate::Stayed { .. });
@@ -159,6 +159,7 @@ impl Progress {
                 false => DrainStage::Drained,
             };
         });
+        self.stage()
     }
 
     pub(super) fn is_cancelled(&self) -> bool {

@@ -56,8 +56,8 @@ pub(super) struct Step {
 impl NodeLoad {
     /// What its processes want, of its processors.
     pub(super) fn load(&self) -> f64 {
-        let wanted: f64 = self.processes.iter().map(|process| process.wants).sum();
-        wanted / self.processors
+        let wants = self.processes.iter().map(|process| process.wants);
+        wants.fold(0.0, |sum, wants| sum + wants) / self.processors
     }
 
     /// Whether something has to stay here.
