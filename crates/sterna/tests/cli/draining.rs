@@ -216,6 +216,13 @@ fn whoever_watches_may_go_and_it_can_be_given_up() {
     let cluster = Cluster::new(&["home", "one", "two"]);
     start(&cluster, "one", "a", &[]);
     cluster.at("two").actor.signal(Signal::STOP);
+    let drain = ["drain", "one", "--to", "two", "--within", "100ms", "--json"];
+    let told = cluster.ask(&drain);
+    assert_eq!(told.0.status.code(), Some(1), "{}", told.err());
+    let told: Value = serde_json::from_str(&told.out()).unwrap();
+    assert_eq!(told["stage"], "incomplete", "{told}");
+    assert_eq!(fate(&told, "a")["fate"], "stayed", "{told}");
+
     let mut drain = cluster.begin(&["drain", "one", "--to", "two", "--within", "10m"]);
     until("it has begun", || {
         cluster.at("home").state_of(&cluster.world, "one") == "draining"
@@ -236,6 +243,15 @@ fn whoever_watches_may_go_and_it_can_be_given_up() {
     );
     cluster.at("two").actor.signal(Signal::CONT);
     cluster.is_at("a", "one");
+    let events = cluster.ask(&["events"]).ok();
+    assert!(
+        events.contains("one: the node is not drained: something stays"),
+        "{events}"
+    );
+    assert!(
+        events.contains("one: the node is not drained: that was given up"),
+        "{events}"
+    );
     cluster.ask(&["kill", "a"]).ok();
 }
 
