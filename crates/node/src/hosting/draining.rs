@@ -19,7 +19,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sterna_migration::Holding;
+use sterna_migration::{Attempt, Holding};
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Order};
 use tokio::task::JoinSet;
@@ -29,11 +29,14 @@ use self::choice::Value;
 pub(super) use self::progress::Progress as Draining;
 use self::progress::Refused;
 use super::Hosting;
+use super::report::STAYED;
 use crate::identity::NodeId;
-use crate::limits::{DRAIN_ENDS_WITHIN, DRAIN_LOOK_EVERY, DRAIN_MOVES_AT_ONCE, DRAIN_WITHIN_MAX};
+use crate::limits::{
+    DRAIN_ENDS_WITHIN, DRAIN_LOOK_EVERY, DRAIN_MOVES_AT_ONCE, DRAIN_WITHIN_MAX, PROBE_WITHIN,
+};
 use crate::message::{
     Brief, DrainEntry, DrainFate, DrainNews, DrainOrder, DrainStage, Failure, FailureKind,
-    HostingReply, KeepingsOf, MoveReport, RegistryFate, Remains,
+    HostingReply, KeepingsOf, MoveReport, RegistryFate, Remains, Request,
 };
 use crate::service::Service;
 
@@ -348,28 +351,69 @@ impl Service {
                 return Tried::Stayed { why, retry };
             }
         };
-        let ended = async {
-            loop {
-                match self.news_of(hosting, attempt).await {
-                    Ok(Some(report)) => return Tried::of(&report),
-                    Ok(None) => {}
-                    // The registry does not answer just now.
-                    Err(_) => sleep(DRAIN_LOOK_EVERY).await,
+        let mut tried = std::pin::pin!(async {
+            tokio::select! {
+                tried = self.ended(hosting, attempt) => tried,
+                // There is time to try another one.
+                () = self.falls_silent(to) => match self.given_up(hosting, attempt).await {
+                    Tried::Stayed { why, .. } => Tried::Stayed { why, retry: true },
+                    tried => tried,
                 }
             }
-        };
-        let mut ended = std::pin::pin!(ended);
+        });
         tokio::select! {
-            tried = &mut ended => return tried,
+            tried = &mut tried => return tried,
             () = hosting.draining.over() => {}
         }
-        // If it cannot be given up any more, it is nearly done.
-        let _ = hosting.cancel(attempt).await;
-        let tried = timeout(DRAIN_ENDS_WITHIN, ended).await;
-        tried.unwrap_or_else(|_| Tried::Stayed {
-            why: "the time was over while it was being moved, and that still goes on".to_owned(),
-            retry: false,
-        })
+        let given_up = self.given_up(hosting, attempt);
+        let why = match timeout(DRAIN_ENDS_WITHIN, given_up).await {
+            Ok(Tried::Stayed { .. }) => "the time was over while it was being moved",
+            Ok(tried) => return tried,
+            Err(_) => "the time was over while it was being moved, and that goes on",
+        };
+        let (why, retry) = (why.to_owned(), false);
+        Tried::Stayed { why, retry }
+    }
+
+    /// Gives a move up. What it came to then; it may be the target's already, which does not say so.
+    async fn given_up(&self, hosting: &Hosting, attempt: Attempt) -> Tried {
+        loop {
+            if hosting.cancel(attempt).await.is_err()
+                && let Ok(entry) = self.entry(attempt.process).await
+                && entry.record().is_ok_and(|record| record.owner != self.id)
+            {
+                return Tried::Moved { downtime_us: None };
+            }
+            let ended = self.ended(hosting, attempt);
+            if let Ok(tried) = timeout(DRAIN_LOOK_EVERY, ended).await {
+                return tried;
+            }
+        }
+    }
+
+    /// What a move came to.
+    async fn ended(&self, hosting: &Hosting, attempt: Attempt) -> Tried {
+        loop {
+            match self.news_of(hosting, attempt).await {
+                Ok(Some(report)) => return Tried::of(&report),
+                Ok(None) => {}
+                // The registry does not answer just now.
+                Err(_) => sleep(DRAIN_LOOK_EVERY).await,
+            }
+        }
+    }
+
+    /// Until a node does not answer.
+    async fn falls_silent(&self, node: NodeId) {
+        let addresses = self.addresses(node);
+        let mut answers = true;
+        while answers {
+            sleep(DRAIN_LOOK_EVERY).await;
+            let asked = self
+                .transport
+                .ask(node, &addresses, &Request::Status, PROBE_WITHIN);
+            answers = matches!(timeout(PROBE_WITHIN, asked).await, Ok(Ok(_)));
+        }
     }
 
     /// Gives the registry to a node that has room, if it is here.
@@ -402,12 +446,13 @@ impl Service {
 
 impl Tried {
     fn of(report: &MoveReport) -> Self {
+        let outcome = &report.outcome;
         match report.moved {
             true => Self::Moved {
                 downtime_us: report.downtime_us,
             },
             false => Self::Stayed {
-                why: report.outcome.clone(),
+                why: outcome.strip_prefix(STAYED).unwrap_or(outcome).to_owned(),
                 retry: report.retry,
             },
         }
