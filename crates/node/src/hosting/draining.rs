@@ -241,6 +241,7 @@ impl Service {
     async fn drain(self: &Arc<Self>, hosting: &Arc<Hosting>, targets: Arc<HashSet<NodeId>>) {
         let draining = &hosting.draining;
         let (mut known, mut waiting) = (HashSet::new(), VecDeque::new());
+        let mut was_quiet = false;
         let mut moves = JoinSet::new();
         loop {
             let is_over = draining.is_over();
@@ -260,9 +261,12 @@ impl Service {
                 let targets = Arc::clone(&targets);
                 moves.spawn(async move { service.move_away(&hosting, &brief, &targets).await });
             }
-            if moves.is_empty() && (is_over || !awaits_some) {
+            // Twice, since what was let in just before may not be seen yet.
+            let is_quiet = moves.is_empty() && !awaits_some;
+            if moves.is_empty() && is_over || is_quiet && was_quiet {
                 break;
             }
+            was_quiet = is_quiet;
             tokio::select! {
                 _ = moves.join_next(), if !moves.is_empty() => {}
                 () = sleep(DRAIN_LOOK_EVERY) => {}
