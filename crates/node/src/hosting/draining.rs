@@ -107,21 +107,15 @@ impl Service {
         let Some(hosting) = &self.hosting else {
             return;
         };
-        if hosting.closed().is_none() {
-            let targets = self.drain_targets(&[]);
-            let begun = targets.and_then(|targets| self.begin_drain(hosting, within, targets));
-            if let Err(failure) = begun {
-                return tracing::warn!("{failure}");
-            }
-        }
-        let news = hosting.draining.ended().await;
-        for entry in &news.processes {
-            if let DrainFate::Stayed { why } = &entry.fate {
-                tracing::warn!("process {} stays here: {why}", entry.process.short());
-            }
-        }
-        if let RegistryFate::Stayed { why } = &news.registry {
-            tracing::warn!("the registry stays here: {why}");
+        let begun = match hosting.closed() {
+            Some(_) => Ok(()),
+            None => self
+                .drain_targets(&[])
+                .and_then(|targets| self.begin_drain(hosting, within, targets)),
+        };
+        match begun {
+            Ok(()) => warn_of_stayed(&hosting.draining.ended().await),
+            Err(failure) => tracing::warn!("{failure}"),
         }
         // A runner that has nothing left ends, too.
         if let Err(failure) = hosting.stop(Remains::Left).await {
@@ -445,6 +439,17 @@ impl Service {
         let roster = self.roster();
         let member = roster.member(node);
         member.map_or_else(|| node.to_string(), |member| member.about.name.clone())
+    }
+}
+
+fn warn_of_stayed(news: &DrainNews) {
+    for entry in &news.processes {
+        if let DrainFate::Stayed { why } = &entry.fate {
+            tracing::warn!("process {} stays here: {why}", entry.process.short());
+        }
+    }
+    if let RegistryFate::Stayed { why } = &news.registry {
+        tracing::warn!("the registry stays here: {why}");
     }
 }
 

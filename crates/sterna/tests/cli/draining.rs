@@ -161,6 +161,24 @@ fn a_signal_drains_a_node_and_then_ends_it() {
 }
 
 #[test]
+fn what_a_signal_cannot_move_lives_on_for_the_next_start() {
+    let mut cluster = with_drain(&["two", "one"], "one");
+    let fixed = format!("{}::/here", cluster.desk().display());
+    start(&cluster, "one", "fixed", &["--dir", &fixed]);
+    start(&cluster, "one", "goes", &[]);
+    let one = &mut cluster.node("one").actor;
+    one.signal(Signal::TERM);
+    one.ended(0);
+    assert!(one.err.text().contains("stays here"), "{}", one.err.text());
+    cluster.is_at("goes", "two");
+    cluster.start_again("one");
+    until("it is taken up again", || {
+        cluster.place("fixed") == Some(("one".into(), "running".into()))
+    });
+    end_all(&cluster, &["fixed", "goes"]);
+}
+
+#[test]
 fn a_second_signal_ends_a_node_at_once() {
     let mut cluster = with_drain(&["two", "one"], "one");
     start(&cluster, "one", "a", &[]);
@@ -257,13 +275,16 @@ fn whoever_watches_may_go_and_it_can_be_given_up() {
 #[test]
 fn what_makes_no_sense_is_refused() {
     let world = World::new();
-    let alone = start_with(&world, "alone", &[]);
+    let mut alone = start_with(&world, "alone", &["--on-signal", "drain"]);
     alone.fails(
         &world,
         &["drain", "alone"],
         &["alone in its cluster", "nowhere to go"],
     );
-    alone.stop(&world);
+    alone.actor.signal(Signal::TERM);
+    alone.actor.ended(0);
+    assert!(alone.actor.err.text().contains("nowhere to go"));
+    drop(alone);
 
     let mut cluster = Cluster::new(&["one", "two"]);
     cluster
