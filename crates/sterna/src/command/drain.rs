@@ -172,18 +172,14 @@ impl Viewer<'_> {
         })
     }
 
-    /// Watches until it is over; with a line for each process, if wanted.
+    /// Watches until it is over; with a line for each step of a process, if wanted.
     fn attend(&self, mut news: DrainNews, with_lines: bool) -> Result<DrainNews> {
-        let mut shown: HashMap<ProcessId, DrainFate> = HashMap::new();
+        let mut shown = HashMap::new();
         while news.stage == DrainStage::Draining {
             let after = news.number;
             news = self.ask(DrainOrder::News { after })?;
-            for entry in news.processes.iter().filter(|_| with_lines) {
-                let before = shown.insert(entry.process, entry.fate.clone());
-                if entry.fate != DrainFate::Waiting && before.as_ref() != Some(&entry.fate) {
-                    let (name, outcome) = (self.called(entry), self.outcome(entry));
-                    show::note(format_args!("{} {name} {outcome}", entry.process.short()));
-                }
+            if with_lines {
+                self.note_changes(&news, &mut shown);
             }
         }
         if news.stage == DrainStage::Open {
@@ -193,6 +189,16 @@ impl Viewer<'_> {
             );
         }
         Ok(news)
+    }
+
+    fn note_changes(&self, news: &DrainNews, shown: &mut HashMap<ProcessId, DrainFate>) {
+        for entry in &news.processes {
+            let before = shown.insert(entry.process, entry.fate.clone());
+            if entry.fate != DrainFate::Waiting && before.as_ref() != Some(&entry.fate) {
+                let (name, outcome) = (self.called(entry), self.outcome(entry));
+                show::note(format_args!("{} {name} {outcome}", entry.process.short()));
+            }
+        }
     }
 
     fn called(&self, entry: &DrainEntry) -> Plain<'_> {
