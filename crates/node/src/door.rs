@@ -7,7 +7,7 @@
 //! | status of the registry, its backups, moving it | yes | | |
 //! | be admitted | | yes, to no effect | yes, with a ticket |
 //! | registry | | yes; it looks at whose records they are | |
-//! | processes | yes | yes, but for finding and listing them | |
+//! | processes | yes | yes, but for finding and listing them and their nodes | |
 //! | messages, channels and programs of moves | | yes; only the two nodes of a move are heard | |
 //! | take a piece of the registry; follow it | | yes; from its home only; as far as it is signed | |
 //!
@@ -125,6 +125,7 @@ const fn is_for_users(request: &HostingRequest) -> bool {
         HostingRequest::List { .. }
             | HostingRequest::Find { .. }
             | HostingRequest::EventsOf { .. }
+            | HostingRequest::Rooms
             | HostingRequest::Thaw(_)
     )
 }
@@ -138,7 +139,7 @@ mod tests {
     use sterna_process::ProcessId;
 
     use super::*;
-    use crate::message::{Candidate, RegistryRequest, Remains, TicketText};
+    use crate::message::{Candidate, DrainOrder, RegistryRequest, Remains, TicketText};
     use crate::ticket::Secret;
 
     // long because: a row for each request
@@ -193,6 +194,14 @@ mod tests {
             (Request::Registry(RegistryRequest::Roster { after: 0 }), "m"),
             (Request::Hosting(HostingRequest::Held), "lm"),
             (Request::Hosting(HostingRequest::List { ended: false }), "l"),
+            (Request::Hosting(HostingRequest::Rooms), "l"),
+            (
+                Request::Hosting(HostingRequest::Drain {
+                    node: id,
+                    order: DrainOrder::Cancel,
+                }),
+                "lm",
+            ),
             (
                 Request::Hosting(HostingRequest::Message { bytes: vec![] }),
                 "m",

@@ -16,6 +16,7 @@
 //! - `runner`: starting a runner, finding one that outlived the last service, noticing its death
 //! - `channels`: connections for image and pages; `programs`: modules that other nodes have
 //! - `bindings`: what an arriving process may be bound to; `copies`: directories that go along, `travels`: how
+//! - `draining`: the node is emptied before its machine goes
 //! - `known`: what the node remembers of its processes, should the registry forget
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
@@ -32,6 +33,7 @@ mod channels;
 mod chronicle;
 mod clones;
 mod copies;
+mod draining;
 mod driver;
 mod files;
 mod input;
@@ -71,6 +73,7 @@ use crate::workshop::Workshop;
 pub(crate) use bindings::Exports;
 pub(crate) use channels::Channels;
 use copies::Copies;
+use draining::Draining;
 use input::Input;
 use news::News;
 pub(crate) use runner::{runner_errors, runner_socket};
@@ -94,6 +97,7 @@ pub(crate) struct Hosting {
     is_over: AtomicBool,
     pub(crate) channels: Channels,
     news: News,
+    draining: Draining,
     /// For what a runner needs made ready.
     preparing: Arc<Semaphore>,
     /// How processes ended, until it is written down.
@@ -135,6 +139,7 @@ impl Hosting {
             is_over: AtomicBool::new(false),
             channels: Channels::default(),
             news,
+            draining: Draining::default(),
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             ended: Mutex::default(),
         }

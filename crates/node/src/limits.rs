@@ -61,7 +61,9 @@ pub const FRAME_WITHIN: Duration = Duration::from_secs(10);
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// For another node to say that it is there.
 pub const PROBE_WITHIN: Duration = Duration::from_secs(3);
-/// Of that, for a connection that may be dead.
+/// For another node to say how much room it has, after others have said so.
+pub const ROOM_AFTER_OTHERS: Duration = Duration::from_millis(500);
+/// Of [`PROBE_WITHIN`], for a connection that may be dead.
 pub const PROBE_OLD_WITHIN: Duration = Duration::from_secs(1);
 /// For another node to start a process, whose program it may have to fetch and compile first.
 pub const START_WITHIN: Duration = Duration::from_secs(300);
@@ -127,6 +129,16 @@ pub const REPORTS_MAX: usize = 1024;
 pub const EVENTS_MAX: usize = 4096;
 /// Longest event, in bytes; its text is cut to a half of that.
 pub const EVENT_BYTES_MAX: usize = 1024;
+/// Longest time that a node is given to be drained.
+pub const DRAIN_WITHIN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Moves that a node that is drained has under way at once: their pages share one link.
+pub const DRAIN_MOVES_AT_ONCE: usize = 4;
+/// How often a process is tried to be moved to one node before that is given up, when a node is drained.
+pub const DRAIN_TRIES_MAX: u32 = 3;
+/// How often a node that is drained looks what else it has, and tries again.
+pub const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(200);
+/// When the time to drain a node is over: for moves that are under way to come to an end.
+pub const DRAIN_ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// For news of a move in one answer.
 pub const NEWS_WITHIN: Duration = Duration::from_secs(8);
 /// How often records are compared with what the runner holds, without being asked.

@@ -1,6 +1,7 @@
 //! What is asked of a node, and what it answers. Who may ask for what is decided at the [door](crate::door).
 
 mod belongings;
+mod draining;
 mod events;
 mod hosting;
 mod keeping;
@@ -19,6 +20,7 @@ use crate::handover::Handover;
 use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::ticket::{Seal, Secret};
 pub use belongings::{Belongings, Binding, BindingSort};
+pub use draining::{DrainEntry, DrainFate, DrainNews, DrainOrder, DrainStage, RegistryFate, Room};
 pub use events::{EventRecord, EventSort};
 pub use hosting::{
     Brief, Capacity, Deed, Found, HostingReply, HostingRequest, Listed, LogPage, Looked, Missing,
@@ -292,6 +294,8 @@ pub enum FailureKind {
     Busy,
     /// A fault of this node.
     Internal,
+    /// The node is drained, and takes no processes.
+    Drained,
 }
 
 impl Failure {
@@ -447,4 +451,6 @@ pub enum Reachability {
         /// When it did so last, in milliseconds since 1970, if it ever did since this node was started.
         since_ms: Option<u64>,
     },
+    /// It is the node that was asked, or has answered just now, and is drained: it takes no processes.
+    Draining,
 }

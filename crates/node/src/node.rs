@@ -7,11 +7,12 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use rustix::process::geteuid;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
 use crate::data::{DataDirectory, DataError};
@@ -202,12 +203,29 @@ pub struct Node {
 
 /// Ends a node from anywhere.
 #[derive(Clone)]
-pub struct Stopper(watch::Sender<bool>);
+pub struct Stopper {
+    stop: watch::Sender<bool>,
+    service: Weak<Service>,
+    runtime: Handle,
+}
 
 impl Stopper {
     /// Lets [`Node::serve`] return.
     pub fn stop(&self) {
-        self.0.send_replace(true);
+        self.stop.send_replace(true);
+    }
+
+    /// The same after processes, and the registry if it is here, were moved to other nodes, as far as that goes within
+    /// a time.
+    pub fn drain(&self, within: Duration) {
+        let Some(service) = self.service.upgrade() else {
+            return;
+        };
+        let stop = self.stop.clone();
+        self.runtime.spawn(async move {
+            service.drain_before_end(within).await;
+            stop.send_replace(true);
+        });
     }
 }
 
@@ -302,7 +320,11 @@ impl Node {
     /// By which it is ended.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
-        Stopper(self.service.stop.clone())
+        Stopper {
+            stop: self.service.stop.clone(),
+            service: Arc::downgrade(&self.service),
+            runtime: self.runtime.handle().clone(),
+        }
     }
 
     /// Serves until it is told to stop.

@@ -447,6 +447,7 @@ impl Service {
     async fn nodes(&self) -> Nodes {
         let this = self.status();
         let mut nodes = self.probe_all().await;
+        self.note_drained(&mut nodes).await;
         nodes.sort_by(|one, other| {
             let key = |seen: &Seen| (seen.member.about.name.clone(), seen.member.id);
             key(one).cmp(&key(other))

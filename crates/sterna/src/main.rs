@@ -73,6 +73,8 @@ enum Command {
     /// Ends processes.
     Kill(Steer),
     Move(command::moving::Move),
+    Drain(command::drain::Drain),
+    Balance(command::balance::Balance),
     #[command(name = "clone")]
     CloneCommand(command::snapshot::CloneCommand),
     Snapshot(command::snapshot::Snapshot),
@@ -110,28 +112,36 @@ const COMPLETE: &str = "STERNA_COMPLETE";
 /// The code of `run` and `thaw` where no program has run: what it returned itself cannot be meant. As of env(1).
 const EXIT_NOT_STARTED: u8 = 125;
 
-fn main() -> ExitCode {
-    // First of all, while there is one thread: these roles confine themselves.
-    match std::env::args_os().nth(1) {
-        Some(role) if role == kinds::BUILDER => return sterna_wasm::builder::run(),
-        Some(role) if role == runner::RUNNER => {
+/// Does what this program is to do as a part of a node or of an experiment, if it was started as one.
+fn in_a_role() -> Option<ExitCode> {
+    match std::env::args_os().nth(1)? {
+        role if role == kinds::BUILDER => return Some(sterna_wasm::builder::run()),
+        role if role == runner::RUNNER => {
             log_warnings();
-            return runner::run();
+            return Some(runner::run());
         }
-        Some(role) if role == manager::MANAGER => {
+        role if role == manager::MANAGER => {
             log_warnings();
-            return manager::run();
+            return Some(manager::run());
         }
-        Some(role) if role == workshop::TREE => return sterna_sys::trees::run_helper(),
+        role if role == workshop::TREE => return Some(sterna_sys::trees::run_helper()),
         // What takes part in an experiment is small.
-        Some(role) if role == sterna_laboratory::role::ROLE => {
-            return sterna_laboratory::role::run();
+        role if role == sterna_laboratory::role::ROLE => {
+            return Some(sterna_laboratory::role::run());
         }
         _ => {}
     }
-    let mut role = std::env::args().skip(1);
-    if let (Some(sterna_gateway::role::ROLE), Some(name)) = (role.next().as_deref(), role.next()) {
-        return sterna_gateway::role::run(&name);
+    let mut words = std::env::args().skip(1);
+    match (words.next()?.as_str(), words.next()) {
+        (sterna_gateway::role::ROLE, Some(name)) => Some(sterna_gateway::role::run(&name)),
+        _ => None,
+    }
+}
+
+fn main() -> ExitCode {
+    // First of all, while there is one thread: these roles confine themselves.
+    if let Some(code) = in_a_role() {
+        return code;
     }
     // A shell that asks what can follow has its answer by this, and the program ends.
     CompleteEnv::with_factory(Cli::command)
@@ -149,6 +159,8 @@ fn main() -> ExitCode {
         Command::Resume(steer) => steer.run(Deed::Resume),
         Command::Kill(steer) => steer.run(Deed::Kill),
         Command::Move(moving) => moving.run(),
+        Command::Drain(drain) => drain.run(),
+        Command::Balance(balance) => balance.run(),
         Command::CloneCommand(clone) => clone.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Recover(recover) => recover.run(),

@@ -87,6 +87,10 @@ impl Service {
                     false => self.pass_on(node, events).await.map(Some),
                 }
             }
+            HostingRequest::Drain { node, .. } if node != self.id => {
+                self.pass_on(node, request).await.map(Some)
+            }
+            HostingRequest::Rooms => self.all_rooms(hosting).await.map(Some),
             HostingRequest::MoveNews { source, .. } | HostingRequest::CancelMove { source, .. }
                 if source != self.id =>
             {
@@ -239,7 +243,10 @@ impl Service {
     ) -> Result<Option<HostingReply>, Failure> {
         match request {
             HostingRequest::Held => Ok(Some(HostingReply::Held(hosting.held().await?))),
-            HostingRequest::Capacity => Ok(Some(HostingReply::Capacity(hosting.capacity().await))),
+            HostingRequest::Capacity => hosting.room().await.map(Some),
+            HostingRequest::Drain { order, .. } => {
+                self.see_to_draining(hosting, order).await.map(Some)
+            }
             HostingRequest::Steer { process, deed } => {
                 let order = match deed {
                     Deed::Pause => Order::Pause(process),
@@ -356,7 +363,7 @@ impl Service {
         }
     }
 
-    async fn begin_move(
+    pub(super) async fn begin_move(
         self: &Arc<Self>,
         hosting: &Hosting,
         process: ProcessId,
@@ -504,7 +511,7 @@ impl Hosting {
         answered.await.ok().flatten()
     }
 
-    async fn cancel(&self, attempt: Attempt) -> Result<(), Failure> {
+    pub(super) async fn cancel(&self, attempt: Attempt) -> Result<(), Failure> {
         let (done, cancelled) = oneshot::channel();
         self.tell(Input::Cancel { attempt, done }).await;
         match cancelled.await {

@@ -42,6 +42,10 @@ impl Exports {
 impl Hosting {
     /// Why a process that is bound so cannot come; nothing if it can.
     pub(super) fn objection(&self, kind: &Tag, bindings: &[Binding]) -> Option<Refusal> {
+        if let Some(reason) = self.closed() {
+            let reason = reason.to_owned();
+            return Some(Refusal::NotAdmitted { reason });
+        }
         if !self.workshop.kinds().contains(kind) {
             let what = format!("processes of kind {kind}");
             return Some(Refusal::Unsupported { what });

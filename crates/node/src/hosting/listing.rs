@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Hosting;
-use crate::limits::{NAMES_MAX, PROBE_WITHIN};
+use crate::limits::{NAMES_MAX, PROBE_WITHIN, ROOM_AFTER_OTHERS};
 use crate::message::{
     Brief, Capacity, Failure, FailureKind, Found, HostingReply, HostingRequest, KeepingsOf, Listed,
-    Looked, ProcessEntry, RegistryRequest, Reply, Request,
+    Looked, ProcessEntry, RegistryRequest, Reply, Request, Room,
 };
 use crate::service::Service;
 
@@ -42,7 +42,15 @@ impl Hosting {
         })
     }
 
-    pub(super) async fn capacity(&self) -> Capacity {
+    /// How much room there is for processes, if any are taken.
+    pub(super) async fn room(&self) -> Result<HostingReply, Failure> {
+        match self.closed() {
+            None => Ok(HostingReply::Capacity(self.capacity().await)),
+            Some(reason) => Err(Failure::new(FailureKind::Drained, reason)),
+        }
+    }
+
+    async fn capacity(&self) -> Capacity {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = load
             .split(' ')
@@ -183,40 +191,71 @@ impl Service {
         Ok(HostingReply::Found(Found { entries, names }))
     }
 
-    /// The node with most room: most processors for each process that is ready to run, then fewest processes.
+    /// The node with most room: most processors for each process that is ready to run, then fewest processes. This one if
+    /// no other can be had.
     pub(super) async fn roomiest(&self, hosting: &Hosting) -> NodeId {
+        let rooms = self.rooms(hosting, self.members()).await;
+        let open = rooms
+            .into_iter()
+            .filter_map(|room| Some((room.node, room.capacity?)));
+        let best = open.min_by_key(|(node, capacity)| (crowded(capacity), *node != self.id));
+        best.map_or(self.id, |(node, _)| node)
+    }
+
+    pub(super) async fn all_rooms(&self, hosting: &Hosting) -> Result<HostingReply, Failure> {
+        let rooms = self.rooms(hosting, self.members()).await;
+        Ok(HostingReply::Rooms(rooms))
+    }
+
+    fn members(&self) -> Vec<NodeId> {
+        let roster = self.roster();
+        roster.members.iter().map(|member| member.id).collect()
+    }
+
+    /// How much room there is at some nodes, of those that answer. Once some have, the others are not waited for long.
+    pub(crate) async fn rooms(
+        &self,
+        hosting: &Hosting,
+        nodes: impl IntoIterator<Item = NodeId>,
+    ) -> Vec<Room> {
+        let mut rooms = Vec::new();
         let mut asked = JoinSet::new();
-        let own = hosting.capacity().await;
-        for member in &self.roster().members {
-            let (id, addresses) = (member.id, member.about.addresses.clone());
-            if id == self.id {
+        for node in nodes {
+            if node == self.id {
+                let capacity = match hosting.closed() {
+                    Some(_) => None,
+                    None => Some(hosting.capacity().await),
+                };
+                rooms.push(Room { node, capacity });
                 continue;
             }
-            let transport = self.transport.clone();
+            let (transport, addresses) = (self.transport.clone(), self.addresses(node));
             asked.spawn(async move {
                 let request = Request::Hosting(HostingRequest::Capacity);
-                let asked = transport.ask(id, &addresses, &request, PROBE_WITHIN);
-                match timeout(PROBE_WITHIN, asked).await {
-                    Ok(Ok((Reply::Hosting(HostingReply::Capacity(capacity)), _))) => {
-                        Some((id, capacity))
-                    }
-                    _ => None,
-                }
+                let asked = transport.ask(node, &addresses, &request, PROBE_WITHIN);
+                let capacity = match timeout(PROBE_WITHIN, asked).await.ok()?.ok()?.0 {
+                    Reply::Hosting(HostingReply::Capacity(capacity)) => Some(capacity),
+                    Reply::Failed(failure) if failure.kind == FailureKind::Drained => None,
+                    _ => return None,
+                };
+                Some(Room { node, capacity })
             });
         }
-        let mut all = vec![(self.id, own)];
-        while let Some(found) = asked.join_next().await {
-            all.extend(found.ok().flatten());
+        let mut within = PROBE_WITHIN;
+        while let Ok(Some(found)) = timeout(within, asked.join_next()).await {
+            if let Ok(Some(room)) = found {
+                rooms.push(room);
+                within = ROOM_AFTER_OTHERS;
+            }
         }
-        let crowded = |capacity: &Capacity| {
-            let load = u64::from(capacity.load_hundredths) + 100 * u64::from(capacity.processes);
-            load / u64::from(capacity.processors.max(1))
-        };
-        let best = all
-            .into_iter()
-            .min_by_key(|(_, capacity)| crowded(capacity));
-        best.map_or(self.id, |(id, _)| id)
+        rooms
     }
+}
+
+/// Processes that are ready to run, and all others, for each processor, in hundredths.
+pub(super) fn crowded(capacity: &Capacity) -> u64 {
+    let load = u64::from(capacity.load_hundredths) + 100 * u64::from(capacity.processes);
+    load / u64::from(capacity.processors.max(1))
 }
 
 fn lives(entry: &ProcessEntry) -> bool {

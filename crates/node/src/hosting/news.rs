@@ -70,6 +70,11 @@ impl News {
         self.note(Some(process), sort, what.into());
     }
 
+    /// Something happened to this node.
+    pub(super) fn node_event(&self, what: &str) {
+        self.note(None, EventSort::Other, what.to_owned());
+    }
+
     /// Nodes have come or gone.
     fn members(&self, before: &Roster, now: &Roster) {
         for member in &now.members {

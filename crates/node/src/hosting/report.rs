@@ -52,6 +52,8 @@ impl Service {
     }
 }
 
+/// How it is told that a process was not moved, before the reason.
+pub(super) const STAYED: &str = "stayed where it is: ";
 /// How often a move is asked after of which there may never be a report.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -131,11 +133,7 @@ fn told(outcome: &Outcome) -> (bool, String, bool) {
         }
         Outcome::Stayed(failure) => {
             let retry = failure.retry() != Retry::Never;
-            (
-                false,
-                format!("stayed where it is: {}", chain(failure)),
-                retry,
-            )
+            (false, format!("{STAYED}{}", chain(failure)), retry)
         }
         Outcome::Ended => (false, "ended before it could be moved".to_owned(), false),
         Outcome::Lost { copy } => {

@@ -195,7 +195,9 @@ impl Service {
             | HostingRequest::Snapshot { .. }
             | HostingRequest::Recover { .. }
             | HostingRequest::Clone { .. }
-            | HostingRequest::Adopt { .. } => crate::limits::START_WITHIN,
+            | HostingRequest::Adopt { .. }
+            // It may have to wait for moves to be given up.
+            | HostingRequest::Drain { .. } => crate::limits::START_WITHIN,
             _ => crate::limits::ANSWER_WITHIN,
         };
         let addresses = self.addresses(node);
@@ -220,6 +222,9 @@ impl Hosting {
         opened: Vec<OwnedFd>,
         came_from: Option<NodeId>,
     ) -> Result<(Place, Vec<OwnedFd>), Failure> {
+        if let Some(reason) = self.closed() {
+            return Err(Failure::refused(reason));
+        }
         let folder = self.log_folder(process);
         let log = make_folder(&folder).and_then(|()| {
             let mut options = OpenOptions::new();

@@ -8,9 +8,9 @@ use sterna_runner::log::Record;
 use sterna_runner::message::{FileAnswer, FileDeed, WindowSize};
 
 use super::{
-    Belongings, Binding, Cloned, EventRecord, Keeping, ProcessEntry, Recovered, ShelfReply,
-    ShelfRequest, SnapshotOrder, ThawOrder, TreePage, TreeRound, TreeWish, TreesSent,
-    is_process_name,
+    Belongings, Binding, Cloned, DrainNews, DrainOrder, EventRecord, Keeping, ProcessEntry,
+    Recovered, Room, ShelfReply, ShelfRequest, SnapshotOrder, ThawOrder, TreePage, TreeRound,
+    TreeWish, TreesSent, is_process_name,
 };
 use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
 
@@ -254,6 +254,15 @@ pub enum HostingRequest {
         /// Which.
         process: ProcessId,
     },
+    /// Empty a node before its machine goes.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// What is to be done about that.
+        order: DrainOrder,
+    },
+    /// How much room do all nodes have?
+    Rooms,
 }
 
 /// What is done to a process.
@@ -408,6 +417,10 @@ pub enum HostingReply {
     TreePieces(Vec<Bytes>),
     /// To [`HostingRequest::MoveNews`], if directories are copied along.
     MovedWithCopies(Box<MoveReport>, TreesSent),
+    /// To [`HostingRequest::Drain`].
+    Drain(Box<DrainNews>),
+    /// To [`HostingRequest::Rooms`]: of those that answer.
+    Rooms(Vec<Room>),
 }
 
 /// A process as its node sees it.

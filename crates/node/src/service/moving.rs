@@ -31,8 +31,13 @@ use crate::wire::now_ms;
 const TELL_MAX: usize = 3;
 
 impl Service {
+    /// Whether the cluster's registry is a file of this node.
+    pub(crate) fn serves_embedded_registry(&self) -> bool {
+        matches!(self.seat(), Seat::Here(_)) && self.roster().registry.is_none()
+    }
+
     /// Gives the registry of this node to another member.
-    pub(super) async fn move_registry(&self, to: NodeId) -> Result<Reply, Failure> {
+    pub(crate) async fn move_registry(&self, to: NodeId) -> Result<Reply, Failure> {
         let _alone = self.joining.lock().await;
         let (registry, embedded) = self.own_registry("made")?;
         let roster = self.roster();
@@ -216,8 +221,7 @@ impl Service {
     /// Tells a member that believes the registry elsewhere.
     pub(super) async fn correct(&self, member: NodeId, believes: NodeId) {
         let roster = self.roster();
-        let serves = matches!(self.seat(), Seat::Here(_)) && roster.registry.is_none();
-        if serves && believes != self.id && !roster.handovers.is_empty() {
+        if self.serves_embedded_registry() && believes != self.id && !roster.handovers.is_empty() {
             let told = Request::RegistryMoved(roster.handovers.clone());
             if let Err(failure) = self.ask_node(member, told).await {
                 tracing::debug!("told where the registry is: {failure}");

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use tokio::time::sleep;
 
 use super::Service;
+use crate::identity::NodeId;
 use crate::limits::{PROBE_EVERY, REQUEST_BYTES_MAX, RETRY_FIRST, RETRY_MAX};
-use crate::message::{Announced, Failure, FailureKind, RegistryRequest, Reply};
+use crate::message::{Announced, Failure, FailureKind, Reachability, RegistryRequest, Reply, Seen};
 
 impl Service {
     /// Says how this node is now, then takes over every newer list of nodes, wherever the registry is.
@@ -87,6 +88,25 @@ impl Service {
         loop {
             sleep(PROBE_EVERY).await;
             self.probe_all().await;
+        }
+    }
+
+    /// Says of nodes that answer whether they take processes.
+    pub(super) async fn note_drained(&self, seen: &mut [Seen]) {
+        let Some(hosting) = &self.hosting else {
+            return;
+        };
+        let answer = seen
+            .iter()
+            .filter(|seen| !matches!(seen.state, Reachability::Unknown { .. }));
+        let nodes: Vec<NodeId> = answer.map(|seen| seen.member.id).collect();
+        let rooms = self.rooms(hosting, nodes).await;
+        let drained = rooms.iter().filter(|room| room.capacity.is_none());
+        let drained: Vec<NodeId> = drained.map(|room| room.node).collect();
+        for seen in seen {
+            if drained.contains(&seen.member.id) {
+                seen.state = Reachability::Draining;
+            }
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The commands, a module each.
 
 pub(crate) mod attach;
+pub(crate) mod balance;
 pub(crate) mod cp;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod drain;
 pub(crate) mod events;
 pub(crate) mod filed;
 pub(crate) mod freeze;

@@ -46,7 +46,7 @@ runs on. Ctrl-C gives the move up, if that can still be done.
 Exit code: 0 if it was moved, 3 if it stayed and trying again can help, 1 otherwise.";
 
 /// The code if it stayed and may be moved later.
-const EXIT_LATER: u8 = 3;
+pub(crate) const EXIT_LATER: u8 = 3;
 
 #[derive(Serialize)]
 struct Told<'a> {

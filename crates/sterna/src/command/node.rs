@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use rustix::process::geteuid;
+use sterna_node::limits::DRAIN_WITHIN_MAX;
 use sterna_node::message::{Confinement, Remains, Reply, Request, TicketText};
 use sterna_node::store::{EtcdAddress, Login};
 use sterna_node::ticket::TICKET_BYTES_MAX;
@@ -21,7 +22,7 @@ use sterna_node::wire::{VERSIONS, Versions};
 use sterna_node::{Node, Opened, Options, Stopper, StoreAt};
 use sterna_process::Plain;
 
-use crate::command::doctor;
+use crate::command::{doctor, drain};
 use crate::host::Signals;
 use crate::node::{self, Which};
 use crate::{manager, service, show};
@@ -75,6 +76,11 @@ struct Start {
     /// $AWS_REGION, or $AWS_ENDPOINT if it is not at AWS.
     #[arg(long, value_name = "NAME=URL")]
     store: Vec<StoreAt>,
+    /// On SIGTERM, SIGINT or SIGHUP do not end at once, but move processes to other nodes first, and the registry if it is
+    /// here: `drain`, or with the time that there is for that, `drain=1m` [default time: 30s]. A second signal ends the
+    /// node at once.
+    #[arg(long, value_name = "drain[=TIME]", value_parser = parse_on_signal)]
+    on_signal: Option<Duration>,
     /// Speak this version of the protocol only, as an older sterna would: for tests of upgrades.
     #[arg(long, value_name = "VERSION", hide = true, value_parser = parse_version)]
     protocol: Option<Versions>,
@@ -89,6 +95,7 @@ Examples:
   sterna node start
   sterna node start --bind '[::]:7400' --advertise 203.0.113.5:7400
   sterna node start --data /tmp/second --bind 127.0.0.1:0     a second node on one machine
+  sterna node start --on-signal drain=2m
   sterna node start --systemd && systemctl --user enable --now sterna-node
   AWS_REGION=eu-central-1 sterna node start --store backup=s3://bucket/snapshots
 
@@ -229,7 +236,7 @@ impl Start {
         if gone.load(Ordering::SeqCst) {
             stopper.stop();
         }
-        signals.each(move |_| stopper.stop())?;
+        end_on(signals, stopper, self.on_signal)?;
         let addresses = node.about().addresses.iter();
         let addresses: Vec<String> = addresses.map(ToString::to_string).collect();
         show::note(format_args!(
@@ -275,13 +282,19 @@ impl Start {
         if let Some(name) = &self.name {
             words.extend(["--name".to_owned(), quoted(Path::new(name))?]);
         }
+        let mut stop = String::new();
+        if let Some(within) = self.on_signal {
+            words.push(format!("--on-signal drain={}s", within.as_secs_f64()));
+            let patience = within + STOP_AFTER_DRAIN;
+            stop = format!("TimeoutStopSec={}\n", patience.as_secs());
+        }
         let target = match geteuid().is_root() {
             true => "multi-user.target",
             false => "default.target",
         };
         Ok(format!(
             "[Unit]\nDescription=Sterna node\nAfter=network-online.target\nWants=network-online.target\n\n\
-             [Service]\nExecStart={}\nRestart=on-failure\nKillMode=process\n\n[Install]\nWantedBy={target}\n",
+             [Service]\nExecStart={}\nRestart=on-failure\nKillMode=process\n{stop}\n[Install]\nWantedBy={target}\n",
             words.join(" ")
         ))
     }
@@ -308,6 +321,24 @@ impl Start {
     }
 }
 
+/// Ends the node on a signal; if there is time for that, it is drained by the first one.
+fn end_on(signals: Signals, stopper: Stopper, mut drain_within: Option<Duration>) -> Result<()> {
+    signals.each(move |_| match drain_within.take() {
+        Some(within) => {
+            show::note(
+                "moving processes to other nodes first; a second signal ends the node at once",
+            );
+            stopper.drain(within);
+        }
+        None => stopper.stop(),
+    })
+}
+
+/// What systemd grants a node beyond its time to drain: moves that cannot be given up any more come to their end.
+const STOP_AFTER_DRAIN: Duration = Duration::from_secs(60);
+/// How much time there is to drain a node if nothing is said.
+const DRAIN_WITHIN: Duration = Duration::from_secs(30);
+
 /// A node without a manager could start no process, take none in, and host none again after its runner has ended.
 const MANAGER_GONE: &str = "the node's manager has ended, and so does the node, which cannot start another: its processes \
     live on in their runner, and are taken up when the node is started again";
@@ -331,6 +362,17 @@ fn parse_export(text: &str) -> Result<(String, PathBuf), String> {
             Ok((name.to_owned(), path.into()))
         }
         _ => Err("write NAME=DIR, for example data=/srv/data".into()),
+    }
+}
+
+fn parse_on_signal(text: &str) -> Result<Duration, String> {
+    match text.split_once('=') {
+        None if text == "drain" => Ok(DRAIN_WITHIN),
+        Some(("drain", within)) => match drain::parse_within(within)? {
+            within if within > DRAIN_WITHIN_MAX => Err("a day is enough: drain=24h".to_owned()),
+            within => Ok(within),
+        },
+        _ => Err("write drain, or drain=30s".to_owned()),
     }
 }
 

@@ -33,7 +33,7 @@ Examples:
   sterna nodes rm lab-3
 
 CONFINEMENT is that of the node's runner, which hosts its processes, and of its service (network, key) and manager (privilege)
-if theirs is another; what they lack is in --json, and `sterna doctor` there says how to mend it. A node that does not answer is `unknown`: it may be down, or the network between; what runs there may still run.";
+if theirs is another; what they lack is in --json, and `sterna doctor` there says how to mend it. A node that is drained, and takes no processes, is `draining` (`sterna drain`). One that does not answer is `unknown`: it may be down, or the network between; what runs there may still run.";
 
 #[derive(Debug, Subcommand)]
 enum Deed {
@@ -66,7 +66,7 @@ struct Row {
     id: String,
     name: String,
     addresses: Vec<String>,
-    /// `this`, `reachable` or `unknown`.
+    /// `this`, `reachable`, `draining` or `unknown`.
     state: &'static str,
     /// When an unknown node answered last, in milliseconds since 1970; null if it has not since the asked one started.
     answered_last_ms: Option<u64>,
@@ -120,6 +120,7 @@ fn state(seen: &Seen) -> (&'static str, Option<u64>) {
     match seen.state {
         Reachability::This => ("this", None),
         Reachability::Reachable => ("reachable", None),
+        Reachability::Draining => ("draining", None),
         Reachability::Unknown { since_ms } => ("unknown", since_ms),
     }
 }

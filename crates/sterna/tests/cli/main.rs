@@ -24,9 +24,11 @@
 //! - `buckets`: snapshots in what speaks the protocol of S3
 //! - `etcd`: the same with the registry in an etcd, which is killed, too
 //! - `parts`: service, manager and runner: what each may do, and what becomes of the others when one is killed
+//! - `draining`: nodes that are emptied before their machines go; `balancing`: nodes that share the work
 //! - `demo`: the demo, help and completions
 
 mod attacks;
+mod balancing;
 mod buckets;
 mod clocks;
 mod cluster;
@@ -34,6 +36,7 @@ mod control;
 mod copied;
 mod deaths;
 mod demo;
+mod draining;
 mod etcd;
 mod faults;
 mod found;
