@@ -7,6 +7,9 @@ use crate::half::{Receiving, Sending};
 use crate::table::{Connection, ConnectionId, Event, ProtocolError, Table};
 use crate::{CONNECTIONS_MAX, WINDOW_BYTES};
 
+/// Most bytes of a process that travel with a connection: what is under way, and what the system has of it.
+const KEPT_BYTES_MAX: usize = 4 * WINDOW_BYTES;
+
 /// The connections of one port, where the process is.
 #[derive(Debug, Default)]
 pub struct Back {
@@ -72,7 +75,7 @@ impl Back {
         for one in carried.connections.into_iter().take(CONNECTIONS_MAX) {
             let fits = one.unread.len() as u64 <= one.into_bytes
                 && one.unread.len() <= WINDOW_BYTES
-                && one.out.len() <= WINDOW_BYTES
+                && one.out.len() <= KEPT_BYTES_MAX
                 && one.out_start < u64::MAX >> 1;
             if !fits || one.id.0 >= back.seen {
                 continue;
@@ -124,7 +127,7 @@ impl Back {
         self.table.get(id).map_or(0, |one| one.out.room())
     }
 
-    /// The process has sent bytes, no more than there is [room](Self::room) for.
+    /// The process has sent bytes: no more than there is [room](Self::room) for, unless they have to travel.
     pub fn push(&mut self, id: ConnectionId, bytes: &[u8]) {
         if let Some(one) = self.table.get(id) {
             one.out.push(bytes);
@@ -223,8 +226,7 @@ impl Back {
                 self.table.all.insert(id, one);
                 self.table.events.push_back(Event::Opened(id, address));
             }
-            (Kind::Data | Kind::End, true)
-                if self.table.get(id).is_some_and(|one| one.closed) => {}
+            (Kind::Data | Kind::End, true) if self.table.get(id).is_some_and(|one| one.closed) => {}
             (_, true) => {
                 self.table.take(frame)?;
                 self.finish(id);

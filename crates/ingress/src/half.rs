@@ -55,8 +55,8 @@ impl Sending {
         }
     }
 
+    /// Takes bytes; what is more than there is room for is kept as well, and sent later.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        debug_assert!(bytes.len() <= self.room(), "more than there is room for");
         self.kept.extend(bytes);
     }
 
@@ -107,6 +107,10 @@ impl Sending {
         let (length, offset) = (self.length(), self.sent);
         if offset < length {
             let at = (offset - self.start) as usize;
+            let bytes_max = bytes_max.min(WINDOW_BYTES.saturating_sub(at));
+            if bytes_max == 0 {
+                return None;
+            }
             let (first, second) = self.kept.as_slices();
             let rest = match first.len() {
                 before if at < before => &first[at..],

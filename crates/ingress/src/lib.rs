@@ -23,9 +23,9 @@
 //! is to be written.
 
 mod back;
+mod frame;
 mod front;
 mod half;
-mod frame;
 mod table;
 
 pub use back::{Back, Carried, CarriedConnection};

@@ -144,6 +144,7 @@ impl Table {
             Kind::Taken => {
                 connection.out.taken(frame.offset)?;
                 self.events.push_back(Event::Room(id));
+                self.queue(id);
                 return Ok(());
             }
             Kind::Reset => {

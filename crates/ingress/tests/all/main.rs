@@ -8,8 +8,12 @@ use world::{Broken, World};
 const SEEDS: u64 = 4_000;
 
 fn seeds() -> std::ops::Range<u64> {
-    let first = std::env::var("SEED").ok().and_then(|text| text.parse().ok());
-    let many = std::env::var("SEEDS").ok().and_then(|text| text.parse().ok());
+    let first = std::env::var("SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let many = std::env::var("SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     match first {
         Some(seed) => seed..seed + 1,
         None => 0..many.unwrap_or(SEEDS),
@@ -31,7 +35,11 @@ fn no_byte_is_lost_doubled_or_reordered_whatever_breaks() {
 
 #[test]
 fn rules_that_are_broken_are_noticed() {
-    for broken in [Broken::UnreadStays, Broken::OutStays, Broken::OldFramesArrive] {
+    for broken in [
+        Broken::UnreadStays,
+        Broken::OutStays,
+        Broken::OldFramesArrive,
+    ] {
         let noticed = (0..SEEDS).any(|seed| World::run(seed, broken).is_err());
         assert!(noticed, "{broken:?}");
     }

@@ -234,7 +234,9 @@ impl World {
         let (pairs, broken) = (&self.pairs, self.broken);
         let mut unread_bytes = 0;
         let mut carried = self.back.carry(|id| {
-            let unread = pairs.get(&id).map_or(Vec::new(), |(unread, _)| unread.clone().into());
+            let unread = pairs
+                .get(&id)
+                .map_or(Vec::new(), |(unread, _)| unread.clone().into());
             unread_bytes += unread.len() as u64;
             match broken {
                 Broken::UnreadStays => Vec::new(),
@@ -421,8 +423,16 @@ impl World {
                 return Err(format!(
                     "{id:?}: known {known}; client sent {} (end {}), got {} (end {}), gone {}; process sent {} (end {}), \
                      got {} (end {}), gone {}",
-                    client.sent, client.has_ended, client.received, client.saw_end, client.gone,
-                    process.sent, process.has_ended, process.received, process.saw_end, process.gone,
+                    client.sent,
+                    client.has_ended,
+                    client.received,
+                    client.saw_end,
+                    client.gone,
+                    process.sent,
+                    process.has_ended,
+                    process.received,
+                    process.saw_end,
+                    process.gone,
                 ));
             }
         }
