@@ -16,6 +16,7 @@
 //! - `runner`: starting a runner, finding one that outlived the last service, noticing its death
 //! - `channels`: connections for image and pages; `programs`: modules that other nodes have
 //! - `bindings`: what an arriving process may be bound to; `copies`: directories that go along, `travels`: how
+//! - `attaching`: clients of processes, by way of their ingresses
 //! - `known`: what the node remembers of its processes, should the registry forget
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
@@ -27,6 +28,7 @@
 
 mod admission;
 mod answers;
+mod attaching;
 mod bindings;
 mod channels;
 mod chronicle;
@@ -63,11 +65,14 @@ use sterna_runner::message::{Answer, Ended, Order};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::ingress::Ingress;
 use crate::limits::{
     INPUTS_WAITING_MAX, KILLED_WITHIN, LOG_LOOK_EVERY, PREPARING_MAX, RUNNER_WITHIN,
 };
 use crate::message::{Failure, FailureKind, Remains};
 use crate::workshop::Workshop;
+use attaching::Attaching;
+pub(crate) use attaching::serve_clients;
 pub(crate) use bindings::Exports;
 pub(crate) use channels::Channels;
 use copies::Copies;
@@ -93,6 +98,9 @@ pub(crate) struct Hosting {
     /// The node stops, and has told its runner to end: no other one is started.
     is_over: AtomicBool,
     pub(crate) channels: Channels,
+    /// Ports of this node, for processes of any.
+    pub(crate) ingress: Ingress,
+    attaching: Attaching,
     news: News,
     /// For what a runner needs made ready.
     preparing: Arc<Semaphore>,
@@ -114,6 +122,7 @@ impl Hosting {
         workshop: Arc<dyn Workshop>,
         (exports, stores): (Exports, Stores),
         copies_bytes_max: u64,
+        ingress: Ingress,
         folder: PathBuf,
     ) -> Self {
         let (inputs, from_all) = mpsc::channel(INPUTS_WAITING_MAX);
@@ -134,6 +143,8 @@ impl Hosting {
             starting: tokio::sync::Mutex::default(),
             is_over: AtomicBool::new(false),
             channels: Channels::default(),
+            ingress,
+            attaching: Attaching::default(),
             news,
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             ended: Mutex::default(),

@@ -63,7 +63,11 @@ impl Service {
     ) -> Result<Option<HostingReply>, Failure> {
         match request {
             HostingRequest::Start(order) => {
-                let started = self.start(hosting, *order, descriptors, None);
+                let started = self.start(hosting, *order, Vec::new(), descriptors, None);
+                started.await.map(Some)
+            }
+            HostingRequest::StartListening { order, listens } => {
+                let started = self.start(hosting, *order, listens, descriptors, None);
                 started.await.map(Some)
             }
             HostingRequest::List { ended } => self.listed(hosting, ended).await.map(Some),
@@ -152,8 +156,21 @@ impl Service {
     ) -> Result<Option<HostingReply>, Failure> {
         match request {
             HostingRequest::Start(order) => {
-                let started = self.start(hosting, *order, Vec::new(), Some(node));
+                let started = self.start(hosting, *order, Vec::new(), Vec::new(), Some(node));
                 started.await.map(Some)
+            }
+            HostingRequest::StartListening { order, listens } => {
+                let started = self.start(hosting, *order, listens, Vec::new(), Some(node));
+                started.await.map(Some)
+            }
+            HostingRequest::Listen {
+                process,
+                index,
+                port,
+            } => hosting.listen(process, index, port).map(Some),
+            HostingRequest::Unlisten { process } => {
+                hosting.ingress.close(process);
+                Ok(None)
             }
             HostingRequest::Message { bytes } => {
                 let (message, found) = Message::decode(&bytes).map_err(Failure::refused)?;

@@ -1,5 +1,7 @@
 //! What is asked of nodes about the processes that they host, and what they answer.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 use sterna_migration::{Attempt, MoveId, NodeId};
 use sterna_process::{Description, MemoryLayout, ProcessId, ProgramId, Stats, Tag};
@@ -8,8 +10,8 @@ use sterna_runner::log::Record;
 use sterna_runner::message::{FileAnswer, FileDeed, WindowSize};
 
 use super::{
-    Belongings, Binding, Cloned, EventRecord, Keeping, ProcessEntry, Recovered, ShelfReply,
-    ShelfRequest, SnapshotOrder, ThawOrder, TreePage, TreeRound, TreeWish, TreesSent,
+    Belongings, Binding, Cloned, EventRecord, Keeping, ListenOrder, ProcessEntry, Recovered,
+    ShelfReply, ShelfRequest, SnapshotOrder, ThawOrder, TreePage, TreeRound, TreeWish, TreesSent,
     is_process_name,
 };
 use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
@@ -254,6 +256,39 @@ pub enum HostingRequest {
         /// Which.
         process: ProcessId,
     },
+    /// Start a process with ports. Descriptors: as for `Start`.
+    StartListening {
+        /// The process.
+        order: Box<StartOrder>,
+        /// Its ports.
+        listens: Vec<ListenOrder>,
+    },
+    /// Between nodes: open a port for a process that is about to start.
+    Listen {
+        /// Which process.
+        process: ProcessId,
+        /// Which of its ports.
+        index: u32,
+        /// The number that the port is to have; 0: any that is free.
+        port: u16,
+    },
+    /// Between nodes: a process was not started, so close its ports.
+    Unlisten {
+        /// Which process.
+        process: ProcessId,
+    },
+    /// Between nodes: the asking node has a process, whose clients come to the asked one. After [`Reply::Done`] there are
+    /// [frames](sterna_ingress::Frame) both ways.
+    ///
+    /// [`Reply::Done`]: super::Reply::Done
+    Clients {
+        /// Which process.
+        process: ProcessId,
+        /// Which of its ports.
+        index: u32,
+        /// The number that the port has, or had.
+        port: u16,
+    },
 }
 
 /// What is done to a process.
@@ -408,6 +443,8 @@ pub enum HostingReply {
     TreePieces(Vec<Bytes>),
     /// To [`HostingRequest::MoveNews`], if directories are copied along.
     MovedWithCopies(Box<MoveReport>, TreesSent),
+    /// To [`HostingRequest::Listen`]: where.
+    Listening(SocketAddr),
 }
 
 /// A process as its node sees it.

@@ -1,0 +1,309 @@
+//! Clients of processes of this node, by way of their ingresses; and processes of any node whose ingress this is.
+//!
+//! ```text
+//!  node that has the process                        ingress
+//!    runner ═ pair of sockets ═ service ─ Clients{process, port} ─► is the process yours, as the registry has it?
+//!      ▲                           │ ◄───────────────── Done
+//!      └────────── frames ─────────┴──── the same stream ────────► port
+//! ```
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quinn::{RecvStream, SendStream};
+use sterna_migration::{Life, NodeId};
+use sterna_process::ProcessId;
+use sterna_runner::message::Order;
+use tokio::io::{AsyncWriteExt, copy};
+use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use super::Hosting;
+use crate::door::{self, Authority};
+use crate::ingress::Port;
+use crate::limits::{
+    ANSWER_WITHIN, ATTACH_AGAIN_MAX, NOT_STARTED_WITHIN, REPLY_BYTES_MAX, RETRY_FIRST,
+    UNATTACHED_WITHIN,
+};
+use crate::message::{
+    Belongings, Failure, FailureKind, HostingReply, HostingRequest, Listen, ListenOrder,
+    RegistryRequest, Reply, Request,
+};
+use crate::service::Service;
+use crate::wire;
+
+/// Tasks that keep ports of processes attached.
+#[derive(Default)]
+pub(super) struct Attaching(Mutex<HashMap<(ProcessId, u32), AbortHandle>>);
+
+impl Attaching {
+    /// Begins a task, unless there is one.
+    fn begin(&self, process: ProcessId, index: u32, task: impl FnOnce() -> AbortHandle) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, task| !task.is_finished());
+        all.entry((process, index)).or_insert_with(task);
+    }
+}
+
+/// What an attachment of this node is to.
+enum Way {
+    Here(Arc<Port>),
+    There(SendStream, RecvStream),
+}
+
+impl Service {
+    /// Opens the ports of a process that is to start. If one cannot be, there is none.
+    pub(super) async fn open_ports(
+        &self,
+        hosting: &Hosting,
+        process: ProcessId,
+        orders: Vec<ListenOrder>,
+    ) -> Result<Vec<Listen>, Failure> {
+        let mut listens = Vec::new();
+        for (index, order) in (0..).zip(orders) {
+            let ingress = order.ingress.unwrap_or(self.id);
+            let request = HostingRequest::Listen {
+                process,
+                index,
+                port: order.port,
+            };
+            let opened = match ingress == self.id {
+                true => hosting.listen(process, index, order.port),
+                false => self.pass_on(ingress, request).await,
+            };
+            match opened {
+                Ok(HostingReply::Listening(address)) => listens.push(Listen {
+                    name: order.name,
+                    ingress,
+                    address,
+                }),
+                Ok(_) => return Err(Failure::refused("the ingress answers another question")),
+                Err(failure) => {
+                    self.close_ports(hosting, process, &listens).await;
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(listens)
+    }
+
+    /// Closes ports of a process that was not started. An ingress that does not hear of it notices after a while.
+    pub(super) async fn close_ports(
+        &self,
+        hosting: &Hosting,
+        process: ProcessId,
+        listens: &[Listen],
+    ) {
+        for listen in listens {
+            if listen.ingress == self.id {
+                hosting.ingress.close(process);
+            } else {
+                let request = HostingRequest::Unlisten { process };
+                let _ = self.pass_on_any(listen.ingress, request).await;
+            }
+        }
+    }
+
+    /// Sees to it that clients of a process of this node reach it, for as long as it is here.
+    pub(super) fn attach_clients(self: &Arc<Self>, hosting: &Arc<Hosting>, process: ProcessId) {
+        let info = hosting.remembered(process);
+        let belongings = info.and_then(|info| Belongings::decode(&info.extra));
+        let listens = belongings.map_or_else(Vec::new, |belongings| belongings.listens);
+        for (index, listen) in (0..).zip(listens) {
+            let (service, keeping) = (Arc::clone(self), Arc::clone(hosting));
+            hosting.attaching.begin(process, index, || {
+                let task = service.keep_attached(keeping, process, index, listen);
+                tokio::spawn(task).abort_handle()
+            });
+        }
+    }
+
+    async fn keep_attached(
+        self: Arc<Self>,
+        hosting: Arc<Hosting>,
+        process: ProcessId,
+        index: u32,
+        listen: Listen,
+    ) {
+        let mut pause = RETRY_FIRST;
+        while hosting.has_here(process).await {
+            match self.attach_once(&hosting, process, index, &listen).await {
+                Ok(()) => pause = RETRY_FIRST,
+                Err(failure) => {
+                    tracing::debug!("clients of {} are not attached: {failure}", process.short());
+                    pause = (pause * 2).min(ATTACH_AGAIN_MAX);
+                }
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// Attaches the process to its ingress, and passes frames on until either end is gone.
+    async fn attach_once(
+        &self,
+        hosting: &Hosting,
+        process: ProcessId,
+        index: u32,
+        listen: &Listen,
+    ) -> Result<(), Failure> {
+        let way = self.way_to(hosting, process, index, listen).await?;
+        let (ours, theirs) = StdUnixStream::pair().map_err(Failure::refused)?;
+        let ours = as_tokio(ours).map_err(Failure::refused)?;
+        let order = Order::Attach {
+            process,
+            port: index,
+        };
+        hosting.ask(order, vec![OwnedFd::from(theirs)]).await?;
+        let (mut read, mut write) = ours.into_split();
+        let ended = match way {
+            Way::Here(port) => port.attach(read, write).await.map_err(Failure::refused),
+            Way::There(mut to, mut from) => tokio::select! {
+                ended = copy(&mut read, &mut to) => ended.map(drop).map_err(Failure::refused),
+                ended = copy(&mut from, &mut write) => ended.map(drop).map_err(Failure::refused),
+            },
+        };
+        if let Err(failure) = ended {
+            tracing::debug!(
+                "clients of {} are attached anew: {failure}",
+                process.short()
+            );
+        }
+        Ok(())
+    }
+
+    async fn way_to(
+        &self,
+        hosting: &Hosting,
+        process: ProcessId,
+        index: u32,
+        listen: &Listen,
+    ) -> Result<Way, Failure> {
+        let port = listen.address.port();
+        if listen.ingress == self.id {
+            self.is_owner(self.id, process).await?;
+            return hosting.ingress.listen(process, index, port).map(Way::Here);
+        }
+        let request = Request::Hosting(HostingRequest::Clients {
+            process,
+            index,
+            port,
+        });
+        let addresses = self.addresses(listen.ingress);
+        let begun = self
+            .transport
+            .begin(listen.ingress, &addresses, &request)
+            .await;
+        let unreachable = |error: String| Failure::new(FailureKind::Unreachable, error);
+        let (to, mut from) = begun.map_err(|error| unreachable(error.to_string()))?;
+        match wire::receive(&mut from, REPLY_BYTES_MAX, ANSWER_WITHIN).await {
+            Ok(Reply::Done) => Ok(Way::There(to, from)),
+            Ok(Reply::Failed(failure)) => Err(failure),
+            Ok(_) => Err(Failure::refused("the ingress answers another question")),
+            Err(error) => Err(unreachable(error.to_string())),
+        }
+    }
+
+    /// Lets the node that has a process attach to a port of this one.
+    pub(crate) async fn port_for(
+        &self,
+        authority: Authority,
+        request: &HostingRequest,
+    ) -> Result<Arc<Port>, Failure> {
+        door::permit(authority, &Request::Hosting(request.clone()))?;
+        let (Authority::Member(node), Some(hosting)) = (authority, &self.hosting) else {
+            return Err(Failure::refused("this node hosts no processes"));
+        };
+        let HostingRequest::Clients {
+            process,
+            index,
+            port,
+        } = *request
+        else {
+            return Err(Failure::refused("not a request of this sort"));
+        };
+        self.is_owner(node, process).await?;
+        hosting.ingress.listen(process, index, port)
+    }
+
+    /// Fails unless a process is this node's, as the registry has it.
+    async fn is_owner(&self, node: NodeId, process: ProcessId) -> Result<(), Failure> {
+        let record = self
+            .entry(process)
+            .await?
+            .record()
+            .map_err(Failure::refused)?;
+        match record.owner == node && record.life == Life::Alive {
+            true => Ok(()),
+            false => Err(Failure::new(
+                FailureKind::Forbidden,
+                "only the node that has a process serves its clients",
+            )),
+        }
+    }
+
+    /// Closes ports of processes that run nowhere any more.
+    pub(crate) async fn watch_ports(self: Arc<Self>, hosting: Arc<Hosting>) {
+        loop {
+            sleep(UNATTACHED_WITHIN).await;
+            for (process, waited) in hosting.ingress.unattached() {
+                let asked = self
+                    .ask_registry(RegistryRequest::Process { process })
+                    .await;
+                let is_over = match asked {
+                    Ok(Reply::Process(Some(entry))) => entry
+                        .record()
+                        .is_ok_and(|record| record.life != Life::Alive),
+                    // Its ports are opened before it has a record.
+                    Ok(Reply::Process(None)) => waited >= NOT_STARTED_WITHIN,
+                    // Nobody knows: the clients wait.
+                    _ => false,
+                };
+                if is_over {
+                    hosting.ingress.close(process);
+                }
+            }
+        }
+    }
+}
+
+impl Hosting {
+    /// Opens a port here.
+    pub(super) fn listen(
+        &self,
+        process: ProcessId,
+        index: u32,
+        port: u16,
+    ) -> Result<HostingReply, Failure> {
+        let port = self.ingress.listen(process, index, port)?;
+        Ok(HostingReply::Listening(port.address()))
+    }
+
+    async fn has_here(&self, process: ProcessId) -> bool {
+        match self.seen(process).await {
+            Ok(_) => true,
+            Err(failure) => failure.kind != FailureKind::NotHere,
+        }
+    }
+}
+
+/// Says to the node at the other end of a stream that it is attached, and serves it.
+pub(crate) async fn serve_clients(port: &Port, to: &mut SendStream, from: &mut RecvStream) {
+    let said = wire::encode(&Reply::Done, REPLY_BYTES_MAX);
+    let Ok(said) = said else { return };
+    if to.write_all(&said).await.is_err() {
+        return;
+    }
+    if let Err(error) = port.attach(from, &mut *to).await {
+        tracing::debug!("an attachment has ended: {error}");
+    }
+    let _ = to.shutdown().await;
+}
+
+fn as_tokio(socket: StdUnixStream) -> io::Result<UnixStream> {
+    socket.set_nonblocking(true)?;
+    UnixStream::from_std(socket)
+}

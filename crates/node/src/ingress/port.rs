@@ -1,0 +1,234 @@
+//! One port: [`Port`].
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use sterna_ingress::{ConnectionId, Decoder, Event, Front};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep};
+
+use super::client::{Client, Over};
+use crate::limits::{FRAMES_BYTES, RETRY_FIRST};
+
+/// A port of a process at its ingress.
+pub(crate) struct Port {
+    address: SocketAddr,
+    state: Mutex<State>,
+    /// There may be something for the process.
+    changed: Notify,
+    /// Number of the attachment that counts.
+    attachment: watch::Sender<u64>,
+    accepting: AbortHandle,
+}
+
+struct State {
+    front: Front,
+    clients: HashMap<ConnectionId, Arc<Client>>,
+    /// Since when nobody is attached, if so.
+    alone_since: Option<Instant>,
+}
+
+/// Why an attachment ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttachmentError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Malformed(#[from] sterna_ingress::Malformed),
+    #[error(transparent)]
+    Protocol(#[from] sterna_ingress::ProtocolError),
+    #[error("it was closed")]
+    Closed,
+}
+
+impl Port {
+    /// Listens, on the runtime of whoever calls.
+    pub(super) fn open(address: SocketAddr) -> io::Result<Arc<Self>> {
+        let listener = StdTcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let address = listener.local_addr()?;
+        Ok(Arc::new_cyclic(|this| {
+            let accepting = tokio::spawn(accept(Weak::clone(this), listener));
+            Self {
+                address,
+                state: Mutex::new(State {
+                    front: Front::default(),
+                    clients: HashMap::new(),
+                    alone_since: Some(Instant::now()),
+                }),
+                changed: Notify::new(),
+                attachment: watch::Sender::new(0),
+                accepting: accepting.abort_handle(),
+            }
+        }))
+    }
+
+    /// Where clients connect.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// For how long nobody has been attached, if so.
+    pub(super) fn has_waited(&self) -> Option<Duration> {
+        self.lock().alone_since.map(|since| since.elapsed())
+    }
+
+    /// Cuts all clients off, and takes no more.
+    pub(super) fn close(&self) {
+        self.accepting.abort();
+        self.attachment.send_replace(u64::MAX);
+        for (_, client) in self.lock().clients.drain() {
+            client.end(Over::Broken);
+        }
+    }
+
+    /// Serves an attachment until it breaks, or another one comes.
+    pub(crate) async fn attach(
+        &self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+    ) -> Result<(), AttachmentError> {
+        let number = {
+            let mut state = self.lock();
+            state.front.attach();
+            state.alone_since = None;
+            let number = self.attachment.borrow().saturating_add(1);
+            self.attachment.send_replace(number);
+            number
+        };
+        let mut current = self.attachment.subscribe();
+        let ended = tokio::select! {
+            ended = self.read(&mut from, number) => ended,
+            ended = self.write(&mut to, number) => ended,
+            _ = current.wait_for(|current| *current != number) => Ok(()),
+        };
+        let mut state = self.lock();
+        if *self.attachment.borrow() == number {
+            state.alone_since = Some(Instant::now());
+        }
+        ended
+    }
+
+    /// The state, while an attachment counts.
+    fn current(&self, number: u64) -> Result<MutexGuard<'_, State>, AttachmentError> {
+        let state = self.lock();
+        match *self.attachment.borrow() == number {
+            true => Ok(state),
+            false => Err(AttachmentError::Closed),
+        }
+    }
+
+    async fn read(
+        &self,
+        from: &mut (impl AsyncRead + Unpin),
+        number: u64,
+    ) -> Result<(), AttachmentError> {
+        let (mut decoder, mut buffer) = (Decoder::default(), vec![0; FRAMES_BYTES]);
+        loop {
+            let got = from.read(&mut buffer).await?;
+            if got == 0 {
+                return Err(AttachmentError::Closed);
+            }
+            decoder.extend(&buffer[..got]);
+            let mut state = self.current(number)?;
+            while let Some(frame) = decoder.frame()? {
+                state.front.take(&frame)?;
+            }
+            self.see_to_events(&mut state);
+        }
+    }
+
+    async fn write(
+        &self,
+        to: &mut (impl AsyncWrite + Unpin),
+        number: u64,
+    ) -> Result<(), AttachmentError> {
+        let mut frames = Vec::with_capacity(FRAMES_BYTES);
+        loop {
+            self.current(number)?.front.write(&mut frames, FRAMES_BYTES);
+            if frames.is_empty() {
+                self.changed.notified().await;
+            } else {
+                to.write_all(&frames).await?;
+                frames.clear();
+            }
+        }
+    }
+
+    /// Does something with the front, and what follows from it.
+    pub(super) fn with<T>(&self, deed: impl FnOnce(&mut Front) -> T) -> T {
+        let mut state = self.lock();
+        let done = deed(&mut state.front);
+        self.see_to_events(&mut state);
+        done
+    }
+
+    fn see_to_events(&self, state: &mut State) {
+        while let Some(event) = state.front.event() {
+            match event {
+                Event::Deliver(id) | Event::Room(id) => {
+                    if let Some(client) = state.clients.get(&id) {
+                        client.wake();
+                    }
+                }
+                Event::Reset(id) => end(state, id, Over::Broken),
+                Event::Finished(id) => end(state, id, Over::Finished),
+                Event::Opened(..) => {}
+            }
+        }
+        if state.front.has_something() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// A client is gone.
+    pub(super) fn lost(&self, id: ConnectionId) {
+        let mut state = self.lock();
+        state.clients.remove(&id);
+        state.front.reset(id);
+        self.see_to_events(&mut state);
+    }
+
+    fn welcome(self: &Arc<Self>, stream: TcpStream, from: SocketAddr) {
+        let mut state = self.lock();
+        let Some(id) = state.front.accept(&from.to_string()) else {
+            tracing::warn!("{} has as many clients as it may", self.address);
+            return;
+        };
+        let client = Arc::new(Client::default());
+        state.clients.insert(id, Arc::clone(&client));
+        self.see_to_events(&mut state);
+        drop(state);
+        tokio::spawn(client.serve(Arc::downgrade(self), id, stream));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn end(state: &mut State, id: ConnectionId, over: Over) {
+    if let Some(client) = state.clients.remove(&id) {
+        client.end(over);
+    }
+}
+
+async fn accept(port: Weak<Port>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, from)) => match port.upgrade() {
+                Some(port) => port.welcome(stream, from),
+                None => return,
+            },
+            // Out of descriptors, say: others are being served, and will give some back.
+            Err(_) => sleep(RETRY_FIRST).await,
+        }
+    }
+}
