@@ -11,6 +11,8 @@
 //! descriptor of the process's end of each pair, and looks at what is in it.
 
 mod port;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::io;
