@@ -11,16 +11,17 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quinn::{RecvStream, SendStream};
 use sterna_migration::{Life, NodeId};
-use sterna_process::ProcessId;
+use sterna_process::{Epoch, ProcessId};
 use sterna_runner::message::Order;
 use tokio::io::{AsyncWriteExt, copy};
 use tokio::net::UnixStream;
-use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
 use super::Hosting;
 use crate::door::{self, Authority};
@@ -36,22 +37,49 @@ use crate::message::{
 use crate::service::Service;
 use crate::wire;
 
-/// Tasks that keep ports of processes attached.
+/// Ports of processes that are kept attached, each by a task.
 #[derive(Default)]
-pub(super) struct Attaching(Mutex<HashMap<(ProcessId, u32), AbortHandle>>);
+pub(super) struct Attaching(Mutex<HashMap<(ProcessId, u32), Arc<Wish>>>);
+
+/// That a port be attached.
+#[derive(Default)]
+struct Wish {
+    /// How often it was wanted.
+    times: AtomicU64,
+    again: Notify,
+}
 
 impl Attaching {
-    /// Begins a task, unless there is one.
-    fn begin(&self, process: ProcessId, index: u32, task: impl FnOnce() -> AbortHandle) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, task| !task.is_finished());
-        all.entry((process, index)).or_insert_with(task);
+    /// It is wanted, perhaps again. If there is no task for it, one has to be started.
+    fn want(&self, process: ProcessId, index: u32) -> Option<Arc<Wish>> {
+        let mut all = self.all();
+        let is_new = !all.contains_key(&(process, index));
+        let wish = Arc::clone(all.entry((process, index)).or_default());
+        wish.times.fetch_add(1, Ordering::SeqCst);
+        wish.again.notify_one();
+        is_new.then_some(wish)
+    }
+
+    /// It is not wanted any more, unless it was since somebody looked.
+    fn give_up(&self, process: ProcessId, index: u32, looked: u64) -> bool {
+        let mut all = self.all();
+        let is_over = all
+            .get(&(process, index))
+            .is_none_or(|wish| wish.times.load(Ordering::SeqCst) == looked);
+        if is_over {
+            all.remove(&(process, index));
+        }
+        is_over
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<(ProcessId, u32), Arc<Wish>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What an attachment of this node is to.
 enum Way {
-    Here(Arc<Port>),
+    Here(Arc<Port>, Epoch),
     There(SendStream, RecvStream),
 }
 
@@ -114,23 +142,29 @@ impl Service {
         let belongings = info.and_then(|info| Belongings::decode(&info.extra));
         let listens = belongings.map_or_else(Vec::new, |belongings| belongings.listens);
         for (index, listen) in (0..).zip(listens) {
-            let (service, keeping) = (Arc::clone(self), Arc::clone(hosting));
-            hosting.attaching.begin(process, index, || {
-                let task = service.keep_attached(keeping, process, index, listen);
-                tokio::spawn(task).abort_handle()
-            });
+            if let Some(wish) = hosting.attaching.want(process, index) {
+                let (service, hosting) = (Arc::clone(self), Arc::clone(hosting));
+                tokio::spawn(service.keep_attached(hosting, (process, index), listen, wish));
+            }
         }
     }
 
     async fn keep_attached(
         self: Arc<Self>,
         hosting: Arc<Hosting>,
-        process: ProcessId,
-        index: u32,
+        (process, index): (ProcessId, u32),
         listen: Listen,
+        wish: Arc<Wish>,
     ) {
         let mut pause = RETRY_FIRST;
-        while hosting.has_here(process).await {
+        loop {
+            let looked = wish.times.load(Ordering::SeqCst);
+            if !hosting.has_here(process).await {
+                match hosting.attaching.give_up(process, index, looked) {
+                    true => return,
+                    false => continue,
+                }
+            }
             match self.attach_once(&hosting, process, index, &listen).await {
                 Ok(()) => pause = RETRY_FIRST,
                 Err(failure) => {
@@ -138,7 +172,10 @@ impl Service {
                     pause = (pause * 2).min(ATTACH_AGAIN_MAX);
                 }
             }
-            sleep(pause).await;
+            // Or at once, when it has just come back.
+            if timeout(pause, wish.again.notified()).await.is_ok() {
+                pause = RETRY_FIRST;
+            }
         }
     }
 
@@ -160,7 +197,10 @@ impl Service {
         hosting.ask(order, vec![OwnedFd::from(theirs)]).await?;
         let (mut read, mut write) = ours.into_split();
         let ended = match way {
-            Way::Here(port) => port.attach(read, write).await.map_err(Failure::refused),
+            Way::Here(port, epoch) => {
+                let attached = port.attach(epoch, read, write).await;
+                attached.map_err(Failure::refused)
+            }
             Way::There(mut to, mut from) => tokio::select! {
                 ended = copy(&mut read, &mut to) => ended.map(drop).map_err(Failure::refused),
                 ended = copy(&mut from, &mut write) => ended.map(drop).map_err(Failure::refused),
@@ -184,8 +224,9 @@ impl Service {
     ) -> Result<Way, Failure> {
         let port = listen.address.port();
         if listen.ingress == self.id {
-            self.is_owner(self.id, process).await?;
-            return hosting.ingress.listen(process, index, port).map(Way::Here);
+            let epoch = self.epoch_of_owner(self.id, process).await?;
+            let port = hosting.ingress.listen(process, index, port)?;
+            return Ok(Way::Here(port, epoch));
         }
         let request = Request::Hosting(HostingRequest::Clients {
             process,
@@ -212,7 +253,7 @@ impl Service {
         &self,
         authority: Authority,
         request: &HostingRequest,
-    ) -> Result<Arc<Port>, Failure> {
+    ) -> Result<(Arc<Port>, Epoch), Failure> {
         door::permit(authority, &Request::Hosting(request.clone()))?;
         let (Authority::Member(node), Some(hosting)) = (authority, &self.hosting) else {
             return Err(Failure::refused("this node hosts no processes"));
@@ -225,19 +266,19 @@ impl Service {
         else {
             return Err(Failure::refused("not a request of this sort"));
         };
-        self.is_owner(node, process).await?;
-        hosting.ingress.listen(process, index, port)
+        let epoch = self.epoch_of_owner(node, process).await?;
+        Ok((hosting.ingress.listen(process, index, port)?, epoch))
     }
 
-    /// Fails unless a process is this node's, as the registry has it.
-    async fn is_owner(&self, node: NodeId, process: ProcessId) -> Result<(), Failure> {
+    /// The epoch of a process, if it is this node's as the registry has it.
+    async fn epoch_of_owner(&self, node: NodeId, process: ProcessId) -> Result<Epoch, Failure> {
         let record = self
             .entry(process)
             .await?
             .record()
             .map_err(Failure::refused)?;
         match record.owner == node && record.life == Life::Alive {
-            true => Ok(()),
+            true => Ok(record.epoch),
             false => Err(Failure::new(
                 FailureKind::Forbidden,
                 "only the node that has a process serves its clients",
@@ -291,13 +332,17 @@ impl Hosting {
 }
 
 /// Says to the node at the other end of a stream that it is attached, and serves it.
-pub(crate) async fn serve_clients(port: &Port, to: &mut SendStream, from: &mut RecvStream) {
+pub(crate) async fn serve_clients(
+    (port, epoch): (&Port, Epoch),
+    to: &mut SendStream,
+    from: &mut RecvStream,
+) {
     let said = wire::encode(&Reply::Done, REPLY_BYTES_MAX);
     let Ok(said) = said else { return };
     if to.write_all(&said).await.is_err() {
         return;
     }
-    if let Err(error) = port.attach(from, &mut *to).await {
+    if let Err(error) = port.attach(epoch, from, &mut *to).await {
         tracing::debug!("an attachment has ended: {error}");
     }
     let _ = to.shutdown().await;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use sterna_ingress::{ConnectionId, Decoder, Event, Front};
+use sterna_process::Epoch;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
@@ -15,6 +16,9 @@ use tokio::time::{Instant, sleep};
 
 use super::client::{Client, Over};
 use crate::limits::{FRAMES_BYTES, RETRY_FIRST};
+
+/// Number of the attachment of a port that is closed.
+const CLOSED: u64 = u64::MAX;
 
 /// A port of a process at its ingress.
 pub(crate) struct Port {
@@ -32,6 +36,8 @@ struct State {
     clients: HashMap<ConnectionId, Arc<Client>>,
     /// Since when nobody is attached, if so.
     alone_since: Option<Instant>,
+    /// Of the process, when somebody attached last.
+    epoch: Epoch,
 }
 
 /// Why an attachment ended.
@@ -62,6 +68,7 @@ impl Port {
                     front: Front::default(),
                     clients: HashMap::new(),
                     alone_since: Some(Instant::now()),
+                    epoch: Epoch::FIRST,
                 }),
                 changed: Notify::new(),
                 attachment: watch::Sender::new(0),
@@ -83,23 +90,28 @@ impl Port {
     /// Cuts all clients off, and takes no more.
     pub(super) fn close(&self) {
         self.accepting.abort();
-        self.attachment.send_replace(u64::MAX);
+        self.attachment.send_replace(CLOSED);
         for (_, client) in self.lock().clients.drain() {
             client.end(Over::Broken);
         }
     }
 
-    /// Serves an attachment until it breaks, or another one comes.
+    /// Serves an attachment until it breaks, or another one comes. Who had the process in an earlier epoch is late.
     pub(crate) async fn attach(
         &self,
+        epoch: Epoch,
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
     ) -> Result<(), AttachmentError> {
         let number = {
             let mut state = self.lock();
+            if epoch < state.epoch || *self.attachment.borrow() == CLOSED {
+                return Err(AttachmentError::Closed);
+            }
+            state.epoch = epoch;
             state.front.attach();
             state.alone_since = None;
-            let number = self.attachment.borrow().saturating_add(1);
+            let number = *self.attachment.borrow() + 1;
             self.attachment.send_replace(number);
             number
         };

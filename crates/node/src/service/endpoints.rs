@@ -223,7 +223,9 @@ impl Service {
             }
             Ok(Request::Hosting(request @ HostingRequest::Clients { .. })) => {
                 match self.port_for(authority, &request).await {
-                    Ok(port) => return serve_clients(&port, &mut to, &mut from).await,
+                    Ok((port, epoch)) => {
+                        return serve_clients((&port, epoch), &mut to, &mut from).await;
+                    }
                     Err(failure) => Reply::Failed(failure),
                 }
             }
