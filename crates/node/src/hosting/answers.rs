@@ -163,14 +163,8 @@ impl Service {
                 let started = self.start(hosting, *order, listens, Vec::new(), Some(node));
                 started.await.map(Some)
             }
-            HostingRequest::Listen {
-                process,
-                index,
-                port,
-            } => hosting.listen(process, index, port).map(Some),
-            HostingRequest::Unlisten { process } => {
-                hosting.ingress.close(process);
-                Ok(None)
+            HostingRequest::Listen { .. } | HostingRequest::Unlisten { .. } => {
+                hosting.answer_ingress(&request)
             }
             HostingRequest::Message { bytes } => {
                 let (message, found) = Message::decode(&bytes).map_err(Failure::refused)?;

@@ -138,14 +138,35 @@ impl Service {
 
     /// Sees to it that clients of a process of this node reach it, for as long as it is here.
     pub(super) fn attach_clients(self: &Arc<Self>, hosting: &Arc<Hosting>, process: ProcessId) {
-        let info = hosting.remembered(process);
-        let belongings = info.and_then(|info| Belongings::decode(&info.extra));
-        let listens = belongings.map_or_else(Vec::new, |belongings| belongings.listens);
-        for (index, listen) in (0..).zip(listens) {
-            if let Some(wish) = hosting.attaching.want(process, index) {
-                let (service, hosting) = (Arc::clone(self), Arc::clone(hosting));
-                tokio::spawn(service.keep_attached(hosting, (process, index), listen, wish));
+        let (service, hosting) = (Arc::clone(self), Arc::clone(hosting));
+        tokio::spawn(async move {
+            for (index, listen) in (0..).zip(service.listens_of(&hosting, process).await) {
+                if let Some(wish) = hosting.attaching.want(process, index) {
+                    let (service, hosting) = (Arc::clone(&service), Arc::clone(&hosting));
+                    tokio::spawn(service.keep_attached(hosting, (process, index), listen, wish));
+                }
             }
+        });
+    }
+
+    /// The ports of a process that is here. What the node remembers is a copy, and may be missing.
+    async fn listens_of(&self, hosting: &Hosting, process: ProcessId) -> Vec<Listen> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let info = match hosting.remembered(process) {
+                Some(info) => Ok(info),
+                None => self.entry(process).await.map(|entry| entry.info),
+            };
+            match info {
+                Ok(info) => {
+                    let belongings = Belongings::decode(&info.extra);
+                    return belongings.unwrap_or_default().listens;
+                }
+                Err(_) if !hosting.has_here(process).await => return Vec::new(),
+                Err(failure) => tracing::debug!("ports of {}: {failure}", process.short()),
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(ATTACH_AGAIN_MAX);
         }
     }
 
@@ -312,13 +333,27 @@ impl Service {
 }
 
 impl Hosting {
-    /// Opens a port here.
-    pub(super) fn listen(
+    /// Answers a node that starts a process whose ports are to be here.
+    pub(super) fn answer_ingress(
         &self,
-        process: ProcessId,
-        index: u32,
-        port: u16,
-    ) -> Result<HostingReply, Failure> {
+        request: &HostingRequest,
+    ) -> Result<Option<HostingReply>, Failure> {
+        match *request {
+            HostingRequest::Listen {
+                process,
+                index,
+                port,
+            } => self.listen(process, index, port).map(Some),
+            HostingRequest::Unlisten { process } => {
+                self.ingress.close(process);
+                Ok(None)
+            }
+            _ => Err(Failure::refused("not a request of this sort")),
+        }
+    }
+
+    /// Opens a port here.
+    fn listen(&self, process: ProcessId, index: u32, port: u16) -> Result<HostingReply, Failure> {
         let port = self.ingress.listen(process, index, port)?;
         Ok(HostingReply::Listening(port.address()))
     }
