@@ -14,7 +14,9 @@ const KEPT_BYTES_MAX: usize = 4 * WINDOW_BYTES;
 #[derive(Debug, Default)]
 pub struct Back {
     table: Table,
-    /// All connections before the one of this number were heard of.
+    /// The life of the ingress that it was attached to last.
+    life: u64,
+    /// All connections of that before the one of this number were heard of.
     seen: u64,
     /// The ingress is still to hear that connections of an earlier life are over.
     is_new: bool,
@@ -23,7 +25,9 @@ pub struct Back {
 /// What travels with a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
-    /// All connections before the one of this number were heard of.
+    /// The life of the ingress that it was attached to last.
+    pub life: u64,
+    /// All connections of that before the one of this number were heard of.
     pub seen: u64,
     /// The ingress is still to hear that connections of an earlier life are over.
     pub is_new: bool,
@@ -68,6 +72,7 @@ impl Back {
     #[must_use]
     pub fn carried(carried: Carried) -> Self {
         let mut back = Self {
+            life: carried.life,
             seen: carried.seen,
             is_new: carried.is_new,
             ..Self::default()
@@ -110,6 +115,7 @@ impl Back {
             }
         });
         Carried {
+            life: self.life,
             seen: self.seen,
             is_new: self.is_new,
             connections: connections.collect(),
@@ -194,7 +200,7 @@ impl Back {
             true => Kind::Anew,
             false => Kind::Hello,
         };
-        self.table.say(hello, ConnectionId(0), self.seen);
+        self.table.say(hello, ConnectionId(self.life), self.seen);
     }
 
     /// Takes a frame of the attachment.
@@ -211,7 +217,7 @@ impl Back {
             }
             // Of what was named at the beginning, the ingress does not have this.
             (Kind::Reset, false) => {}
-            (Kind::Hello, false) => self.greet(),
+            (Kind::Hello, false) => self.greet(id.0),
             (Kind::Open, true) => {
                 if id.0 < self.seen || self.table.all.len() >= CONNECTIONS_MAX {
                     return Err(ProtocolError::OutOfTurn);
@@ -237,8 +243,11 @@ impl Back {
     }
 
     /// The ingress has said what it has. Connections that it did not name are over.
-    fn greet(&mut self) {
+    fn greet(&mut self, life: u64) {
         self.is_new = false;
+        if std::mem::replace(&mut self.life, life) != life {
+            self.seen = 0;
+        }
         let all: Vec<ConnectionId> = self.table.all.keys().copied().collect();
         for id in all {
             match self.table.get(id) {

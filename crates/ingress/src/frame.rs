@@ -17,7 +17,8 @@ pub const DATA_BYTES_MAX: usize = 16 << 10;
 pub enum Kind {
     /// At the beginning of an attachment, for each connection: of the other end's bytes, and their end, I have this many.
     Have = 1,
-    /// Those were all. From the process: it has heard of all connections before the one of this number.
+    /// Those were all. In place of a connection, the life of the ingress: its own, or the one that the process was attached
+    /// to before, of which it has heard of all connections before the one of this number.
     Hello = 2,
     /// The same, from a process that is new to the ingress: connections that were opened to another are over.
     Anew = 3,

@@ -7,9 +7,11 @@ use crate::frame::{Frame, Kind};
 use crate::table::{Connection, ConnectionId, Event, ProtocolError, Table};
 
 /// The connections of one port, at its ingress.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Front {
     table: Table,
+    /// By which this one is told from others that had the port before.
+    life: u64,
     /// Number of the next connection.
     next: u64,
     /// What the process has, until it has said all.
@@ -17,6 +19,17 @@ pub struct Front {
 }
 
 impl Front {
+    /// One without clients. `life` is a number that no other of this port has: random, and not 0.
+    #[must_use]
+    pub fn new(life: u64) -> Self {
+        Self {
+            table: Table::default(),
+            life,
+            next: 0,
+            haves: BTreeMap::new(),
+        }
+    }
+
     /// A client has connected. `None`: there are too many, and it should be turned away.
     pub fn accept(&mut self, address: &str) -> Option<ConnectionId> {
         if self.table.all.len() >= CONNECTIONS_MAX {
@@ -96,7 +109,15 @@ impl Front {
                 self.haves.insert(id, frame.offset);
             }
             (Kind::Have, false) => return Err(ProtocolError::TooMany),
-            (Kind::Hello, false) => self.greet(|id| id.0 < frame.offset),
+            (Kind::Hello, false) => {
+                let mut seen = frame.offset;
+                if id.0 != self.life {
+                    // What it has is of another ingress, which gave the same numbers.
+                    self.haves.clear();
+                    seen = 0;
+                }
+                self.greet(|id| id.0 < seen);
+            }
             (Kind::Anew, false) => self.greet(|_| true),
             (Kind::Close, true) => {
                 if let Some(client) = self.table.get(id) {
@@ -151,7 +172,8 @@ impl Front {
                 }
             }
         }
-        self.table.say(Kind::Hello, ConnectionId(0), self.next);
+        self.table
+            .say(Kind::Hello, ConnectionId(self.life), self.next);
         self.table.greet();
     }
 

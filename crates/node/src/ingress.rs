@@ -57,7 +57,8 @@ impl Ingress {
             ));
         }
         let address = SocketAddr::new(self.address, number);
-        let opened = Port::open(address).map_err(|error| cannot_listen(address, &error))?;
+        let life = random_life()?;
+        let opened = Port::open(address, life).map_err(|error| cannot_listen(address, &error))?;
         ports.insert((process, index), Arc::clone(&opened));
         Ok(opened)
     }
@@ -91,6 +92,18 @@ impl Drop for Ingress {
         for port in self.ports().values() {
             port.close();
         }
+    }
+}
+
+fn random_life() -> Result<u64, Failure> {
+    let mut bytes = [0; 8];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    match filled {
+        Ok(8) => Ok(u64::from_le_bytes(bytes) | 1),
+        _ => Err(Failure::new(
+            FailureKind::Internal,
+            "the system gives no random numbers",
+        )),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Clients and the process send bytes that follow from their connection and offset, so whoever receives some knows
 //! whether they are the right ones.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::AddAssign;
 
 use sterna_ingress::{Back, ConnectionId, Decoder, Event, Frame, Front};
@@ -25,6 +25,8 @@ pub(crate) enum Broken {
     OutStays,
     /// An attachment is taken for the last one.
     OldFramesArrive,
+    /// An ingress is taken for the one before.
+    SameLife,
 }
 
 /// How often something happened.
@@ -34,6 +36,7 @@ pub(crate) struct Happened {
     pub(crate) cuts: u64,
     pub(crate) aborted: u64,
     pub(crate) anew: u64,
+    pub(crate) deaths: u64,
     pub(crate) whole: u64,
     pub(crate) resets: u64,
     pub(crate) unread: u64,
@@ -45,6 +48,7 @@ impl AddAssign for Happened {
         self.cuts += other.cuts;
         self.aborted += other.aborted;
         self.anew += other.anew;
+        self.deaths += other.deaths;
         self.whole += other.whole;
         self.resets += other.resets;
         self.unread += other.unread;
@@ -90,6 +94,8 @@ pub(crate) struct World {
     decoders: [Decoder; 2],
     clients: BTreeMap<ConnectionId, User>,
     process: BTreeMap<ConnectionId, User>,
+    /// Those that the process has of an ingress that is gone: the next one gives these numbers again.
+    before: BTreeSet<ConnectionId>,
     /// Handed to the process and not read, and whether the end follows.
     pairs: BTreeMap<ConnectionId, (VecDeque<u8>, bool)>,
     happened: Happened,
@@ -112,12 +118,13 @@ impl World {
         let mut world = Self {
             random: Random(seed),
             broken,
-            front: Front::default(),
+            front: Front::new(1),
             back: Back::default(),
             links: Default::default(),
             decoders: Default::default(),
             clients: BTreeMap::new(),
             process: BTreeMap::new(),
+            before: BTreeSet::new(),
             pairs: BTreeMap::new(),
             happened: Happened::default(),
         };
@@ -142,11 +149,7 @@ impl World {
 
     fn step(&mut self) -> Result<(), String> {
         match self.random.below(100) {
-            0..4 => {
-                if let Some(id) = self.front.accept("192.0.2.1:7") {
-                    self.clients.insert(id, User::default());
-                }
-            }
+            0..4 => self.accept(),
             4..24 => self.client_sends(),
             24..44 => self.process_sends(),
             44..54 => self.process_reads()?,
@@ -176,9 +179,16 @@ impl World {
             }
             63..66 => self.leave(),
             66 if self.random.below(10) == 0 => self.begin_anew(),
+            67 if self.random.below(10) == 0 => self.ingress_dies(),
             _ => self.pass_on()?,
         }
         self.see_to_events()
+    }
+
+    fn accept(&mut self) {
+        if let Some(id) = self.front.accept("192.0.2.1:7") {
+            self.clients.insert(id, User::default());
+        }
     }
 
     fn client_sends(&mut self) {
@@ -274,6 +284,22 @@ impl World {
         self.attach();
     }
 
+    /// The ingress is lost with its clients, and started again; some are there before the process is.
+    fn ingress_dies(&mut self) {
+        self.happened.deaths += 1;
+        self.clients.clear();
+        self.process.retain(|_, process| !process.gone);
+        self.before = self.process.keys().copied().collect();
+        self.front = Front::new(match self.broken {
+            Broken::SameLife => 1,
+            _ => 1 + self.happened.deaths,
+        });
+        for _ in 0..self.random.below(3) {
+            self.accept();
+        }
+        self.attach();
+    }
+
     fn attach(&mut self) {
         if self.broken != Broken::OldFramesArrive {
             self.links = Default::default();
@@ -322,16 +348,22 @@ impl World {
         while let Some(event) = self.back.event() {
             match event {
                 Event::Opened(id, _) => {
-                    if self.process.insert(id, User::default()).is_some() {
+                    let is_old = self.before.remove(&id);
+                    let known = self.process.insert(id, User::default());
+                    if known.is_some() && !is_old {
                         return Err(format!("{id:?} was opened twice"));
                     }
                 }
                 Event::Deliver(id) => self.deliver_to_process(id),
                 Event::Reset(id) => {
-                    let process = self.process.entry(id).or_default();
-                    process.broke |= !process.gone;
-                    process.gone = true;
                     self.pairs.remove(&id);
+                    if let Some(process) = self.process.get_mut(&id) {
+                        process.broke |= !process.gone;
+                        process.gone = true;
+                    }
+                    if self.before.remove(&id) {
+                        self.process.remove(&id);
+                    }
                 }
                 Event::Finished(_) | Event::Room(_) => {}
             }

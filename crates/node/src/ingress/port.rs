@@ -54,8 +54,8 @@ pub(crate) enum AttachmentError {
 }
 
 impl Port {
-    /// Listens, on the runtime of whoever calls.
-    pub(super) fn open(address: SocketAddr) -> io::Result<Arc<Self>> {
+    /// Listens, as nobody has with this number before, on the runtime of whoever calls.
+    pub(super) fn open(address: SocketAddr, life: u64) -> io::Result<Arc<Self>> {
         let listener = StdTcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
@@ -65,7 +65,7 @@ impl Port {
             Self {
                 address,
                 state: Mutex::new(State {
-                    front: Front::default(),
+                    front: Front::new(life),
                     clients: HashMap::new(),
                     alone_since: Some(Instant::now()),
                     epoch: Epoch::FIRST,

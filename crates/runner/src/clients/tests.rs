@@ -22,7 +22,7 @@ struct Ingress(Arc<Mutex<Front>>);
 
 impl Ingress {
     fn new() -> Self {
-        Self(Arc::default())
+        Self(Arc::new(Mutex::new(Front::new(1))))
     }
 
     fn front(&self) -> MutexGuard<'_, Front> {
