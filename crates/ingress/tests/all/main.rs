@@ -40,6 +40,7 @@ fn rules_that_are_broken_are_noticed() {
         Broken::UnreadStays,
         Broken::OutStays,
         Broken::OldFramesArrive,
+        Broken::SameLife,
     ] {
         let noticed = (0..SEEDS).any(|seed| World::run(seed, broken).is_err());
         assert!(noticed, "{broken:?}");

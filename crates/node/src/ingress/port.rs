@@ -24,8 +24,6 @@ const CLOSED: u64 = u64::MAX;
 pub(crate) struct Port {
     address: SocketAddr,
     state: Mutex<State>,
-    /// There may be something for the process.
-    changed: Notify,
     /// Number of the attachment that counts.
     attachment: watch::Sender<u64>,
     accepting: AbortHandle,
@@ -38,6 +36,8 @@ struct State {
     alone_since: Option<Instant>,
     /// Of the process, when somebody attached last.
     epoch: Epoch,
+    /// There may be something for the process. Each attachment has its own: one that is over takes no other's word.
+    changed: Arc<Notify>,
 }
 
 /// Why an attachment ended.
@@ -69,8 +69,8 @@ impl Port {
                     clients: HashMap::new(),
                     alone_since: Some(Instant::now()),
                     epoch: Epoch::FIRST,
+                    changed: Arc::default(),
                 }),
-                changed: Notify::new(),
                 attachment: watch::Sender::new(0),
                 accepting: accepting.abort_handle(),
             }
@@ -103,7 +103,7 @@ impl Port {
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
     ) -> Result<(), AttachmentError> {
-        let number = {
+        let (number, changed) = {
             let mut state = self.lock();
             if epoch < state.epoch || *self.attachment.borrow() == CLOSED {
                 return Err(AttachmentError::Closed);
@@ -111,14 +111,15 @@ impl Port {
             state.epoch = epoch;
             state.front.attach();
             state.alone_since = None;
+            state.changed = Arc::default();
             let number = *self.attachment.borrow() + 1;
             self.attachment.send_replace(number);
-            number
+            (number, Arc::clone(&state.changed))
         };
         let mut current = self.attachment.subscribe();
         let ended = tokio::select! {
             ended = self.read(&mut from, number) => ended,
-            ended = self.write(&mut to, number) => ended,
+            ended = self.write(&mut to, number, &changed) => ended,
             _ = current.wait_for(|current| *current != number) => Ok(()),
         };
         let mut state = self.lock();
@@ -161,12 +162,13 @@ impl Port {
         &self,
         to: &mut (impl AsyncWrite + Unpin),
         number: u64,
+        changed: &Notify,
     ) -> Result<(), AttachmentError> {
         let mut frames = Vec::with_capacity(FRAMES_BYTES);
         loop {
             self.current(number)?.front.write(&mut frames, FRAMES_BYTES);
             if frames.is_empty() {
-                self.changed.notified().await;
+                changed.notified().await;
             } else {
                 to.write_all(&frames).await?;
                 frames.clear();
@@ -196,7 +198,7 @@ impl Port {
             }
         }
         if state.front.has_something() {
-            self.changed.notify_one();
+            state.changed.notify_one();
         }
     }
 
