@@ -12,6 +12,8 @@
 
 mod client;
 mod port;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
