@@ -63,6 +63,7 @@ pub fn ask_with(
     let within = match request {
         Request::Hosting(
             HostingRequest::Start(_)
+            | HostingRequest::StartListening { .. }
             | HostingRequest::Snapshot { .. }
             | HostingRequest::Recover { .. }
             | HostingRequest::Clone { .. }

@@ -115,6 +115,9 @@ const fn is_between_nodes(request: &HostingRequest) -> bool {
             | HostingRequest::TreePieces { .. }
             | HostingRequest::TreesStill { .. }
             | HostingRequest::Forgotten { .. }
+            | HostingRequest::Listen { .. }
+            | HostingRequest::Unlisten { .. }
+            | HostingRequest::Clients { .. }
     )
 }
 

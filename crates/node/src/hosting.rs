@@ -17,6 +17,7 @@
 //! - `channels`: connections for image and pages; `programs`: modules that other nodes have
 //! - `bindings`: what an arriving process may be bound to; `copies`: directories that go along, `travels`: how
 //! - `draining`: the node is emptied before its machine goes
+//! - `attaching`: clients of processes, by way of their ingresses
 //! - `known`: what the node remembers of its processes, should the registry forget
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
@@ -28,6 +29,7 @@
 
 mod admission;
 mod answers;
+mod attaching;
 mod bindings;
 mod channels;
 mod chronicle;
@@ -65,11 +67,14 @@ use sterna_runner::message::{Answer, Ended, Order};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::ingress::Ingress;
 use crate::limits::{
     INPUTS_WAITING_MAX, KILLED_WITHIN, LOG_LOOK_EVERY, PREPARING_MAX, RUNNER_WITHIN,
 };
 use crate::message::{Failure, FailureKind, Remains};
 use crate::workshop::Workshop;
+use attaching::Attaching;
+pub(crate) use attaching::serve_clients;
 pub(crate) use bindings::Exports;
 pub(crate) use channels::Channels;
 use copies::Copies;
@@ -96,6 +101,9 @@ pub(crate) struct Hosting {
     /// The node stops, and has told its runner to end: no other one is started.
     is_over: AtomicBool,
     pub(crate) channels: Channels,
+    /// Ports of this node, for processes of any.
+    pub(crate) ingress: Ingress,
+    attaching: Attaching,
     news: News,
     draining: Draining,
     /// For what a runner needs made ready.
@@ -118,6 +126,7 @@ impl Hosting {
         workshop: Arc<dyn Workshop>,
         (exports, stores): (Exports, Stores),
         copies_bytes_max: u64,
+        ingress: Ingress,
         folder: PathBuf,
     ) -> Self {
         let (inputs, from_all) = mpsc::channel(INPUTS_WAITING_MAX);
@@ -138,6 +147,8 @@ impl Hosting {
             starting: tokio::sync::Mutex::default(),
             is_over: AtomicBool::new(false),
             channels: Channels::default(),
+            ingress,
+            attaching: Attaching::default(),
             news,
             draining: Draining::default(),
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
@@ -248,4 +259,17 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| Failure::new(FailureKind::Internal, "the node failed: see its log"))
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    let mut bytes = [0; N];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    match filled {
+        Ok(count) if count == N => Ok(bytes),
+        _ => Err(Failure::new(
+            FailureKind::Internal,
+            "the system gives no random numbers",
+        )),
+    }
 }

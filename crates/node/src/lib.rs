@@ -33,6 +33,7 @@ pub mod door;
 pub mod handover;
 mod hosting;
 pub mod identity;
+mod ingress;
 pub mod limits;
 pub mod manager;
 pub mod message;

@@ -232,3 +232,20 @@ pub const ORIGINS_MAX: usize = 256;
 
 /// By how much the clocks of two nodes may differ when one joins the other.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
+
+/// Ports that a node's ingress has open.
+pub const PORTS_MAX: usize = 1024;
+/// Ports of one process.
+pub const LISTENS_MAX: usize = 16;
+/// Longest name of a port, in bytes (`FDNAME_MAX` of sd_listen_fds(3)).
+pub const LISTEN_NAME_BYTES_MAX: usize = 255;
+/// Frames that are read or made ready at once, in bytes.
+pub const FRAMES_BYTES: usize = 64 << 10;
+/// Between two tries of a node to attach a process to its ingress, at most. Its clients wait for that long.
+pub const ATTACH_AGAIN_MAX: Duration = Duration::from_secs(1);
+/// How often an ingress asks what has become of processes that nobody attaches.
+pub const UNATTACHED_WITHIN: Duration = Duration::from_millis(500);
+/// For a process to start whose port is open.
+pub const NOT_STARTED_WITHIN: Duration = Duration::from_secs(60);
+/// For a client to close a connection that the process has closed.
+pub const LINGER_WITHIN: Duration = Duration::from_secs(2);

@@ -4,6 +4,7 @@ mod belongings;
 mod draining;
 mod events;
 mod hosting;
+mod ingress;
 mod keeping;
 mod process;
 mod registry;
@@ -26,6 +27,7 @@ pub use hosting::{
     Brief, Capacity, Deed, Found, HostingReply, HostingRequest, Listed, LogPage, Looked, Missing,
     MoveReport, StartOrder, Where,
 };
+pub use ingress::{Listen, ListenOrder};
 pub use keeping::{
     Cloned, Keeper, Keeping, KeepingsOf, LastSnapshot, Recovered, ShelfReply, ShelfRequest,
     SnapshotOrder, ThawOrder,

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::data::{DataDirectory, DataError};
 use crate::hosting::{Exports, Hosting, OpenStoreError, StoreAt, Stores};
 use crate::identity::{KeyError, NodeId, NodeKey};
+use crate::ingress::Ingress;
 use crate::limits::COPIES_BYTES_MAX;
 use crate::message::{Candidate, Confinement, Failure, RegistryRequest, Reply, Roster};
 use crate::registry::Registry;
@@ -275,8 +276,11 @@ impl Node {
         let who = (id, geteuid().as_raw());
         let workshop = options.workshop.clone();
         let copies = options.copies_bytes_max.unwrap_or(COPIES_BYTES_MAX);
-        let hosting = workshop
-            .map(|workshop| Hosting::new(workshop, (exports, stores), copies, data.hosting()));
+        let hosting = workshop.map(|workshop| {
+            let ingress = Ingress::new(bound.ip());
+            let given = (exports, stores);
+            Hosting::new(workshop, given, copies, ingress, data.hosting())
+        });
         if let (Some(hosting), Ok(bound)) = (&hosting, pages.local_addr()) {
             hosting.channels.set_port(bound.port());
         }

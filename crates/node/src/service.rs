@@ -544,6 +544,7 @@ impl Service {
             tasks.spawn(Arc::clone(&self).drive(Arc::clone(hosting)));
             tasks.spawn(Arc::clone(&self).keep_snapshots(Arc::clone(hosting)));
             tasks.spawn(Arc::clone(&self).sweep_snapshots(Arc::clone(hosting)));
+            tasks.spawn(Arc::clone(&self).watch_ports(Arc::clone(hosting)));
             tasks.spawn(Arc::clone(&self).accept_pages(pages));
         }
         let mut stop = self.stop.subscribe();

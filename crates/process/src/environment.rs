@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::listener::{Connection, Listener};
+
 /// All that a program is started with.
 #[derive(Debug, Default)]
 pub struct Environment {
@@ -32,6 +34,10 @@ pub struct Resources {
     pub stdio: Stdio,
     /// Directories it may use.
     pub directories: Vec<Directory>,
+    /// Where connections of its clients come in.
+    pub listeners: Vec<Listener>,
+    /// Connections that it has already. Those that it has and that are not given again are broken to it.
+    pub connections: Vec<Connection>,
     /// How much it may use.
     pub limits: Limits,
 }

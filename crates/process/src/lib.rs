@@ -9,6 +9,7 @@
 //! - [`control`]: watching and ending a process that one does not own
 //! - [`waypoint`]: places at which a process can stand, so that a target makes ready what it needs there
 //! - [`environment`]: what a process is given, at the start and after each move
+//! - [`listener`]: how a process gets the connections of its clients
 //! - [`run`], [`memory`], [`pages`]: pages of memory, in runs, in a process, in a set
 //! - [`binding`], [`description`]: what a process refers to outside of itself, what it is doing, for people
 //! - [`image`]: a process as bytes, in a message or a file
@@ -16,7 +17,7 @@
 //! - [`plain`]: text from guests made harmless
 //! - [`toy`]: the smallest complete kind of process, the example for the others
 //!
-//! What this crate never does: open a socket, know a kind by name, choose how to move.
+//! What this crate never does: open a socket to anywhere, know a kind by name, choose how to move.
 
 pub mod binding;
 pub mod control;
@@ -25,6 +26,7 @@ pub mod environment;
 pub mod error;
 pub mod id;
 pub mod image;
+pub mod listener;
 pub mod memory;
 pub mod pages;
 pub mod plain;
@@ -45,6 +47,7 @@ pub use image::{
     Image, ImageFile, ImageHeader, ImageKey, ImageReadError, ImageWriteError, ImageWriter,
     PackedProgram, Provenance, ReadLimits, Section, SectionError, Sections,
 };
+pub use listener::{Connection, Listener};
 pub use memory::{
     Arrival, LayoutError, Memory, MemoryError, MemoryLayout, PAGE_SIZE, PageSource,
     PageSourceError, Region, RegionId,

@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use sterna_ingress::Back;
 use sterna_migration::{Attempt, Grant, NodeId, Offer, RunnerEvent};
 use sterna_process::{
-    Directory, Epoch, Image, Incoming, Memory, Paused, Program, ReadLimits, Resources, Stdio,
+    Directory, Epoch, Image, Incoming, Listener, Memory, Paused, Program, ReadLimits, Resources,
+    Stdio,
 };
 
 use crate::channel::{Breaker, Receiver, Sender};
+use crate::clients::{self, Port};
 use crate::fault::{self, Midway};
 use crate::files::Files;
 use crate::hosted::{Hosted, Inner, Stage};
@@ -63,14 +66,16 @@ pub(crate) struct Placed {
     pub(crate) output: Arc<Output>,
     pub(crate) resources: Resources,
     pub(crate) input: Option<Arc<Input>>,
+    pub(crate) ports: Vec<Arc<Port>>,
     pub(crate) files: Files,
 }
 
 impl Place {
-    /// Ties a place to what came for it.
+    /// Ties a place to what came for it. With `anew`, connections that its ingress has are of an earlier life.
     pub(crate) fn take(
         &self,
         role: &Arc<Role>,
+        anew: bool,
         process: sterna_process::ProcessId,
         descriptors: &mut Descriptors,
     ) -> Result<Placed, String> {
@@ -105,17 +110,34 @@ impl Place {
             Some((master, end)) => terminal_streams(role, &output, master, end).map_err(failed)?,
             None => pipes(role, &output, self.input).map_err(failed)?,
         };
+        let failed = |error: std::io::Error| format!("could not make its ports: {error}");
+        let (ports, listeners) = self.ports(role, anew).map_err(failed)?;
         let resources = Resources {
             stdio,
             directories,
+            listeners,
+            connections: Vec::new(),
             limits: self.limits.clone(),
         };
         Ok(Placed {
             output,
             resources,
             input: input.map(Arc::new),
+            ports,
             files: files.map_err(failed)?,
         })
+    }
+
+    fn ports(&self, role: &Role, anew: bool) -> std::io::Result<(Vec<Arc<Port>>, Vec<Listener>)> {
+        let port = |name: &String| {
+            let back = match anew {
+                true => Back::anew(),
+                false => Back::default(),
+            };
+            Port::new(&role.clients, back, name)
+        };
+        let made: Vec<_> = self.ports.iter().map(port).collect::<Result<_, _>>()?;
+        Ok(made.into_iter().unzip())
     }
 }
 
@@ -183,7 +205,7 @@ fn room(
     let incoming = kind
         .prepare(&program, &offer.layout)
         .map_err(|error| chain(&error))?;
-    let placed = place.take(role, attempt.process, descriptors)?;
+    let placed = place.take(role, false, attempt.process, descriptors)?;
     let arrival = Arrival {
         attempt,
         memory: incoming.memory(),
@@ -203,6 +225,7 @@ fn room(
         stands: false,
         outgoing: None,
         input: placed.input,
+        ports: placed.ports,
     };
     let seen = (placed.output, placed.files);
     let hosted = Hosted::new(attempt.process, (kind, program), seen, inner);
@@ -361,7 +384,7 @@ impl Taking {
         deliver(&self.role, &self.service, &self.hosted, self.attempt);
     }
 
-    fn finish(&self, room: Room, came_from: Option<NodeId>) -> Result<Made, String> {
+    fn finish(&self, mut room: Room, came_from: Option<NodeId>) -> Result<Made, String> {
         let limits = ReadLimits::default();
         let mut image = Image::decode(&self.image, &limits).map_err(|error| chain(&error))?;
         let (process, epoch) = (image.header.process, image.header.epoch);
@@ -375,6 +398,14 @@ impl Taking {
             .and_then(|section| section.decode())
             .map_err(|error| chain(&error))?;
         let carried = Carried::take_from(&mut image.sections).map_err(|error| chain(&error))?;
+        let ports = clients::take_from(&mut image.sections).map_err(|error| chain(&error))?;
+        let here = self.hosted.lock().ports.clone();
+        for ((index, port), carried) in (0..).zip(here).zip(ports.unwrap_or_default()) {
+            let accepted = port.carry(index, carried);
+            let accepted =
+                accepted.map_err(|error| format!("could not make its ports: {error}"))?;
+            room.resources.connections.extend(accepted);
+        }
         let paused = room
             .incoming
             .finish(image, room.resources, None)

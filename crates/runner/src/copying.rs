@@ -17,6 +17,7 @@ use sterna_process::{
     Program,
 };
 
+use crate::clients;
 use crate::copy::{self, Copy};
 use crate::hosted::{Hosted, Inner, Stage};
 use crate::leaving::{BESIDE, BESIDE_VERSION, Beside, chain, whole};
@@ -179,13 +180,17 @@ pub(crate) fn make(
     let kind = role.kind(&image.header.kind)?;
     let program = Program::installed(image.header.program);
     let beside = take_beside(&mut image)?;
+    // Its clients were another process's.
+    clients::take_from(&mut image.sections).map_err(|error| chain(&error))?;
     image.header.process = order.process;
     image.header.epoch = order.epoch;
     let incoming = kind
         .prepare(&program, &image.header.layout)
         .map_err(|error| chain(&error))?;
     install(&*incoming.memory(), &mut from)?;
-    let placed = order.place.take(role, order.process, &mut descriptors)?;
+    let placed = order
+        .place
+        .take(role, true, order.process, &mut descriptors)?;
     let paused = incoming
         .finish(image, placed.resources, None)
         .map_err(|error| chain(&error))?;
@@ -208,6 +213,7 @@ pub(crate) fn make(
         stands: beside.stands,
         outgoing: None,
         input: placed.input,
+        ports: placed.ports,
     };
     let seen = (placed.output, placed.files);
     role.admit(Hosted::new(order.process, (kind, program), seen, inner))

@@ -23,6 +23,7 @@ use sterna_process::{
 };
 
 use crate::arriving::Arrival;
+use crate::clients::Port;
 use crate::files::Files;
 use crate::input::Input;
 use crate::leaving::{Captured, Outgoing};
@@ -52,6 +53,8 @@ pub(crate) struct Inner {
     /// The connection to the target of a move.
     pub(crate) outgoing: Option<(Attempt, Arc<Outgoing>)>,
     pub(crate) input: Option<Arc<Input>>,
+    /// Where connections of its clients come in.
+    pub(crate) ports: Vec<Arc<Port>>,
 }
 
 /// Where it is in its life here.

@@ -13,6 +13,7 @@ use sterna_migration::{Attempt, RunnerEvent, Size};
 use sterna_process::{Image, Memory, PageRuns, Paused, Pausing, Process, Section, Tag, Waypoint};
 
 use crate::channel::{Breaker, ChannelError, Receiver, Sender};
+use crate::clients;
 use crate::fault::{self, Midway};
 use crate::hosted::{Hosted, Stage};
 use crate::limits::{
@@ -311,6 +312,12 @@ pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<(Image, 
         let section = input.take_out().map_err(|error| chain(&error))?;
         let pushed = image.sections.push(section);
         pushed.map_err(|error| chain(&error))?;
+    }
+    let ports = hosted.lock().ports.clone();
+    if !ports.is_empty() {
+        clients::section(&ports)
+            .and_then(|section| image.sections.push(section))
+            .map_err(|error| chain(&error))?;
     }
     let pages = paused.memory().changed().map_err(|error| chain(&error))?;
     Ok((image, pages))

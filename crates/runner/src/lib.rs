@@ -25,6 +25,7 @@
 mod arriving;
 pub mod bytes;
 pub mod channel;
+mod clients;
 pub mod copy;
 mod copying;
 pub mod fault;

@@ -102,6 +102,14 @@ pub enum Order {
     /// Make a process of a copy, which stands still until [`Command::Resume`]. Descriptors: the copy; then as [`Place`]
     /// says.
     Make(Box<Make>),
+    /// A way to the ingress of a port of a process, in place of the one before. Descriptor: a stream socket, on which
+    /// [frames](sterna_ingress::Frame) go.
+    Attach {
+        /// Whose.
+        process: ProcessId,
+        /// Which port, in their order.
+        port: u32,
+    },
 }
 
 /// For what a process is to stand still.
@@ -190,6 +198,8 @@ pub struct Place {
     pub came_from: Option<NodeId>,
     /// Whether its standard streams are a terminal.
     pub terminal: bool,
+    /// Names of its ports.
+    pub ports: Vec<String>,
 }
 
 /// How large a terminal is, in characters.

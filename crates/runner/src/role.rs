@@ -16,6 +16,7 @@ use sterna_migration::{Attempt, Command, NodeId, RunnerEvent};
 use sterna_process::{Kind, ProcessId, ProgramId, Tag, Waypoint};
 
 use crate::channel::{self, End};
+use crate::clients::Clients;
 use crate::hosted::{Hosted, Stage};
 use crate::leaving::{Outgoing, chain};
 use crate::limits::{
@@ -56,6 +57,7 @@ pub(crate) struct Role {
     given: Given,
     kinds: OnceLock<Box<dyn Kinds>>,
     pub(crate) streams: Arc<Streams>,
+    pub(crate) clients: Arc<Clients>,
     table: Mutex<BTreeMap<ProcessId, Arc<Hosted>>>,
     /// Moves that were given up before there was room for them.
     given_up: Mutex<VecDeque<Attempt>>,
@@ -106,6 +108,7 @@ pub fn run<K: Kinds + 'static>(
         given,
         kinds: OnceLock::new(),
         streams: Streams::start()?,
+        clients: Clients::start()?,
         table: Mutex::default(),
         given_up: Mutex::default(),
         service: Mutex::default(),
@@ -230,6 +233,10 @@ impl Role {
                 let all: Vec<Arc<Hosted>> = locked(&self.table).values().cloned().collect();
                 let seen = all.iter().map(|hosted| hosted.seen()).collect();
                 answer(service, number, Ok(Answer::Seen(seen)));
+            }
+            Order::Attach { process, port } => {
+                let done = serving::attach(self, process, port, descriptors);
+                answer(service, number, done.map(|()| Answer::Done));
             }
             Order::Resume(process) => {
                 let done = serving::go(self, process).map(|()| Answer::Done);

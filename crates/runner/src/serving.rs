@@ -25,7 +25,9 @@ pub(crate) fn spawn(
 ) -> Result<(), String> {
     let kind = role.kind(&order.kind)?;
     let program = Program::installed(order.program);
-    let placed = order.place.take(role, order.process, &mut descriptors)?;
+    let placed = order
+        .place
+        .take(role, false, order.process, &mut descriptors)?;
     let header = LogHeader {
         process: order.process,
         epoch: order.epoch,
@@ -59,6 +61,7 @@ pub(crate) fn spawn(
         stands: false,
         outgoing: None,
         input: placed.input,
+        ports: placed.ports,
     };
     let seen = (placed.output, placed.files);
     let hosted = Hosted::new(order.process, (kind, program), seen, inner);
@@ -118,8 +121,19 @@ pub(crate) fn is_running(inner: &Inner) -> bool {
     matches!(inner.stage, Stage::Running(_) | Stage::Standing(_))
 }
 
-/// Lets a process that was taken run on, unless its user wants it to stand still.
+/// Lets a process that was taken run on, unless its user wants it to stand still. What was taken out of it, to travel or to
+/// be copied, is given again.
 pub(crate) fn go_on(hosted: &Hosted, paused: Box<dyn Paused>) {
+    let (input, ports) = {
+        let inner = hosted.lock();
+        (inner.input.clone(), inner.ports.clone())
+    };
+    if let Some(input) = input {
+        input.give_again();
+    }
+    for port in ports {
+        port.stay();
+    }
     hosted.put(|inner| {
         if inner.stands {
             return Stage::Standing(paused);
@@ -167,6 +181,25 @@ pub(crate) fn describe(role: &Role, process: ProcessId) -> Result<Description, S
     control
         .describe(DESCRIBE_WITHIN)
         .map_err(|error| chain(&error))
+}
+
+/// There is a way to the ingress of one of its ports.
+pub(crate) fn attach(
+    role: &Role,
+    process: ProcessId,
+    index: u32,
+    mut descriptors: Descriptors,
+) -> Result<(), String> {
+    let port = role
+        .find(process)?
+        .lock()
+        .ports
+        .get(index as usize)
+        .cloned();
+    let port = port.ok_or("it has no such port")?;
+    let stream = descriptors.take().map_err(|error| error.to_string())?;
+    port.attach(stream)
+        .map_err(|error| format!("its clients cannot be attached: {error}"))
 }
 
 /// Gives it input. Says how much of it was taken.
@@ -223,10 +256,6 @@ pub(crate) fn resume(role: &Role, service: &Service, process: ProcessId, epoch: 
     drop(inner);
     match stage {
         Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } | Stage::Made { paused, .. } => {
-            let input = hosted.lock().input.clone();
-            if let Some(input) = input {
-                input.give_again();
-            }
             go_on(&hosted, paused);
         }
         other => hosted.put(|_| other),

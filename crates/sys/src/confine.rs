@@ -121,12 +121,12 @@ impl Confinement {
         }
     }
 
-    /// For a process that speaks with other machines for its users: UDP, TCP to wherever it wants, Unix sockets, files.
-    /// It listens by TCP where it does already. It starts no programs.
+    /// For a process that speaks with other machines for its users: UDP, TCP, Unix sockets, files. It starts no
+    /// programs.
     pub fn for_service() -> Confinement {
         Confinement {
             profile: Profile::Service,
-            network: Network::Connecting,
+            network: Network::Anything,
             ..Confinement::default()
         }
     }

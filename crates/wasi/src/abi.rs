@@ -161,6 +161,8 @@ pub(crate) const EVENT_BYTES: u32 = 32;
 pub(crate) const FDSTAT_BYTES: u32 = 24;
 /// Bytes of a `prestat`.
 pub(crate) const PRESTAT_BYTES: u32 = 8;
+/// Tag of a `prestat` that is none of a directory, whose is 0.
+pub(crate) const PRESTAT_OTHER: u8 = 1;
 /// Bytes of a `dirent`, which the name follows.
 pub(crate) const DIRENT_BYTES: u32 = 24;
 

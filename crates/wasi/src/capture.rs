@@ -8,7 +8,8 @@ use crate::clocks::nanoseconds;
 use crate::describe::{Binding, DescriptorDescription, DescriptorKind, Escaped};
 use crate::paths::Opening;
 use crate::state::{
-    DescriptorState, Identity, ResourceState, RootState, WasiState, file_kind, label, stdio_label,
+    DescriptorState, Identity, ResourceState, RootState, WasiState, connection_label, file_kind,
+    label, listener_label, stdio_label,
 };
 use crate::streams::HostKind;
 use crate::table::{Entry, Place, Resource, Root};
@@ -128,6 +129,9 @@ fn describe(number: u32, entry: &Entry) -> DescriptorDescription {
         }
         Resource::File { host, .. } => (file_kind(host.kind()), Binding::ByPath),
         Resource::Socket { .. } => (DescriptorKind::Socket, Binding::Fixed),
+        Resource::Listener { .. } | Resource::Connection(_) => {
+            (DescriptorKind::Socket, Binding::Kept)
+        }
     };
     let host = entry.host().filter(|host| host.kind().seeks());
     DescriptorDescription {
@@ -148,6 +152,8 @@ fn entry_label(entry: &Entry) -> String {
         Resource::File { place, .. } => of(place),
         Resource::Directory(directory) => of(&directory.place),
         Resource::Socket { name, .. } => name.clone(),
+        Resource::Listener { name, .. } => listener_label(name),
+        Resource::Connection(connection) => connection_label(connection.id),
     }
 }
 
@@ -210,6 +216,14 @@ fn capture_resource<'a>(
             })
         }
         Resource::Socket { .. } => Err(SOCKET),
+        Resource::Listener { index, name, .. } => Ok(ResourceState::Listener {
+            index: *index,
+            name: name.clone(),
+        }),
+        Resource::Connection(connection) => Ok(ResourceState::Connection {
+            listener: connection.listener,
+            id: connection.id,
+        }),
     }
 }
 

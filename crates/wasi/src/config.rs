@@ -7,9 +7,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use sterna_process::{Connection, Listener};
 
 /// What a new process is started with. Descriptors are numbered as everywhere: the standard
-/// streams 0 to 2, then `sockets`, then `directories`.
+/// streams 0 to 2, then `listeners`, then `sockets`, then `directories`.
 pub struct Config {
     /// Arguments; the first is the program's name. Bytes without NUL.
     pub arguments: Vec<Vec<u8>>,
@@ -19,7 +20,9 @@ pub struct Config {
     pub stdio: [Stdio; 3],
     /// Directories the process may use, by the name it knows them by.
     pub directories: Vec<Directory>,
-    /// Sockets handed to the process, as descriptors from 3 on.
+    /// Where connections come in that are accepted for the process, as descriptors from 3 on. It can move with them.
+    pub listeners: Vec<Listener>,
+    /// Sockets handed to the process, which cannot move while it has them.
     pub sockets: Vec<PassedSocket>,
     /// Bounds.
     pub limits: Limits,
@@ -35,6 +38,7 @@ impl Config {
             environment: Vec::new(),
             stdio: [Stdio::Null, Stdio::Null, Stdio::Null],
             directories: Vec::new(),
+            listeners: Vec::new(),
             sockets: Vec::new(),
             limits: Limits::default(),
             clocks,
@@ -51,6 +55,10 @@ pub struct Rebind {
     /// Directories by the guest's name; what the process does not hold is ignored. A directory that
     /// was read-only stays so.
     pub directories: Vec<Directory>,
+    /// Its listeners, in their order. One that is not given never has a connection again.
+    pub listeners: Vec<Listener>,
+    /// Connections that it has by them. Those that are not given are broken.
+    pub connections: Vec<Connection>,
     /// Bounds. What the process has used up counts.
     pub limits: Limits,
     /// Where time comes from.
@@ -63,6 +71,8 @@ impl Rebind {
         Rebind {
             stdio: [Stdio::Null, Stdio::Null, Stdio::Null],
             directories: Vec::new(),
+            listeners: Vec::new(),
+            connections: Vec::new(),
             limits: Limits::default(),
             clocks,
         }

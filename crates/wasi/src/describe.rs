@@ -48,6 +48,8 @@ pub enum Binding {
     ByName,
     /// Opened again at its path, which must still be the same file.
     ByPath,
+    /// Goes on with the same client, whose connection others keep.
+    Kept,
     /// Cannot move: the process cannot be captured while it is open.
     Fixed,
 }
@@ -71,6 +73,7 @@ impl fmt::Display for Binding {
             Binding::ByType => "rebound by type",
             Binding::ByName => "rebound by name",
             Binding::ByPath => "opened again",
+            Binding::Kept => "goes on",
             Binding::Fixed => "fixed",
         })
     }

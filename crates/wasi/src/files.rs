@@ -35,6 +35,8 @@ impl Entry {
         let outcome = match &mut self.resource {
             Resource::Stdio { stream, .. } => stream.read(areas),
             Resource::File { host, .. } | Resource::Socket { host, .. } => host.read(areas),
+            Resource::Connection(connection) => connection.host.read(areas),
+            Resource::Listener { .. } => Err(Errno::NOTCONN.into()),
             Resource::Directory(_) => Err(Errno::BADF.into()),
         };
         self.or_again(outcome)
@@ -44,6 +46,8 @@ impl Entry {
         let outcome = match &mut self.resource {
             Resource::Stdio { stream, .. } => stream.write(areas),
             Resource::File { host, .. } | Resource::Socket { host, .. } => host.write(areas),
+            Resource::Connection(connection) => connection.host.write(areas),
+            Resource::Listener { .. } => Err(Errno::NOTCONN.into()),
             Resource::Directory(_) => Err(Errno::BADF.into()),
         };
         self.or_again(outcome)
@@ -53,7 +57,8 @@ impl Entry {
         match &self.resource {
             Resource::Stdio { stream, .. } => stream.write_max(),
             Resource::File { host, .. } | Resource::Socket { host, .. } => host.write_max(),
-            Resource::Directory(_) => TRANSFER_MAX,
+            Resource::Connection(connection) => connection.host.write_max(),
+            Resource::Listener { .. } | Resource::Directory(_) => TRANSFER_MAX,
         }
     }
 

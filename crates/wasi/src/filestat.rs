@@ -1,6 +1,6 @@
 //! Metadata of descriptors: what they are, sizes, times, and the given directories' names.
 
-use crate::abi::{Errno, FDSTAT_BYTES, PRESTAT_BYTES, Version, filetype, fstflags};
+use crate::abi::{Errno, FDSTAT_BYTES, PRESTAT_BYTES, PRESTAT_OTHER, Version, filetype, fstflags};
 use crate::memory::Memory;
 use crate::rights::Rights;
 use crate::step::Outcome;
@@ -251,6 +251,13 @@ impl Wasi {
 
     /// `fd_prestat_get(fd, prestat*)`
     pub(crate) fn fd_prestat_get(&mut self, a: Arguments<'_>, m: &mut Memory<'_>) -> Outcome {
+        if let Resource::Listener { .. } = self.table.get(a.u32(0))?.resource {
+            // Not a directory. C libraries look at one descriptor after the other from 3 on, pass over what is of a sort
+            // that they do not know, and end at an error.
+            let mut bytes = [0; PRESTAT_BYTES as usize];
+            bytes[0] = PRESTAT_OTHER;
+            return Ok(m.put(a.u32(1), &bytes)?);
+        }
         let name = &self.preopened(a.u32(0))?.place.root.guest;
         let mut bytes = [0; PRESTAT_BYTES as usize];
         bytes[4..].copy_from_slice(&(name.len() as u32).to_le_bytes());

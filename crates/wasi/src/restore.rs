@@ -7,18 +7,24 @@ use crate::config::{Directory, Limits, Rebind};
 use crate::describe::Escaped;
 use crate::paths::opened;
 use crate::rights::Rights;
-use crate::state::{DescriptorState, Identity, ResourceState, RootState, WasiState, label};
+use crate::state::{
+    DescriptorState, Identity, ResourceState, RootState, WasiState, connection_label, label,
+    listener_label,
+};
 use crate::streams::{HostKind, Stream};
 use crate::table::{Entry, Place, Resource, Root, Table, stdio_rights};
 use crate::wasi::{Output, Wasi, check_limits, stream};
 use rustix::fs::SeekFrom;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use sterna_process::listener::{connection, listener};
+use sterna_process::{Connection, Listener};
 
 /// Why a world could not be restored.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +193,7 @@ impl Wasi {
         let mut unbound = Vec::new();
         let roots = bind_roots(&state.roots, rebind.directories, &mut unbound);
         let mut table = Table::new(rebind.limits.descriptors);
+        let mut clients = Clients::new(rebind.listeners, rebind.connections);
         let mut stdio = rebind.stdio.map(Some);
         for descriptor in state.descriptors {
             let number = descriptor.number;
@@ -197,6 +204,9 @@ impl Wasi {
                         .and_then(Option::take)
                         .unwrap_or_default();
                     bind_stdio(descriptor, slot, stream(given)).map(Some)
+                }
+                ResourceState::Listener { .. } | ResourceState::Connection { .. } => {
+                    clients.bind(descriptor).map(Some)
                 }
                 _ => bind(descriptor, &roots),
             };
@@ -277,6 +287,7 @@ fn check(state: &WasiState, limits: &Limits) -> Result<(), RestoreError> {
                     return damaged("a descriptor's directory");
                 }
             }
+            ResourceState::Listener { .. } | ResourceState::Connection { .. } => {}
         }
     }
     Ok(())
@@ -310,6 +321,61 @@ fn missing(wanted: &RootState) -> Unbound {
         guest: wanted.guest.clone(),
         host: PathBuf::from(std::ffi::OsString::from_vec(wanted.host.clone())),
         read_only: wanted.read_only,
+    }
+}
+
+/// Listeners and connections that are given again.
+struct Clients {
+    listeners: BTreeMap<u32, Listener>,
+    connections: BTreeMap<(u32, u64), OwnedFd>,
+}
+
+impl Clients {
+    fn new(listeners: Vec<Listener>, connections: Vec<Connection>) -> Self {
+        let connections = connections.into_iter();
+        Self {
+            listeners: (0..).zip(listeners).collect(),
+            connections: connections
+                .map(|one| ((one.listener, one.id), one.handle))
+                .collect(),
+        }
+    }
+
+    /// On what was given; otherwise on a socket whose other end is gone.
+    fn bind(&mut self, state: DescriptorState) -> Result<Entry, Unbound> {
+        let failed = |label: String, error: std::io::Error| Unbound::Unopenable {
+            number: state.number,
+            label,
+            errno: error.into(),
+        };
+        let mut entry = match state.resource {
+            ResourceState::Listener { index, name } => {
+                let given = match self.listeners.remove(&index) {
+                    Some(given) => Ok((None, given.handle)),
+                    None => listener().map(|(other, handle)| (Some(other), handle)),
+                };
+                let label = listener_label(&name);
+                let entry = given.and_then(|(other, handle)| {
+                    let mut entry = Entry::listener(index, Listener { name, handle })?;
+                    entry.keep(other);
+                    Ok(entry)
+                });
+                entry.map_err(|error| failed(label, error))?
+            }
+            ResourceState::Connection { listener, id } => {
+                let given = self
+                    .connections
+                    .remove(&(listener, id))
+                    .map_or_else(|| connection().map(|(_, handle)| handle), Ok);
+                let handle = given.map_err(|error| failed(connection_label(id), error))?;
+                Entry::connection(listener, id, handle)
+            }
+            _ => return Err(failed(String::new(), rustix::io::Errno::BADF.into())),
+        };
+        entry.rights = entry.rights.only(state.rights);
+        entry.inheriting = entry.inheriting.only(state.inheriting);
+        entry.flags = state.flags;
+        Ok(entry)
     }
 }
 
@@ -365,7 +431,9 @@ fn bind(state: DescriptorState, roots: &[Option<BoundRoot>]) -> Result<Option<En
             identity,
             offset,
         } => (root, path, Some((identity, offset)), None),
-        ResourceState::Stdio { .. } => return Ok(None),
+        ResourceState::Stdio { .. }
+        | ResourceState::Listener { .. }
+        | ResourceState::Connection { .. } => return Ok(None),
     };
     let Some(Some(bound)) = roots.get(root as usize) else {
         return Ok(None);

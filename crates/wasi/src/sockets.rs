@@ -5,10 +5,11 @@ use crate::memory::{Cursor, IOVECS_AT_ONCE, Memory, TRANSFER_MAX};
 use crate::rights::Rights;
 use crate::step::{Halt, Interest, Outcome, Wait};
 use crate::streams::HostFile;
-use crate::table::Entry;
+use crate::table::{Entry, Resource};
 use crate::wasi::{Arguments, Wasi};
 use rustix::net::{RecvFlags, Shutdown, SocketFlags};
 use std::io::IoSlice;
+use std::os::fd::AsFd;
 
 /// `riflags`: look without taking.
 const RECV_PEEK: u16 = 1;
@@ -26,6 +27,14 @@ impl Entry {
             _ => Err(Errno::NOTSOCK),
         }
     }
+
+    /// The same, if bytes can go over it.
+    fn connected_host(&self) -> Result<&HostFile, Errno> {
+        match self.resource {
+            Resource::Listener { .. } => Err(Errno::NOTCONN),
+            _ => self.socket_host(),
+        }
+    }
 }
 
 impl Wasi {
@@ -37,6 +46,17 @@ impl Wasi {
         entry.require(Rights::SOCK_ACCEPT)?;
         m.check(a.u32(2), 4)?;
         self.table.check_room()?;
+        if let Resource::Listener { index, .. } = entry.resource {
+            let accepted = sterna_process::listener::accept(host.fd().as_fd());
+            let Some((id, handle)) = accepted? else {
+                return entry.or_again(Err(Halt::Wait(Wait::on(host.fd(), Interest::READ))));
+            };
+            let mut connection = Entry::connection(index, id, handle);
+            connection.rights = connection.rights.only(entry.inheriting);
+            connection.flags = flags;
+            let number = self.table.insert(connection)?;
+            return Ok(m.put_u32(a.u32(2), number)?);
+        }
         if !rustix::net::sockopt::socket_acceptconn(host.fd())? {
             return Err(Errno::INVAL.into());
         }
@@ -67,7 +87,7 @@ impl Wasi {
     pub(crate) fn sock_recv(&mut self, a: Arguments<'_>, m: &mut Memory<'_>) -> Outcome {
         let wanted = a.flags(3, RECV_PEEK | RECV_WAITALL)?;
         let entry = self.table.get(a.u32(0))?;
-        let host = entry.socket_host()?;
+        let host = entry.connected_host()?;
         entry.require(Rights::FD_READ)?;
         if wanted & RECV_WAITALL != 0 {
             return Err(Errno::NOTSUP.into());
@@ -93,7 +113,7 @@ impl Wasi {
     pub(crate) fn sock_send(&mut self, a: Arguments<'_>, m: &mut Memory<'_>) -> Outcome {
         a.flags(3, 0)?;
         let entry = self.table.get(a.u32(0))?;
-        let host = entry.socket_host()?;
+        let host = entry.connected_host()?;
         entry.require(Rights::FD_WRITE)?;
         let vectors = m.iovecs(a.u32(1), a.u32(2))?;
         m.check(a.u32(4), 4)?;
@@ -114,7 +134,7 @@ impl Wasi {
             _ => return Err(Errno::INVAL.into()),
         };
         let entry = self.table.get(a.u32(0))?;
-        let host = entry.socket_host()?;
+        let host = entry.connected_host()?;
         entry.require(Rights::SOCK_SHUTDOWN)?;
         Ok(rustix::net::shutdown(host.fd(), how)?)
     }

@@ -74,6 +74,14 @@ pub(crate) enum ResourceState {
         identity: Identity,
         offset: u64,
     },
+    Listener {
+        index: u32,
+        name: String,
+    },
+    Connection {
+        listener: u32,
+        id: u64,
+    },
 }
 
 /// What makes a file the same file. Device and inode numbers mean something on one machine only,
@@ -168,6 +176,18 @@ impl WasiState {
                 let kind = file_kind(identity.kind);
                 (kind, in_root(*root, path), Some(*offset), Binding::ByPath)
             }
+            ResourceState::Listener { name, .. } => (
+                DescriptorKind::Socket,
+                listener_label(name),
+                None,
+                Binding::Kept,
+            ),
+            ResourceState::Connection { id, .. } => (
+                DescriptorKind::Socket,
+                connection_label(*id),
+                None,
+                Binding::Kept,
+            ),
         };
         DescriptorDescription {
             number: state.number,
@@ -195,6 +215,14 @@ pub(crate) fn stdio_label(slot: u8) -> &'static str {
         1 => "standard output",
         _ => "standard error",
     }
+}
+
+pub(crate) fn listener_label(name: &str) -> String {
+    format!("connections to {name}")
+}
+
+pub(crate) fn connection_label(id: u64) -> String {
+    format!("connection {id} of a client")
 }
 
 /// A path as the guest would name it.

@@ -6,8 +6,10 @@ use crate::listing::Listing;
 use crate::rights::Rights;
 use crate::streams::{HostFile, HostKind, Stream};
 use cap_std::fs::Dir;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use sterna_process::Listener;
 
 /// One process's descriptors.
 #[derive(Debug)]
@@ -29,10 +31,44 @@ pub(crate) struct Entry {
 /// What a descriptor stands for.
 #[derive(Debug)]
 pub(crate) enum Resource {
-    Stdio { slot: u8, stream: Stream },
-    File { host: HostFile, place: Place },
+    Stdio {
+        slot: u8,
+        stream: Stream,
+    },
+    File {
+        host: HostFile,
+        place: Place,
+    },
     Directory(Box<OpenDirectory>),
-    Socket { host: HostFile, name: String },
+    Socket {
+        host: HostFile,
+        name: String,
+    },
+    Listener {
+        host: HostFile,
+        index: u32,
+        name: String,
+        /// Its other end, if nobody else has it: then no connection ever comes.
+        other: Option<OwnedFd>,
+    },
+    Connection(ConnectionEnd),
+}
+
+/// The process's end of a connection of a client. Whoever has the other end sees that it is closed, also while the
+/// descriptor is open elsewhere.
+#[derive(Debug)]
+pub(crate) struct ConnectionEnd {
+    pub(crate) host: HostFile,
+    /// Which listener it came by.
+    pub(crate) listener: u32,
+    /// Its number there.
+    pub(crate) id: u64,
+}
+
+impl Drop for ConnectionEnd {
+    fn drop(&mut self) {
+        let _ = rustix::net::shutdown(self.host.fd(), rustix::net::Shutdown::Both);
+    }
 }
 
 /// A directory given to the process.
@@ -192,6 +228,43 @@ impl Entry {
         }
     }
 
+    /// One of the process's listeners.
+    pub(crate) fn listener(index: u32, given: Listener) -> std::io::Result<Entry> {
+        let host = HostFile::inherit(given.handle)?.into_socket()?;
+        Ok(Entry {
+            resource: Resource::Listener {
+                host,
+                index,
+                name: given.name,
+                other: None,
+            },
+            rights: Rights::SOCKET,
+            inheriting: Rights::SOCKET,
+            flags: 0,
+        })
+    }
+
+    /// Keeps the other end of a listener that nobody serves.
+    pub(crate) fn keep(&mut self, end: Option<OwnedFd>) {
+        if let Resource::Listener { other, .. } = &mut self.resource {
+            *other = end;
+        }
+    }
+
+    /// A connection that came by a listener.
+    pub(crate) fn connection(listener: u32, id: u64, handle: OwnedFd) -> Entry {
+        Entry {
+            resource: Resource::Connection(ConnectionEnd {
+                host: HostFile::owned(handle, HostKind::SocketStream),
+                listener,
+                id,
+            }),
+            rights: Rights::SOCKET,
+            inheriting: Rights::NONE,
+            flags: 0,
+        }
+    }
+
     /// A given directory itself. Read-only is not a matter of rights: C libraries trim what they ask
     /// for to what a directory passes on, and a file asked for with write access would be opened
     /// without.
@@ -233,7 +306,10 @@ impl Entry {
     pub(crate) fn host(&self) -> Option<&HostFile> {
         match &self.resource {
             Resource::Stdio { stream, .. } => stream.host(),
-            Resource::File { host, .. } | Resource::Socket { host, .. } => Some(host),
+            Resource::File { host, .. }
+            | Resource::Socket { host, .. }
+            | Resource::Listener { host, .. } => Some(host),
+            Resource::Connection(connection) => Some(&connection.host),
             Resource::Directory(_) => None,
         }
     }
@@ -241,7 +317,10 @@ impl Entry {
     pub(crate) fn kind(&self) -> HostKind {
         match &self.resource {
             Resource::Stdio { stream, .. } => stream.kind(),
-            Resource::File { host, .. } | Resource::Socket { host, .. } => host.kind(),
+            Resource::File { host, .. }
+            | Resource::Socket { host, .. }
+            | Resource::Listener { host, .. } => host.kind(),
+            Resource::Connection(_) => HostKind::SocketStream,
             Resource::Directory(_) => HostKind::Directory,
         }
     }
@@ -258,7 +337,10 @@ impl Entry {
         match &self.resource {
             Resource::File { place, .. } => place.root.read_only,
             Resource::Directory(directory) => directory.place.root.read_only,
-            Resource::Stdio { .. } | Resource::Socket { .. } => false,
+            Resource::Stdio { .. }
+            | Resource::Socket { .. }
+            | Resource::Listener { .. }
+            | Resource::Connection(_) => false,
         }
     }
 }

@@ -81,7 +81,7 @@ impl Wasi {
                 return Err(ConfigError::SameName(directory.guest.clone()));
             }
         }
-        let wanted = 3 + config.sockets.len() + config.directories.len();
+        let wanted = 3 + config.listeners.len() + config.sockets.len() + config.directories.len();
         if wanted > config.limits.descriptors as usize {
             return Err(ConfigError::TooMany {
                 wanted,
@@ -98,6 +98,12 @@ impl Wasi {
             }
         }
         let mut number = 3;
+        for (index, listener) in (0..).zip(config.listeners) {
+            let name = format!("listener {:?}", listener.name);
+            let entry = Entry::listener(index, listener).map_err(unusable(name))?;
+            let _ = table.put(number, entry);
+            number += 1;
+        }
         for socket in config.sockets {
             let name = format!("socket {:?}", socket.name);
             let host = HostFile::inherit(socket.fd).and_then(HostFile::into_socket);

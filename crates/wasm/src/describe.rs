@@ -68,6 +68,9 @@ fn binding(descriptor: &sterna_wasi::DescriptorDescription) -> Binding {
             sterna_wasi::Binding::Fixed => {
                 (By::Identifier, Attachment::Fixed, OnMove::GlobalReference)
             }
+            sterna_wasi::Binding::Kept => {
+                (By::Identifier, Attachment::Fixed, OnMove::GlobalReference)
+            }
             _ => (By::Identifier, Attachment::Fastened, OnMove::Rebind),
         },
     };

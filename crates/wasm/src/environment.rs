@@ -54,6 +54,7 @@ pub(crate) fn config(environment: Environment, cpu: &Arc<CpuMeter>) -> Config {
     config.environment = environment.variables.into_iter().map(variable).collect();
     config.stdio = stdio(environment.resources.stdio);
     config.directories = directories(environment.resources.directories);
+    config.listeners = environment.resources.listeners;
     config.limits = wasi_limits(&environment.resources.limits);
     config
 }
@@ -66,6 +67,8 @@ pub(crate) fn rebind(resources: Resources, cpu: &Arc<CpuMeter>, before_ns: u64) 
     let mut rebind = Rebind::new(Box::new(HostClocks::new(here)));
     rebind.stdio = stdio(resources.stdio);
     rebind.directories = directories(resources.directories);
+    rebind.listeners = resources.listeners;
+    rebind.connections = resources.connections;
     rebind.limits = wasi_limits(&resources.limits);
     rebind
 }

@@ -62,6 +62,7 @@ pub(super) const RECIPES: &[Recipe] = &[
         stack: 16 << 10,
     },
     small("recurse", &[Own("probes/recurse.c")]),
+    small("kv", &[Own("servers/kv.c")]),
     small("sleeper", &[Own("probes/sleeper.c")]),
     small("spin", &[Own("probes/spin.c")]),
     Recipe {

@@ -13,9 +13,9 @@ use sterna_runner::message::{Answer, Order, Seen};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Hosting;
 use super::copies::copied;
 use super::input::Input;
+use super::{Hosting, random};
 use crate::door::Authority;
 use crate::limits::{ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, WATCH_WITHIN};
 use crate::message::{
@@ -63,7 +63,11 @@ impl Service {
     ) -> Result<Option<HostingReply>, Failure> {
         match request {
             HostingRequest::Start(order) => {
-                let started = self.start(hosting, *order, descriptors, None);
+                let started = self.start(hosting, *order, Vec::new(), descriptors, None);
+                started.await.map(Some)
+            }
+            HostingRequest::StartListening { order, listens } => {
+                let started = self.start(hosting, *order, listens, descriptors, None);
                 started.await.map(Some)
             }
             HostingRequest::List { ended } => self.listed(hosting, ended).await.map(Some),
@@ -156,8 +160,15 @@ impl Service {
     ) -> Result<Option<HostingReply>, Failure> {
         match request {
             HostingRequest::Start(order) => {
-                let started = self.start(hosting, *order, Vec::new(), Some(node));
+                let started = self.start(hosting, *order, Vec::new(), Vec::new(), Some(node));
                 started.await.map(Some)
+            }
+            HostingRequest::StartListening { order, listens } => {
+                let started = self.start(hosting, *order, listens, Vec::new(), Some(node));
+                started.await.map(Some)
+            }
+            HostingRequest::Listen { .. } | HostingRequest::Unlisten { .. } => {
+                hosting.answer_ingress(&request)
             }
             HostingRequest::Message { bytes } => {
                 let (message, found) = Message::decode(&bytes).map_err(Failure::refused)?;
@@ -581,16 +592,4 @@ pub(super) fn gone(process: ProcessId, life: Life) -> Failure {
         _ => "has ended: see `sterna ps -a`",
     };
     Failure::refused(format!("process {} {how}", process.short()))
-}
-
-pub(super) fn random() -> Result<[u8; 16], Failure> {
-    let mut bytes = [0; 16];
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    match filled {
-        Ok(16) => Ok(bytes),
-        _ => Err(Failure::new(
-            FailureKind::Internal,
-            "the system gives no random numbers",
-        )),
-    }
 }

@@ -144,6 +144,8 @@ impl Service {
             .await?;
         let mut belongings = Belongings::decode(&original.info.extra).unwrap_or_default();
         belongings.input = false;
+        // Its clients are the original's.
+        belongings.listens.clear();
         let info = ProcessInfo {
             name: None,
             started_ms: now_ms(),

@@ -107,6 +107,7 @@ impl Service {
             };
             for (process, _) in &held.held {
                 driver.read(*process);
+                self.attach_clients(&hosting, *process);
             }
             let ended = driver.run(&mut inputs).await;
             hosting.runner.send_replace(None);
@@ -531,6 +532,9 @@ impl Driver {
             }
             _ => (None, None),
         };
+        if let Command::Resume { process, .. } = command {
+            self.service.attach_clients(&self.hosting, process);
+        }
         fault::point("service order", &command);
         let order = Order::Step { command, place };
         let descriptors = descriptors.unwrap_or_default();

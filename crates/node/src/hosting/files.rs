@@ -87,7 +87,7 @@ impl Service {
         let hold = match keep {
             true => None,
             false => Some(Hold {
-                name: MoveId::from_bytes(answers::random()?),
+                name: MoveId::from_bytes(super::random()?),
                 epoch: record.epoch,
             }),
         };

@@ -17,8 +17,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::Hosting;
-use super::answers::random;
 use super::input::Input;
+use super::random;
 use crate::limits::{LET_GO_WITHIN, RETRY_FIRST, RETRY_MAX};
 use crate::message::{
     Belongings, Failure, FailureKind, ProcessInfo, RegistryRequest, Reply, SwapBytes,

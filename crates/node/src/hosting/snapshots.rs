@@ -525,11 +525,7 @@ fn is_due(keeping: &Keeping, every: Duration) -> bool {
 }
 
 pub(super) fn new_key() -> Result<Key, Failure> {
-    let (one, other) = (super::answers::random()?, super::answers::random()?);
-    let mut bits = [0; 32];
-    bits[..16].copy_from_slice(&one);
-    bits[16..].copy_from_slice(&other);
-    Ok(Key::from_bytes(bits))
+    Ok(Key::from_bytes(super::random()?))
 }
 
 fn none_of(process: ProcessId) -> Failure {

@@ -13,8 +13,8 @@ use super::input::Input;
 use super::runner::make_folder;
 use super::{Hosting, bindings, blocking};
 use crate::message::{
-    Belongings, BindingSort, EventSort, Failure, FailureKind, HostingReply, HostingRequest,
-    ProcessInfo, RegistryRequest, Reply, Request, StartOrder, Where,
+    Belongings, BindingSort, EventSort, Failure, FailureKind, HostingReply, HostingRequest, Listen,
+    ListenOrder, ProcessInfo, RegistryRequest, Reply, Request, StartOrder, Where,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
@@ -22,16 +22,18 @@ use crate::wire::now_ms;
 impl Service {
     /// Starts a process, here or elsewhere. `asked_by`: the node that has the program, unless it is this one.
     pub(super) async fn start(
-        &self,
-        hosting: &Hosting,
+        self: &Arc<Self>,
+        hosting: &Arc<Hosting>,
         order: StartOrder,
+        listens: Vec<ListenOrder>,
         opened: Vec<OwnedFd>,
         asked_by: Option<NodeId>,
     ) -> Result<HostingReply, Failure> {
-        if !order.is_plain() {
+        if !order.is_plain() || !ListenOrder::are_plain(&listens) {
             return Err(Failure::refused(
                 "the process's name has more than 200 bytes or is not plain text in one word, its arguments or paths \
-                 are too long, or a directory's path in the process is not absolute",
+                 are too long, a directory's path in the process is not absolute, or a port's name is not plain text in one \
+                 word",
             ));
         }
         let at = match order.place {
@@ -40,7 +42,9 @@ impl Service {
             Where::Anywhere => self.roomiest(hosting).await,
         };
         if at == self.id {
-            return self.start_here(hosting, order, opened, asked_by).await;
+            return self
+                .start_here(hosting, order, listens, (opened, asked_by))
+                .await;
         }
         let fixed = order.belongings.bindings.iter();
         if let Some(binding) = fixed.clone().find(|one| one.sort == BindingSort::Fixed) {
@@ -62,16 +66,20 @@ impl Service {
             place: Where::Here,
             ..order
         };
-        self.pass_on(at, HostingRequest::Start(Box::new(order)))
-            .await
+        let order = Box::new(order);
+        let request = match listens.is_empty() {
+            true => HostingRequest::Start(order),
+            false => HostingRequest::StartListening { order, listens },
+        };
+        self.pass_on(at, request).await
     }
 
     async fn start_here(
-        &self,
-        hosting: &Hosting,
-        order: StartOrder,
-        opened: Vec<OwnedFd>,
-        asked_by: Option<NodeId>,
+        self: &Arc<Self>,
+        hosting: &Arc<Hosting>,
+        mut order: StartOrder,
+        listens: Vec<ListenOrder>,
+        (opened, asked_by): (Vec<OwnedFd>, Option<NodeId>),
     ) -> Result<HostingReply, Failure> {
         let runner = hosting.runner_soon().await?;
         if !order.belongings.bindings.is_empty() && !runner.takes_directories {
@@ -91,28 +99,46 @@ impl Service {
             }
         }
         let process = ProcessId::random();
+        let listens = self.open_ports(hosting, process, listens).await?;
+        order.variables.extend(Listen::variables(&listens));
+        order.belongings.listens = listens.clone();
+        let started = self.start_placed(hosting, process, order, opened).await;
+        if started.is_err() {
+            self.close_ports(hosting, process, &listens).await;
+        }
+        started?;
+        hosting.copies.has_started(process);
+        self.attach_clients(hosting, process);
+        let node = self.id;
+        Ok(HostingReply::Started { process, node })
+    }
+
+    async fn start_placed(
+        &self,
+        hosting: &Hosting,
+        process: ProcessId,
+        order: StartOrder,
+        opened: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
         let belongings = &order.belongings;
         let placed = hosting.place(process, Epoch::FIRST, belongings, opened, None);
-        let (place, descriptors) = match placed.await {
+        let placed = match placed.await {
+            Ok(placed) => hosting.starts(process, Epoch::FIRST).await.map(|()| placed),
+            Err(failure) => Err(failure),
+        };
+        let (place, descriptors) = match placed {
             Ok(placed) => placed,
             Err(failure) => {
                 hosting.uncopy(process).await;
                 return Err(failure);
             }
         };
-        if let Err(failure) = hosting.starts(process, Epoch::FIRST).await {
-            hosting.uncopy(process).await;
-            return Err(failure);
-        }
         let started = self.start_noted(hosting, process, order, (place, descriptors));
         let started = started.await;
         if let Err(failure) = &started {
             hosting.give_up(process, &failure.message).await;
         }
-        started?;
-        hosting.copies.has_started(process);
-        let node = self.id;
-        Ok(HostingReply::Started { process, node })
+        started
     }
 
     /// The driver knows of it: it gets a record, and begins to run.
@@ -192,6 +218,7 @@ impl Service {
         let within = match &request {
             // A program may have to be fetched and compiled first.
             HostingRequest::Start(_)
+            | HostingRequest::StartListening { .. }
             | HostingRequest::Snapshot { .. }
             | HostingRequest::Recover { .. }
             | HostingRequest::Clone { .. }
@@ -256,6 +283,11 @@ impl Hosting {
             input: belongings.input,
             came_from,
             terminal: belongings.terminal.is_some(),
+            ports: belongings
+                .listens
+                .iter()
+                .map(|listen| listen.name.clone())
+                .collect(),
         };
         Ok((place, descriptors))
     }

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use sterna_process::Limits;
 use sterna_runner::message::WindowSize;
 
+use super::Listen;
+
 /// What a process has wherever it is: kept with its record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Belongings {
@@ -15,6 +17,9 @@ pub struct Belongings {
     pub input: bool,
     /// If its standard streams are a terminal: how large that is at the start.
     pub terminal: Option<WindowSize>,
+    /// Ports at which clients reach it. Not in an order: the node that starts the process opens them.
+    #[serde(skip)]
+    pub listens: Vec<Listen>,
 }
 
 /// A directory of a process, and what becomes of it on a move.
@@ -42,8 +47,9 @@ pub enum BindingSort {
     Copy,
 }
 
-/// Version of [`Belongings`] as they are kept, their first byte. Those of version 1 end before the terminal.
-const BELONGINGS_VERSION: u8 = 2;
+/// Newest version of [`Belongings`] as they are kept, their first byte. Those of version 1 end before the terminal, those
+/// of version 2 before the ports. Each is written in the oldest version that can say it, which most nodes read.
+const BELONGINGS_VERSION: u8 = 3;
 
 /// How `None` is written.
 const NO_TERMINAL: u8 = 0;
@@ -53,7 +59,11 @@ impl Belongings {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let body = postcard::to_stdvec(self).expect("belongings can be written");
-        [vec![BELONGINGS_VERSION], body].concat()
+        if self.listens.is_empty() {
+            return [vec![2], body].concat();
+        }
+        let listens = postcard::to_stdvec(&self.listens).expect("ports can be written");
+        [vec![BELONGINGS_VERSION], body, listens].concat()
     }
 
     /// What was kept; `None` if a newer program did it.
@@ -62,11 +72,18 @@ impl Belongings {
         let (version, body) = bytes.split_first()?;
         let body = match *version {
             1 => [body, &[NO_TERMINAL]].concat(),
-            BELONGINGS_VERSION => body.to_vec(),
+            2..=BELONGINGS_VERSION => body.to_vec(),
             _ => return None,
         };
-        match postcard::take_from_bytes(&body) {
-            Ok((belongings, [])) => Some(belongings),
+        let (mut belongings, rest): (Self, &[u8]) = postcard::take_from_bytes(&body).ok()?;
+        if *version < BELONGINGS_VERSION {
+            return rest.is_empty().then_some(belongings);
+        }
+        match postcard::take_from_bytes(rest) {
+            Ok((listens, [])) => {
+                belongings.listens = listens;
+                Some(belongings)
+            }
             _ => None,
         }
     }

@@ -1,5 +1,7 @@
 //! What is asked of nodes about the processes that they host, and what they answer.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 use sterna_migration::{Attempt, MoveId, NodeId};
 use sterna_process::{Description, MemoryLayout, ProcessId, ProgramId, Stats, Tag};
@@ -8,9 +10,9 @@ use sterna_runner::log::Record;
 use sterna_runner::message::{FileAnswer, FileDeed, WindowSize};
 
 use super::{
-    Belongings, Binding, Cloned, DrainNews, DrainOrder, EventRecord, Keeping, ProcessEntry,
-    Recovered, Room, ShelfReply, ShelfRequest, SnapshotOrder, ThawOrder, TreePage, TreeRound,
-    TreeWish, TreesSent, is_process_name,
+    Belongings, Binding, Cloned, DrainNews, DrainOrder, EventRecord, Keeping, ListenOrder,
+    ProcessEntry, Recovered, Room, ShelfReply, ShelfRequest, SnapshotOrder, ThawOrder, TreePage,
+    TreeRound, TreeWish, TreesSent, is_process_name,
 };
 use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
 
@@ -263,6 +265,39 @@ pub enum HostingRequest {
     },
     /// How much room do all nodes have?
     Rooms,
+    /// Start a process with ports. Descriptors: as for `Start`.
+    StartListening {
+        /// The process.
+        order: Box<StartOrder>,
+        /// Its ports.
+        listens: Vec<ListenOrder>,
+    },
+    /// Between nodes: open a port for a process that is about to start.
+    Listen {
+        /// Which process.
+        process: ProcessId,
+        /// Which of its ports.
+        index: u32,
+        /// The number that the port is to have; 0: any that is free.
+        port: u16,
+    },
+    /// Between nodes: a process was not started, so close its ports.
+    Unlisten {
+        /// Which process.
+        process: ProcessId,
+    },
+    /// Between nodes: the asking node has a process, whose clients come to the asked one. After [`Reply::Done`] there are
+    /// [frames](sterna_ingress::Frame) both ways.
+    ///
+    /// [`Reply::Done`]: super::Reply::Done
+    Clients {
+        /// Which process.
+        process: ProcessId,
+        /// Which of its ports.
+        index: u32,
+        /// The number that the port has, or had.
+        port: u16,
+    },
 }
 
 /// What is done to a process.
@@ -421,6 +456,8 @@ pub enum HostingReply {
     Drain(Box<DrainNews>),
     /// To [`HostingRequest::Rooms`]: of those that answer.
     Rooms(Vec<Room>),
+    /// To [`HostingRequest::Listen`]: where.
+    Listening(SocketAddr),
 }
 
 /// A process as its node sees it.

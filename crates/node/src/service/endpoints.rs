@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Origin, Service};
 use crate::door::Authority;
+use crate::hosting::serve_clients;
 use crate::identity::NodeId;
 use crate::limits::{
     CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX, CONNECTIONS_UNPROVEN_MAX, FRAME_WITHIN, HELLO_WITHIN,
@@ -219,6 +220,14 @@ impl Service {
             Ok(Request::Hosting(request @ HostingRequest::Freeze { .. })) => {
                 self.freeze_for(authority, request, &mut to, &mut from)
                     .await
+            }
+            Ok(Request::Hosting(request @ HostingRequest::Clients { .. })) => {
+                match self.port_for(authority, &request).await {
+                    Ok((port, epoch)) => {
+                        return serve_clients((&port, epoch), &mut to, &mut from).await;
+                    }
+                    Err(failure) => Reply::Failed(failure),
+                }
             }
             request => {
                 // Nothing that comes after the request is read.

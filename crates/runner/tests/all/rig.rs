@@ -260,6 +260,7 @@ pub(crate) fn place() -> Place {
         input: false,
         came_from: None,
         terminal: false,
+        ports: Vec::new(),
     }
 }
 

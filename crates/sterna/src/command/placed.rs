@@ -4,11 +4,14 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, ensure};
-use sterna_node::message::{Belongings, Deed, HostingReply, HostingRequest, StartOrder, Where};
+use sterna_node::message::{
+    Belongings, Deed, HostingReply, HostingRequest, ListenOrder, StartOrder, Where,
+};
 use sterna_process::{Environment, ProcessId};
 
 use super::attach::{Keys, Session};
@@ -17,6 +20,41 @@ use crate::host::Signals;
 use crate::kinds::{self, BuildOptions};
 use crate::node::{self, Which};
 use crate::{show, terminal};
+
+/// A port that a process is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListenAt {
+    /// What the process knows it by.
+    name: String,
+    /// Whose port, if not that of the node on which it is started.
+    node: Option<String>,
+    port: u16,
+}
+
+impl FromStr for ListenAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "write [NAME=][NODE:]PORT, for example 8080 or http=lab-1:8080".to_owned();
+        let (name, at) = match text.split_once('=') {
+            Some((name, at)) => (Some(name), at),
+            None => (None, text),
+        };
+        let (node, port) = match at.rsplit_once(':') {
+            Some((node, port)) => (Some(node), port),
+            None => (None, at),
+        };
+        let port: u16 = port.parse().map_err(|_| wrong())?;
+        if name.is_some_and(str::is_empty) || node.is_some_and(str::is_empty) {
+            return Err(wrong());
+        }
+        Ok(Self {
+            name: name.map_or_else(|| port.to_string(), str::to_owned),
+            node: node.map(str::to_owned),
+            port,
+        })
+    }
+}
 
 /// A process that is to be placed.
 pub(crate) struct Placed<'a> {
@@ -33,6 +71,7 @@ pub(crate) struct Placed<'a> {
     pub(crate) file: &'a Path,
     pub(crate) build: &'a BuildOptions,
     pub(crate) directories: Vec<BoundDirectory>,
+    pub(crate) listens: &'a [ListenAt],
     pub(crate) environment: Environment,
     pub(crate) json: bool,
 }
@@ -59,7 +98,14 @@ impl Placed<'_> {
             true => None,
             false => Some(Signals::catch()?),
         };
-        let request = HostingRequest::Start(Box::new(order));
+        let order = Box::new(order);
+        let request = match self.listens {
+            [] => HostingRequest::Start(order),
+            _ => HostingRequest::StartListening {
+                order,
+                listens: self.listens()?,
+            },
+        };
         let Some(HostingReply::Started { process, node }) =
             self.which.hosting_with(request, &descriptors)?
         else {
@@ -78,6 +124,25 @@ impl Placed<'_> {
             Some("auto") => Where::Anywhere,
             Some(name) => Where::At(node::member(&self.which.nodes()?, name)?),
         })
+    }
+
+    fn listens(&self) -> Result<Vec<ListenOrder>> {
+        let nodes = match self.listens.iter().any(|listen| listen.node.is_some()) {
+            true => Some(self.which.nodes()?),
+            false => None,
+        };
+        let order = |listen: &ListenAt| {
+            let ingress = match (&listen.node, &nodes) {
+                (Some(name), Some(nodes)) => Some(node::member(nodes, name)?),
+                _ => None,
+            };
+            Ok(ListenOrder {
+                name: listen.name.clone(),
+                ingress,
+                port: listen.port,
+            })
+        };
+        self.listens.iter().map(order).collect()
     }
 
     fn order(&self, place: Where, program: sterna_process::ProgramId) -> StartOrder {
@@ -104,6 +169,7 @@ impl Placed<'_> {
                     .collect(),
                 input: self.interactive || self.terminal,
                 terminal: self.terminal.then(terminal::size),
+                listens: Vec::new(),
             },
         }
     }
@@ -146,4 +212,27 @@ fn started(process: ProcessId, node: &str, json: bool) -> Result<u8> {
         false => show::print(format_args!("{}\n", process.short())),
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_may_have_a_name_and_a_node() {
+        let read = |text: &str| {
+            let at: ListenAt = text.parse().ok()?;
+            Some((at.name, at.node, at.port))
+        };
+        let at = |name: &str, node: Option<&str>, port| {
+            Some((name.to_owned(), node.map(str::to_owned), port))
+        };
+        assert_eq!(read("8080"), at("8080", None, 8080));
+        assert_eq!(read("lab-1:0"), at("0", Some("lab-1"), 0));
+        assert_eq!(read("http=80"), at("http", None, 80));
+        assert_eq!(read("http=lab:80"), at("http", Some("lab"), 80));
+        for wrong in ["", "x", "65536", "-1", ":80", "=80", "a=:80", "80:"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! `sterna ps`: the processes of this machine and user, and those of the cluster if a node runs here.
 
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +8,9 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use sterna_migration::Life;
-use sterna_node::message::{Brief, HostingReply, HostingRequest, Listed, Nodes};
+use sterna_node::message::{
+    Belongings, Brief, HostingReply, HostingRequest, Listed, Listen, Nodes,
+};
 use sterna_process::{Plain, ProcessId, ProgramId, Tag};
 
 use super::snapshot::age_ms;
@@ -76,6 +79,30 @@ pub(crate) struct Row {
     pub(crate) age_ms: u64,
     /// Bytes of output until now; null without a node, and if that does not answer.
     pub(crate) output_bytes: Option<u64>,
+    /// Where its clients connect.
+    pub(crate) ports: Vec<PortRow>,
+}
+
+/// A port of a process.
+#[derive(Serialize)]
+pub(crate) struct PortRow {
+    pub(crate) name: String,
+    /// Whose port it is.
+    pub(crate) node: String,
+    pub(crate) address: SocketAddr,
+}
+
+impl PortRow {
+    /// Those of a process of the cluster.
+    fn all(belongings: &[u8], nodes: &Nodes) -> Vec<Self> {
+        let listens = Belongings::decode(belongings).unwrap_or_default().listens;
+        let row = |listen: Listen| Self {
+            name: listen.name,
+            node: node::name_of(nodes, listen.ingress),
+            address: listen.address,
+        };
+        listens.into_iter().map(row).collect()
+    }
 }
 
 impl Ps {
@@ -195,6 +222,7 @@ fn row_on_node(listed: Listed, nodes: &Nodes) -> Option<Row> {
             .as_ref()
             .and_then(|keeping| Some(age_ms(keeping.last?.at_ms))),
         snapshot_trouble: keeping.and_then(|keeping| keeping.trouble),
+        ports: PortRow::all(&entry.info.extra, nodes),
         hosted_ms: None,
         age_ms: until_ms.saturating_sub(entry.info.started_ms),
         output_bytes: brief.map(|brief| brief.output_bytes),
@@ -279,6 +307,7 @@ fn row(record: &Record, status: Result<Status, &'static str>) -> Option<Row> {
         hosted_ms: Some(record.hosted_ms),
         age_ms: ms(age),
         output_bytes: None,
+        ports: Vec::new(),
     })
 }
 
@@ -313,7 +342,19 @@ fn table_here(rows: &[Here]) -> Table<5> {
     table
 }
 
-fn table(rows: &[Row]) -> Table<10> {
+/// Where its clients connect: nodes and ports.
+fn ports(row: &Row) -> String {
+    let ports = row.ports.iter();
+    let shown: Vec<String> = ports
+        .map(|port| format!("{}:{}", Plain(&port.node), port.address.port()))
+        .collect();
+    match shown.is_empty() {
+        true => "-".to_owned(),
+        false => shown.join(","),
+    }
+}
+
+fn table(rows: &[Row]) -> Table<11> {
     let mut table = Table::new([
         ("ID", Align::Left),
         ("NAME", Align::Left),
@@ -324,6 +365,7 @@ fn table(rows: &[Row]) -> Table<10> {
         ("MEMORY", Align::Right),
         ("AGE", Align::Right),
         ("SNAPSHOT", Align::Right),
+        ("PORTS", Align::Left),
         ("PID", Align::Right),
     ]);
     let unknown = || "-".to_owned();
@@ -339,6 +381,7 @@ fn table(rows: &[Row]) -> Table<10> {
             row.memory_bytes.map_or_else(unknown, show::bytes),
             show::age(Duration::from_millis(row.age_ms)),
             snapshot(row),
+            ports(row),
             row.pid.map_or_else(unknown, |pid| pid.to_string()),
         ]);
     }

@@ -10,7 +10,7 @@ use clap::Args;
 use sterna_process::{Environment, Identity, Resources, Stdio};
 
 use super::given::{self, Given};
-use super::placed::Placed;
+use super::placed::{ListenAt, Placed};
 use crate::complete;
 use crate::host::{self, Facts, Signals};
 use crate::key;
@@ -46,6 +46,11 @@ pub(crate) struct Run {
     /// On a node: give it a terminal, to which `sterna attach` leads; without --detach this one shows it.
     #[arg(short, long, visible_alias = "tty")]
     terminal: bool,
+    /// On a node: let clients connect to it at this port, of the node on which it starts unless another is named; 0: any
+    /// that is free. They stay connected when it moves. It gets the port as descriptor 3, the next as 4, and LISTEN_FDS and
+    /// LISTEN_FDNAMES as sd_listen_fds(3) says. May be given several times.
+    #[arg(long, value_name = "[NAME=][NODE:]PORT", conflicts_with_all = ["immobile", "snapshot_every"])]
+    listen: Vec<ListenAt>,
     /// Print JSON (with --detach).
     #[arg(long, requires = "detach")]
     json: bool,
@@ -76,6 +81,7 @@ Examples:
   sterna run --detach --name job job.wasm        on this machine's node; see it with `sterna logs -f job`
   sterna run --detach --dir job::/work:copy job.wasm   its files go along when it is moved
   sterna run --on lab-2 -i lua.wasm              on another node, in the foreground
+  sterna run -d --listen 8080 server.wasm        a server whose clients stay when it moves
   sterna run --on lab-2 -t python.wasm -i        the same with a terminal; Ctrl-P Ctrl-Q detaches from it
 
 Exit code:
@@ -86,7 +92,7 @@ Exit code:
 
 impl Run {
     pub(crate) fn run(self) -> Result<u8> {
-        if self.on.is_some() || self.detach {
+        if self.on.is_some() || self.detach || !self.listen.is_empty() {
             return self.on_node();
         }
         let key = key::own()?;
@@ -156,6 +162,7 @@ impl Run {
             file: &self.file,
             build: &self.given.build,
             directories,
+            listens: &self.listen,
             environment,
             json: self.json,
         }
@@ -194,6 +201,7 @@ impl Run {
                 stdio: Stdio::inherited().context("could not take over the standard streams")?,
                 directories,
                 limits,
+                ..Resources::default()
             },
         };
         Ok((environment, local))

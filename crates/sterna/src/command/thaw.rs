@@ -130,6 +130,7 @@ impl Thaw {
             stdio: Stdio::inherited().context("could not take over the standard streams")?,
             directories,
             limits: local.limits.clone(),
+            ..Resources::default()
         };
         let signals = Signals::catch()?;
         let paused = incoming.finish(image, resources, None).with_context(what)?;

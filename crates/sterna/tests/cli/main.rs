@@ -19,6 +19,7 @@
 //! - `phases`: each role of a move killed and stopped at each of its phases
 //! - `networks`: nodes in networks of their own: cut, lossy, of IPv6 alone
 //! - `hardship`: nodes whose disks are full; `clocks`: nodes whose clocks are wrong
+//! - `clients`: servers with clients that stay connected while they move
 //! - `copied`: directories that are copied along; moves that cannot be because of directories
 //! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
 //! - `buckets`: snapshots in what speaks the protocol of S3
@@ -30,6 +31,7 @@
 mod attacks;
 mod balancing;
 mod buckets;
+mod clients;
 mod clocks;
 mod cluster;
 mod control;

@@ -38,8 +38,8 @@ pub(super) enum Beneath {
 pub(super) enum Network {
     #[default]
     Nothing,
-    /// Connecting by TCP, and whatever is bound already.
-    Connecting,
+    /// Whatever the system calls' filter allows.
+    Anything,
 }
 
 impl Default for Files {
@@ -97,14 +97,10 @@ impl Files {
             ruleset = ruleset.handle_access(AccessFs::from_all(LANDLOCK_ABI))?;
             rules = beneath;
         }
-        let forbidden = match network {
-            Network::Nothing => AccessNet::from_all(LANDLOCK_ABI),
-            Network::Connecting => AccessNet::BindTcp.into(),
-        };
-        let mut ruleset = ruleset
-            .handle_access(forbidden)?
-            .scope(Scope::from_all(LANDLOCK_ABI))?
-            .create()?;
+        if network == Network::Nothing {
+            ruleset = ruleset.handle_access(AccessNet::from_all(LANDLOCK_ABI))?;
+        }
+        let mut ruleset = ruleset.scope(Scope::from_all(LANDLOCK_ABI))?.create()?;
         for (directory, beneath) in rules {
             ruleset = ruleset.add_rule(PathBeneath::new(&**directory, beneath.rights()))?;
         }

@@ -128,6 +128,10 @@ pub(super) fn conditional() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendEr
         .iter()
         .map(|(level, name)| SeccompRule::new(vec![is(1, *level)?, is(2, *name)?]));
     Ok(BTreeMap::from([
+        (
+            libc::SYS_socketpair,
+            vec![SeccompRule::new(vec![is(0, libc::AF_UNIX as u64)?])?],
+        ),
         (libc::SYS_setsockopt, options.collect::<Result<_, _>>()?),
         (libc::SYS_ioctl, requests.collect::<Result<_, _>>()?),
         (

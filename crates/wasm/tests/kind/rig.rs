@@ -138,6 +138,7 @@ impl Job {
             },
             directories: self.directories.iter().map(directory).collect(),
             limits: self.limits.clone(),
+            ..Resources::default()
         }
     }
 

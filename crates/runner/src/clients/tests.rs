@@ -1,0 +1,201 @@
+//! Ports with an ingress at their other end, of which the test is the network; the process is the test, too.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sterna_ingress::{Back, ConnectionId, Decoder, Front};
+use sterna_process::Listener;
+use sterna_process::listener::accept;
+
+use super::port::CarriedPort;
+use super::{Clients, Port};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The ingress, which serves its attachments on threads.
+struct Ingress(Arc<Mutex<Front>>);
+
+impl Ingress {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Front::new(1))))
+    }
+
+    fn front(&self) -> MutexGuard<'_, Front> {
+        self.0.lock().unwrap()
+    }
+
+    fn attach(&self, port: &Port) {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        self.front().attach();
+        port.attach(theirs.into()).unwrap();
+        let front = Arc::clone(&self.0);
+        ours.set_read_timeout(Some(Duration::from_millis(1)))
+            .unwrap();
+        thread::spawn(move || {
+            let mut decoder = Decoder::default();
+            let mut buffer = [0; 4096];
+            loop {
+                match ours.read(&mut buffer) {
+                    Ok(0) => return,
+                    Ok(got) => decoder.extend(&buffer[..got]),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+                let mut frames = Vec::new();
+                let mut front = front.lock().unwrap();
+                while let Some(frame) = decoder.frame().unwrap() {
+                    front.take(&frame).unwrap();
+                }
+                front.write(&mut frames, 1 << 20);
+                drop(front);
+                if ours.write_all(&frames).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn client(&self, bytes: &[u8]) -> ConnectionId {
+        let id = self.front().accept("192.0.2.1:7").unwrap();
+        self.front().push(id, bytes);
+        id
+    }
+
+    /// What a client gets, so many bytes.
+    fn received(&self, id: ConnectionId, count: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        until(|| {
+            let mut front = self.front();
+            let (bytes, _) = front.pending(id);
+            let got = bytes.len();
+            all.extend_from_slice(bytes);
+            front.delivered(id, got, false);
+            all.len() >= count
+        });
+        all
+    }
+}
+
+fn until(mut holds: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !holds() {
+        assert!(since.elapsed() < PATIENCE, "it does not come about");
+        thread::yield_now();
+    }
+}
+
+fn port(back: Back) -> (Arc<Port>, Listener) {
+    let clients = Clients::start().unwrap();
+    Port::new(&clients, back, "http").unwrap()
+}
+
+/// The process accepts a connection.
+fn accepted(listener: &Listener) -> (u64, File) {
+    let mut taken = None;
+    until(|| {
+        taken = accept(listener.handle.as_fd()).unwrap();
+        taken.is_some()
+    });
+    let (id, handle) = taken.unwrap();
+    (id, handle.into())
+}
+
+/// The process reads so many bytes, or until there are no more.
+fn read(connection: &mut File, count: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut buffer = [0; 64];
+    until(|| match connection.read(&mut buffer[..count - all.len()]) {
+        Ok(got) => {
+            all.extend_from_slice(&buffer[..got]);
+            got == 0 || all.len() == count
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+            false
+        }
+    });
+    all
+}
+
+fn carried(port: &Arc<Port>) -> CarriedPort {
+    let section = super::section(std::slice::from_ref(port)).unwrap();
+    let all: Vec<CarriedPort> = section.decode().unwrap();
+    all.into_iter().next().unwrap()
+}
+
+#[test]
+fn what_was_not_read_travels_and_what_was_not_taken_does() {
+    let ingress = Ingress::new();
+    let (source, listener) = port(Back::default());
+    ingress.attach(&source);
+    let id = ingress.client(b"read, not read");
+    let (number, mut connection) = accepted(&listener);
+    assert_eq!(number, id.0);
+    assert_eq!(read(&mut connection, 6), b"read, ");
+    connection.write_all(b"answer").unwrap();
+    // It stands still from here on.
+    let carried = carried(&source);
+    let (target, _listener) = port(Back::default());
+    let mut accepted = target.carry(0, carried).unwrap();
+    drop((source, listener));
+    let mut connection = File::from(accepted.remove(0).handle);
+    assert_eq!(read(&mut connection, 8), b"not read");
+    ingress.attach(&target);
+    connection.write_all(b", and more").unwrap();
+    assert_eq!(ingress.received(id, 16), b"answer, and more");
+}
+
+#[test]
+fn those_that_were_not_accepted_are_handed_over_at_the_target() {
+    let ingress = Ingress::new();
+    let (source, listener) = port(Back::default());
+    ingress.attach(&source);
+    let all = [0, 1, 2].map(|_| ingress.client(b"hello"));
+    assert_eq!(accepted(&listener).0, all[0].0);
+    let (target, listener) = port(Back::default());
+    assert_eq!(target.carry(0, carried(&source)).unwrap().len(), 1);
+    ingress.attach(&target);
+    for waiting in &all[1..] {
+        let (id, mut connection) = accepted(&listener);
+        assert_eq!((id, &*read(&mut connection, 5)), (waiting.0, &b"hello"[..]));
+    }
+}
+
+#[test]
+fn a_process_that_stays_goes_on_with_its_clients() {
+    let ingress = Ingress::new();
+    let (port, listener) = port(Back::default());
+    ingress.attach(&port);
+    let id = ingress.client(b"0");
+    let (_, mut connection) = accepted(&listener);
+    for round in 0..3_u8 {
+        drop(carried(&port));
+        ingress.front().push(id, &[b'1' + round]);
+        connection.write_all(b"while it stands").unwrap();
+        port.stay();
+        assert_eq!(read(&mut connection, 1), [b'0' + round]);
+        assert_eq!(ingress.received(id, 15), b"while it stands");
+    }
+}
+
+#[test]
+fn either_side_sees_that_the_other_has_closed_a_connection() {
+    let ingress = Ingress::new();
+    let (port, listener) = port(Back::default());
+    ingress.attach(&port);
+    let [gone, closed] = [0, 1].map(|_| ingress.client(b""));
+    let (_, mut broken) = accepted(&listener);
+    let (_, mut connection) = accepted(&listener);
+    ingress.front().reset(gone);
+    assert_eq!(read(&mut broken, 1), b"");
+    connection.write_all(b"goodbye").unwrap();
+    rustix::net::shutdown(&connection, rustix::net::Shutdown::Both).unwrap();
+    assert_eq!(ingress.received(closed, 7), b"goodbye");
+    until(|| ingress.front().pending(closed).1);
+    ingress.front().delivered(closed, 0, true);
+    until(|| ingress.front().clients() == 0);
+}
