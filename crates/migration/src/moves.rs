@@ -315,7 +315,7 @@ impl Moves {
             },
             Body::Accept(_) => Body::Abort,
             Body::State(_) | Body::Ask if self.lived_on(attempt) => Body::Done(Timings::default()),
-            Body::State(_) => Body::Failed(TargetFailure::Unknown),
+            Body::State(_) | Body::Coming => Body::Failed(TargetFailure::Unknown),
             Body::Refuse(_)
             | Body::Committed
             | Body::Done(_)

@@ -279,7 +279,12 @@ mod tests {
         for (restore, commit, resume) in [(1, 2, 3), (0, 0, 0), (100, 2, 3), (5, 900, 4)] {
             let mut laps = Laps::begin(at(5));
             let (fetch, room) = (millis(restore), millis(commit));
-            laps.lap_accepted(&Readied { fetch, room }, at(7));
+            let readied = Readied {
+                fetch,
+                room,
+                ..Readied::default()
+            };
+            laps.lap_accepted(&readied, at(7));
             laps.lap(Part::Send, at(20));
             let timings = Timings {
                 restore: millis(restore),

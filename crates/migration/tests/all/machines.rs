@@ -9,8 +9,8 @@ use std::time::Duration;
 use script::*;
 use sterna_migration::{
     Action, Attempt, Body, CancelError, Command, Copied, Event, Holding, Life, Limits, MoveFailure,
-    Moves, Notice, Outcome, Part, Readied, Refusal, RunnerEvent, StartError, TargetFailure, Time,
-    Timings,
+    Moves, Notice, Outcome, Part, Readied, Refusal, RunnerEvent, StartError, Strategy,
+    TargetFailure, Time, Timings,
 };
 use sterna_process::Epoch;
 
@@ -22,6 +22,7 @@ fn a_source_goes_from_step_to_step_and_reports_them() {
     let readied = Readied {
         fetch: micros(600),
         room: micros(300),
+        strategy: Strategy::StopAndCopy,
     };
     assert_eq!(
         source.hears(T, Body::Accept(readied)),
@@ -126,7 +127,14 @@ fn a_target_goes_from_step_to_step() {
     let (fetch, room) = (Duration::from_millis(1), Duration::from_millis(1));
     assert_eq!(
         target.runner(RunnerEvent::Prepared { attempt }),
-        [sent(S, Body::Accept(Readied { fetch, room }))]
+        [sent(
+            S,
+            Body::Accept(Readied {
+                fetch,
+                room,
+                strategy: Strategy::StopAndCopy
+            })
+        )]
     );
     assert!(matches!(
         target.hears(S, state())[..],
@@ -334,6 +342,7 @@ fn a_second_move_is_refused_clearly() {
     let readied = Readied {
         fetch: Duration::ZERO,
         room: Duration::from_millis(1),
+        strategy: Strategy::StopAndCopy,
     };
     assert_eq!(
         newer,

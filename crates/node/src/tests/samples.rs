@@ -18,7 +18,7 @@ use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::message::{HostingReply, HostingRequest, RegistryRequest, Reply, Request};
 use crate::wire::{self, WireError};
 
-/// All of version 1. Version 2 has the same.
+/// All of version 1. Versions 2 and 3 have the same.
 const REQUESTS: &str = include_str!("samples/requests-1.txt");
 const REPLIES: &str = include_str!("samples/replies-1.txt");
 /// All of version 1 of the link to a runner.
