@@ -320,6 +320,11 @@ impl Role {
                 serving::discard(&role, attempt);
             }),
             Command::Forget { process } => serving::forget(&role, process),
+            Command::Track { attempt } => {
+                let reason = "this runner sends nothing while a process runs".into();
+                service.say(&Said::Event(RunnerEvent::TrackFailed { attempt, reason }));
+            }
+            Command::Round { .. } | Command::Untrack { .. } => {}
             Command::Fence { process, epoch } => {
                 self.on_thread("fence", move || serving::fence(&role, process, epoch));
             }

@@ -1,6 +1,7 @@
 //! One node by hand, step by step: what it says when.
 
 mod anything;
+mod copying;
 mod restart;
 mod script;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sterna_migration::{
-    Attempt, Grant, Holding, Life, Message, MoveId, NodeId, Offer, Order as Move, Strategy,
+    Attempt, Grant, Holding, Life, Message, MoveId, NodeId, Offer, Order as Move, Strategy, Travel,
     WireError,
 };
 use sterna_process::ProcessId;
@@ -382,6 +382,10 @@ impl Service {
                 layout: seen.layout,
                 image_format: sterna_process::image::FORMAT_NEWEST,
                 strategy: Strategy::StopAndCopy,
+            },
+            travel: Travel {
+                strategy: Some(Strategy::StopAndCopy),
+                ..Travel::default()
             },
         };
         let (begun, attempt) = oneshot::channel();

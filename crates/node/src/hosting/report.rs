@@ -161,6 +161,7 @@ const fn part_name(part: Part) -> &'static str {
         Part::Room => "room",
         Part::Accept => "accept",
         Part::Declare => "declare",
+        Part::Copy => "copy",
         Part::Pause => "pause",
         Part::Capture => "capture",
         Part::Send => "send",

@@ -2,17 +2,20 @@
 //! becomes new happenings.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use sterna_migration::rounds::RATE_MIN;
 use sterna_migration::wire::{VERSION_NEWEST, VERSION_OLDEST};
 use sterna_migration::{
     Action, Attempt, Body, Command, Event, Grant, Holding, Message, MoveId, Moves, NodeId, Notice,
-    Offer, Order, Record, Refusal, RunnerEvent, StartError, Strategy, Swap, Time,
+    Offer, Order, Record, Refusal, Round, RunnerEvent, StartError, Strategy, Swap, Time, Travel,
 };
-use sterna_process::{MemoryLayout, ProcessId, ProgramId, Tag};
+use sterna_process::{MemoryLayout, PAGE_SIZE, ProcessId, ProgramId, Tag};
 
+use super::memory::{Memory, Set};
 use super::mutation::Mutation;
 use super::node::{Effect, Held, Service, TROUBLE};
-use super::world::{Happening, Request, World};
+use super::world::{Happening, Request, Sent, World};
 
 const MILLIS: u64 = 1000;
 const SECONDS: u64 = 1000 * MILLIS;
@@ -75,7 +78,15 @@ impl World {
                 to,
                 attempt,
                 work,
-            } => self.bulk(from, runner_life, to, attempt, work),
+                rest,
+            } => self.bulk((from, runner_life), to, attempt, (work, rest)),
+            Happening::Round {
+                from,
+                runner_life,
+                to,
+                attempt,
+                sent,
+            } => self.round((from, runner_life), to, attempt, sent),
             Happening::Start { node, service_life } => self.start(node, service_life),
             Happening::Started {
                 node,
@@ -173,6 +184,7 @@ impl World {
                 image_format: 1,
                 strategy: Strategy::StopAndCopy,
             },
+            travel: self.travel(),
         };
         let (now, id) = (self.time(), self.nodes[node].id);
         let Some(service) = &mut self.nodes[node].service else {
@@ -192,6 +204,31 @@ impl World {
             Err(_) => {}
         }
         self.act(node);
+    }
+
+    /// How somebody wants memory to travel.
+    fn travel(&mut self) -> Travel {
+        let strategy = match self.random.range(0, 10) {
+            0..2 => Some(Strategy::StopAndCopy),
+            2..7 => None,
+            _ => Some(Strategy::PreCopy),
+        };
+        if strategy == Some(Strategy::StopAndCopy) {
+            return Travel {
+                strategy,
+                ..Travel::default()
+            };
+        }
+        let mut some = |permille, from, to| {
+            let wanted = self.random.chance(permille);
+            wanted.then(|| self.random.range(from, to))
+        };
+        Travel {
+            strategy,
+            downtime_max: some(300, 1, 40).map(Duration::from_millis),
+            rate_max: some(300, RATE_MIN, 1 << 19),
+            within: some(300, 1, 2000).map(Duration::from_millis),
+        }
     }
 
     fn cancel(&mut self, node: usize, process: ProcessId) {
@@ -215,6 +252,7 @@ impl World {
             };
             if let Some(epoch) = held.get(&process).filter(|_| stops).map(Held::epoch) {
                 held.insert(process, Held::Exited { epoch });
+                self.nodes[node].runner.tracked.remove(&process);
                 self.note(|| format!("{node}: the process ends"));
                 self.checks.exited(process);
                 self.say(node, RunnerEvent::Exited { process });
@@ -238,9 +276,15 @@ impl World {
     }
 
     /// Image and pages reach the other runner.
-    fn bulk(&mut self, from: usize, runner_life: u32, to: usize, attempt: Attempt, work: u64) {
+    fn bulk(
+        &mut self,
+        (from, runner_life): (usize, u32),
+        to: usize,
+        attempt: Attempt,
+        image: (u64, Set),
+    ) {
         let mutation = self.mutation;
-        let taken = self.nodes[to].runner.receive(attempt, work, mutation);
+        let taken = self.nodes[to].runner.receive(attempt, image, mutation);
         self.note(|| format!("{to}: memory of {attempt}, taken: {taken}"));
         if taken {
             let trouble = !self.is_calm() && self.random.chance(TROUBLE);
@@ -261,6 +305,84 @@ impl World {
         self.say(from, event);
     }
 
+    /// The pages of a round reach the other runner. What was written meanwhile may have been read half.
+    fn round(
+        &mut self,
+        (from, runner_life): (usize, u32),
+        to: usize,
+        attempt: Attempt,
+        mut sent: Sent,
+    ) {
+        let lives = self.nodes[from].runner.life == runner_life;
+        let runner = &self.nodes[from].runner;
+        let tracked = runner.tracked.get(&attempt.process);
+        let work = match runner.held.get(&attempt.process) {
+            Some(Held::Running { work, .. } | Held::Frozen { work, .. }) => *work,
+            _ => 0,
+        };
+        let dirty = tracked
+            .filter(|tracked| lives && tracked.attempt == attempt)
+            .map(|tracked| tracked.written(work));
+        if let Some(dirty) = dirty
+            && self.random.chance(500)
+        {
+            sent.memory.tear(dirty);
+        }
+        let runner = &mut self.nodes[to].runner;
+        let taken = runner.receive_pages(attempt, sent.pages, &sent.memory);
+        self.note(|| format!("{to}: round of {attempt}, taken: {taken}"));
+        let Some(dirty) = dirty else { return };
+        let pages = sent.pages.count();
+        let event = match taken && (self.is_calm() || !self.random.chance(TROUBLE)) {
+            true => RunnerEvent::RoundSent {
+                attempt,
+                round: Round {
+                    pages,
+                    bytes: pages * PAGE_SIZE as u64,
+                    took: Duration::from_micros(self.now - sent.at),
+                    held_back: Duration::ZERO,
+                    dirty: dirty.count(),
+                },
+            },
+            false => RunnerEvent::RoundFailed {
+                attempt,
+                reason: "the connection broke off".into(),
+            },
+        };
+        self.say(from, event);
+    }
+
+    /// A round sets out, if the target can be reached.
+    fn send_round(&mut self, node: usize, attempt: Attempt, work: u64, pages: Set) {
+        let runner_life = self.nodes[node].runner.life;
+        let intent = self.record(attempt.process).intent;
+        let target = intent.filter(|intent| intent.move_id == attempt.move_id);
+        let arrives = self.crossings().first().copied();
+        let (Some(intent), Some(delay)) = (target, arrives) else {
+            let reason = "the connection broke off".into();
+            let round = Round::default();
+            return self.say(
+                node,
+                match self.mutation {
+                    Mutation::LostRoundCounts => RunnerEvent::RoundSent { attempt, round },
+                    _ => RunnerEvent::RoundFailed { attempt, reason },
+                },
+            );
+        };
+        let happening = Happening::Round {
+            from: node,
+            runner_life,
+            to: self.name(intent.target),
+            attempt,
+            sent: Sent {
+                at: self.now,
+                pages,
+                memory: Memory::after(work),
+            },
+        };
+        self.after(delay, happening);
+    }
+
     /// A service comes up, and asks its runner what it holds: the runner takes no earlier command from now on.
     fn start(&mut self, node: usize, service_life: u32) {
         if self.nodes[node].service_life != service_life {
@@ -268,6 +390,10 @@ impl World {
         }
         let runner = &mut self.nodes[node].runner;
         runner.obeys = service_life;
+        if !std::mem::take(&mut runner.tracked).is_empty() {
+            self.checks.saw("service crashed in a round");
+        }
+        let runner = &mut self.nodes[node].runner;
         let runner_life = runner.life;
         let held = runner.held.iter();
         let held = held
@@ -493,9 +619,10 @@ impl World {
             }
             (_, command) => command,
         };
-        let effects = self.nodes[node]
-            .runner
-            .obey(command, &mut self.random, calm);
+        let effects =
+            self.nodes[node]
+                .runner
+                .obey(command, &mut self.random, (calm, self.mutation));
         self.effects(node, effects);
     }
 
@@ -503,10 +630,22 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Say(event) => self.say(node, event),
-                Effect::Runs { process, work } => {
-                    let checked = self.checks.resumed(process, work);
+                Effect::Runs {
+                    process,
+                    work,
+                    memory,
+                } => {
+                    let checked = match memory {
+                        Some(memory) => self.checks.moved(process, work, &memory),
+                        None => self.checks.resumed(process, work),
+                    };
                     self.check(checked);
                 }
+                Effect::Round {
+                    attempt,
+                    work,
+                    pages,
+                } => self.send_round(node, attempt, work, pages),
                 Effect::LetsGo { process, epoch } => {
                     let record = *self.record(process);
                     let checked = self.checks.let_go(process, epoch, &record);
@@ -518,6 +657,7 @@ impl World {
                     attempt,
                     target,
                     work,
+                    rest,
                 } => {
                     let to = self.name(target);
                     let runner_life = self.nodes[node].runner.life;
@@ -536,6 +676,7 @@ impl World {
                             to,
                             attempt,
                             work,
+                            rest,
                         };
                         self.after(delay, happening);
                     }
