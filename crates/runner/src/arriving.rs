@@ -310,6 +310,7 @@ impl Taking {
                     fault::point("runner", &Midway::SomeTaken);
                 }
                 Record::Zeros(runs) => pump::install_zeros(memory, &runs)?,
+                Record::Round => pump::got(&mut locked(&self.sender))?,
                 Record::End if self.image.len() as u64 == self.image_bytes => {
                     pump::got(&mut locked(&self.sender))?;
                     self.make();

@@ -1,16 +1,20 @@
 //! The source's side of a move, as its runner does it: find a good moment, pause, capture, push.
 //!
+//! Before that its memory may be copied while it runs, in [rounds](crate::live).
+//!
 //! What the target would need to go on is made ready there while the process still runs: it is looked at some times, and
 //! where it was seen is told to the target. Then it is stopped at a moment at which it stands nowhere else.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sterna_migration::{Attempt, RunnerEvent, Size};
-use sterna_process::{Image, Memory, PageRuns, Paused, Pausing, Process, Section, Tag, Waypoint};
+use sterna_process::{
+    Image, PageRuns, PauseRefused, Paused, Pausing, Process, Section, Tag, Waypoint,
+};
 
 use crate::channel::{Breaker, ChannelError, Receiver, Sender};
 use crate::fault::{self, Midway};
@@ -18,6 +22,7 @@ use crate::hosted::{Hosted, Stage};
 use crate::limits::{
     AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, LOOKS_AGAIN, READY_WITHIN, ROUNDS,
 };
+use crate::live::Live;
 use crate::message::Said;
 use crate::pump::{self, PumpError, Record};
 use crate::role::{Role, Service};
@@ -48,6 +53,8 @@ pub(crate) struct Outgoing {
     breaker: Breaker,
     heard: Mutex<Heard>,
     changed: Condvar,
+    /// What the process writes, if that is noted.
+    pub(crate) live: OnceLock<Live>,
 }
 
 /// What the target has said.
@@ -67,6 +74,7 @@ impl Outgoing {
             sender: Mutex::new(sender),
             heard: Mutex::default(),
             changed: Condvar::new(),
+            live: OnceLock::new(),
         });
         let listening = Arc::clone(&outgoing);
         thread::Builder::new()
@@ -93,7 +101,7 @@ impl Outgoing {
         };
         self.heard().failed.get_or_insert(why);
         self.changed.notify_all();
-        self.hang_up();
+        self.breaker.hang_up();
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -113,17 +121,29 @@ impl Outgoing {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends it, and what goes on for it.
     pub(crate) fn hang_up(&self) {
         self.breaker.hang_up();
+        if let Some(live) = self.live.get() {
+            live.end();
+        }
     }
 
-    /// Sends image and pages, and waits until they are in their place.
-    fn push(&self, captured: &Captured, memory: &dyn Memory) -> Result<(), PumpError> {
+    /// Waits for so long, or until the channel breaks.
+    pub(crate) fn wait_for(&self, time: Duration) {
+        self.wait_until(time, |_| false);
+    }
+
+    /// Sends something, and waits until it is in its place.
+    pub(crate) fn send_and_wait<T>(
+        &self,
+        send: impl FnOnce(&mut Sender) -> Result<T, PumpError>,
+    ) -> Result<T, PumpError> {
         self.heard().got = false;
-        pump::push(&mut self.sender(), &captured.image, memory, &captured.pages)?;
+        let sent = send(&mut self.sender())?;
         // The target says so when it has read the last of it, which is soon after the last was written here.
         match self.wait_until(CHANNEL_WITHIN, |heard| heard.got) {
-            true => Ok(()),
+            true => Ok(sent),
             false => {
                 let why = self.heard().failed.clone();
                 let silent = || format!("it says nothing for {CHANNEL_WITHIN:?}");
@@ -148,14 +168,10 @@ pub(crate) fn pause(role: &Role, service: &Service, attempt: Attempt, within: Du
             return service.say(&Said::Event(RunnerEvent::PauseRefused { attempt, reason }));
         }
         Ok(Stage::Standing(paused)) => (Pausing::Paused(paused), None),
-        Ok(Stage::Running(process)) => {
-            let outgoing = hosted.lock().outgoing.clone();
-            let outgoing = outgoing.filter(|(of, _)| *of == attempt);
-            match outgoing {
-                Some((_, outgoing)) => choose(process, &outgoing, service, within),
-                None => (process.pause(within), None),
-            }
-        }
+        Ok(Stage::Running(process)) => match hosted.outgoing(attempt) {
+            Some(outgoing) => choose(process, &outgoing, service, (attempt, within)),
+            None => (process.pause(within), None),
+        },
         Ok(other) => return hosted.put(|_| other),
     };
     if let Some((ready, us)) = watched {
@@ -203,7 +219,7 @@ fn choose(
     process: Box<dyn Process>,
     outgoing: &Outgoing,
     service: &Service,
-    within: Duration,
+    (attempt, within): (Attempt, Duration),
 ) -> (Pausing, Watched) {
     let begun = Instant::now();
     let until = begun + within;
@@ -228,6 +244,11 @@ fn choose(
         let ready = |heard: &Heard| seen.is_subset(&heard.ready);
         outgoing.wait_until(READY_WITHIN.min(left() / 2), ready);
         let ready = outgoing.heard().ready.clone();
+        // It has written meanwhile.
+        if let Err(reason) = outgoing.catch_up(service, attempt) {
+            let refused = PauseRefused::Immovable { reason };
+            return (Pausing::Refused(process, refused), None);
+        }
         let us = Some(begun.elapsed().as_micros() as u64);
         match process.pause_among(&ready, AMONG_WITHIN.min(left())) {
             // It came to places at which it was not seen: they are made ready, too.
@@ -265,7 +286,7 @@ pub(crate) fn capture(role: &Role, service: &Service, attempt: Attempt) {
     else {
         return;
     };
-    let captured = image(&hosted, &mut *paused).map(Arc::new);
+    let captured = image(&hosted, &mut *paused, attempt).map(Arc::new);
     let kept = captured.as_ref().ok().cloned();
     hosted.put(|_| Stage::Frozen {
         move_id,
@@ -289,15 +310,22 @@ fn is_frozen(inner: &crate::hosted::Inner, attempt: Attempt) -> bool {
     matches!(inner.stage, Stage::Frozen { move_id, .. } if move_id == attempt.move_id)
 }
 
-fn image(hosted: &Hosted, paused: &mut dyn Paused) -> Result<Captured, String> {
-    let (mut image, pages) = whole(hosted, paused)?;
+fn image(hosted: &Hosted, paused: &mut dyn Paused, attempt: Attempt) -> Result<Captured, String> {
+    let mut image = whole(hosted, paused)?;
+    let outgoing = hosted.outgoing(attempt);
+    let live = outgoing.as_ref().and_then(|outgoing| outgoing.live.get());
+    let pages = match live {
+        Some(live) => live.finish(),
+        None => paused.memory().changed(),
+    };
+    let pages = pages.map_err(|error| chain(&error))?;
     image.header.epoch = hosted.lock().epoch;
     let image = image.encode().map_err(|error| chain(&error))?;
     Ok(Captured { image, pages })
 }
 
-/// The image of a process, with what its runner knows, and its pages.
-pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<(Image, PageRuns), String> {
+/// The image of a process, with what its runner knows.
+pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<Image, String> {
     let mut image = paused.capture().map_err(|error| chain(&error))?;
     let beside = Beside {
         output_bytes: hosted.output.drain(),
@@ -312,8 +340,7 @@ pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<(Image, 
         let pushed = image.sections.push(section);
         pushed.map_err(|error| chain(&error))?;
     }
-    let pages = paused.memory().changed().map_err(|error| chain(&error))?;
-    Ok((image, pages))
+    Ok(image)
 }
 
 /// Sends a captured process to the target's runner.
@@ -338,7 +365,7 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
     };
     let pushed = match &outgoing {
         Some((_, outgoing)) => outgoing
-            .push(&captured, &*memory)
+            .send_and_wait(|sender| pump::push(sender, &captured.image, &*memory, &captured.pages))
             .map_err(|error| chain(&error)),
         None => Err("there is no connection to the target's runner".into()),
     };
