@@ -382,6 +382,15 @@ impl Holding {
 pub enum Notice {
     /// A move that was started here has ended.
     MoveEnded(Box<Report>),
+    /// A round of a move that was started here has been sent.
+    Round {
+        /// Which move.
+        attempt: Attempt,
+        /// Its figures.
+        round: Round,
+        /// For how long the process would stand still now.
+        expected: Duration,
+    },
     /// A process came here and runs.
     Arrived {
         /// Which move.

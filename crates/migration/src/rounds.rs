@@ -124,7 +124,7 @@ pub enum RoundsEnd {
 }
 
 /// How memory has travelled.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Travelled {
     /// In which way.
     pub strategy: Strategy,
@@ -238,9 +238,8 @@ impl Rounds {
         }
     }
 
-    /// One has been sent.
-    pub(crate) fn sent(&mut self, round: Round, now: Time, limits: &Limits) -> Next {
-        self.note(round);
+    /// Whether there is to be another one after this, which was [noted](Self::note).
+    pub(crate) fn sent(&mut self, round: &Round, now: Time, limits: &Limits) -> Next {
         if self.expected(limits) <= self.goal(limits) {
             return self.stop(RoundsEnd::Enough, limits);
         }
@@ -253,7 +252,7 @@ impl Rounds {
         }
     }
 
-    /// One has been sent after it was decided that there are enough.
+    /// One has been sent.
     pub(crate) fn note(&mut self, round: Round) {
         self.left = round.dirty;
         self.travelled.rounds.push(round);

@@ -305,7 +305,7 @@ impl Source {
     pub(crate) fn runner(&mut self, turn: &mut Turn<'_>, event: &RunnerEvent) {
         match (event, self.phase) {
             (_, Phase::Copying) if self.copying(turn, event) => {}
-            (RunnerEvent::RoundSent { round, .. }, Phase::Pausing) => self.rounds.note(*round),
+            (RunnerEvent::RoundSent { round, .. }, Phase::Pausing) => self.note(turn, *round),
             (RunnerEvent::Paused { attempt }, Phase::Pausing) => {
                 self.laps.lap(Part::Pause, turn.now);
                 self.phase = Phase::Capturing;

@@ -27,6 +27,7 @@
 
 mod admission;
 mod answers;
+mod begin;
 mod bindings;
 mod channels;
 mod chronicle;

@@ -22,7 +22,7 @@ pub use belongings::{Belongings, Binding, BindingSort};
 pub use events::{EventRecord, EventSort};
 pub use hosting::{
     Brief, Capacity, Deed, Found, HostingReply, HostingRequest, Listed, LogPage, Looked, Missing,
-    MoveReport, StartOrder, Where,
+    MoveEnd, MoveProgress, MoveReport, RoundNews, StartOrder, Where,
 };
 pub use keeping::{
     Cloned, Keeper, Keeping, KeepingsOf, LastSnapshot, Recovered, ShelfReply, ShelfRequest,

@@ -53,6 +53,8 @@ pub(crate) struct Outgoing {
     breaker: Breaker,
     heard: Mutex<Heard>,
     changed: Condvar,
+    /// Where the process was, which the target was told.
+    seen: Mutex<BTreeSet<Waypoint>>,
     /// What the process writes, if that is noted.
     pub(crate) live: OnceLock<Live>,
 }
@@ -74,6 +76,7 @@ impl Outgoing {
             sender: Mutex::new(sender),
             heard: Mutex::default(),
             changed: Condvar::new(),
+            seen: Mutex::default(),
             live: OnceLock::new(),
         });
         let listening = Arc::clone(&outgoing);
@@ -115,6 +118,29 @@ impl Outgoing {
             .changed
             .wait_timeout_while(self.heard(), within, waiting);
         holds(&waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeSet<Waypoint>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the target where the process is, if it was not seen there before.
+    pub(crate) fn tell(&self, places: &[Waypoint]) {
+        let mut seen = self.seen();
+        let new = places.iter().copied();
+        let new: Vec<Waypoint> = new.filter(|place| seen.insert(*place)).collect();
+        drop(seen);
+        if !new.is_empty() {
+            // If the channel is broken, the push says so.
+            let _ = pump::anticipate(&mut self.sender(), &new);
+            fault::point("runner", &Midway::Looked);
+        }
+    }
+
+    /// Whether the target is ready wherever the process was, or is so in time.
+    pub(crate) fn is_ready(&self, within: Duration) -> bool {
+        let seen = self.seen().clone();
+        self.wait_until(within, |heard| seen.is_subset(&heard.ready))
     }
 
     fn sender(&self) -> MutexGuard<'_, Sender> {
@@ -225,24 +251,21 @@ fn choose(
     let until = begun + within;
     let left = || until.saturating_duration_since(Instant::now());
     let mut process = process;
-    let mut seen = BTreeSet::new();
     for round in 0..ROUNDS {
         let looks = if round == 0 { LOOKS } else { LOOKS_AGAIN };
         for look in 0..looks {
             match process.waypoints(LOOK_WITHIN) {
-                Ok(places) => tell(outgoing, &mut seen, &places),
+                Ok(places) => outgoing.tell(&places),
                 // It has ended; or it cannot be looked at, and perhaps stopped all the same.
                 Err(_) => return (process.pause(left()), Some((false, None))),
             }
-            let ready = |heard: &Heard| seen.is_subset(&heard.ready);
             // A program that stays where it is needs no second look.
-            if look > 1 && outgoing.wait_until(Duration::ZERO, ready) || service.is_void() {
+            if look > 1 && outgoing.is_ready(Duration::ZERO) || service.is_void() {
                 break;
             }
             thread::sleep(LOOK_EVERY);
         }
-        let ready = |heard: &Heard| seen.is_subset(&heard.ready);
-        outgoing.wait_until(READY_WITHIN.min(left() / 2), ready);
+        outgoing.is_ready(READY_WITHIN.min(left() / 2));
         let ready = outgoing.heard().ready.clone();
         // It has written meanwhile.
         if let Err(reason) = outgoing.catch_up(service, attempt) {
@@ -258,19 +281,6 @@ fn choose(
     }
     // Wherever it is, then.
     (process.pause(left()), Some((false, None)))
-}
-
-fn tell(outgoing: &Outgoing, seen: &mut BTreeSet<Waypoint>, places: &[Waypoint]) {
-    let new: Vec<Waypoint> = places
-        .iter()
-        .copied()
-        .filter(|place| seen.insert(*place))
-        .collect();
-    if !new.is_empty() {
-        // If the channel is broken, the push says so.
-        let _ = pump::anticipate(&mut outgoing.sender(), &new);
-        fault::point("runner", &Midway::Looked);
-    }
 }
 
 /// Makes an image of a process that stands still for a move.

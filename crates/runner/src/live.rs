@@ -18,7 +18,9 @@ use sterna_process::{Memory, MemoryError, PageRuns};
 use crate::fault::Midway;
 use crate::hosted::{Hosted, Stage};
 use crate::leaving::{Outgoing, chain};
-use crate::limits::SETTLE_WITHIN;
+use crate::limits::{
+    CATCH_UP_PAGES_MAX, CATCH_UPS, LOOK_EVERY, LOOK_WITHIN, LOOKS_IN_A_ROUND, SETTLE_WITHIN,
+};
 use crate::message::Said;
 use crate::pump::{self, PumpError};
 use crate::role::{Role, Service};
@@ -130,14 +132,23 @@ impl Outgoing {
         })
     }
 
-    /// Sends what was written since the last round, if there was one, to a target that is about to get the rest.
+    /// Sends what was written since the last round, if there was one and it is not too much, to a target that is about to
+    /// get the rest; and again, as long as less than half is left.
     pub(crate) fn catch_up(&self, service: &Service, attempt: Attempt) -> Result<(), String> {
         let live = self.live.get();
         let Some(live) = live.filter(|live| live.has_sent.load(Ordering::Relaxed)) else {
             return Ok(());
         };
-        let round = self.round(live, None).map_err(|error| chain(&error))?;
-        service.say(&Said::Event(RunnerEvent::RoundSent { attempt, round }));
+        if live.count().map_err(|error| chain(&error))? > CATCH_UP_PAGES_MAX {
+            return Ok(());
+        }
+        for _ in 0..CATCH_UPS {
+            let round = self.round(live, None).map_err(|error| chain(&error))?;
+            service.say(&Said::Event(RunnerEvent::RoundSent { attempt, round }));
+            if round.dirty > round.pages / 2 {
+                break;
+            }
+        }
         Ok(())
     }
 }
@@ -174,6 +185,25 @@ pub(crate) fn track(role: &Role, service: &Service, attempt: Attempt) {
     }));
 }
 
+/// Has the target make ready what the process would need where it is, so that it is soon brought to a stand when the
+/// rounds are over. Not before it is ready with what it was told.
+fn look(hosted: &Hosted, outgoing: &Outgoing) {
+    if !outgoing.is_ready(Duration::ZERO) {
+        return;
+    }
+    for _ in 0..LOOKS_IN_A_ROUND {
+        let places = match &hosted.lock().stage {
+            Stage::Running(process) => process.waypoints(LOOK_WITHIN),
+            _ => return,
+        };
+        match places {
+            Ok(places) => outgoing.tell(&places),
+            Err(_) => return,
+        }
+        outgoing.wait_for(LOOK_EVERY);
+    }
+}
+
 /// Sends a round.
 pub(crate) fn round(role: &Role, service: &Service, attempt: Attempt, rate_max: Option<u64>) {
     let Some(hosted) = role.hosted(attempt.process) else {
@@ -184,9 +214,11 @@ pub(crate) fn round(role: &Role, service: &Service, attempt: Attempt, rate_max: 
         .as_ref()
         .and_then(|outgoing| Some((outgoing, outgoing.live.get()?)));
     let sent = match tracked {
-        Some((outgoing, live)) => outgoing
-            .round(live, rate_max)
-            .map_err(|error| chain(&error)),
+        Some((outgoing, live)) => {
+            look(&hosted, outgoing);
+            let sent = outgoing.round(live, rate_max);
+            sent.map_err(|error| chain(&error))
+        }
         None => Err("the connection to the target's runner is gone".into()),
     };
     service.say(&Said::Event(match sent {

@@ -1,3 +1,5 @@
+//! When rounds go on and when they end.
+
 use super::*;
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -28,6 +30,11 @@ fn begun(travel: Travel) -> Rounds {
     rounds
 }
 
+fn sent(rounds: &mut Rounds, round: Round, now: Time) -> Next {
+    rounds.note(round);
+    rounds.sent(&round, now, &Limits::default())
+}
+
 fn at(millis: u64) -> Time {
     Time::from_micros(millis * 1000)
 }
@@ -38,13 +45,10 @@ fn rounds_go_on_until_the_rest_goes_fast_enough() {
     let mut rounds = begun(travel(None));
     assert_eq!(rounds.counted(100_000, at(1), &limits), Next::Round);
     assert_eq!(
-        rounds.sent(round(100_000, 10_000), at(500), &limits),
+        sent(&mut rounds, round(100_000, 10_000), at(500)),
         Next::Round
     );
-    assert_eq!(
-        rounds.sent(round(10_000, 1000), at(600), &limits),
-        Next::Pause
-    );
+    assert_eq!(sent(&mut rounds, round(10_000, 1000), at(600)), Next::Pause);
     let travelled = rounds.travelled();
     assert_eq!(travelled.end, Some(RoundsEnd::Enough));
     assert_eq!(travelled.rounds.len(), 2);
@@ -58,13 +62,10 @@ fn what_is_written_as_fast_as_it_is_copied_is_stopped() {
     let mut rounds = begun(travel(None));
     assert_eq!(rounds.counted(100_000, at(1), &limits), Next::Round);
     assert_eq!(
-        rounds.sent(round(100_000, 50_000), at(2), &limits),
+        sent(&mut rounds, round(100_000, 50_000), at(2)),
         Next::Round
     );
-    assert_eq!(
-        rounds.sent(round(50_000, 50_000), at(3), &limits),
-        Next::Pause
-    );
+    assert_eq!(sent(&mut rounds, round(50_000, 50_000), at(3)), Next::Pause);
     assert_eq!(rounds.travelled().end, Some(RoundsEnd::NotConverging));
 
     let strict = Travel {
@@ -73,7 +74,7 @@ fn what_is_written_as_fast_as_it_is_copied_is_stopped() {
     };
     let mut rounds = begun(strict);
     rounds.counted(100_000, at(1), &limits);
-    let next = rounds.sent(round(100_000, 100_000), at(2), &limits);
+    let next = sent(&mut rounds, round(100_000, 100_000), at(2));
     let Next::GiveUp(MoveFailure::Downtime { expected, max }) = next else {
         panic!("{next:?}");
     };
@@ -88,7 +89,7 @@ fn their_number_is_limited() {
     let mut left = 1 << 20;
     while next == Next::Round {
         left -= 1;
-        next = rounds.sent(round(left + 1, left), at(1), &limits);
+        next = sent(&mut rounds, round(left + 1, left), at(1));
     }
     assert_eq!(next, Next::Pause);
     assert_eq!(rounds.travelled().rounds.len(), limits.rounds_max);
@@ -102,7 +103,7 @@ fn little_memory_goes_at_once_unless_rounds_are_wanted() {
     assert_eq!(rounds.travelled().strategy, Strategy::StopAndCopy);
     let mut rounds = begun(travel(Some(Strategy::PreCopy)));
     assert_eq!(rounds.counted(20, at(1), &limits), Next::Round);
-    assert_eq!(rounds.sent(round(20, 1), at(2), &limits), Next::Pause);
+    assert_eq!(sent(&mut rounds, round(20, 1), at(2)), Next::Pause);
     assert_eq!(rounds.travelled().strategy, Strategy::PreCopy);
 }
 
@@ -115,10 +116,7 @@ fn no_round_begins_that_would_end_after_the_deadline() {
     };
     let mut rounds = begun(wanted);
     assert_eq!(rounds.counted(10_000, at(1), &limits), Next::Round);
-    assert_eq!(
-        rounds.sent(round(10_000, 9000), at(970), &limits),
-        Next::Pause
-    );
+    assert_eq!(sent(&mut rounds, round(10_000, 9000), at(970)), Next::Pause);
     assert_eq!(rounds.travelled().end, Some(RoundsEnd::Late));
 
     // 40 MB at 10 MB a second.
@@ -149,7 +147,7 @@ fn a_rate_that_was_kept_to_is_not_taken_for_that_of_the_last_push() {
         held_back,
         ..one
     };
-    assert_eq!(rounds.sent(held, at(40_000), &limits), Next::Pause);
+    assert_eq!(sent(&mut rounds, held, at(40_000)), Next::Pause);
 }
 
 #[test]

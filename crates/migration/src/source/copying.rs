@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{Phase, Source};
-use crate::action::{Command, RunnerEvent};
+use crate::action::{Command, Notice, RunnerEvent};
 use crate::message::Strategy;
 use crate::report::{MoveFailure, Part};
-use crate::rounds::Next;
+use crate::rounds::{Next, Round};
 use crate::turn::Turn;
 
 impl Source {
@@ -41,7 +41,10 @@ impl Source {
                 self.rounds.counted(*pages, turn.now, turn.limits)
             }
             RunnerEvent::TrackFailed { reason, .. } => self.rounds.without(reason),
-            RunnerEvent::RoundSent { round, .. } => self.rounds.sent(*round, turn.now, turn.limits),
+            RunnerEvent::RoundSent { round, .. } => {
+                self.note(turn, *round);
+                self.rounds.sent(round, turn.now, turn.limits)
+            }
             RunnerEvent::RoundFailed { reason, .. } => {
                 let reason = reason.clone();
                 Next::GiveUp(MoveFailure::Copy { reason })
@@ -67,6 +70,16 @@ impl Source {
         self.repeat = None;
         let attempt = self.attempt;
         turn.command(Command::Pause { attempt, within });
+    }
+
+    /// A round was sent: one that was told to be, or a last one before it stands still.
+    pub(super) fn note(&mut self, turn: &mut Turn<'_>, round: Round) {
+        self.rounds.note(round);
+        turn.notify(Notice::Round {
+            attempt: self.attempt,
+            round,
+            expected: self.rounds.expected(turn.limits),
+        });
     }
 
     fn round(&mut self, turn: &mut Turn<'_>) {

@@ -10,6 +10,7 @@
 //! - [`node`]: a service and a runner: a driver for [`Moves`](sterna_migration::Moves) and a model of what it
 //!   drives
 //! - [`keep`]: files, and snapshots
+//! - [`transfer`]: pages and images on their way
 //! - [`memory`]: what processes write, page by page
 //! - [`checks`]: what must hold
 //! - [`mutation`]: nodes, runners and registries that break one rule, to see that the checks notice
@@ -22,6 +23,7 @@ mod memory;
 mod mutation;
 mod node;
 mod random;
+mod transfer;
 mod world;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! What is asked of nodes about the processes that they host, and what they answer.
 
 use serde::{Deserialize, Serialize};
-use sterna_migration::{Attempt, MoveId, NodeId};
+use sterna_migration::{Attempt, MoveId, NodeId, Round, Travel, Travelled};
 use sterna_process::{Description, MemoryLayout, ProcessId, ProgramId, Stats, Tag};
 use sterna_runner::bytes::Bytes;
 use sterna_runner::log::Record;
@@ -254,6 +254,26 @@ pub enum HostingRequest {
         /// Which.
         process: ProcessId,
     },
+    /// Move it, and its memory so. From version 3 of the protocol on.
+    MoveSo {
+        /// Which.
+        process: ProcessId,
+        /// Where to.
+        target: NodeId,
+        /// How its memory is to travel.
+        travel: Travel,
+        /// Only say whether it could be moved.
+        dry_run: bool,
+    },
+    /// Answers when a move has made another round or ended, or after a while. From version 3 of the protocol on.
+    MoveProgress {
+        /// From where.
+        source: NodeId,
+        /// Which move.
+        attempt: Attempt,
+        /// Rounds that are known.
+        after: u32,
+    },
 }
 
 /// What is done to a process.
@@ -408,6 +428,8 @@ pub enum HostingReply {
     TreePieces(Vec<Bytes>),
     /// To [`HostingRequest::MoveNews`], if directories are copied along.
     MovedWithCopies(Box<MoveReport>, TreesSent),
+    /// To [`HostingRequest::MoveProgress`].
+    MoveProgress(MoveProgress),
 }
 
 /// A process as its node sees it.
@@ -515,6 +537,35 @@ pub struct MoveReport {
     pub total_us: u64,
     /// The parts of that, in order, in microseconds.
     pub parts: Vec<(String, u64)>,
+}
+
+/// How far a move is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveProgress {
+    /// The rounds that were not known yet.
+    pub rounds: Vec<RoundNews>,
+    /// Its end.
+    pub ended: Option<Box<MoveEnd>>,
+}
+
+/// A round of a move that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundNews {
+    /// Its figures.
+    pub round: Round,
+    /// For how many microseconds the process would have stood still after it.
+    pub expected_us: u64,
+}
+
+/// The end of a move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveEnd {
+    /// What became of it.
+    pub report: MoveReport,
+    /// How memory travelled, if anybody knows.
+    pub travelled: Option<Travelled>,
+    /// What went of directories that are copied along.
+    pub copied: Option<TreesSent>,
 }
 
 /// How much room a node has.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use sterna_migration::{
-    Action, Body, Command, Life, Limits, MoveFailure, Outcome, Part, Readied, Round, RoundsEnd,
-    RunnerEvent, Strategy, TargetFailure, Travel,
+    Action, Body, Command, Life, Limits, MoveFailure, Notice, Outcome, Part, Readied, Round,
+    RoundsEnd, RunnerEvent, Strategy, TargetFailure, Travel,
 };
 
 use super::script::*;
@@ -34,6 +34,15 @@ fn round(pages: u64, dirty: u64) -> RunnerEvent {
 const fn told_round() -> Action {
     let (attempt, rate_max) = (ATTEMPT, None);
     Action::Command(Command::Round { attempt, rate_max })
+}
+
+/// What is to be done then, and that a round was told of first.
+fn after_round(source: &mut Script, event: RunnerEvent) -> Vec<Action> {
+    let mut actions = source.runner(event);
+    let told = actions.remove(0);
+    let is_round = matches!(told, Action::Notify(Notice::Round { .. }));
+    assert!(is_round, "{told:?}");
+    actions
 }
 
 fn pause() -> Action {
@@ -85,11 +94,14 @@ fn strict() -> Travel {
 fn rounds_come_between_declaration_and_pause_and_are_reported() {
     let mut source = in_a_round(Travel::default());
     source.millis += 1000;
-    assert_eq!(source.runner(round(GIB_PAGES, 20_000)), [told_round()]);
+    assert_eq!(
+        after_round(&mut source, round(GIB_PAGES, 20_000)),
+        [told_round()]
+    );
     source.millis += 80;
-    assert_eq!(source.runner(round(20_000, 500)), [pause()]);
+    assert_eq!(after_round(&mut source, round(20_000, 500)), [pause()]);
     // What was written while a good moment was looked for.
-    assert_eq!(source.runner(round(500, 10)), []);
+    assert_eq!(after_round(&mut source, round(500, 10)), []);
     let (attempt, size) = (ATTEMPT, SIZE);
     source.runner(RunnerEvent::Paused { attempt });
     source.runner(RunnerEvent::Captured { attempt, size });
@@ -157,7 +169,7 @@ fn a_process_that_ends_in_a_round_has_ended() {
 #[test]
 fn a_strict_limit_is_kept_or_the_move_given_up() {
     let mut source = in_a_round(strict());
-    let actions = source.runner(round(GIB_PAGES, GIB_PAGES));
+    let actions = after_round(&mut source, round(GIB_PAGES, GIB_PAGES));
     assert_eq!(actions, [untrack(), settle()]);
     source.record(closed(Life::Alive));
     let (process, epoch) = (P, NEXT);

@@ -2,20 +2,17 @@
 //! becomes new happenings.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use sterna_migration::rounds::RATE_MIN;
 use sterna_migration::wire::{VERSION_NEWEST, VERSION_OLDEST};
 use sterna_migration::{
     Action, Attempt, Body, Command, Event, Grant, Holding, Message, MoveId, Moves, NodeId, Notice,
-    Offer, Order, Record, Refusal, Round, RunnerEvent, StartError, Strategy, Swap, Time, Travel,
+    Offer, Order, Record, Refusal, RunnerEvent, StartError, Strategy, Swap, Time,
 };
-use sterna_process::{MemoryLayout, PAGE_SIZE, ProcessId, ProgramId, Tag};
+use sterna_process::{MemoryLayout, ProcessId, ProgramId, Tag};
 
-use super::memory::{Memory, Set};
 use super::mutation::Mutation;
 use super::node::{Effect, Held, Service, TROUBLE};
-use super::world::{Happening, Request, Sent, World};
+use super::world::{Happening, Request, World};
 
 const MILLIS: u64 = 1000;
 const SECONDS: u64 = 1000 * MILLIS;
@@ -27,6 +24,7 @@ const LISTING_AGAIN: u64 = 500 * MILLIS;
 const PATIENCE: u32 = 3;
 
 impl World {
+    // long because: one arm for each
     pub(super) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Order { process } => self.order(process),
@@ -206,31 +204,6 @@ impl World {
         self.act(node);
     }
 
-    /// How somebody wants memory to travel.
-    fn travel(&mut self) -> Travel {
-        let strategy = match self.random.range(0, 10) {
-            0..2 => Some(Strategy::StopAndCopy),
-            2..7 => None,
-            _ => Some(Strategy::PreCopy),
-        };
-        if strategy == Some(Strategy::StopAndCopy) {
-            return Travel {
-                strategy,
-                ..Travel::default()
-            };
-        }
-        let mut some = |permille, from, to| {
-            let wanted = self.random.chance(permille);
-            wanted.then(|| self.random.range(from, to))
-        };
-        Travel {
-            strategy,
-            downtime_max: some(300, 1, 40).map(Duration::from_millis),
-            rate_max: some(300, RATE_MIN, 1 << 19),
-            within: some(300, 1, 2000).map(Duration::from_millis),
-        }
-    }
-
     fn cancel(&mut self, node: usize, process: ProcessId) {
         let now = self.time();
         if let Some(service) = &mut self.nodes[node].service {
@@ -273,114 +246,6 @@ impl World {
             self.note(|| format!("{to}: hears that its runner died"));
             self.tell(to, Event::RunnerDied);
         }
-    }
-
-    /// Image and pages reach the other runner.
-    fn bulk(
-        &mut self,
-        (from, runner_life): (usize, u32),
-        to: usize,
-        attempt: Attempt,
-        image: (u64, Set),
-    ) {
-        let mutation = self.mutation;
-        let taken = self.nodes[to].runner.receive(attempt, image, mutation);
-        self.note(|| format!("{to}: memory of {attempt}, taken: {taken}"));
-        if taken {
-            let trouble = !self.is_calm() && self.random.chance(TROUBLE);
-            let effects = self.nodes[to].runner.restore(attempt, trouble);
-            self.effects(to, effects);
-        }
-        if self.nodes[from].runner.life != runner_life {
-            return;
-        }
-        let reason = "the other side has no such move".into();
-        let event = match taken {
-            true => RunnerEvent::Pushed { attempt },
-            false => RunnerEvent::PushFailed { attempt, reason },
-        };
-        if taken && mutation == Mutation::DiscardOnceSent {
-            self.nodes[from].runner.held.remove(&attempt.process);
-        }
-        self.say(from, event);
-    }
-
-    /// The pages of a round reach the other runner. What was written meanwhile may have been read half.
-    fn round(
-        &mut self,
-        (from, runner_life): (usize, u32),
-        to: usize,
-        attempt: Attempt,
-        mut sent: Sent,
-    ) {
-        let lives = self.nodes[from].runner.life == runner_life;
-        let runner = &self.nodes[from].runner;
-        let tracked = runner.tracked.get(&attempt.process);
-        let work = match runner.held.get(&attempt.process) {
-            Some(Held::Running { work, .. } | Held::Frozen { work, .. }) => *work,
-            _ => 0,
-        };
-        let dirty = tracked
-            .filter(|tracked| lives && tracked.attempt == attempt)
-            .map(|tracked| tracked.written(work));
-        if let Some(dirty) = dirty
-            && self.random.chance(500)
-        {
-            sent.memory.tear(dirty);
-        }
-        let runner = &mut self.nodes[to].runner;
-        let taken = runner.receive_pages(attempt, sent.pages, &sent.memory);
-        self.note(|| format!("{to}: round of {attempt}, taken: {taken}"));
-        let Some(dirty) = dirty else { return };
-        let pages = sent.pages.count();
-        let event = match taken && (self.is_calm() || !self.random.chance(TROUBLE)) {
-            true => RunnerEvent::RoundSent {
-                attempt,
-                round: Round {
-                    pages,
-                    bytes: pages * PAGE_SIZE as u64,
-                    took: Duration::from_micros(self.now - sent.at),
-                    held_back: Duration::ZERO,
-                    dirty: dirty.count(),
-                },
-            },
-            false => RunnerEvent::RoundFailed {
-                attempt,
-                reason: "the connection broke off".into(),
-            },
-        };
-        self.say(from, event);
-    }
-
-    /// A round sets out, if the target can be reached.
-    fn send_round(&mut self, node: usize, attempt: Attempt, work: u64, pages: Set) {
-        let runner_life = self.nodes[node].runner.life;
-        let intent = self.record(attempt.process).intent;
-        let target = intent.filter(|intent| intent.move_id == attempt.move_id);
-        let arrives = self.crossings().first().copied();
-        let (Some(intent), Some(delay)) = (target, arrives) else {
-            let reason = "the connection broke off".into();
-            let round = Round::default();
-            return self.say(
-                node,
-                match self.mutation {
-                    Mutation::LostRoundCounts => RunnerEvent::RoundSent { attempt, round },
-                    _ => RunnerEvent::RoundFailed { attempt, reason },
-                },
-            );
-        };
-        let happening = Happening::Round {
-            from: node,
-            runner_life,
-            to: self.name(intent.target),
-            attempt,
-            sent: Sent {
-                at: self.now,
-                pages,
-                memory: Memory::after(work),
-            },
-        };
-        self.after(delay, happening);
     }
 
     /// A service comes up, and asks its runner what it holds: the runner takes no earlier command from now on.
@@ -553,7 +418,7 @@ impl World {
                 self.check(checked);
             }
             Notice::Arrived { .. } => self.checks.saw("arrived"),
-            Notice::Lost { .. } => {}
+            Notice::Lost { .. } | Notice::Round { .. } => {}
             Notice::Fenced { process, .. } => {
                 let record = *self.record(*process);
                 let checked = self.checks.fenced(*process, &record);
@@ -579,7 +444,7 @@ impl World {
     }
 
     /// The runner says something to the service; nothing overtakes.
-    fn say(&mut self, node: usize, event: RunnerEvent) {
+    pub(super) fn say(&mut self, node: usize, event: RunnerEvent) {
         let delay = self.random.range(10, 5 * MILLIS);
         let from = &mut self.nodes[node];
         from.up_until = from.up_until.max(self.now + delay);
@@ -626,7 +491,7 @@ impl World {
         self.effects(node, effects);
     }
 
-    fn effects(&mut self, node: usize, effects: Vec<Effect>) {
+    pub(super) fn effects(&mut self, node: usize, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Say(event) => self.say(node, event),
@@ -658,29 +523,7 @@ impl World {
                     target,
                     work,
                     rest,
-                } => {
-                    let to = self.name(target);
-                    let runner_life = self.nodes[node].runner.life;
-                    let crossings = self.crossings();
-                    if crossings.is_empty() {
-                        let reason = "the connection broke off".into();
-                        self.say(node, RunnerEvent::PushFailed { attempt, reason });
-                    }
-                    for mut delay in crossings {
-                        if !self.is_calm() && self.random.chance(100) {
-                            delay += self.random.range(0, 2 * SECONDS);
-                        }
-                        let happening = Happening::Bulk {
-                            from: node,
-                            runner_life,
-                            to,
-                            attempt,
-                            work,
-                            rest,
-                        };
-                        self.after(delay, happening);
-                    }
-                }
+                } => self.send_bulk(node, (attempt, target), (work, rest)),
             }
         }
     }

@@ -21,7 +21,11 @@ pub(super) struct Memory([u64; PAGES]);
 /// The page that an instruction writes.
 const fn page(instruction: u64) -> usize {
     let drawn = instruction.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    let of = if drawn % 16 == 0 { PAGES as u64 } else { HOT };
+    let of = if drawn.is_multiple_of(16) {
+        PAGES as u64
+    } else {
+        HOT
+    };
     ((drawn / 16) % of) as usize
 }
 

@@ -203,6 +203,7 @@ pub(super) enum Effect {
 pub(super) const TROUBLE: u64 = 30;
 
 impl Runner {
+    // long because: one arm for each command
     pub(super) fn obey(
         &mut self,
         command: Command,
