@@ -60,6 +60,9 @@ pub enum TravelError {
     PostCopy,
 }
 
+/// Rounds of one move of which figures are kept: a runner may say more than it was told.
+const ROUNDS_KEPT_MAX: usize = 64;
+
 /// Lowest rate that can be wanted, in bytes a second: beneath it a round of the smallest program takes minutes.
 pub const RATE_MIN: u64 = 64 << 10;
 
@@ -252,10 +255,14 @@ impl Rounds {
         }
     }
 
-    /// One has been sent.
-    pub(crate) fn note(&mut self, round: Round) {
+    /// One has been sent. Whether its figures are kept.
+    pub(crate) fn note(&mut self, round: Round) -> bool {
         self.left = round.dirty;
-        self.travelled.rounds.push(round);
+        let is_kept = self.travelled.rounds.len() < ROUNDS_KEPT_MAX;
+        if is_kept {
+            self.travelled.rounds.push(round);
+        }
+        is_kept
     }
 
     fn stop(&mut self, end: RoundsEnd, limits: &Limits) -> Next {

@@ -325,7 +325,7 @@ fn image(hosted: &Hosted, paused: &mut dyn Paused, attempt: Attempt) -> Result<C
     let outgoing = hosted.outgoing(attempt);
     let live = outgoing.as_ref().and_then(|outgoing| outgoing.live.get());
     let pages = match live {
-        Some(live) => live.finish(),
+        Some(live) => live.take(),
         None => paused.memory().changed(),
     };
     let pages = pages.map_err(|error| chain(&error))?;
@@ -379,13 +379,22 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
             .map_err(|error| chain(&error)),
         None => Err("there is no connection to the target's runner".into()),
     };
-    if let Some((_, used)) = &outgoing {
-        hosted.let_go(used);
+    let let_go = || {
+        if let Some((_, used)) = &outgoing {
+            hosted.let_go(used);
+        }
+    };
+    match pushed {
+        Ok(()) => {
+            service.say(&Said::Event(RunnerEvent::Pushed { attempt }));
+            let_go();
+        }
+        // The next try is not to find it.
+        Err(reason) => {
+            let_go();
+            service.say(&Said::Event(RunnerEvent::PushFailed { attempt, reason }));
+        }
     }
-    service.say(&Said::Event(match pushed {
-        Ok(()) => RunnerEvent::Pushed { attempt },
-        Err(reason) => RunnerEvent::PushFailed { attempt, reason },
-    }));
 }
 
 impl Hosted {

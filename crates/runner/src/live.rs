@@ -55,8 +55,9 @@ impl Live {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pages to be sent, which count as sent.
-    fn take(&self) -> Result<PageRuns, MemoryError> {
+    /// The pages to be sent, which count as sent; of a process that stands still, the rest. That they are noted is not ended
+    /// while it does: of a large memory this takes a while, and costs nothing before it runs again.
+    pub(crate) fn take(&self) -> Result<PageRuns, MemoryError> {
         match *self.tracked() {
             true => self.memory.take_dirty(),
             // Another move may have begun since.
@@ -73,13 +74,6 @@ impl Live {
         let dirty = self.memory.take_dirty()?;
         self.memory.put_back(&dirty)?;
         Ok(dirty.page_count())
-    }
-
-    /// What is left of a process that stands still now.
-    pub(crate) fn finish(&self) -> Result<PageRuns, MemoryError> {
-        let rest = self.take();
-        self.end();
-        rest
     }
 
     /// Nothing is noted any more.

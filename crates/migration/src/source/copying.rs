@@ -74,12 +74,13 @@ impl Source {
 
     /// A round was sent: one that was told to be, or a last one before it stands still.
     pub(super) fn note(&mut self, turn: &mut Turn<'_>, round: Round) {
-        self.rounds.note(round);
-        turn.notify(Notice::Round {
-            attempt: self.attempt,
-            round,
-            expected: self.rounds.expected(turn.limits),
-        });
+        if self.rounds.note(round) {
+            turn.notify(Notice::Round {
+                attempt: self.attempt,
+                round,
+                expected: self.rounds.expected(turn.limits),
+            });
+        }
     }
 
     fn round(&mut self, turn: &mut Turn<'_>) {

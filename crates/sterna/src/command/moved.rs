@@ -142,7 +142,7 @@ pub(super) fn round(number: u32, RoundNews { round, expected_us }: &RoundNews) -
     format!(
         "round {number}: {} pages left, {}/s written, would stand still for {}",
         round.dirty,
-        show::bytes(rate(round.dirty * PAGE_SIZE as u64, round)),
+        show::bytes(rate(round.dirty.saturating_mul(PAGE_SIZE as u64), round)),
         show::time_us(*expected_us)
     )
 }
@@ -186,7 +186,7 @@ fn meaning(part: &str, ready: Option<bool>) -> &'static str {
         ("room", _) => "the target made room",
         ("accept", _) => "the target was asked and accepted",
         ("declare", _) => "the registry wrote the intent down",
-        ("copy", _) => "its memory went to the target in rounds, while it ran",
+        ("copy", _) => "its memory went to the target in rounds, while it ran; or was only counted",
         ("pause", Some(true)) => {
             "watched, running, until all it needs was ready there; then stopped"
         }
