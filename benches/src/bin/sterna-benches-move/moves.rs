@@ -230,7 +230,7 @@ pub(crate) fn first(plan: &Plan) -> Result<Option<Table>> {
             }))));
         }
         let before = |report: &MoveReport| {
-            ["accept", "declare", "pause"]
+            ["accept", "declare", "copy", "pause"]
                 .map(|name| part(report, name))
                 .iter()
                 .sum::<u64>()
