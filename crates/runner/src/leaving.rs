@@ -30,7 +30,9 @@ use crate::role::{Role, Service};
 /// A captured process, but for its pages.
 pub(crate) struct Captured {
     image: Vec<u8>,
+    /// That the target does not have from these rounds.
     pages: PageRuns,
+    rounds: u32,
 }
 
 /// What a runner itself knows of a process, in its image beside what the kind does.
@@ -324,14 +326,18 @@ fn image(hosted: &Hosted, paused: &mut dyn Paused, attempt: Attempt) -> Result<C
     let mut image = whole(hosted, paused)?;
     let outgoing = hosted.outgoing(attempt);
     let live = outgoing.as_ref().and_then(|outgoing| outgoing.live.get());
-    let pages = match live {
-        Some(live) => live.take(),
-        None => paused.memory().changed(),
+    let (pages, rounds) = match live {
+        Some(live) => (live.take(), live.rounds()),
+        None => (paused.memory().changed(), 0),
     };
     let pages = pages.map_err(|error| chain(&error))?;
     image.header.epoch = hosted.lock().epoch;
     let image = image.encode().map_err(|error| chain(&error))?;
-    Ok(Captured { image, pages })
+    Ok(Captured {
+        image,
+        pages,
+        rounds,
+    })
 }
 
 /// The image of a process, with what its runner knows.
@@ -375,7 +381,12 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
     };
     let pushed = match &outgoing {
         Some((_, outgoing)) => outgoing
-            .send_and_wait(|sender| pump::push(sender, &captured.image, &*memory, &captured.pages))
+            .send_and_wait(|sender| {
+                if captured.rounds > 0 {
+                    pump::continues(sender, captured.rounds)?;
+                }
+                pump::push(sender, &captured.image, &*memory, &captured.pages)
+            })
             .map_err(|error| chain(&error)),
         None => Err("there is no connection to the target's runner".into()),
     };

@@ -8,7 +8,7 @@
 //!                                                              Pause, Capture: what is left ◄──────┘
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,8 +31,8 @@ pub(crate) struct Live {
     memory: Arc<dyn Memory>,
     /// Whether they still are.
     is_tracked: Mutex<bool>,
-    /// Whether any round has gone.
-    has_sent: AtomicBool,
+    /// Rounds that have gone.
+    rounds: AtomicU32,
 }
 
 impl Live {
@@ -41,12 +41,17 @@ impl Live {
         let live = Self {
             memory,
             is_tracked: Mutex::new(true),
-            has_sent: AtomicBool::new(false),
+            rounds: AtomicU32::new(0),
         };
         // What was written before counts as written now.
         let changed = live.memory.changed()?;
         live.memory.put_back(&changed)?;
         Ok((live, changed.page_count()))
+    }
+
+    /// How many rounds the target has.
+    pub(crate) fn rounds(&self) -> u32 {
+        self.rounds.load(Ordering::Relaxed)
     }
 
     fn tracked(&self) -> MutexGuard<'_, bool> {
@@ -115,7 +120,7 @@ impl Outgoing {
             pump::round(sender)?;
             Ok(bytes)
         })?;
-        live.has_sent.store(true, Ordering::Relaxed);
+        live.rounds.fetch_add(1, Ordering::Relaxed);
         let took = begun.elapsed();
         Ok(Round {
             pages: pages.page_count(),
@@ -130,7 +135,7 @@ impl Outgoing {
     /// get the rest; and again, as long as less than half is left.
     pub(crate) fn catch_up(&self, service: &Service, attempt: Attempt) -> Result<(), String> {
         let live = self.live.get();
-        let Some(live) = live.filter(|live| live.has_sent.load(Ordering::Relaxed)) else {
+        let Some(live) = live.filter(|live| live.rounds() > 0) else {
             return Ok(());
         };
         if live.count().map_err(|error| chain(&error))? > CATCH_UP_PAGES_MAX {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `Anticipate`: places at which the process was seen | `Anticipated`: what it would need there is ready |
 //! | `Pages`, `Zeros`, `Round`: all that was written until a moment | `Got` |
+//! | `Continues`, if there were rounds: how many | |
 //! | `Begin`, `Image` in pieces, `Pages`, `Zeros`, `End` | `Got`: all of it is in its place |
 //! | | `Failed`: it cannot be taken |
 //!
@@ -32,6 +33,7 @@ const IMAGE: u8 = b'i';
 const PAGES: u8 = b'p';
 const ZEROS: u8 = b'z';
 const ROUND: u8 = b'r';
+const CONTINUES: u8 = b'c';
 const END: u8 = b'e';
 const GOT: u8 = b'G';
 const FAILED: u8 = b'F';
@@ -49,6 +51,16 @@ pub enum PumpError {
     /// What came makes no sense.
     #[error("the other runner sent something that makes no sense")]
     Malformed,
+    /// There was another one in its place when the rounds were sent.
+    #[error(
+        "of {sent} rounds of pages that were sent before, {here} are here: its runner was started again"
+    )]
+    RoundsMissing {
+        /// As the source says.
+        sent: u32,
+        /// That have come.
+        here: u32,
+    },
     /// The image is too large.
     #[error("the image has {bytes} bytes, {IMAGE_BYTES_MAX} are allowed")]
     ImageTooLarge {
@@ -77,6 +89,8 @@ pub(crate) enum Record<'a> {
     Pages(PageRun, &'a [u8]),
     Zeros(Vec<PageRun>),
     Round,
+    /// What comes goes on from so many rounds.
+    Continues(u32),
     End,
     Got,
     Failed(String),
@@ -93,6 +107,7 @@ impl<'a> Record<'a> {
             (PAGES, body) => Self::pages(body),
             (ZEROS, body) => decode(body).map(Self::Zeros),
             (ROUND, []) => Ok(Self::Round),
+            (CONTINUES, body) => decode(body).map(Self::Continues),
             (END, []) => Ok(Self::End),
             (GOT, []) => Ok(Self::Got),
             (FAILED, body) => Ok(Self::Failed(String::from_utf8_lossy(body).into_owned())),
@@ -174,6 +189,11 @@ pub(crate) fn push(
 pub(crate) fn round(to: &mut Sender) -> Result<(), PumpError> {
     to.record().push(ROUND);
     Ok(to.send()?)
+}
+
+/// Says that what comes now goes on from so many rounds.
+pub(crate) fn continues(to: &mut Sender, rounds: u32) -> Result<(), PumpError> {
+    value(to, CONTINUES, &rounds)
 }
 
 /// Sends pages. After each piece `sent` is told how many bytes have gone; they are the result in the end.
@@ -284,7 +304,7 @@ mod tests {
         let mut state = 0x5eed;
         let lengths = (0..40).chain([PAGES_HEAD_BYTES - 1, 12 + PAGE_SIZE, 13 + PAGE_SIZE]);
         for length in lengths {
-            for letter in b"aAbipzreGF\0x" {
+            for letter in b"aAbipzrceGF\0x" {
                 for _ in 0..50 {
                     let record = [&[*letter][..], &drawn(&mut state, length)].concat();
                     match Record::read(&record) {

@@ -141,6 +141,31 @@ fn a_round_that_is_cut_off_has_failed_and_the_process_runs_on() {
     moves_on(process, (&from, &to), &two);
 }
 
+/// Its service may hear the same offer again when its runner was started again.
+#[test]
+fn a_target_that_has_lost_rounds_does_not_take_the_rest_for_all() {
+    let [one, two] = two();
+    let (from, to) = (one.service(), two.service());
+    let process = writing(&from, &one);
+    let journey = Journey::of(process, &from, &to);
+    journey.prepare(two.log("log"));
+    journey.connect();
+    journey.track().unwrap();
+    journey.round(None).unwrap();
+    journey.pause();
+    journey.capture();
+    let attempt = journey.attempt;
+    to.step(Command::Discard { attempt });
+    to.ask(Order::LookAll, Vec::new()).unwrap();
+    journey.prepare(two.log("anew"));
+    journey.connect();
+    journey.push().unwrap_err();
+    let text = two.text("anew");
+    assert!(text.is_empty(), "{text}");
+    journey.stays();
+    moves_on(process, (&from, &to), &two);
+}
+
 #[test]
 fn nothing_is_noted_after_a_move_however_it_ended() {
     let [one, two] = two();

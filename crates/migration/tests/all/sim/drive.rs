@@ -75,9 +75,8 @@ impl World {
                 runner_life,
                 to,
                 attempt,
-                work,
-                rest,
-            } => self.bulk((from, runner_life), to, attempt, (work, rest)),
+                image,
+            } => self.bulk((from, runner_life), to, attempt, image),
             Happening::Round {
                 from,
                 runner_life,
@@ -521,9 +520,8 @@ impl World {
                 Effect::Bulk {
                     attempt,
                     target,
-                    work,
-                    rest,
-                } => self.send_bulk(node, (attempt, target), (work, rest)),
+                    image,
+                } => self.send_bulk(node, (attempt, target), image),
             }
         }
     }

@@ -162,6 +162,7 @@ impl Runner {
                     move_id,
                     work,
                     rest: Set::ALL,
+                    rounds: 0,
                 };
                 self.held.insert(process, held);
                 Kept::Copied { work }

@@ -69,8 +69,9 @@ pub(super) enum Held {
         epoch: Epoch,
         move_id: MoveId,
         work: u64,
-        /// What the target does not have yet.
+        /// What the target does not have yet, from how many rounds.
         rest: Set,
+        rounds: u32,
     },
     /// Of a file or snapshot.
     Made {
@@ -81,6 +82,7 @@ pub(super) enum Held {
     Arriving {
         attempt: Attempt,
         memory: Memory,
+        rounds: u32,
         /// Its image has come.
         image: Option<u64>,
         asked: Option<(NodeId, Grant)>,
@@ -150,6 +152,8 @@ pub(super) struct Tracked {
     since: u64,
     /// Not sent before.
     left: Set,
+    /// That the target said it has.
+    pub(super) rounds: u32,
 }
 
 impl Tracked {
@@ -171,8 +175,7 @@ pub(super) enum Effect {
     Bulk {
         attempt: Attempt,
         target: NodeId,
-        work: u64,
-        rest: Set,
+        image: Sent,
     },
     /// Pages go to another runner, while the process runs.
     Round {
@@ -198,6 +201,9 @@ pub(super) enum Effect {
     /// A command that makes no sense.
     Wrong(String),
 }
+
+/// Instructions that were executed, pages that have changed since the rounds, and how many these are.
+pub(super) type Sent = (u64, Set, u32);
 
 /// How often things go wrong in a runner, in a thousand.
 pub(super) const TROUBLE: u64 = 30;
@@ -229,13 +235,13 @@ impl Runner {
                     move_id,
                     work,
                     rest,
+                    rounds,
                     ..
                 }) if move_id == attempt.move_id => {
                     vec![Effect::Bulk {
                         attempt,
                         target,
-                        work,
-                        rest,
+                        image: (work, rest, rounds),
                     }]
                 }
                 _ => Vec::new(),
@@ -288,6 +294,7 @@ impl Runner {
             attempt,
             since: work,
             left,
+            rounds: 0,
         };
         match self.tracked.insert(attempt.process, tracked) {
             None => vec![Effect::Say(RunnerEvent::Tracking {
@@ -325,8 +332,11 @@ impl Runner {
     fn capture(&mut self, attempt: Attempt, mutation: Mutation) -> Vec<Effect> {
         let tracked = self.tracked.remove(&attempt.process);
         if let Some(tracked) = tracked
-            && let Some(Held::Frozen { work, rest, .. }) = self.held.get_mut(&attempt.process)
+            && let Some(Held::Frozen {
+                work, rest, rounds, ..
+            }) = self.held.get_mut(&attempt.process)
         {
+            *rounds = tracked.rounds;
             *rest = match mutation {
                 Mutation::WrittenLastIsForgotten => tracked.left,
                 _ => tracked.dirty(*work),
@@ -346,6 +356,7 @@ impl Runner {
         let held = Held::Arriving {
             attempt,
             memory: Memory::FIRST,
+            rounds: 0,
             image: None,
             asked: None,
         };
@@ -378,6 +389,7 @@ impl Runner {
                     move_id,
                     work,
                     rest: Set::ALL,
+                    rounds: 0,
                 };
                 self.held.insert(process, held);
                 vec![Effect::Say(RunnerEvent::Paused { attempt })]
@@ -392,9 +404,11 @@ impl Runner {
             Some(Held::Arriving {
                 attempt: own,
                 memory,
+                rounds,
                 ..
             }) if *own == attempt => {
                 memory.install(set, pages);
+                *rounds += 1;
                 true
             }
             _ => false,
@@ -405,16 +419,19 @@ impl Runner {
     pub(super) fn receive(
         &mut self,
         attempt: Attempt,
-        (work, rest): (u64, Set),
+        (work, rest, sent): Sent,
         mutation: Mutation,
     ) -> bool {
         match self.held.get_mut(&attempt.process) {
             Some(Held::Arriving {
                 attempt: own,
                 memory,
+                rounds,
                 image,
                 ..
-            }) if *own == attempt || mutation == Mutation::MemoryOfAnyAttempt => {
+            }) if (*own == attempt || mutation == Mutation::MemoryOfAnyAttempt)
+                && (sent == 0 || sent == *rounds) =>
+            {
                 memory.install(rest, &Memory::after(work));
                 *image = Some(work);
                 true
@@ -432,6 +449,7 @@ impl Runner {
             memory,
             image: Some(work),
             asked: Some((source, grant)),
+            ..
         }) = self.held.get(&attempt.process)
         else {
             return Vec::new();

@@ -8,7 +8,7 @@ use sterna_process::PAGE_SIZE;
 
 use super::memory::{Memory, Set};
 use super::mutation::Mutation;
-use super::node::{Held, TROUBLE};
+use super::node::{self, Held, TROUBLE};
 use super::world::{Happening, Sent, World};
 
 const SECONDS: u64 = 1_000_000;
@@ -66,6 +66,10 @@ impl World {
         let taken = runner.receive_pages(attempt, sent.pages, &sent.memory);
         self.note(|| format!("{to}: round of {attempt}, taken: {taken}"));
         let Some(dirty) = dirty else { return };
+        let tracked = &mut self.nodes[from].runner.tracked;
+        if let Some(tracked) = tracked.get_mut(&attempt.process) {
+            tracked.rounds += 1;
+        }
         let pages = sent.pages.count();
         let event = match taken && (self.is_calm() || !self.random.chance(TROUBLE)) {
             true => RunnerEvent::RoundSent {
@@ -122,7 +126,7 @@ impl World {
         &mut self,
         node: usize,
         (attempt, target): (Attempt, NodeId),
-        (work, rest): (u64, Set),
+        image: node::Sent,
     ) {
         let to = self.name(target);
         let runner_life = self.nodes[node].runner.life;
@@ -140,8 +144,7 @@ impl World {
                 runner_life,
                 to,
                 attempt,
-                work,
-                rest,
+                image,
             };
             self.after(delay, happening);
         }
@@ -153,7 +156,7 @@ impl World {
         (from, runner_life): (usize, u32),
         to: usize,
         attempt: Attempt,
-        image: (u64, Set),
+        image: node::Sent,
     ) {
         let mutation = self.mutation;
         let taken = self.nodes[to].runner.receive(attempt, image, mutation);

@@ -14,7 +14,7 @@ use super::checks::Checks;
 use super::keep::KeepHappening;
 use super::memory::{Memory, Set};
 use super::mutation::Mutation;
-use super::node::{Held, Node};
+use super::node::{self, Held, Node};
 use super::random::Random;
 
 const MILLIS: u64 = 1000;
@@ -81,8 +81,7 @@ pub(super) enum Happening {
         runner_life: u32,
         to: usize,
         attempt: Attempt,
-        work: u64,
-        rest: Set,
+        image: node::Sent,
     },
     Round {
         from: usize,
