@@ -110,8 +110,9 @@ impl Outgoing {
             let due = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
             let early = due.saturating_sub(begun.elapsed());
             if !early.is_zero() {
+                let waited = Instant::now();
                 self.wait_for(early);
-                held_back += early;
+                held_back += waited.elapsed();
             }
         };
         let bytes = self.send_and_wait(|sender| {

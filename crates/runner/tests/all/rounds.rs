@@ -2,22 +2,28 @@
 
 use std::net::Shutdown;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sterna_migration::{Command, Holding, Round, RunnerEvent};
 use sterna_process::{PAGE_SIZE, ProcessId};
 use sterna_runner::message::{Order, Said};
 
-use crate::rig::{Journey, Runner, Service, tcp};
+use crate::rig::{Journey, PATIENCE, Runner, Service, tcp};
 use crate::toys;
 
 fn two() -> [Runner; 2] {
     [Runner::start(), Runner::start()]
 }
 
-/// A process that grows and writes.
+/// A process that grows and writes, and has begun to.
 fn writing(from: &Service, runner: &Runner) -> ProcessId {
-    from.spawn(toys::FREE, &toys::large(), runner.log("log"))
+    let process = from.spawn(toys::FREE, &toys::large(), runner.log("log"));
+    let until = Instant::now() + PATIENCE;
+    while from.seen(process).output_bytes == 0 {
+        assert!(Instant::now() < until, "it says nothing");
+        thread::yield_now();
+    }
+    process
 }
 
 impl Journey<'_> {

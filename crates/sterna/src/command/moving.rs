@@ -55,14 +55,15 @@ Examples:
 
 Strategies:
   stop-and-copy  all of its memory goes while it stands still
-  pre-copy       memory goes in rounds while it runs, first all, then what was written meanwhile; the rest while it
-                 stands still
+  pre-copy       memory goes in rounds while it runs: all, then what was written meanwhile, and
+                 so on; the rest while it stands still
   auto           pre-copy, unless its memory goes within --max-downtime at once
 
-Rounds end when what is left would go within --max-downtime (10ms if nothing is said), when it writes as fast as it is
-copied, after ten of them, or at the deadline. Then it is stopped and moved, however long that takes; only --strategy
-pre-copy together with --max-downtime gives the move up instead if it would stand still for longer. --max-rate limits
-the rounds, not what goes while it stands still. On Linux before 6.7, and to nodes of an older sterna, all goes by
+Rounds end when what is left would go within --max-downtime (10ms if nothing is said), when it
+writes as fast as it is copied, after ten of them, or at the deadline. Then it is stopped and
+moved, however long that takes. Only --strategy pre-copy together with --max-downtime gives the
+move up instead if it would stand still for longer. --max-rate limits the rounds, not what goes
+while it stands still. On Linux before 6.7, and to nodes of an older sterna, all goes by
 stop-and-copy; the report says so.
 
 The process stands still from `capture` to `resume`; before that it runs. If anything fails it stays where it is, and
