@@ -25,6 +25,7 @@ use crate::id::{Attempt, Grant, MoveId, NodeId};
 use crate::message::{Message, Offer, Refusal, Size, Timings};
 use crate::record::{Record, Swap};
 use crate::report::Report;
+use crate::rounds::Round;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,6 +154,34 @@ pub enum RunnerEvent {
         /// The process.
         process: ProcessId,
     },
+    /// What it writes is noted ([`Command::Track`]).
+    Tracking {
+        /// Which move.
+        attempt: Attempt,
+        /// Pages that are to be sent in all.
+        pages: u64,
+    },
+    /// It cannot be noted, and is not.
+    TrackFailed {
+        /// Which move.
+        attempt: Attempt,
+        /// Why.
+        reason: String,
+    },
+    /// The other runner has the pages of a round ([`Command::Round`]); or of one that came just before it stood still.
+    RoundSent {
+        /// Which move.
+        attempt: Attempt,
+        /// Its figures.
+        round: Round,
+    },
+    /// It has not, or nobody knows.
+    RoundFailed {
+        /// Which move.
+        attempt: Attempt,
+        /// What happened.
+        reason: String,
+    },
 }
 
 /// Something to be done.
@@ -263,6 +292,26 @@ pub enum Command {
         /// The old epoch.
         epoch: Epoch,
     },
+    /// Note which pages the process writes
+    /// ([`Memory::start_tracking`](sterna_process::Memory::start_tracking)), until it is captured, resumed or
+    /// [`Command::Untrack`] comes.
+    Track {
+        /// Which move.
+        attempt: Attempt,
+    },
+    /// Send what it has written since the last round; in the first, all. A round whose end is not known is failed: what
+    /// was taken for it is not sent again.
+    Round {
+        /// Which move.
+        attempt: Attempt,
+        /// Bytes a second that may be sent.
+        rate_max: Option<u64>,
+    },
+    /// Note nothing any more: there will be no further round, and it will not stand still for this move.
+    Untrack {
+        /// Which move.
+        attempt: Attempt,
+    },
 }
 
 /// What a runner holds of a process. It is all that survives the death of the service beside it.
@@ -333,6 +382,15 @@ impl Holding {
 pub enum Notice {
     /// A move that was started here has ended.
     MoveEnded(Box<Report>),
+    /// A round of a move that was started here has been sent.
+    Round {
+        /// Which move.
+        attempt: Attempt,
+        /// Its figures.
+        round: Round,
+        /// For how long the process would stand still now.
+        expected: Duration,
+    },
     /// A process came here and runs.
     Arrived {
         /// Which move.
@@ -371,7 +429,11 @@ impl RunnerEvent {
             | Self::Pushed { attempt }
             | Self::PushFailed { attempt, .. }
             | Self::Restored { attempt }
-            | Self::RestoreFailed { attempt, .. } => (attempt.process, Some(*attempt)),
+            | Self::RestoreFailed { attempt, .. }
+            | Self::Tracking { attempt, .. }
+            | Self::TrackFailed { attempt, .. }
+            | Self::RoundSent { attempt, .. }
+            | Self::RoundFailed { attempt, .. } => (attempt.process, Some(*attempt)),
             Self::Resumed { process, .. } | Self::Exited { process } => (*process, None),
         }
     }

@@ -5,6 +5,7 @@
 //!   │ Offer ──────────────────────────────►│ admit? program here? room?
 //!   │◄───────────────────── Accept, Refuse │
 //!   │ declare: (S, e, –) → (S, e, move→T) ─────────────────────────────────────────►│ cannot be reached: no pause
+//!   │ pages, in rounds, while it runs ────►│ installs them
 //!   │ pause ▪ capture ▪ State with grant ─►│ restore, ready to run
 //!   │                                      │ commit: (S, e, move→T) → (T, e+1, –) ──►│ here it changes its owner
 //!   │◄────────────────────────── Committed │ resume
@@ -35,13 +36,14 @@
 //! - [`action`]: what goes in and out of the machines
 //! - `source`, `target`: the two sides of one move; `closing`: the end of a process
 //! - [`moves`]: all moves of a node, and what is taken up after a crash
+//! - [`rounds`]: copying memory while the process runs, and when to stop
 //! - [`report`]: what became of a move, and how long each part took
 //! - [`limits`], [`time`]: how long and how often; time that comes from outside
 //!
 //! What this crate never does: open a socket, read a clock, make a thread, draw a random number, or know a kind.
 //!
 //! ```
-//! use sterna_migration::{Action, Body, Event, Grant, Limits, Message, MoveId, Moves, NodeId, Offer, Order, Record, Strategy, Time};
+//! use sterna_migration::{Action, Body, Event, Grant, Limits, Message, MoveId, Moves, NodeId, Offer, Order, Record, Strategy, Time, Travel};
 //! use sterna_process::{Epoch, MemoryLayout, ProcessId, ProgramId, Tag};
 //!
 //! let (here, there) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
@@ -65,6 +67,7 @@
 //!     move_id: MoveId::from_bytes(*ProcessId::random().as_bytes()), // a driver has its own randomness
 //!     grant: Grant::from_bytes(*ProcessId::random().as_bytes()),
 //!     offer,
+//!     travel: Travel { strategy: Some(Strategy::StopAndCopy), ..Travel::default() },
 //! };
 //! let attempt = moves.start(Time::ZERO, order)?;
 //! assert!(matches!(moves.next_action(), Some(Action::Send { to, .. }) if to == there));
@@ -89,6 +92,7 @@ pub mod message;
 pub mod moves;
 pub mod record;
 pub mod report;
+pub mod rounds;
 mod source;
 mod target;
 pub mod time;
@@ -105,5 +109,6 @@ pub use message::{
 pub use moves::{CancelError, Moves, Order, StartError, StartedError};
 pub use record::{Intent, Life, Record, Swap, SwapForbidden, Verdict, Version};
 pub use report::{Copied, MoveFailure, Outcome, Part, Report};
+pub use rounds::{Round, RoundsEnd, Travel, TravelError, Travelled};
 pub use time::Time;
 pub use wire::WireError;

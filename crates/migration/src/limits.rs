@@ -21,6 +21,14 @@ pub struct Limits {
     pub accept_within: Duration,
     /// Source: for the registry to answer the declaration. The process still runs.
     pub declare_within: Duration,
+    /// Source: for the runner to say how much memory there is, or to send a round, beyond the time that it should take.
+    pub round_within: Duration,
+    /// Source: rounds of one move.
+    pub rounds_max: usize,
+    /// Source: how long a process may stand still, unless somebody says otherwise.
+    pub downtime_goal: Duration,
+    /// Source: bytes a second that get to a target, before that is measured: what the slowest usual network carries.
+    pub rate_assumed: u64,
     /// Source: for the process to come to a point where it can stand still.
     pub pause_within: Duration,
     /// Source: for the runner to capture it.
@@ -35,7 +43,7 @@ pub struct Limits {
     pub done_asks_max: u32,
     /// Target: to admit the process, fetch its program and make room.
     pub prepare_within: Duration,
-    /// Target: from the acceptance until the process arrives. Longer than what the source may take, or the
+    /// Target: from the acceptance, or the last word of the source that it is coming, until the process arrives. Longer than what the source may take, or the
     /// target gives up too early, which costs an attempt but nothing else.
     pub state_within: Duration,
     /// Target: for the process to be made of what arrives.
@@ -52,6 +60,10 @@ impl Default for Limits {
             repeat_max: seconds(5),
             accept_within: seconds(120),
             declare_within: seconds(5),
+            round_within: seconds(600),
+            rounds_max: 10,
+            downtime_goal: Duration::from_millis(10),
+            rate_assumed: 100_000_000,
             pause_within: seconds(10),
             capture_within: seconds(30),
             push_within: seconds(600),

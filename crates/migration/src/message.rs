@@ -29,6 +29,8 @@ pub enum Body {
     Accept(Readied),
     /// Target: no.
     Refuse(Refusal),
+    /// Source: its pages are coming while it runs. Wait for it.
+    Coming,
     /// Source: it stands still, its image and pages are coming, and you may commit.
     State(Snapshot),
     /// Target: I am the owner now.
@@ -44,11 +46,27 @@ pub enum Body {
 }
 
 /// How memory travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Strategy {
     /// All of it while the process stands still.
+    #[default]
     StopAndCopy,
+    /// In rounds while the process runs; only what the last of them left, while it stands still.
+    PreCopy,
+    /// The rest of it when the process runs at the target already. No node does that yet.
+    PostCopy,
+}
+
+impl Strategy {
+    /// How a node of this version takes in what is offered so.
+    #[must_use]
+    pub const fn understood(self) -> Self {
+        match self {
+            Self::StopAndCopy => Self::StopAndCopy,
+            Self::PreCopy | Self::PostCopy => Self::PreCopy,
+        }
+    }
 }
 
 /// What a target must know to say yes or no, and to make ready.
@@ -62,18 +80,20 @@ pub struct Offer {
     pub layout: MemoryLayout,
     /// The version of the image that will come, as in [`sterna_process::image::FORMAT_NEWEST`].
     pub image_format: u32,
-    /// How its memory will travel.
+    /// How its memory is to travel.
     pub strategy: Strategy,
 }
 
-/// What a target has done before it accepted, by its own clock. All of it is zero if the target speaks version 1 of
-/// messages, which has no room for it.
+/// What a target has done before it accepted, by its own clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readied {
     /// Until the program had come and was compiled, if it was not there.
     pub fetch: Duration,
     /// From then, or from when it was let in, until there was room for the process.
     pub room: Duration,
+    /// How it takes the memory in: as it was offered, if it knows that. In version 2 of messages there is nothing but
+    /// [`Strategy::StopAndCopy`].
+    pub strategy: Strategy,
 }
 
 /// What stands still at the source.

@@ -143,8 +143,11 @@ impl Moves {
             target,
             move_id,
             grant,
-            offer,
+            mut offer,
+            travel,
         } = order;
+        travel.check()?;
+        offer.strategy = travel.offered();
         if self.activities.contains_key(&process) {
             return Err(StartError::Busy { process });
         }
@@ -167,7 +170,7 @@ impl Moves {
             move_id,
         };
         self.begin(now, process, |turn| {
-            Activity::Source(Source::begin(turn, attempt, target, offer, grant))
+            Activity::Source(Source::begin(turn, attempt, target, (offer, travel), grant))
         });
         Ok(attempt)
     }
@@ -315,7 +318,7 @@ impl Moves {
             },
             Body::Accept(_) => Body::Abort,
             Body::State(_) | Body::Ask if self.lived_on(attempt) => Body::Done(Timings::default()),
-            Body::State(_) => Body::Failed(TargetFailure::Unknown),
+            Body::State(_) | Body::Coming => Body::Failed(TargetFailure::Unknown),
             Body::Refuse(_)
             | Body::Committed
             | Body::Done(_)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::id::{Attempt, NodeId};
 use crate::message::{Readied, Refusal, Retry, Size, TargetFailure, Timings};
+use crate::rounds::Travelled;
 use crate::time::Time;
 
 /// A move that has ended, told by its source.
@@ -19,6 +20,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// How large the process was, if it was captured.
     pub size: Option<Size>,
+    /// How its memory travelled.
+    pub travelled: Travelled,
     /// From the order to the end.
     pub total: Duration,
     /// What that time went into, in order. It adds up to `total` to the microsecond.
@@ -41,6 +44,7 @@ impl Report {
                     | Part::Room
                     | Part::Accept
                     | Part::Declare
+                    | Part::Copy
                     | Part::Pause
                     | Part::Confirm
             )
@@ -68,6 +72,8 @@ pub enum Part {
     Accept,
     /// Until the registry had the intent.
     Declare,
+    /// Until its memory was copied as far as that is worth it while it runs.
+    Copy,
     /// Until the process stood still.
     Pause,
     /// Until it was captured.
@@ -142,6 +148,38 @@ pub enum MoveFailure {
     /// The registry has no record of the process. It stays as it is, frozen if it was.
     #[error("the registry does not know the process: is it the right registry?")]
     NoRecord,
+    /// Its memory could not be copied while it ran.
+    #[error("its memory could not be copied while it ran: {reason}")]
+    Copy {
+        /// Why.
+        reason: String,
+    },
+    /// It would stand still for too long.
+    #[error(
+        "it would stand still for about {expected:?}, and {max:?} are allowed: allow more, or move it when it writes less"
+    )]
+    Downtime {
+        /// For how long.
+        expected: Duration,
+        /// What was allowed.
+        max: Duration,
+    },
+    /// There is not enough time for the first round.
+    #[error(
+        "to copy its memory takes {needed:?} at the rate that is allowed, and {within:?} are: allow a higher rate or more time"
+    )]
+    Deadline {
+        /// How long it takes.
+        needed: Duration,
+        /// What was allowed.
+        within: Duration,
+    },
+    /// Its memory cannot be copied while it runs.
+    #[error("its memory cannot be copied while it runs: {reason}")]
+    NoPreCopy {
+        /// Why.
+        reason: String,
+    },
     /// The process could not be paused.
     #[error("the process could not be paused: {reason}")]
     Pause {
@@ -181,12 +219,17 @@ impl MoveFailure {
         match self {
             Self::Refused(refusal) => refusal.retry(),
             Self::Target(failure) => failure.retry(),
-            Self::Cancelled | Self::Capture { .. } | Self::RunnerDied | Self::NoRecord => {
-                Retry::Never
-            }
+            Self::NoPreCopy { .. } => Retry::Elsewhere,
+            Self::Cancelled
+            | Self::Capture { .. }
+            | Self::Deadline { .. }
+            | Self::RunnerDied
+            | Self::NoRecord => Retry::Never,
             Self::Unanswered
             | Self::RegistrySilent
             | Self::Leftover
+            | Self::Copy { .. }
+            | Self::Downtime { .. }
             | Self::Pause { .. }
             | Self::Push { .. }
             | Self::NotCommitted
@@ -212,10 +255,12 @@ impl Laps {
         }
     }
 
-    /// What went on since the last lap was `part`.
-    pub(crate) fn lap(&mut self, part: Part, now: Time) {
-        self.push(part, now.since(self.last));
+    /// What went on since the last lap was `part`; how long that was.
+    pub(crate) fn lap(&mut self, part: Part, now: Time) -> Duration {
+        let duration = now.since(self.last);
+        self.push(part, duration);
         self.last = now.max(self.last);
+        duration
     }
 
     /// The same for all that the target did, with its figures for how long; what they leave is travel. Should
@@ -279,7 +324,12 @@ mod tests {
         for (restore, commit, resume) in [(1, 2, 3), (0, 0, 0), (100, 2, 3), (5, 900, 4)] {
             let mut laps = Laps::begin(at(5));
             let (fetch, room) = (millis(restore), millis(commit));
-            laps.lap_accepted(&Readied { fetch, room }, at(7));
+            let readied = Readied {
+                fetch,
+                room,
+                ..Readied::default()
+            };
+            laps.lap_accepted(&readied, at(7));
             laps.lap(Part::Send, at(20));
             let timings = Timings {
                 restore: millis(restore),

@@ -3,8 +3,11 @@
 //! ```text
 //!             offer                declare             pause              capture            push, grant
 //!  begin ──► Offering ─accept─► Declaring ─answer─► Pausing ─paused─► Capturing ─captured─► Granted
-//!              │                    │                  │                  │                 │      │
-//!        refused, late,             └──────────────────┴────────┬─────────┴─────────────────┘      │
+//!              │                    │   │               ▲ │               │                 │      │
+//!              │                    │   └─► Copying ────┘ │               │                 │      │
+//!              │                    │        │ ▲ │ round  │               │                 │      │
+//!              │                    │        │ └─┘        │               │                 │      │
+//!        refused, late,             └────────┴───────────┴─┬──────────────┴─────────────────┘      │
 //!         cancelled                       late, failed, cancelled, process ended                committed
 //!              │                                                ▼                                  │
 //!              │                  ┌────────────────────────  Settling  ───────────────────────┐    │
@@ -16,17 +19,26 @@
 //!            Over (stayed)      Over (stayed; ended or lost, straight from Settling)         Over (moved)
 //! ```
 //!
-//! What rounds of pre-copy add comes between Declaring and Pausing, and pulls of post-copy into Confirming. The
-//! rule stays: from the declaration on this side is in doubt, and only a record of a later epoch ends the doubt.
+//! In Copying pages go to the target in rounds while the process runs; when to stop is decided in [`rounds`]. A round
+//! that failed ends the move: nobody knows which of its pages are at the target, and on another connection old ones could
+//! come after new ones. Pulls of post-copy will go into Confirming.
+//!
+//! From the declaration on this side is in doubt, and only a record of a later epoch ends the doubt.
 //! Settling *writes* `e+1`; whether this wins or the target's commit does, the record says it. A process that
 //! stands still runs again on that word only, and its copy goes when the target, or a still later record, says
 //! that it runs there.
+//!
+//! [`rounds`]: crate::rounds
+
+mod copying;
+mod said;
 
 use crate::action::{Command, Notice, RunnerEvent};
 use crate::id::{Attempt, Grant, NodeId};
-use crate::message::{Body, Offer, Size, Snapshot, Timings};
-use crate::record::{Intent, Life, Record, Swap};
+use crate::message::{Body, Offer, Size, Timings};
+use crate::record::{Life, Record};
 use crate::report::{Copied, Laps, MoveFailure, Outcome, Part, Report};
+use crate::rounds::{Rounds, Travel};
 use crate::time::{Repeat, Time};
 use crate::turn::Turn;
 
@@ -37,6 +49,8 @@ enum Phase {
     Offering,
     /// The registry was asked to write down the intent.
     Declaring,
+    /// The runner was told to note what is written, or to send a round.
+    Copying,
     /// The runner was told to pause.
     Pausing,
     /// The runner was told to capture.
@@ -68,6 +82,7 @@ pub(crate) struct Source {
     /// What went wrong first.
     failure: Option<MoveFailure>,
     size: Option<Size>,
+    rounds: Rounds,
     /// Whether the target can have committed: it may have the grant.
     granted: bool,
     deadline: Option<Time>,
@@ -89,11 +104,12 @@ impl Source {
         turn: &mut Turn<'_>,
         attempt: Attempt,
         target: NodeId,
-        offer: Offer,
+        (offer, travel): (Offer, Travel),
         grant: Grant,
     ) -> Self {
         let seen = Record::owned(turn.node, attempt.epoch);
         let mut source = Self::new(turn, attempt, target, seen);
+        source.rounds = Rounds::new(travel, turn.now);
         source.plan = Some(Plan { offer, grant });
         source.deadline = Some(turn.now + turn.limits.accept_within);
         source.repeat = Some(turn.repeat());
@@ -139,6 +155,7 @@ impl Source {
             goal: Life::Alive,
             failure: None,
             size: None,
+            rounds: Rounds::new(Travel::default(), turn.now),
             granted: false,
             deadline: None,
             repeat: None,
@@ -182,6 +199,10 @@ impl Source {
         match self.phase {
             Phase::Offering => self.withdraw(turn, MoveFailure::Unanswered),
             Phase::Declaring => self.settle(turn, MoveFailure::RegistrySilent, Part::Declare),
+            Phase::Copying => {
+                let reason = "the runner did not answer".into();
+                self.settle(turn, MoveFailure::Copy { reason }, Part::Copy);
+            }
             Phase::Pausing => self.settle(turn, pause("the runner did not answer"), Part::Pause),
             Phase::Capturing => {
                 let reason = "the runner did not answer".into();
@@ -202,6 +223,7 @@ impl Source {
         match self.phase {
             Phase::Offering => self.offer(turn),
             Phase::Declaring => self.declare(turn),
+            Phase::Copying => turn.send(self.target, self.attempt, Body::Coming),
             Phase::Granted { .. } => self.grant(turn),
             Phase::Settling => self.write(turn),
             Phase::Confirming { asks } if asks >= turn.limits.done_asks_max => {
@@ -225,10 +247,7 @@ impl Source {
         match (body, self.phase) {
             (Body::Accept(readied), Phase::Offering) => {
                 self.laps.lap_accepted(readied, turn.now);
-                self.phase = Phase::Declaring;
-                self.deadline = Some(turn.now + turn.limits.declare_within);
-                self.repeat = Some(turn.repeat());
-                self.declare(turn);
+                self.accepted(turn, readied.strategy);
             }
             (Body::Refuse(refusal), Phase::Offering) => {
                 self.laps.lap(Part::Accept, turn.now);
@@ -271,13 +290,8 @@ impl Source {
         let declared = record.intent.map(|intent| intent.move_id);
         match self.phase {
             Phase::Declaring if declared == Some(self.attempt.move_id) => {
-                self.laps.lap(Part::Declare, turn.now);
-                self.phase = Phase::Pausing;
-                let within = turn.limits.pause_within;
-                self.deadline = Some(turn.now + within * 2); // the runner keeps to the limit, usually
-                self.repeat = None;
-                let attempt = self.attempt;
-                turn.command(Command::Pause { attempt, within });
+                let took = self.laps.lap(Part::Declare, turn.now);
+                self.declared(turn, took);
             }
             Phase::Offering | Phase::Declaring => {
                 self.settle(turn, MoveFailure::Leftover, self.current_part());
@@ -290,6 +304,8 @@ impl Source {
     /// The runner's answers to commands of this attempt.
     pub(crate) fn runner(&mut self, turn: &mut Turn<'_>, event: &RunnerEvent) {
         match (event, self.phase) {
+            (_, Phase::Copying) if self.copying(turn, event) => {}
+            (RunnerEvent::RoundSent { round, .. }, Phase::Pausing) => self.note(turn, *round),
             (RunnerEvent::Paused { attempt }, Phase::Pausing) => {
                 self.laps.lap(Part::Pause, turn.now);
                 self.phase = Phase::Capturing;
@@ -410,6 +426,7 @@ impl Source {
     fn settle(&mut self, turn: &mut Turn<'_>, failure: MoveFailure, part: Part) {
         self.laps.lap(part, turn.now);
         self.failure.get_or_insert(failure);
+        self.untrack(turn);
         self.phase = Phase::Settling;
         self.deadline = None;
         self.repeat = Some(turn.repeat());
@@ -500,6 +517,7 @@ impl Source {
     }
 
     fn end(&mut self, turn: &mut Turn<'_>, outcome: Outcome) {
+        self.untrack(turn);
         let (total, parts) = self.laps.end();
         let report = Report {
             attempt: self.attempt,
@@ -507,6 +525,7 @@ impl Source {
             target: self.target,
             outcome,
             size: self.size,
+            travelled: self.rounds.travelled().clone(),
             total,
             parts,
         };
@@ -521,7 +540,11 @@ impl Source {
     const fn is_settleable(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Declaring | Phase::Pausing | Phase::Capturing | Phase::Granted { .. }
+            Phase::Declaring
+                | Phase::Copying
+                | Phase::Pausing
+                | Phase::Capturing
+                | Phase::Granted { .. }
         )
     }
 
@@ -530,6 +553,7 @@ impl Source {
         match self.phase {
             Phase::Offering => Part::Accept,
             Phase::Declaring => Part::Declare,
+            Phase::Copying => Part::Copy,
             Phase::Pausing => Part::Pause,
             Phase::Capturing => Part::Capture,
             Phase::Granted { pushed: false, .. } => Part::Send,
@@ -538,57 +562,5 @@ impl Source {
             Phase::Resuming => Part::Return,
             Phase::Confirming { .. } | Phase::Over => Part::Confirm,
         }
-    }
-
-    fn offer(&self, turn: &mut Turn<'_>) {
-        if let Some(plan) = &self.plan {
-            turn.send(self.target, self.attempt, Body::Offer(plan.offer.clone()));
-        }
-    }
-
-    fn declare(&self, turn: &mut Turn<'_>) {
-        if let Some(plan) = &self.plan {
-            turn.swap(Swap {
-                process: self.attempt.process,
-                expected: self.seen,
-                new: self.seen.declared(Intent {
-                    move_id: self.attempt.move_id,
-                    target: self.target,
-                    seal: plan.grant.seal(),
-                }),
-                grant: None,
-            });
-        }
-    }
-
-    fn push(&self, turn: &mut Turn<'_>) {
-        let (attempt, target) = (self.attempt, self.target);
-        turn.command(Command::Push { attempt, target });
-    }
-
-    fn grant(&self, turn: &mut Turn<'_>) {
-        if let (Some(plan), Some(size)) = (&self.plan, self.size) {
-            let snapshot = Snapshot {
-                grant: plan.grant,
-                size,
-            };
-            turn.send(self.target, self.attempt, Body::State(snapshot));
-        }
-    }
-
-    fn write(&self, turn: &mut Turn<'_>) {
-        if let Some(new) = self.seen.closed(self.goal) {
-            turn.swap(Swap {
-                process: self.attempt.process,
-                expected: self.seen,
-                new,
-                grant: None,
-            });
-        }
-    }
-
-    fn ask(&self, turn: &mut Turn<'_>) {
-        turn.send(self.target, self.attempt, Body::Ask);
-        turn.read(self.attempt.process);
     }
 }

@@ -82,6 +82,7 @@ impl Target {
             offer: offer.clone(),
         });
         let mut target = Self::new(turn, attempt, source, Phase::Admitting);
+        target.readied.strategy = offer.strategy.understood();
         target.offer = Some(offer);
         target.deadline = Some(turn.now + turn.limits.prepare_within);
         target
@@ -188,6 +189,9 @@ impl Target {
         }
         match (body, self.phase) {
             (Body::Offer(_), _) => self.accept_again(turn),
+            (Body::Coming, Phase::Prepared) => {
+                self.deadline = Some(turn.now + turn.limits.state_within);
+            }
             (Body::State(snapshot), Phase::Prepared) => self.restore(turn, snapshot),
             (Body::State(_) | Body::Ask, Phase::Resuming) => {
                 turn.send(self.source, self.attempt, Body::Committed);

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Integers outside of the body are little-endian; the body is in
-//! [postcard](https://postcard.jamesmunns.com/wire-format), by the schema of its version (`v1`, `v2`). Each version's
+//! [postcard](https://postcard.jamesmunns.com/wire-format), by the schema of its version (`v1`, `v2`, `v3`). Each version's
 //! schema is written down in types of its own and never changes: samples in the tests hold its bytes. A node
 //! writes the newest version that both sides read, and reads the newest and the one before, so that a cluster can
 //! be upgraded node by node, with moves between old and new ones.
@@ -16,6 +16,7 @@
 mod texts;
 mod v1;
 mod v2;
+mod v3;
 
 use std::ops::RangeInclusive;
 
@@ -26,9 +27,9 @@ use crate::message::Message;
 use crate::record::{Life, Record};
 
 /// Version that is written, unless the other side is older.
-pub const VERSION_NEWEST: u16 = 2;
+pub const VERSION_NEWEST: u16 = 3;
 /// Oldest version that is read: the one before the newest.
-pub const VERSION_OLDEST: u16 = 1;
+pub const VERSION_OLDEST: u16 = 2;
 /// Oldest version of records that is read.
 const RECORD_VERSION_OLDEST: u16 = 1;
 /// Newest version of records. Each is written in the oldest version that can say it, which most nodes read.
@@ -108,8 +109,8 @@ impl Message {
     pub fn encode(&self, version: u16) -> Result<Vec<u8>, WireError> {
         check_version(version, VERSION_OLDEST..=VERSION_NEWEST)?;
         match version {
-            1 => frame(MESSAGE, version, &v1::Message::from(self)),
-            _ => frame(MESSAGE, version, &v2::Message::from(self)),
+            2 => frame(MESSAGE, version, &v2::Message::from(self)),
+            _ => frame(MESSAGE, version, &v3::Message::from(self)),
         }
     }
 
@@ -120,8 +121,8 @@ impl Message {
     pub fn decode(bytes: &[u8]) -> Result<(Self, u16), WireError> {
         let (version, body) = unframe(MESSAGE, "message", bytes)?;
         let message = match version {
-            1 => parse::<v1::Message>(body)?.try_into()?,
-            _ => parse::<v2::Message>(body)?.try_into()?,
+            2 => parse::<v2::Message>(body)?.try_into()?,
+            _ => parse::<v3::Message>(body)?.try_into()?,
         };
         Ok((message, version))
     }

@@ -30,6 +30,7 @@
 mod admission;
 mod answers;
 mod attaching;
+mod begin;
 mod bindings;
 mod channels;
 mod chronicle;

@@ -6,6 +6,7 @@ mod events;
 mod hosting;
 mod ingress;
 mod keeping;
+mod moving;
 mod process;
 mod registry;
 mod trees;
@@ -25,13 +26,14 @@ pub use draining::{DrainEntry, DrainFate, DrainNews, DrainOrder, DrainStage, Reg
 pub use events::{EventRecord, EventSort};
 pub use hosting::{
     Brief, Capacity, Deed, Found, HostingReply, HostingRequest, Listed, LogPage, Looked, Missing,
-    MoveReport, StartOrder, Where,
+    StartOrder, Where,
 };
 pub use ingress::{Listen, ListenOrder};
 pub use keeping::{
     Cloned, Keeper, Keeping, KeepingsOf, LastSnapshot, Recovered, ShelfReply, ShelfRequest,
     SnapshotOrder, ThawOrder,
 };
+pub use moving::{MoveEnd, MoveProgress, MoveReport, RoundNews};
 pub use process::{
     Announced, Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage,
     is_process_name,

@@ -23,9 +23,9 @@ use sterna_sys::messages;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// Versions that this program speaks: the newest and the one before. What is different in 2: messages of moves are in
-/// their version 2. Bytes of all that was there before are in the tests.
-pub const VERSIONS: RangeInclusive<u16> = 1..=2;
+/// Versions that this program speaks: the newest and the one before. What is different in 3: messages of moves are in
+/// their version 3. Bytes of all that was there before are in the tests.
+pub const VERSIONS: RangeInclusive<u16> = 2..=3;
 /// Length of a [`Hello`].
 pub const HELLO_BYTES: usize = 16;
 
@@ -136,8 +136,8 @@ impl std::ops::Deref for Versions {
 /// In which version messages of moves are written where this version of the protocol is spoken.
 pub(crate) const fn of_moves(protocol: u16) -> u16 {
     match protocol {
-        1 => 1,
-        _ => 2,
+        2 => 2,
+        _ => 3,
     }
 }
 

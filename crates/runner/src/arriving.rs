@@ -32,6 +32,8 @@ use crate::streams::Output;
 pub(crate) struct Arrival {
     pub(crate) attempt: Attempt,
     memory: Arc<dyn Memory>,
+    /// Of pages that have come, over whatever channel.
+    rounds: u32,
     /// Taken when all of it has come.
     room: Option<Room>,
     came_from: Option<NodeId>,
@@ -209,6 +211,7 @@ fn room(
     let arrival = Arrival {
         attempt,
         memory: incoming.memory(),
+        rounds: 0,
         room: Some(Room {
             incoming,
             resources: placed.resources,
@@ -333,6 +336,16 @@ impl Taking {
                     fault::point("runner", &Midway::SomeTaken);
                 }
                 Record::Zeros(runs) => pump::install_zeros(memory, &runs)?,
+                Record::Round => {
+                    self.rounds(|rounds| *rounds = rounds.saturating_add(1));
+                    pump::got(&mut locked(&self.sender))?;
+                }
+                Record::Continues(sent) => {
+                    let here = self.rounds(|rounds| *rounds);
+                    if here != sent {
+                        return Err(PumpError::RoundsMissing { sent, here });
+                    }
+                }
                 Record::End if self.image.len() as u64 == self.image_bytes => {
                     pump::got(&mut locked(&self.sender))?;
                     self.make();
@@ -340,6 +353,17 @@ impl Taking {
                 }
                 _ => return Err(PumpError::Malformed),
             }
+        }
+    }
+
+    /// How many rounds have come.
+    fn rounds<T>(&self, work: impl FnOnce(&mut u32) -> T) -> T {
+        match &mut self.hosted.lock().stage {
+            Stage::Arriving(arrival) if arrival.attempt == self.attempt => {
+                work(&mut arrival.rounds)
+            }
+            // Nobody waits for more.
+            _ => work(&mut 0),
         }
     }
 

@@ -95,7 +95,7 @@ fn still(role: &Role, hosted: &Hosted) -> Result<Box<dyn Paused>, String> {
 }
 
 fn image(hosted: &Hosted, paused: &mut dyn Paused) -> Result<Vec<u8>, String> {
-    let (mut image, _) = whole(hosted, paused)?;
+    let mut image = whole(hosted, paused)?;
     image.header.epoch = hosted.lock().epoch;
     image.encode().map_err(|error| chain(&error))
 }

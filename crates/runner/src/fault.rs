@@ -23,6 +23,8 @@ pub const DESCRIPTOR: &str = "RUNNER_FAULTS";
 pub(crate) enum Midway {
     /// Source: the process was looked at, and the target was told where it is.
     Looked,
+    /// Source: half of the pages of a round were sent, while the process runs.
+    HalfRound,
     /// Source: half of the pages were sent.
     HalfSent,
     /// Target: some pages have come.

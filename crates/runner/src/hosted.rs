@@ -185,6 +185,9 @@ impl Hosted {
         };
         inner.stage = Stage::Exited(ended.clone());
         inner.input = None;
+        if let Some((_, outgoing)) = inner.outgoing.take() {
+            outgoing.hang_up();
+        }
         ended
     }
 

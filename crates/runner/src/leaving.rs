@@ -1,16 +1,20 @@
 //! The source's side of a move, as its runner does it: find a good moment, pause, capture, push.
 //!
+//! Before that its memory may be copied while it runs, in [rounds](crate::live).
+//!
 //! What the target would need to go on is made ready there while the process still runs: it is looked at some times, and
 //! where it was seen is told to the target. Then it is stopped at a moment at which it stands nowhere else.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sterna_migration::{Attempt, RunnerEvent, Size};
-use sterna_process::{Image, Memory, PageRuns, Paused, Pausing, Process, Section, Tag, Waypoint};
+use sterna_process::{
+    Image, PageRuns, PauseRefused, Paused, Pausing, Process, Section, Tag, Waypoint,
+};
 
 use crate::channel::{Breaker, ChannelError, Receiver, Sender};
 use crate::clients;
@@ -19,6 +23,7 @@ use crate::hosted::{Hosted, Stage};
 use crate::limits::{
     AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, LOOKS_AGAIN, READY_WITHIN, ROUNDS,
 };
+use crate::live::Live;
 use crate::message::Said;
 use crate::pump::{self, PumpError, Record};
 use crate::role::{Role, Service};
@@ -26,7 +31,9 @@ use crate::role::{Role, Service};
 /// A captured process, but for its pages.
 pub(crate) struct Captured {
     image: Vec<u8>,
+    /// That the target does not have from these rounds.
     pages: PageRuns,
+    rounds: u32,
 }
 
 /// What a runner itself knows of a process, in its image beside what the kind does.
@@ -49,6 +56,10 @@ pub(crate) struct Outgoing {
     breaker: Breaker,
     heard: Mutex<Heard>,
     changed: Condvar,
+    /// Where the process was, which the target was told.
+    seen: Mutex<BTreeSet<Waypoint>>,
+    /// What the process writes, if that is noted.
+    pub(crate) live: OnceLock<Live>,
 }
 
 /// What the target has said.
@@ -68,6 +79,8 @@ impl Outgoing {
             sender: Mutex::new(sender),
             heard: Mutex::default(),
             changed: Condvar::new(),
+            seen: Mutex::default(),
+            live: OnceLock::new(),
         });
         let listening = Arc::clone(&outgoing);
         thread::Builder::new()
@@ -94,7 +107,7 @@ impl Outgoing {
         };
         self.heard().failed.get_or_insert(why);
         self.changed.notify_all();
-        self.hang_up();
+        self.breaker.hang_up();
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -110,21 +123,56 @@ impl Outgoing {
         holds(&waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 
+    fn seen(&self) -> MutexGuard<'_, BTreeSet<Waypoint>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the target where the process is, if it was not seen there before.
+    pub(crate) fn tell(&self, places: &[Waypoint]) {
+        let mut seen = self.seen();
+        let new = places.iter().copied();
+        let new: Vec<Waypoint> = new.filter(|place| seen.insert(*place)).collect();
+        drop(seen);
+        if !new.is_empty() {
+            // If the channel is broken, the push says so.
+            let _ = pump::anticipate(&mut self.sender(), &new);
+            fault::point("runner", &Midway::Looked);
+        }
+    }
+
+    /// Whether the target is ready wherever the process was, or is so in time.
+    pub(crate) fn is_ready(&self, within: Duration) -> bool {
+        let seen = self.seen().clone();
+        self.wait_until(within, |heard| seen.is_subset(&heard.ready))
+    }
+
     fn sender(&self) -> MutexGuard<'_, Sender> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends it, and what goes on for it.
     pub(crate) fn hang_up(&self) {
         self.breaker.hang_up();
+        if let Some(live) = self.live.get() {
+            live.end();
+        }
     }
 
-    /// Sends image and pages, and waits until they are in their place.
-    fn push(&self, captured: &Captured, memory: &dyn Memory) -> Result<(), PumpError> {
+    /// Waits for so long, or until the channel breaks.
+    pub(crate) fn wait_for(&self, time: Duration) {
+        self.wait_until(time, |_| false);
+    }
+
+    /// Sends something, and waits until it is in its place.
+    pub(crate) fn send_and_wait<T>(
+        &self,
+        send: impl FnOnce(&mut Sender) -> Result<T, PumpError>,
+    ) -> Result<T, PumpError> {
         self.heard().got = false;
-        pump::push(&mut self.sender(), &captured.image, memory, &captured.pages)?;
+        let sent = send(&mut self.sender())?;
         // The target says so when it has read the last of it, which is soon after the last was written here.
         match self.wait_until(CHANNEL_WITHIN, |heard| heard.got) {
-            true => Ok(()),
+            true => Ok(sent),
             false => {
                 let why = self.heard().failed.clone();
                 let silent = || format!("it says nothing for {CHANNEL_WITHIN:?}");
@@ -149,14 +197,10 @@ pub(crate) fn pause(role: &Role, service: &Service, attempt: Attempt, within: Du
             return service.say(&Said::Event(RunnerEvent::PauseRefused { attempt, reason }));
         }
         Ok(Stage::Standing(paused)) => (Pausing::Paused(paused), None),
-        Ok(Stage::Running(process)) => {
-            let outgoing = hosted.lock().outgoing.clone();
-            let outgoing = outgoing.filter(|(of, _)| *of == attempt);
-            match outgoing {
-                Some((_, outgoing)) => choose(process, &outgoing, service, within),
-                None => (process.pause(within), None),
-            }
-        }
+        Ok(Stage::Running(process)) => match hosted.outgoing(attempt) {
+            Some(outgoing) => choose(process, &outgoing, service, (attempt, within)),
+            None => (process.pause(within), None),
+        },
         Ok(other) => return hosted.put(|_| other),
     };
     if let Some((ready, us)) = watched {
@@ -204,31 +248,33 @@ fn choose(
     process: Box<dyn Process>,
     outgoing: &Outgoing,
     service: &Service,
-    within: Duration,
+    (attempt, within): (Attempt, Duration),
 ) -> (Pausing, Watched) {
     let begun = Instant::now();
     let until = begun + within;
     let left = || until.saturating_duration_since(Instant::now());
     let mut process = process;
-    let mut seen = BTreeSet::new();
     for round in 0..ROUNDS {
         let looks = if round == 0 { LOOKS } else { LOOKS_AGAIN };
         for look in 0..looks {
             match process.waypoints(LOOK_WITHIN) {
-                Ok(places) => tell(outgoing, &mut seen, &places),
+                Ok(places) => outgoing.tell(&places),
                 // It has ended; or it cannot be looked at, and perhaps stopped all the same.
                 Err(_) => return (process.pause(left()), Some((false, None))),
             }
-            let ready = |heard: &Heard| seen.is_subset(&heard.ready);
             // A program that stays where it is needs no second look.
-            if look > 1 && outgoing.wait_until(Duration::ZERO, ready) || service.is_void() {
+            if look > 1 && outgoing.is_ready(Duration::ZERO) || service.is_void() {
                 break;
             }
             thread::sleep(LOOK_EVERY);
         }
-        let ready = |heard: &Heard| seen.is_subset(&heard.ready);
-        outgoing.wait_until(READY_WITHIN.min(left() / 2), ready);
+        outgoing.is_ready(READY_WITHIN.min(left() / 2));
         let ready = outgoing.heard().ready.clone();
+        // It has written meanwhile.
+        if let Err(reason) = outgoing.catch_up(service, attempt) {
+            let refused = PauseRefused::Immovable { reason };
+            return (Pausing::Refused(process, refused), None);
+        }
         let us = Some(begun.elapsed().as_micros() as u64);
         match process.pause_among(&ready, AMONG_WITHIN.min(left())) {
             // It came to places at which it was not seen: they are made ready, too.
@@ -238,19 +284,6 @@ fn choose(
     }
     // Wherever it is, then.
     (process.pause(left()), Some((false, None)))
-}
-
-fn tell(outgoing: &Outgoing, seen: &mut BTreeSet<Waypoint>, places: &[Waypoint]) {
-    let new: Vec<Waypoint> = places
-        .iter()
-        .copied()
-        .filter(|place| seen.insert(*place))
-        .collect();
-    if !new.is_empty() {
-        // If the channel is broken, the push says so.
-        let _ = pump::anticipate(&mut outgoing.sender(), &new);
-        fault::point("runner", &Midway::Looked);
-    }
 }
 
 /// Makes an image of a process that stands still for a move.
@@ -266,7 +299,7 @@ pub(crate) fn capture(role: &Role, service: &Service, attempt: Attempt) {
     else {
         return;
     };
-    let captured = image(&hosted, &mut *paused).map(Arc::new);
+    let captured = image(&hosted, &mut *paused, attempt).map(Arc::new);
     let kept = captured.as_ref().ok().cloned();
     hosted.put(|_| Stage::Frozen {
         move_id,
@@ -290,15 +323,26 @@ fn is_frozen(inner: &crate::hosted::Inner, attempt: Attempt) -> bool {
     matches!(inner.stage, Stage::Frozen { move_id, .. } if move_id == attempt.move_id)
 }
 
-fn image(hosted: &Hosted, paused: &mut dyn Paused) -> Result<Captured, String> {
-    let (mut image, pages) = whole(hosted, paused)?;
+fn image(hosted: &Hosted, paused: &mut dyn Paused, attempt: Attempt) -> Result<Captured, String> {
+    let mut image = whole(hosted, paused)?;
+    let outgoing = hosted.outgoing(attempt);
+    let live = outgoing.as_ref().and_then(|outgoing| outgoing.live.get());
+    let (pages, rounds) = match live {
+        Some(live) => (live.take(), live.rounds()),
+        None => (paused.memory().changed(), 0),
+    };
+    let pages = pages.map_err(|error| chain(&error))?;
     image.header.epoch = hosted.lock().epoch;
     let image = image.encode().map_err(|error| chain(&error))?;
-    Ok(Captured { image, pages })
+    Ok(Captured {
+        image,
+        pages,
+        rounds,
+    })
 }
 
-/// The image of a process, with what its runner knows, and its pages.
-pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<(Image, PageRuns), String> {
+/// The image of a process, with what its runner knows.
+pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<Image, String> {
     let mut image = paused.capture().map_err(|error| chain(&error))?;
     let beside = Beside {
         output_bytes: hosted.output.drain(),
@@ -319,8 +363,7 @@ pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<(Image, 
             .and_then(|section| image.sections.push(section))
             .map_err(|error| chain(&error))?;
     }
-    let pages = paused.memory().changed().map_err(|error| chain(&error))?;
-    Ok((image, pages))
+    Ok(image)
 }
 
 /// Sends a captured process to the target's runner.
@@ -345,17 +388,31 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
     };
     let pushed = match &outgoing {
         Some((_, outgoing)) => outgoing
-            .push(&captured, &*memory)
+            .send_and_wait(|sender| {
+                if captured.rounds > 0 {
+                    pump::continues(sender, captured.rounds)?;
+                }
+                pump::push(sender, &captured.image, &*memory, &captured.pages)
+            })
             .map_err(|error| chain(&error)),
         None => Err("there is no connection to the target's runner".into()),
     };
-    if let Some((_, used)) = &outgoing {
-        hosted.let_go(used);
+    let let_go = || {
+        if let Some((_, used)) = &outgoing {
+            hosted.let_go(used);
+        }
+    };
+    match pushed {
+        Ok(()) => {
+            service.say(&Said::Event(RunnerEvent::Pushed { attempt }));
+            let_go();
+        }
+        // The next try is not to find it.
+        Err(reason) => {
+            let_go();
+            service.say(&Said::Event(RunnerEvent::PushFailed { attempt, reason }));
+        }
     }
-    service.say(&Said::Event(match pushed {
-        Ok(()) => RunnerEvent::Pushed { attempt },
-        Err(reason) => RunnerEvent::PushFailed { attempt, reason },
-    }));
 }
 
 impl Hosted {

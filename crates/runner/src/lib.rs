@@ -14,7 +14,8 @@
 //!
 //! - [`message`]: what is ordered and said; [`link`], [`bytes`]: its bytes
 //! - [`role`]: the runner at work; `hosted`: one process; `serving`: what users want of it
-//! - `leaving`, `arriving`: the two sides of a move; `pump`: what they say to each other; [`channel`]: sealed records
+//! - `leaving`, `arriving`: the two sides of a move; `live`: rounds before it, while the process runs
+//! - `pump`: what runners say to each other; [`channel`]: sealed records
 //! - `copying`: copies for files and snapshots, and processes made of them; [`copy`]: their bytes
 //! - `streams`, [`log`]: output on its way into a file; `input`: what users type, on its way to a process
 //! - [`files`]: what users copy from and to a process's directories
@@ -36,6 +37,7 @@ mod input;
 mod leaving;
 pub mod limits;
 pub mod link;
+mod live;
 pub mod log;
 pub mod message;
 mod pump;

@@ -42,8 +42,16 @@ pub const READY_WITHIN: Duration = Duration::from_secs(10);
 pub const AMONG_WITHIN: Duration = Duration::from_millis(25);
 /// How often the process is looked at again if it came to none.
 pub const LOOKS_AGAIN: u32 = 5;
+/// How often it is looked at in each round of pre-copy.
+pub const LOOKS_IN_A_ROUND: u32 = 3;
 /// How often all this is done, before the process is stopped wherever it is.
 pub const ROUNDS: u32 = 8;
+
+/// Pages up to which those are sent that were written while a good moment was looked for: 64 MiB. More would be as many
+/// again when they are there.
+pub const CATCH_UP_PAGES_MAX: u64 = 16_384;
+/// How often that is done in a row.
+pub const CATCH_UPS: u32 = 3;
 
 /// Bytes of a copy that are written or read at once.
 pub const COPY_BYTES: usize = 1 << 20;

@@ -3,6 +3,8 @@
 //! | source | target |
 //! |---|---|
 //! | `Anticipate`: places at which the process was seen | `Anticipated`: what it would need there is ready |
+//! | `Pages`, `Zeros`, `Round`: all that was written until a moment | `Got` |
+//! | `Continues`, if there were rounds: how many | |
 //! | `Begin`, `Image` in pieces, `Pages`, `Zeros`, `End` | `Got`: all of it is in its place |
 //! | | `Failed`: it cannot be taken |
 //!
@@ -30,6 +32,8 @@ const BEGIN: u8 = b'b';
 const IMAGE: u8 = b'i';
 const PAGES: u8 = b'p';
 const ZEROS: u8 = b'z';
+const ROUND: u8 = b'r';
+const CONTINUES: u8 = b'c';
 const END: u8 = b'e';
 const GOT: u8 = b'G';
 const FAILED: u8 = b'F';
@@ -47,6 +51,16 @@ pub enum PumpError {
     /// What came makes no sense.
     #[error("the other runner sent something that makes no sense")]
     Malformed,
+    /// There was another one in its place when the rounds were sent.
+    #[error(
+        "of {sent} rounds of pages that were sent before, {here} are here: its runner was started again"
+    )]
+    RoundsMissing {
+        /// As the source says.
+        sent: u32,
+        /// That have come.
+        here: u32,
+    },
     /// The image is too large.
     #[error("the image has {bytes} bytes, {IMAGE_BYTES_MAX} are allowed")]
     ImageTooLarge {
@@ -74,6 +88,9 @@ pub(crate) enum Record<'a> {
     Image(&'a [u8]),
     Pages(PageRun, &'a [u8]),
     Zeros(Vec<PageRun>),
+    Round,
+    /// What comes goes on from so many rounds.
+    Continues(u32),
     End,
     Got,
     Failed(String),
@@ -89,6 +106,8 @@ impl<'a> Record<'a> {
             (IMAGE, body) => Ok(Self::Image(body)),
             (PAGES, body) => Self::pages(body),
             (ZEROS, body) => decode(body).map(Self::Zeros),
+            (ROUND, []) => Ok(Self::Round),
+            (CONTINUES, body) => decode(body).map(Self::Continues),
             (END, []) => Ok(Self::End),
             (GOT, []) => Ok(Self::Got),
             (FAILED, body) => Ok(Self::Failed(String::from_utf8_lossy(body).into_owned())),
@@ -161,21 +180,44 @@ pub(crate) fn push(
         record.extend_from_slice(piece);
         to.send()?;
     }
+    pages(to, memory, runs, (Midway::HalfSent, |_| {}))?;
+    to.record().push(END);
+    Ok(to.send()?)
+}
+
+/// Ends a round.
+pub(crate) fn round(to: &mut Sender) -> Result<(), PumpError> {
+    to.record().push(ROUND);
+    Ok(to.send()?)
+}
+
+/// Says that what comes now goes on from so many rounds.
+pub(crate) fn continues(to: &mut Sender, rounds: u32) -> Result<(), PumpError> {
+    value(to, CONTINUES, &rounds)
+}
+
+/// Sends pages. After each piece `sent` is told how many bytes have gone; they are the result in the end.
+pub(crate) fn pages(
+    to: &mut Sender,
+    memory: &dyn Memory,
+    runs: &PageRuns,
+    (halfway, mut sent): (Midway, impl FnMut(u64)),
+) -> Result<u64, PumpError> {
     let mut apart = Apart::default();
-    let (half, mut sent) = (runs.page_count() / 2, 0);
+    let (half, mut pages, mut bytes) = (runs.page_count() / 2, 0, 0);
     for piece in runs.iter().flat_map(|run| run.pieces(RECORD_PAGES)) {
-        pages(to, memory, piece, &mut apart)?;
-        if (sent..sent + piece.count()).contains(&half) {
-            fault::point("runner", &Midway::HalfSent);
+        bytes += send_piece(to, memory, piece, &mut apart)?;
+        if (pages..pages + piece.count()).contains(&half) {
+            fault::point("runner", &halfway);
         }
-        sent += piece.count();
+        pages += piece.count();
+        sent(bytes);
     }
     let zeros: PageRuns = apart.zeros.into_iter().collect();
     for some in zeros.chunks(ZERO_RUNS_PER_RECORD) {
         value(to, ZEROS, &some)?;
     }
-    to.record().push(END);
-    Ok(to.send()?)
+    Ok(bytes)
 }
 
 /// Pages that are no simple run.
@@ -187,20 +229,21 @@ struct Apart {
     contents: Vec<u8>,
 }
 
-/// Sends a few pages; those of zeros are left for later.
-fn pages(
+/// Sends a few pages; those of zeros are left for later. The bytes of the others.
+fn send_piece(
     to: &mut Sender,
     memory: &dyn Memory,
     piece: PageRun,
     Apart { zeros, contents }: &mut Apart,
-) -> Result<(), PumpError> {
+) -> Result<u64, PumpError> {
     let bytes = PAGES_HEAD_BYTES + piece.bytes() as usize;
     let block = to.block(bytes);
     head(block, piece);
     let read = &mut block[PAGES_HEAD_BYTES..];
     memory.read(&[piece], read)?;
     if read.chunks_exact(PAGE_SIZE).all(|page| page != ZERO_PAGE) {
-        return Ok(to.send_block(bytes)?);
+        to.send_block(bytes)?;
+        return Ok(piece.bytes());
     }
     contents.clear();
     contents.extend_from_slice(read);
@@ -221,7 +264,7 @@ fn pages(
         block[PAGES_HEAD_BYTES..].copy_from_slice(&contents[start..][..run.bytes() as usize]);
         to.send_block(bytes)?;
     }
-    Ok(())
+    Ok(full.bytes())
 }
 
 /// What goes before pages in their record.
@@ -261,7 +304,7 @@ mod tests {
         let mut state = 0x5eed;
         let lengths = (0..40).chain([PAGES_HEAD_BYTES - 1, 12 + PAGE_SIZE, 13 + PAGE_SIZE]);
         for length in lengths {
-            for letter in b"aAbipzeGF\0x" {
+            for letter in b"aAbipzrceGF\0x" {
                 for _ in 0..50 {
                     let record = [&[*letter][..], &drawn(&mut state, length)].concat();
                     match Record::read(&record) {
@@ -269,7 +312,7 @@ mod tests {
                             assert_eq!(run.bytes(), bytes.len() as u64);
                         }
                         Ok(Record::Image(bytes)) => assert_eq!(bytes.len(), length),
-                        Ok(Record::End | Record::Got) => assert_eq!(length, 0),
+                        Ok(Record::Round | Record::End | Record::Got) => assert_eq!(length, 0),
                         Ok(_) => {}
                         Err(error) => assert!(matches!(error, PumpError::Malformed)),
                     }

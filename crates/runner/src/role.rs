@@ -25,7 +25,7 @@ use crate::limits::{
 use crate::link::{self, Descriptors};
 use crate::message::{Answer, Ended, Holdings, Numbered, Order, Place, Said, Secret, Side};
 use crate::streams::Streams;
-use crate::{arriving, copying, fault, leaving, serving};
+use crate::{arriving, copying, fault, leaving, live, serving};
 
 /// The kinds of processes that a runner hosts.
 pub trait Kinds: Send + Sync {
@@ -327,6 +327,17 @@ impl Role {
                 serving::discard(&role, attempt);
             }),
             Command::Forget { process } => serving::forget(&role, process),
+            Command::Track { attempt } => self.on_thread("track", move || {
+                live::track(&role, &service, attempt);
+            }),
+            Command::Round { attempt, rate_max } => self.on_thread("round", move || {
+                live::round(&role, &service, attempt, rate_max);
+            }),
+            Command::Untrack { attempt } => {
+                if let Some(hosted) = role.hosted(attempt.process) {
+                    live::untrack(&hosted, attempt);
+                }
+            }
             Command::Fence { process, epoch } => {
                 self.on_thread("fence", move || serving::fence(&role, process, epoch));
             }

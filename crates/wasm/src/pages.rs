@@ -175,13 +175,19 @@ impl sterna_process::Memory for GuestPages {
 
     fn put_back(&self, runs: &[PageRun]) -> Result<(), MemoryError> {
         self.with_trackers(|trackers| {
+            let mut by_region = vec![Vec::new(); trackers.len()];
             for &run in runs {
-                let tracker = trackers.get_mut(run.region().0 as usize);
-                let tracker = tracker.ok_or(MemoryError::OutOfRange { run })?;
-                tracker.put_back(&[memory::PageRun {
-                    first: run.first(),
-                    count: run.count(),
-                }]);
+                let of_region = by_region.get_mut(run.region().0 as usize);
+                of_region
+                    .ok_or(MemoryError::OutOfRange { run })?
+                    .push(memory::PageRun {
+                        first: run.first(),
+                        count: run.count(),
+                    });
+            }
+            // All at once: each time they are put in order.
+            for (tracker, runs) in trackers.iter_mut().zip(by_region) {
+                tracker.put_back(&runs);
             }
             Ok(())
         })

@@ -8,9 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use sterna_migration::Travel;
 use sterna_node::NodeId;
 use sterna_node::message::{
-    Deed, HostingReply, HostingRequest, MoveReport, ProcessEntry, Remains, Reply, Request,
+    Deed, HostingReply, HostingRequest, MoveEnd, MoveReport, ProcessEntry, Remains, Reply, Request,
 };
 use sterna_process::ProcessId;
 use tempfile::TempDir;
@@ -61,10 +62,21 @@ impl Cluster {
 
     /// Moves a process to the other node of two, and reports; the report adds up.
     pub(crate) fn hop(&self, process: ProcessId, from: usize) -> Result<MoveReport> {
+        Ok(self.hop_so(process, from, Travel::default())?.report)
+    }
+
+    /// The same, with its memory in a certain way.
+    pub(crate) fn hop_so(
+        &self,
+        process: ProcessId,
+        from: usize,
+        travel: Travel,
+    ) -> Result<MoveEnd> {
         let [source, target] = [&self.nodes[from], &self.nodes[1 - from]];
-        let request = HostingRequest::Move {
+        let request = HostingRequest::MoveSo {
             process,
             target: target.id,
+            travel,
             dry_run: false,
         };
         let HostingReply::Moving {
@@ -75,18 +87,19 @@ impl Cluster {
             bail!("the node answers another question");
         };
         loop {
-            let request = HostingRequest::MoveNews {
+            let request = HostingRequest::MoveProgress {
                 source: at,
                 attempt,
+                after: u32::MAX,
             };
-            match source.ask(request)? {
-                HostingReply::MoveNews(None) => {}
-                HostingReply::MoveNews(Some(report)) => {
-                    ensure!(report.moved, "it was not moved: it {}", report.outcome);
-                    add_up(&report)?;
-                    return Ok(*report);
-                }
-                _ => bail!("the node answers another question"),
+            let HostingReply::MoveProgress(progress) = source.ask(request)? else {
+                bail!("the node answers another question");
+            };
+            if let Some(end) = progress.ended {
+                let report = &end.report;
+                ensure!(report.moved, "it was not moved: it {}", report.outcome);
+                add_up(report)?;
+                return Ok(*end);
             }
         }
     }
@@ -215,15 +228,21 @@ impl Node {
         }
     }
 
+    /// Bytes that a process of this node has written.
+    pub(crate) fn output_bytes(&self, process: ProcessId) -> Result<u64> {
+        let HostingReply::Held(held) = self.ask(HostingRequest::Held)? else {
+            bail!("the node answers another question");
+        };
+        let found = held.iter().find(|brief| brief.process == process);
+        Ok(found.map_or(0, |brief| brief.output_bytes))
+    }
+
     /// Waits until a process has written so many bytes.
     pub(crate) fn wait_for_output(&self, process: ProcessId, bytes: u64) -> Result<()> {
         let until = Instant::now() + READY_WITHIN;
         loop {
-            if let HostingReply::Held(held) = self.ask(HostingRequest::Held)? {
-                let found = held.iter().find(|brief| brief.process == process);
-                if found.is_some_and(|brief| brief.output_bytes >= bytes) {
-                    return Ok(());
-                }
+            if self.output_bytes(process)? >= bytes {
+                return Ok(());
             }
             ensure!(Instant::now() < until, "a program does not say anything");
             thread::sleep(LOOK_EVERY);

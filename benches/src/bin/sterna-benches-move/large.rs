@@ -8,7 +8,8 @@ use sterna_process::PAGE_SIZE;
 
 use crate::Plan;
 use crate::cluster::{Cluster, part};
-use crate::moves::{hops, values};
+use crate::live::STOP_AND_COPY;
+use crate::moves::values;
 
 /// Moves: each takes seconds.
 const ROUNDS_MAX: usize = 6;
@@ -23,7 +24,12 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
     let process = node.start_process(&[&module.to_string_lossy(), "-e", SCRIPT])?;
     node.wait_for_output(process, 1)?;
     eprintln!("1 GiB: moving");
-    let reports = hops(&cluster, process, plan.rounds.min(ROUNDS_MAX))?;
+    let reports: Vec<MoveReport> = (0..plan.rounds.min(ROUNDS_MAX))
+        .map(|round| {
+            let end = cluster.hop_so(process, round % 2, STOP_AND_COPY)?;
+            Ok(end.report)
+        })
+        .collect::<Result<_>>()?;
     let rates: Vec<f64> = reports.iter().map(rate).collect();
     let seconds = |name| median(&values(&reports, |report| part(report, name))) / 1e3;
     let note = format!(

@@ -5,12 +5,14 @@
 //!
 //! * `cluster` nodes and what is asked of them
 //! * `moves` programs that compute, moved to and fro; their very first move
+//! * `live` heaps that are written while they are copied
 //! * `large` a process of 1 GiB
 //! * `many` a node with many processes, and how quickly they start
 //! * `registry` the same moves with the registry in a file and in an etcd
 
 mod cluster;
 mod large;
+mod live;
 mod many;
 mod moves;
 mod registry;
@@ -54,6 +56,8 @@ enum Part {
     Programs,
     /// Their first move, with empty caches
     First,
+    /// Heaps that are written while they are copied
+    Live,
     /// A process of 1 GiB
     Large,
     /// A node with many processes, and starting them
@@ -97,6 +101,7 @@ fn run(cli: &Cli) -> Result<()> {
             moves::programs as fn(&Plan) -> Result<Option<Table>>,
         ),
         (Part::First, moves::first),
+        (Part::Live, live::measure),
         (Part::Large, large::measure),
         (Part::Many, many::measure),
         (Part::Registry, registry::measure),

@@ -133,7 +133,7 @@ fn start(
 pub(crate) fn programs(plan: &Plan) -> Result<Option<Table>> {
     let note = format!(
         "Milliseconds in which nobody executed the process, of {} moves to and fro, the first two left out; and the \
-         medians of its parts. Then the whole move from order to end, and KiB that went.",
+         medians of its parts. Then the whole move from order to end, and KiB that went meanwhile.",
         plan.rounds
     );
     let columns = [
@@ -230,7 +230,7 @@ pub(crate) fn first(plan: &Plan) -> Result<Option<Table>> {
             }))));
         }
         let before = |report: &MoveReport| {
-            ["accept", "declare", "pause"]
+            ["accept", "declare", "copy", "pause"]
                 .map(|name| part(report, name))
                 .iter()
                 .sum::<u64>()

@@ -4,6 +4,7 @@ use sterna_process::ProcessId;
 
 use crate::id::{Grant, MoveId, NodeId};
 use crate::message::Offer;
+use crate::rounds::{Travel, TravelError};
 
 /// What is to be moved where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +17,10 @@ pub struct Order {
     pub move_id: MoveId,
     /// What lets the target commit: random.
     pub grant: Grant,
-    /// What the target is to know.
+    /// What the target is to know. Its strategy follows from `travel`.
     pub offer: Offer,
+    /// How its memory is to travel.
+    pub travel: Travel,
 }
 
 /// Why a process cannot be started here.
@@ -65,6 +68,9 @@ pub enum StartError {
         /// [`Limits::outgoing_max`](crate::Limits::outgoing_max).
         limit: usize,
     },
+    /// Its memory cannot travel so.
+    #[error(transparent)]
+    Travel(#[from] TravelError),
     /// It has been owned too often, which only a forged epoch brings about.
     #[error("process {} is in its last epoch", process.short())]
     LastEpoch {

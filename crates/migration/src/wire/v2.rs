@@ -1,15 +1,15 @@
 //! Version 2 of messages, in which a target that accepts says what it has done; and of records: of processes that are
 //! frozen in a file. **It does not change.** All other records are written in version 1.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use sterna_process::{Epoch, MemoryLayout, ProgramId, Tag};
 
 use super::WireError;
 use super::texts::{check_text, cut, failure_text, refusal_text};
 use crate::id::{Attempt, Grant, GrantSeal, NodeId};
-use crate::message::{
-    self, Offer, Readied, Refusal, Size, Snapshot, Strategy, TargetFailure, Timings,
-};
+use crate::message::{self, Offer, Readied, Refusal, Size, Snapshot, TargetFailure, Timings};
 use crate::record::{Life, Record};
 
 #[derive(Serialize, Deserialize)]
@@ -27,7 +27,10 @@ enum Body {
         image_format: u32,
         strategy: Strategy,
     },
-    Accept(Readied),
+    Accept {
+        fetch: Duration,
+        room: Duration,
+    },
     Refuse(Refusal),
     State {
         grant: Grant,
@@ -40,6 +43,12 @@ enum Body {
     Ask,
 }
 
+/// There is one.
+#[derive(Serialize, Deserialize)]
+enum Strategy {
+    StopAndCopy,
+}
+
 impl From<&message::Message> for Message {
     fn from(message: &message::Message) -> Self {
         let body = match message.body.clone() {
@@ -48,9 +57,10 @@ impl From<&message::Message> for Message {
                 program: offer.program,
                 layout: offer.layout,
                 image_format: offer.image_format,
-                strategy: offer.strategy,
+                strategy: Strategy::StopAndCopy,
             },
-            message::Body::Accept(readied) => Body::Accept(readied),
+            // It has no room for how memory will travel, as there is one way.
+            message::Body::Accept(Readied { fetch, room, .. }) => Body::Accept { fetch, room },
             message::Body::Refuse(mut refusal) => {
                 refusal_text(&mut refusal).map(cut);
                 Body::Refuse(refusal)
@@ -63,7 +73,8 @@ impl From<&message::Message> for Message {
                 Body::Failed(failure)
             }
             message::Body::Abort => Body::Abort,
-            message::Body::Ask => Body::Ask,
+            // Nothing of it is said to who accepts in this version; and who waits does not answer.
+            message::Body::Ask | message::Body::Coming => Body::Ask,
         };
         Self {
             attempt: message.attempt,
@@ -82,15 +93,19 @@ impl TryFrom<Message> for message::Message {
                 program,
                 layout,
                 image_format,
-                strategy,
+                strategy: Strategy::StopAndCopy,
             } => message::Body::Offer(Offer {
                 kind,
                 program,
                 layout,
                 image_format,
-                strategy,
+                strategy: message::Strategy::StopAndCopy,
             }),
-            Body::Accept(readied) => message::Body::Accept(readied),
+            Body::Accept { fetch, room } => message::Body::Accept(Readied {
+                fetch,
+                room,
+                strategy: message::Strategy::StopAndCopy,
+            }),
             Body::Refuse(mut refusal) => {
                 check_text(refusal_text(&mut refusal))?;
                 message::Body::Refuse(refusal)

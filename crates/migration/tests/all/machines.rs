@@ -1,6 +1,7 @@
 //! One node by hand, step by step: what it says when.
 
 mod anything;
+mod copying;
 mod restart;
 mod script;
 
@@ -9,8 +10,8 @@ use std::time::Duration;
 use script::*;
 use sterna_migration::{
     Action, Attempt, Body, CancelError, Command, Copied, Event, Holding, Life, Limits, MoveFailure,
-    Moves, Notice, Outcome, Part, Readied, Refusal, RunnerEvent, StartError, TargetFailure, Time,
-    Timings,
+    Moves, Notice, Outcome, Part, Readied, Refusal, RunnerEvent, StartError, Strategy,
+    TargetFailure, Time, Timings,
 };
 use sterna_process::Epoch;
 
@@ -22,6 +23,7 @@ fn a_source_goes_from_step_to_step_and_reports_them() {
     let readied = Readied {
         fetch: micros(600),
         room: micros(300),
+        strategy: Strategy::StopAndCopy,
     };
     assert_eq!(
         source.hears(T, Body::Accept(readied)),
@@ -124,9 +126,14 @@ fn a_target_goes_from_step_to_step() {
         [told(Command::Prepare { attempt, offer })]
     );
     let (fetch, room) = (Duration::from_millis(1), Duration::from_millis(1));
+    let readied = Readied {
+        fetch,
+        room,
+        ..Readied::default()
+    };
     assert_eq!(
         target.runner(RunnerEvent::Prepared { attempt }),
-        [sent(S, Body::Accept(Readied { fetch, room }))]
+        [sent(S, Body::Accept(readied))]
     );
     assert!(matches!(
         target.hears(S, state())[..],
@@ -144,23 +151,17 @@ fn a_target_goes_from_step_to_step() {
         process: P,
         epoch: NEXT,
     };
-    let millis = Duration::from_millis;
-    let timings = Timings {
-        restore: millis(1),
-        commit: millis(1),
-        resume: millis(1),
+    let actions = target.runner(resumed);
+    let [
+        Action::Send { .. },
+        Action::Notify(Notice::Arrived { timings, .. }),
+    ] = actions[..]
+    else {
+        panic!("{actions:?}");
     };
-    assert_eq!(
-        target.runner(resumed),
-        [
-            sent(S, Body::Done(timings)),
-            Action::Notify(Notice::Arrived {
-                attempt,
-                source,
-                timings
-            })
-        ]
-    );
+    let each = Duration::from_millis(1);
+    assert_eq!([timings.restore, timings.commit, timings.resume], [each; 3]);
+    assert_eq!(actions[0], sent(S, Body::Done(timings)));
 }
 
 #[test]
@@ -334,6 +335,7 @@ fn a_second_move_is_refused_clearly() {
     let readied = Readied {
         fetch: Duration::ZERO,
         room: Duration::from_millis(1),
+        strategy: Strategy::StopAndCopy,
     };
     assert_eq!(
         newer,

@@ -10,6 +10,8 @@
 //! - [`node`]: a service and a runner: a driver for [`Moves`](sterna_migration::Moves) and a model of what it
 //!   drives
 //! - [`keep`]: files, and snapshots
+//! - [`transfer`]: pages and images on their way
+//! - [`memory`]: what processes write, page by page
 //! - [`checks`]: what must hold
 //! - [`mutation`]: nodes, runners and registries that break one rule, to see that the checks notice
 //! - [`random`]: random numbers
@@ -17,9 +19,11 @@
 mod checks;
 mod drive;
 mod keep;
+mod memory;
 mod mutation;
 mod node;
 mod random;
+mod transfer;
 mod world;
 
 use std::collections::BTreeMap;
@@ -41,11 +45,22 @@ const MUST_HAPPEN: &[&str] = &[
     "moved back",
     "moved, copy kept",
     "moved, copy gone",
+    "moved in a round",
+    "moved in rounds",
+    "moved, no time for a round",
+    "moved without the rounds wanted",
+    "rounds: enough",
+    "rounds: not converging",
+    "rounds: late",
     "stayed, refused",
     "stayed, unanswered",
     "stayed, cancelled",
     "stayed, registry silent",
     "stayed, leftover",
+    "stayed, round failed",
+    "stayed, downtime",
+    "stayed, deadline",
+    "stayed, no rounds",
     "stayed, pause",
     "stayed, capture",
     "stayed, push",
@@ -64,6 +79,8 @@ const MUST_HAPPEN: &[&str] = &[
     "target: busy",
     "service crashed in a move",
     "runner crashed in a move",
+    "service crashed in a round",
+    "runner crashed in a round",
     "service crashed in a freeze",
     "service crashed in a thaw",
     "fenced",

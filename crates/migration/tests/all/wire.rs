@@ -14,8 +14,8 @@ use sterna_process::{Epoch, MemoryLayout, ProcessId, ProgramId, Region, RegionId
 
 /// The bytes of each version, of every sort of message. **They never change:** a difference here means that nodes of
 /// two versions would not understand each other. New versions get samples of their own.
-const SAMPLES_1: &str = include_str!("../samples/messages-1.txt");
 const SAMPLES_2: &str = include_str!("../samples/messages-2.txt");
+const SAMPLES_3: &str = include_str!("../samples/messages-3.txt");
 const RECORDS_1: &str = include_str!("../samples/records-1.txt");
 const RECORD_2: &str = include_str!("../samples/records-2.txt");
 
@@ -50,6 +50,7 @@ fn bodies() -> Vec<Body> {
         Body::Accept(Readied {
             fetch: Duration::from_secs(3),
             room: Duration::from_millis(70),
+            strategy: Travel::StopAndCopy,
         }),
         Body::State(Snapshot {
             grant: Grant::from_bytes([4; 16]),
@@ -128,38 +129,61 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(digits).collect()
 }
 
-#[test]
-fn messages_of_version_1_are_written_and_read_as_ever() {
-    let written: Vec<String> = bodies()
-        .into_iter()
-        .map(|body| hex(&message(body).encode(1).unwrap()))
-        .collect();
-    let samples: Vec<&str> = SAMPLES_1.lines().collect();
-    assert_eq!(written, samples, "written:\n{}", written.join("\n"));
-    for (sample, body) in samples.iter().zip(bodies()) {
-        let read = Message::decode(&unhex(sample));
-        assert_eq!(read, Ok((message(as_of_version_1(body)), 1)));
-    }
+/// What only version 3 can say.
+fn bodies_of_3() -> Vec<Body> {
+    let offer = |strategy| {
+        Body::Offer(Offer {
+            kind: Tag::new("wasm"),
+            program: ProgramId::from_bytes([3; 32]),
+            layout: layout(1),
+            image_format: 1,
+            strategy,
+        })
+    };
+    let accept = Body::Accept(Readied {
+        fetch: Duration::ZERO,
+        room: Duration::from_millis(70),
+        strategy: Travel::PreCopy,
+    });
+    let offers = [Travel::PreCopy, Travel::PostCopy].map(offer);
+    offers.into_iter().chain([accept, Body::Coming]).collect()
 }
 
-/// What version 1 has no room for.
-fn as_of_version_1(body: Body) -> Body {
-    match body {
-        Body::Accept(_) => Body::Accept(Readied::default()),
-        other => other,
+fn check_samples(version: u16, bodies: &[Body], samples: &str) {
+    let written: Vec<String> = bodies
+        .iter()
+        .map(|body| hex(&message(body.clone()).encode(version).unwrap()))
+        .collect();
+    let samples: Vec<&str> = samples.lines().collect();
+    assert_eq!(written, samples, "written:\n{}", written.join("\n"));
+    for (sample, body) in samples.iter().zip(bodies) {
+        let read = Message::decode(&unhex(sample));
+        assert_eq!(read, Ok((message(body.clone()), version)));
     }
 }
 
 #[test]
 fn messages_of_version_2_are_written_and_read_as_ever() {
-    let written: Vec<String> = bodies()
-        .into_iter()
-        .map(|body| hex(&message(body).encode(2).unwrap()))
-        .collect();
-    let samples: Vec<&str> = SAMPLES_2.lines().collect();
-    assert_eq!(written, samples, "written:\n{}", written.join("\n"));
-    for (sample, body) in samples.iter().zip(bodies()) {
-        assert_eq!(Message::decode(&unhex(sample)), Ok((message(body), 2)));
+    check_samples(2, &bodies(), SAMPLES_2);
+}
+
+#[test]
+fn messages_of_version_3_are_written_and_read_as_ever() {
+    check_samples(3, &[bodies(), bodies_of_3()].concat(), SAMPLES_3);
+}
+
+/// Who speaks version 2 is offered what it understands, and accepts that.
+#[test]
+fn version_2_knows_one_strategy() {
+    for body in bodies_of_3() {
+        let bytes = message(body).encode(2).unwrap();
+        let (read, _) = Message::decode(&bytes).unwrap();
+        match read.body {
+            Body::Offer(Offer { strategy, .. }) | Body::Accept(Readied { strategy, .. }) => {
+                assert_eq!(strategy, Travel::StopAndCopy);
+            }
+            other => assert_eq!(other, Body::Ask),
+        }
     }
 }
 
@@ -192,7 +216,7 @@ fn records_of_version_2_are_written_and_read_as_ever() {
 
 #[test]
 fn every_cut_is_noticed() {
-    for body in bodies() {
+    for body in bodies().into_iter().chain(bodies_of_3()) {
         let bytes = message(body).encode(VERSION_NEWEST).unwrap();
         for length in 0..bytes.len() {
             let found = Message::decode(&bytes[..length]);
@@ -212,23 +236,22 @@ fn every_cut_is_noticed() {
     }
 }
 
-/// A changed bit makes another message or none: two encodings never mean the same.
+/// A changed bit makes another message, the same one in another version, or none: in one version, two encodings never mean the
+/// same.
 #[test]
 fn every_bit_counts() {
-    let versions = VERSION_OLDEST..=VERSION_NEWEST;
-    for (body, version) in
-        versions.flat_map(|version| bodies().into_iter().map(move |body| (body, version)))
-    {
-        let original = message(match version {
-            1 => as_of_version_1(body),
-            _ => body,
-        });
+    let in_version =
+        |version, bodies: Vec<Body>| bodies.into_iter().map(move |body| (body, version));
+    let all = in_version(2, bodies()).chain(in_version(3, bodies()));
+    for (body, version) in all.chain(in_version(3, bodies_of_3())) {
+        let original = message(body);
         let bytes = original.encode(version).unwrap();
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            if let Ok((found, version)) = Message::decode(&changed) {
-                assert_ne!(found, original, "bit {bit}");
+            if let Ok(found) = Message::decode(&changed) {
+                assert_ne!(found, (original.clone(), version), "bit {bit}");
+                let (found, version) = found;
                 assert_eq!(found.encode(version).as_ref(), Ok(&changed), "bit {bit}");
             }
         }
@@ -273,7 +296,7 @@ fn other_versions_and_other_bytes_are_named() {
     assert_eq!(with(4, &length), too_long);
     let last = bytes.len() - 1;
     assert!(
-        matches!(with(last, &[9]), WireError::Malformed { .. }),
+        matches!(with(last, &[99]), WireError::Malformed { .. }),
         "a body of no known sort"
     );
     assert_eq!(message(Body::Ask).encode(newest + 1), Err(newer));
@@ -288,14 +311,14 @@ fn other_versions_and_other_bytes_are_named() {
 fn long_texts_are_cut_when_written_and_refused_when_read() {
     let reason = "ä".repeat(TEXT_BYTES_MAX);
     let long = message(Body::Refuse(Refusal::Room { reason }));
-    let (read, _) = Message::decode(&long.encode(1).unwrap()).unwrap();
+    let (read, _) = Message::decode(&long.encode(2).unwrap()).unwrap();
     let reason = "ä".repeat(TEXT_BYTES_MAX / 2);
     assert_eq!(read, message(Body::Refuse(Refusal::Room { reason })));
 
     // The same with one letter more than is allowed, by hand.
     let reason = "x".repeat(TEXT_BYTES_MAX);
     let whole = message(Body::Failed(TargetFailure::Restore { reason }));
-    let mut bytes = whole.encode(1).unwrap();
+    let mut bytes = whole.encode(2).unwrap();
     let text_at = bytes.len() - TEXT_BYTES_MAX;
     assert_eq!(
         bytes[text_at - 2..text_at],
@@ -341,7 +364,7 @@ proptest! {
             let length = (bytes.len() as u32).to_le_bytes();
             [&b"SM"[..], &version.to_le_bytes(), &length, &bytes].concat()
         };
-        for bytes in [&bytes, &framed(1), &framed(2)] {
+        for bytes in [&bytes, &framed(2), &framed(3)] {
             if let Ok((message, version)) = Message::decode(bytes) {
                 prop_assert_eq!(&message.encode(version).unwrap(), bytes);
             }

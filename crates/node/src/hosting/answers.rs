@@ -4,23 +4,19 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sterna_migration::{
-    Attempt, Grant, Holding, Life, Message, MoveId, NodeId, Offer, Order as Move, Strategy,
-    WireError,
-};
+use sterna_migration::{Attempt, Holding, Life, Message, NodeId, Travel, WireError};
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Order, Seen};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::copies::copied;
+use super::Hosting;
 use super::input::Input;
-use super::{Hosting, random};
 use crate::door::Authority;
 use crate::limits::{ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, WATCH_WITHIN};
 use crate::message::{
-    Belongings, Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest,
-    RegistryRequest, Reply, Request,
+    Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest, RegistryRequest, Reply,
+    Request,
 };
 use crate::service::{Origin, Service};
 use crate::wire::of_moves;
@@ -95,7 +91,9 @@ impl Service {
                 self.pass_on(node, request).await.map(Some)
             }
             HostingRequest::Rooms => self.all_rooms(hosting).await.map(Some),
-            HostingRequest::MoveNews { source, .. } | HostingRequest::CancelMove { source, .. }
+            HostingRequest::MoveNews { source, .. }
+            | HostingRequest::MoveProgress { source, .. }
+            | HostingRequest::CancelMove { source, .. }
                 if source != self.id =>
             {
                 self.pass_on_any(source, request).await
@@ -319,10 +317,20 @@ impl Service {
                 process,
                 target,
                 dry_run,
-            } => self
-                .begin_move(hosting, process, target, dry_run)
-                .await
-                .map(Some),
+            } => {
+                let any = Travel::default();
+                let begun = self.begin_move(hosting, process, (target, any), dry_run);
+                begun.await.map(Some)
+            }
+            HostingRequest::MoveSo {
+                process,
+                target,
+                travel,
+                dry_run,
+            } => {
+                let begun = self.begin_move(hosting, process, (target, travel), dry_run);
+                begun.await.map(Some)
+            }
             HostingRequest::Snapshot { process, order } => self
                 .see_to_snapshots(hosting, process, order)
                 .await
@@ -334,12 +342,11 @@ impl Service {
                 self.clone_process(hosting, process, target).await.map(Some)
             }
             HostingRequest::MoveNews { attempt, .. } => {
-                let news = self.news_of(hosting, attempt).await?;
-                let copied = hosting.copies.sent(attempt);
-                Ok(Some(match (news, copied) {
-                    (Some(report), Some(copied)) => HostingReply::MovedWithCopies(report, copied),
-                    (news, _) => HostingReply::MoveNews(news),
-                }))
+                self.news_of(hosting, attempt).await.map(Some)
+            }
+            HostingRequest::MoveProgress { attempt, after, .. } => {
+                let progress = self.progress_of(hosting, attempt, after).await?;
+                Ok(Some(HostingReply::MoveProgress(progress)))
             }
             HostingRequest::CancelMove { attempt, .. } => {
                 hosting.cancel(attempt).await.map(|()| None)
@@ -371,103 +378,6 @@ impl Service {
             if let Reply::Revision(revision) = revision {
                 after = revision.max(1);
             }
-        }
-    }
-
-    pub(super) async fn begin_move(
-        self: &Arc<Self>,
-        hosting: &Hosting,
-        process: ProcessId,
-        target: NodeId,
-        dry_run: bool,
-    ) -> Result<HostingReply, Failure> {
-        let seen = hosting.seen(process).await?;
-        self.may_move(hosting, process, target, &seen).await?;
-        if dry_run {
-            return Ok(HostingReply::CouldMove {
-                source: self.id,
-                memory_bytes: seen.layout.bytes(),
-            });
-        }
-        let order = Move {
-            process,
-            target,
-            move_id: MoveId::from_bytes(random()?),
-            grant: Grant::from_bytes(random()?),
-            offer: Offer {
-                kind: seen.kind,
-                program: seen.program,
-                layout: seen.layout,
-                image_format: sterna_process::image::FORMAT_NEWEST,
-                strategy: Strategy::StopAndCopy,
-            },
-        };
-        let (begun, attempt) = oneshot::channel();
-        hosting.tell(Input::Begin { order, begun }).await;
-        match attempt.await {
-            Ok(Ok(attempt)) => Ok(HostingReply::Moving {
-                source: self.id,
-                attempt,
-            }),
-            Ok(Err(error)) => Err(Failure::refused(error)),
-            Err(_) => Err(Failure::new(FailureKind::Internal, "the node is stopping")),
-        }
-    }
-
-    /// Asks first what would make the move fail: before anything is written anywhere.
-    async fn may_move(
-        &self,
-        hosting: &Hosting,
-        process: ProcessId,
-        target: NodeId,
-        seen: &Seen,
-    ) -> Result<(), Failure> {
-        if target == self.id {
-            return Err(Failure::refused(format!(
-                "process {} is on that node already",
-                process.short()
-            )));
-        }
-        if self.roster().member(target).is_none() {
-            return Err(Failure::refused(
-                "the cluster has no such node: see `sterna nodes`",
-            ));
-        }
-        let entry = self.entry(process).await?;
-        let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
-        let is_copied = copied(&belongings.bindings).next().is_some();
-        let request = HostingRequest::MayCome {
-            kind: seen.kind.clone(),
-            bindings: belongings.bindings,
-            memory_bytes: seen.layout.bytes(),
-        };
-        self.may_be_asked(target, request).await?;
-        match is_copied {
-            true => self.have_room(hosting, process, target).await,
-            false => Ok(()),
-        }
-    }
-
-    /// Asks whether a process may come.
-    pub(super) async fn may_be_asked(
-        &self,
-        target: NodeId,
-        request: HostingRequest,
-    ) -> Result<(), Failure> {
-        let addresses = self.addresses(target);
-        let request = Request::Hosting(request);
-        let asked = self
-            .transport
-            .ask(target, &addresses, &request, ANSWER_WITHIN)
-            .await;
-        match asked {
-            Ok((Reply::Done, _)) => Ok(()),
-            Ok((Reply::Failed(failure), _)) => Err(failure),
-            Ok(_) => Err(Failure::refused("the target answers another question")),
-            Err(error) => Err(Failure::new(
-                FailureKind::Unreachable,
-                format!("{error}: the process stays where it is"),
-            )),
         }
     }
 
@@ -574,6 +484,7 @@ impl HostingRequest {
             | Self::Log { process, .. }
             | Self::Input { process, .. }
             | Self::Move { process, .. }
+            | Self::MoveSo { process, .. }
             | Self::Look { process }
             | Self::Resize { process, .. }
             | Self::File { process, .. }

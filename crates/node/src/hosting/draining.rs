@@ -19,7 +19,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sterna_migration::{Attempt, Holding};
+use sterna_migration::{Attempt, Holding, Travel};
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Order};
 use tokio::task::JoinSet;
@@ -36,7 +36,7 @@ use crate::limits::{
 };
 use crate::message::{
     Brief, DrainEntry, DrainFate, DrainNews, DrainOrder, DrainStage, Failure, FailureKind,
-    HostingReply, KeepingsOf, MoveReport, RegistryFate, Remains, Request,
+    HostingReply, KeepingsOf, MoveProgress, MoveReport, RegistryFate, Remains, Request,
 };
 use crate::service::Service;
 
@@ -199,7 +199,10 @@ impl Service {
                     let why = refused.told(|node| self.name_of(node));
                     break DrainFate::Stayed { why };
                 };
-                match self.begin_move(hosting, process, to, true).await {
+                match self
+                    .begin_move(hosting, process, (to, Travel::default()), true)
+                    .await
+                {
                     Ok(_) => break DrainFate::Moving { to },
                     Err(failure) => refused.add(to, failure.message, false),
                 }
@@ -339,7 +342,10 @@ impl Service {
         process: ProcessId,
         to: NodeId,
     ) -> Tried {
-        let attempt = match self.begin_move(hosting, process, to, false).await {
+        let attempt = match self
+            .begin_move(hosting, process, (to, Travel::default()), false)
+            .await
+        {
             Ok(HostingReply::Moving { attempt, .. }) => attempt,
             Ok(_) => return Tried::Gone,
             Err(failure) if failure.kind == FailureKind::NotHere => return Tried::Gone,
@@ -392,9 +398,11 @@ impl Service {
     /// What a move came to.
     async fn ended(&self, hosting: &Hosting, attempt: Attempt) -> Tried {
         loop {
-            match self.news_of(hosting, attempt).await {
-                Ok(Some(report)) => return Tried::of(&report),
-                Ok(None) => {}
+            match self.progress_of(hosting, attempt, u32::MAX).await {
+                Ok(MoveProgress {
+                    ended: Some(end), ..
+                }) => return Tried::of(&end.report),
+                Ok(_) => {}
                 // The registry does not answer just now.
                 Err(_) => sleep(DRAIN_LOOK_EVERY).await,
             }

@@ -24,7 +24,7 @@ use super::input::Input;
 use super::news::News;
 use super::{Hosting, Runner};
 use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX, SWEEP_EVERY};
-use crate::message::{EventSort, How, MoveReport, RegistryRequest, Reply, SwapBytes};
+use crate::message::{EventSort, How, MoveReport, RegistryRequest, Reply, RoundNews, SwapBytes};
 use crate::registry::Deed;
 use crate::service::Service;
 use sterna_runner::limits::PROCESSES_MAX;
@@ -38,7 +38,7 @@ struct Driver {
     life: u64,
     places: HashMap<Attempt, (Box<Place>, Vec<OwnedFd>)>,
     /// Attempts for which the runner has a connection that was not used yet.
-    connected: HashMap<Attempt, ()>,
+    connected: HashSet<Attempt>,
     watched: HashMap<Attempt, (u64, bool)>,
     /// Moves whose target has the copies of directories as they are while the process stands still.
     trees_sent: HashSet<Attempt>,
@@ -51,6 +51,7 @@ fn limits() -> Limits {
         true => Limits {
             accept_within: Duration::from_secs(4),
             declare_within: Duration::from_secs(2),
+            round_within: Duration::from_secs(2),
             pause_within: Duration::from_secs(2),
             capture_within: Duration::from_secs(2),
             push_within: Duration::from_secs(2),
@@ -101,7 +102,7 @@ impl Service {
                 runner,
                 life,
                 places: HashMap::new(),
-                connected: HashMap::new(),
+                connected: HashSet::new(),
                 watched: HashMap::new(),
                 trees_sent: HashSet::new(),
             };
@@ -251,7 +252,7 @@ impl Driver {
                         side,
                     };
                     self.runner.handle.order(order, vec![connection]);
-                    self.connected.insert(attempt, ());
+                    self.connected.insert(attempt);
                 }
                 self.command_now(command);
             }
@@ -483,11 +484,16 @@ impl Driver {
         });
     }
 
-    /// Gives a command to the runner. Before the process is stopped, and before it is pushed anew, there must be a
-    /// connection to the other runner.
+    /// Gives a command to the runner. Before the process is copied or stopped, and before it is pushed anew, there must be
+    /// a connection to the other runner.
     fn command(&mut self, command: Command) {
         let (attempt, target) = match &command {
-            Command::Pause { attempt, .. } => (*attempt, self.moves.target_of(attempt.process)),
+            Command::Pause { attempt, .. } if self.connected.contains(attempt) => {
+                return self.command_now(command);
+            }
+            Command::Track { attempt } | Command::Pause { attempt, .. } => {
+                (*attempt, self.moves.target_of(attempt.process))
+            }
             Command::Push { attempt, target }
                 if self.hosting.copies.leaving(*attempt).is_some()
                     && !self.trees_sent.contains(attempt) =>
@@ -495,7 +501,7 @@ impl Driver {
                 return self.send_trees(*attempt, *target, command);
             }
             Command::Push { attempt, target } => {
-                if self.connected.remove(attempt).is_some() {
+                if self.connected.remove(attempt) {
                     return self.command_now(command);
                 }
                 (*attempt, Some(*target))
@@ -524,6 +530,10 @@ impl Driver {
                 self.places.remove(attempt);
                 self.connected.remove(attempt);
                 self.settle_copies(attempt.process);
+                (None, None)
+            }
+            Command::Untrack { attempt } => {
+                self.connected.remove(attempt);
                 (None, None)
             }
             Command::Forget { process } => {
@@ -556,7 +566,15 @@ impl Driver {
                     false => EventSort::NotMoved { to },
                 };
                 news.event(report.attempt.process, sort, told.outcome.clone());
-                news.report(report.attempt, told);
+                news.report(report.attempt, told, report.travelled);
+            }
+            Notice::Round {
+                attempt,
+                round,
+                expected,
+            } => {
+                let expected_us = expected.as_micros().try_into().unwrap_or(u64::MAX);
+                news.round(attempt, RoundNews { round, expected_us });
             }
             Notice::Arrived {
                 attempt, source, ..

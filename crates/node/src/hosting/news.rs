@@ -1,17 +1,17 @@
 //! What has happened, for those who ask later: reports of moves, and events. Events outlive the service.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use sterna_migration::Attempt;
+use sterna_migration::{Attempt, Travelled};
 use sterna_process::ProcessId;
 use tokio::sync::watch;
 
 use super::Hosting;
 use super::chronicle::Chronicle;
 use crate::limits::{EVENT_BYTES_MAX, EVENTS_MAX, REPORTS_MAX};
-use crate::message::{EventRecord, EventSort, MoveReport, Roster};
+use crate::message::{EventRecord, EventSort, MoveReport, Roster, RoundNews};
 use crate::wire::now_ms;
 
 impl Hosting {
@@ -30,7 +30,9 @@ pub(super) struct News {
 
 #[derive(Default)]
 struct Kept {
-    reports: VecDeque<(Attempt, MoveReport)>,
+    /// Of moves that go on.
+    rounds: HashMap<Attempt, Vec<RoundNews>>,
+    reports: VecDeque<(Attempt, MoveReport, Travelled)>,
     events: VecDeque<EventRecord>,
     numbers: u64,
     /// Where they are kept; nothing if that cannot be.
@@ -56,12 +58,25 @@ impl News {
         }
     }
 
-    pub(super) fn report(&self, attempt: Attempt, report: MoveReport) {
+    /// A move has made a round.
+    pub(super) fn round(&self, attempt: Attempt, round: RoundNews) {
+        self.change(|kept| kept.rounds.entry(attempt).or_default().push(round));
+    }
+
+    /// The rounds of a move that goes on, after so many.
+    pub(super) fn rounds_after(&self, attempt: Attempt, after: u32) -> Vec<RoundNews> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let rounds = kept.rounds.get(&attempt).into_iter().flatten();
+        rounds.skip(after as usize).copied().collect()
+    }
+
+    pub(super) fn report(&self, attempt: Attempt, report: MoveReport, travelled: Travelled) {
         self.change(|kept| {
+            kept.rounds.remove(&attempt);
             if kept.reports.len() >= REPORTS_MAX {
                 kept.reports.pop_front();
             }
-            kept.reports.push_back((attempt, report));
+            kept.reports.push_back((attempt, report, travelled));
         });
     }
 
@@ -119,10 +134,10 @@ impl News {
         self.changed.send_modify(|number| *number += 1);
     }
 
-    pub(super) fn report_of(&self, attempt: Attempt) -> Option<MoveReport> {
+    pub(super) fn report_of(&self, attempt: Attempt) -> Option<(MoveReport, Travelled)> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.reports.iter().rev().find(|(of, _)| *of == attempt);
-        found.map(|(_, report)| report.clone())
+        let found = kept.reports.iter().rev().find(|(of, ..)| *of == attempt);
+        found.map(|(_, report, travelled)| (report.clone(), travelled.clone()))
     }
 
     pub(super) fn events_after(&self, after: u64) -> Vec<EventRecord> {

@@ -11,34 +11,43 @@ use tokio::time::{Instant, timeout};
 use super::Hosting;
 use super::input::Input;
 use crate::limits::NEWS_WITHIN;
-use crate::message::{Failure, MoveReport};
+use crate::message::{Failure, HostingReply, MoveEnd, MoveProgress, MoveReport};
 use crate::service::Service;
 
 impl Service {
-    /// The report of a move, when there is one, or nothing after a while. A service that was started again since the move
-    /// began knows of it what the record says.
-    pub(super) async fn news_of(
+    /// How far a move is, when it has made more rounds than `after` or has ended, or after a while. A service that was
+    /// started again since the move began knows of it what the record says.
+    pub(super) async fn progress_of(
         &self,
         hosting: &Hosting,
         attempt: Attempt,
-    ) -> Result<Option<Box<MoveReport>>, Failure> {
+        after: u32,
+    ) -> Result<MoveProgress, Failure> {
         let mut changed = hosting.news.watch();
         let until = Instant::now() + NEWS_WITHIN;
         loop {
             changed.borrow_and_update();
             let goes_on = hosting.is_busy(attempt).await;
+            let rounds = hosting.news.rounds_after(attempt, after);
             // Asked for after that: the report of a move is there before the move is over.
-            if let Some(report) = hosting.news.report_of(attempt) {
-                return Ok(Some(Box::new(report)));
-            }
-            if !goes_on {
-                let record = self.entry(attempt.process).await?.record();
-                let record = record.map_err(Failure::refused)?;
-                if record.intent.is_none() {
-                    return Ok(Some(Box::new(MoveReport::from_record(
-                        self.id, attempt, record,
-                    ))));
-                }
+            let ended = match hosting.news.report_of(attempt) {
+                Some((report, travelled)) => Some((report, Some(travelled))),
+                None if goes_on => None,
+                None => self
+                    .end_by_record(attempt)
+                    .await?
+                    .map(|report| (report, None)),
+            };
+            let ended = ended.map(|(report, travelled)| {
+                let copied = hosting.copies.sent(attempt);
+                Box::new(MoveEnd {
+                    report,
+                    travelled,
+                    copied,
+                })
+            });
+            if ended.is_some() || !rounds.is_empty() {
+                return Ok(MoveProgress { rounds, ended });
             }
             let left = until.saturating_duration_since(Instant::now());
             if timeout(left.min(LOOK_EVERY), changed.changed())
@@ -46,9 +55,31 @@ impl Service {
                 .is_err()
                 && left.is_zero()
             {
-                return Ok(None);
+                return Ok(MoveProgress::default());
             }
         }
+    }
+
+    /// The same for who asks for the end alone.
+    pub(super) async fn news_of(
+        &self,
+        hosting: &Hosting,
+        attempt: Attempt,
+    ) -> Result<HostingReply, Failure> {
+        let ended = self.progress_of(hosting, attempt, u32::MAX).await?.ended;
+        Ok(match ended.map(|end| (end.report, end.copied)) {
+            Some((report, Some(copied))) => HostingReply::MovedWithCopies(Box::new(report), copied),
+            Some((report, None)) => HostingReply::MoveNews(Some(Box::new(report))),
+            None => HostingReply::MoveNews(None),
+        })
+    }
+
+    /// What the record says about a move of which nothing else is known, if it has ended.
+    async fn end_by_record(&self, attempt: Attempt) -> Result<Option<MoveReport>, Failure> {
+        let record = self.entry(attempt.process).await?.record();
+        let record = record.map_err(Failure::refused)?;
+        let report = || MoveReport::from_record(self.id, attempt, record);
+        Ok(record.intent.is_none().then(report))
     }
 }
 
@@ -159,6 +190,7 @@ const fn part_name(part: Part) -> &'static str {
         Part::Room => "room",
         Part::Accept => "accept",
         Part::Declare => "declare",
+        Part::Copy => "copy",
         Part::Pause => "pause",
         Part::Capture => "capture",
         Part::Send => "send",

@@ -228,7 +228,7 @@ impl Service {
             _ => crate::limits::ANSWER_WITHIN,
         };
         let addresses = self.addresses(node);
-        let request = Request::Hosting(request);
+        let request = Request::Hosting(self.as_understood(node, request).await?);
         match self.transport.ask(node, &addresses, &request, within).await {
             Ok((Reply::Hosting(reply), _)) => Ok(Some(reply)),
             Ok((Reply::Done, _)) => Ok(None),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use sterna_migration::{Attempt, MoveId, NodeId};
+use sterna_migration::{Attempt, NodeId, Travel};
 use sterna_process::{Description, MemoryLayout, ProcessId, ProgramId, Stats, Tag};
 use sterna_runner::bytes::Bytes;
 use sterna_runner::log::Record;
@@ -11,8 +11,8 @@ use sterna_runner::message::{FileAnswer, FileDeed, WindowSize};
 
 use super::{
     Belongings, Binding, Cloned, DrainNews, DrainOrder, EventRecord, Keeping, ListenOrder,
-    ProcessEntry, Recovered, Room, ShelfReply, ShelfRequest, SnapshotOrder, ThawOrder, TreePage,
-    TreeRound, TreeWish, TreesSent, is_process_name,
+    MoveProgress, MoveReport, ProcessEntry, Recovered, Room, ShelfReply, ShelfRequest,
+    SnapshotOrder, ThawOrder, TreePage, TreeRound, TreeWish, TreesSent, is_process_name,
 };
 use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
 
@@ -298,6 +298,26 @@ pub enum HostingRequest {
         /// The number that the port has, or had.
         port: u16,
     },
+    /// Move it, and its memory so. From version 3 of the protocol on.
+    MoveSo {
+        /// Which.
+        process: ProcessId,
+        /// Where to.
+        target: NodeId,
+        /// How its memory is to travel.
+        travel: Travel,
+        /// Only say whether it could be moved.
+        dry_run: bool,
+    },
+    /// Answers when a move has made another round or ended, or after a while. From version 3 of the protocol on.
+    MoveProgress {
+        /// From where.
+        source: NodeId,
+        /// Which move.
+        attempt: Attempt,
+        /// Rounds that are known.
+        after: u32,
+    },
 }
 
 /// What is done to a process.
@@ -458,6 +478,8 @@ pub enum HostingReply {
     Rooms(Vec<Room>),
     /// To [`HostingRequest::Listen`]: where.
     Listening(SocketAddr),
+    /// To [`HostingRequest::MoveProgress`].
+    MoveProgress(MoveProgress),
 }
 
 /// A process as its node sees it.
@@ -532,39 +554,6 @@ pub struct Missing {
     pub node: Option<NodeId>,
     /// Why not.
     pub why: String,
-}
-
-/// What became of a move, for people and programs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MoveReport {
-    /// The process.
-    pub process: ProcessId,
-    /// Which move.
-    pub move_id: MoveId,
-    /// From where.
-    pub source: NodeId,
-    /// Where to.
-    pub target: NodeId,
-    /// Whether it runs at the target.
-    pub moved: bool,
-    /// What became of it, in a sentence without a subject.
-    pub outcome: String,
-    /// Whether trying again can help.
-    pub retry: bool,
-    /// Length of the image, in bytes.
-    pub image_bytes: u64,
-    /// Pages that went.
-    pub pages: u64,
-    /// Microseconds in which nobody executed it.
-    pub downtime_us: Option<u64>,
-    /// Of the time until it stood still: for how many microseconds it was only watched, running.
-    pub watched_us: Option<u64>,
-    /// Whether all that it needed at the target was ready before it stood still.
-    pub was_ready: Option<bool>,
-    /// From order to end, in microseconds.
-    pub total_us: u64,
-    /// The parts of that, in order, in microseconds.
-    pub parts: Vec<(String, u64)>,
 }
 
 /// How much room a node has.

@@ -32,7 +32,7 @@ fn a_cluster_of_both_versions_is_one() {
 
 #[test]
 fn those_who_have_none_in_common_hear_which_there_are_and_what_to_do() {
-    let (old, new) = (speaking("old", 1), speaking("new", 2));
+    let (old, new) = (speaking("old", 2), speaking("new", 3));
     let ticket = |node: &Running| Request::Join {
         ticket: node.invite(),
     };
@@ -40,7 +40,7 @@ fn those_who_have_none_in_common_hear_which_there_are_and_what_to_do() {
     assert_eq!(failure.kind, FailureKind::Refused);
     let said = failure.to_string();
     assert!(
-        said.contains("the other end speaks version 2 of the protocol, this one version 1"),
+        said.contains("the other end speaks version 3 of the protocol, this one version 2"),
         "{said}"
     );
     assert!(said.contains("upgrade sterna here"), "{said}");

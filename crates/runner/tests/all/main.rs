@@ -3,6 +3,7 @@
 //! - `rig`: runners, services, moves step by step
 //! - `life`: start, output, pause, kill, end; many at once
 //! - `moves`: from runner to runner, whole and broken off
+//! - `rounds`: memory that goes while the process runs
 //! - `services`: that die, come back, and contradict each other
 //! - `hostile`: what nobody should send
 
@@ -10,6 +11,7 @@ mod hostile;
 mod life;
 mod moves;
 mod rig;
+mod rounds;
 mod services;
 #[path = "../programs/toys.rs"]
 mod toys;

@@ -132,7 +132,7 @@ fn a_channel_that_breaks_is_replaced_and_all_is_pushed_again() {
 }
 
 /// Passes on so many bytes, then ends both connections.
-fn cut_off_after(bytes: usize, mut from: TcpStream, mut to: TcpStream) {
+pub(crate) fn cut_off_after(bytes: usize, mut from: TcpStream, mut to: TcpStream) {
     let mut passed = vec![0; bytes];
     from.read_exact(&mut passed).unwrap();
     to.write_all(&passed).unwrap();

@@ -12,6 +12,7 @@ pub(crate) mod freeze;
 pub(crate) mod given;
 pub(crate) mod inspect;
 pub(crate) mod logs;
+mod moved;
 pub(crate) mod moving;
 pub(crate) mod node;
 pub(crate) mod nodes;

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Args;
-use serde::Serialize;
-use sterna_migration::{Attempt, NodeId};
-use sterna_node::identity;
-use sterna_node::message::{HostingReply, HostingRequest, MoveReport, Nodes, TreesSent};
+use clap::{Args, ValueEnum};
+use sterna_migration::{Attempt, NodeId, Strategy, Travel};
+use sterna_node::message::{HostingReply, HostingRequest, MoveEnd};
 use sterna_process::{Plain, ProcessId};
 
+use super::moved;
 use crate::complete;
 use crate::host::Signals;
 use crate::node::{self, Which};
@@ -25,6 +24,18 @@ pub(crate) struct Move {
     /// The node: its name, or the beginning of its id.
     #[arg(value_name = "NODE", add = complete::nodes())]
     target: String,
+    /// How its memory travels.
+    #[arg(long, value_name = "STRATEGY", value_enum, default_value_t)]
+    strategy: Way,
+    /// How long it may stand still, e.g. 10ms.
+    #[arg(long, value_name = "TIME", value_parser = show::parse_duration)]
+    max_downtime: Option<Duration>,
+    /// How much may be sent while it runs, e.g. 200MB/s.
+    #[arg(long, value_name = "RATE", value_parser = show::parse_rate)]
+    max_rate: Option<u64>,
+    /// It is copied while it runs no longer than until so long after the order, e.g. 30s.
+    #[arg(long, value_name = "TIME", value_parser = show::parse_duration)]
+    deadline: Option<Duration>,
     /// Only say whether it could be moved.
     #[arg(long)]
     dry_run: bool,
@@ -39,6 +50,21 @@ const AFTER_HELP: &str = "\
 Examples:
   sterna move server lab-2
   sterna move server lab-2 --dry-run    whether it could be
+  sterna move server lab-2 --max-rate 200MB/s --deadline 30s
+  sterna move server lab-2 --strategy pre-copy --max-downtime 10ms    that, or not at all
+
+Strategies:
+  stop-and-copy  all of its memory goes while it stands still
+  pre-copy       memory goes in rounds while it runs: all, then what was written meanwhile, and
+                 so on; the rest while it stands still
+  auto           pre-copy, unless its memory goes within --max-downtime at once
+
+Rounds end when what is left would go within --max-downtime (10ms if nothing is said), when it
+writes as fast as it is copied, after ten of them, or at the deadline. Then it is stopped and
+moved, however long that takes. Only --strategy pre-copy together with --max-downtime gives the
+move up instead if it would stand still for longer. --max-rate limits the rounds, not what goes
+while it stands still. On Linux before 6.7, and to nodes of an older sterna, all goes by
+stop-and-copy; the report says so.
 
 The process stands still from `capture` to `resume`; before that it runs. If anything fails it stays where it is, and
 runs on. Ctrl-C gives the move up, if that can still be done.
@@ -48,45 +74,27 @@ Exit code: 0 if it was moved, 3 if it stayed and trying again can help, 1 otherw
 /// The code if it stayed and may be moved later.
 pub(crate) const EXIT_LATER: u8 = 3;
 
-#[derive(Serialize)]
-struct Told<'a> {
-    id: ProcessId,
-    from: &'a str,
-    to: &'a str,
-    from_id: String,
-    to_id: String,
-    moved: bool,
-    outcome: &'a str,
-    retry: bool,
-    image_bytes: u64,
-    pages: u64,
-    downtime_us: Option<u64>,
-    watched_us: Option<u64>,
-    was_ready: Option<bool>,
-    total_us: u64,
-    parts_us: Vec<(&'a str, u64)>,
-    copied: Option<Copied>,
-}
-
-/// What went of directories that are copied along.
-#[derive(Serialize)]
-struct Copied {
-    running_bytes: u64,
-    still_bytes: u64,
-    still_us: u64,
-    bytes: u64,
-    entries: u64,
+/// A [`Strategy`], or the choice of one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Way {
+    #[default]
+    Auto,
+    StopAndCopy,
+    PreCopy,
 }
 
 impl Move {
     pub(crate) fn run(self) -> Result<u8> {
+        let travel = self.travel();
+        travel.check()?;
         let entry = self.which.find_living(&self.process)?;
         let nodes = self.which.nodes()?;
         let target = node::member(&nodes, &self.target)?;
         let process = entry.process;
-        let request = HostingRequest::Move {
+        let request = HostingRequest::MoveSo {
             process,
             target,
+            travel,
             dry_run: self.dry_run,
         };
         match self.which.hosting(request)? {
@@ -100,15 +108,33 @@ impl Move {
                 Ok(0)
             }
             Some(HostingReply::Moving { source, attempt }) => {
-                let (report, copied) = self.attend(source, attempt)?;
-                self.tell(&report, copied, &nodes)
+                let end = self.attend(source, attempt)?;
+                moved::tell(&end, &nodes, self.json)?;
+                Ok(match (end.report.moved, end.report.retry) {
+                    (true, _) => 0,
+                    (false, true) => EXIT_LATER,
+                    (false, false) => 1,
+                })
             }
             _ => Err(node::unexpected()),
         }
     }
 
-    /// Waits for the move's end.
-    fn attend(&self, source: NodeId, attempt: Attempt) -> Result<(MoveReport, Option<TreesSent>)> {
+    fn travel(&self) -> Travel {
+        Travel {
+            strategy: match self.strategy {
+                Way::Auto => None,
+                Way::StopAndCopy => Some(Strategy::StopAndCopy),
+                Way::PreCopy => Some(Strategy::PreCopy),
+            },
+            downtime_max: self.max_downtime,
+            rate_max: self.max_rate,
+            within: self.deadline,
+        }
+    }
+
+    /// Waits for the move's end, and shows its rounds until then.
+    fn attend(&self, source: NodeId, attempt: Attempt) -> Result<MoveEnd> {
         let which = self.which.clone();
         Signals::catch()?.each(move |signal| {
             let cancelled = which.hosting(HostingRequest::CancelMove { source, attempt });
@@ -117,59 +143,36 @@ impl Move {
                 std::process::exit(128 + signal);
             }
         })?;
+        let (line, mut after) = (show::Line::new(), 0);
         loop {
-            let request = HostingRequest::MoveNews { source, attempt };
+            let request = HostingRequest::MoveProgress {
+                source,
+                attempt,
+                after,
+            };
+            let of_older = |report, copied| MoveEnd {
+                report,
+                travelled: None,
+                copied,
+            };
             match self.which.hosting(request)? {
-                Some(HostingReply::MoveNews(Some(report))) => return Ok((*report, None)),
+                Some(HostingReply::MoveProgress(progress)) => {
+                    after += progress.rounds.len() as u32;
+                    if let Some(last) = progress.rounds.last() {
+                        line.set(&moved::round(after, last));
+                    }
+                    if let Some(end) = progress.ended {
+                        return Ok(*end);
+                    }
+                }
+                Some(HostingReply::MoveNews(Some(report))) => return Ok(of_older(*report, None)),
                 Some(HostingReply::MovedWithCopies(report, copied)) => {
-                    return Ok((*report, Some(copied)));
+                    return Ok(of_older(*report, Some(copied)));
                 }
                 Some(HostingReply::MoveNews(None)) => {}
                 _ => return Err(node::unexpected()),
             }
         }
-    }
-
-    fn tell(&self, report: &MoveReport, copied: Option<TreesSent>, nodes: &Nodes) -> Result<u8> {
-        let from = node::name_of(nodes, report.source);
-        let to = node::name_of(nodes, report.target);
-        if self.json {
-            show::json(&Told {
-                id: report.process,
-                from: &from,
-                to: &to,
-                from_id: identity::text(report.source),
-                to_id: identity::text(report.target),
-                moved: report.moved,
-                outcome: &report.outcome,
-                retry: report.retry,
-                image_bytes: report.image_bytes,
-                pages: report.pages,
-                downtime_us: report.downtime_us,
-                watched_us: report.watched_us,
-                was_ready: report.was_ready,
-                total_us: report.total_us,
-                parts_us: report
-                    .parts
-                    .iter()
-                    .map(|(part, us)| (&**part, *us))
-                    .collect(),
-                copied: copied.map(|sent| Copied {
-                    running_bytes: sent.running_bytes,
-                    still_bytes: sent.still_bytes,
-                    still_us: sent.still_us,
-                    bytes: sent.bytes,
-                    entries: sent.entries,
-                }),
-            })?;
-        } else {
-            show::print(text(report, copied, &from, &to));
-        }
-        Ok(match (report.moved, report.retry) {
-            (true, _) => 0,
-            (false, true) => EXIT_LATER,
-            (false, false) => 1,
-        })
     }
 }
 
@@ -200,73 +203,4 @@ pub(crate) fn quietly(which: &Which, process: ProcessId, target: NodeId) -> Resu
             Ok(if retry { EXIT_LATER } else { 1 })
         }
     }
-}
-
-/// What each part of a move is.
-fn meaning(part: &str, ready: Option<bool>) -> &'static str {
-    match (part, ready) {
-        ("fetch", _) => "the program went to the target and was compiled there",
-        ("room", _) => "the target made room",
-        ("accept", _) => "the target was asked and accepted",
-        ("declare", _) => "the registry wrote the intent down",
-        ("pause", Some(true)) => {
-            "watched, running, until all it needs was ready there; then stopped"
-        }
-        ("pause", _) => "until it stood still",
-        ("capture", _) => "stood still: its state became an image",
-        ("send", _) => {
-            "image and pages, and what changed in copied directories, went to the target"
-        }
-        ("restore", _) => "the target made the process of them",
-        ("commit", _) => "the registry wrote the new owner down",
-        ("resume", _) => "until its first instruction there",
-        ("travel", _) => "messages on their way",
-        ("confirm", _) => "waited for news after the commit",
-        ("settle", _) => "the registry wrote down that it stays",
-        ("return", _) => "until it ran here again",
-        _ => "",
-    }
-}
-
-fn text(report: &MoveReport, copied: Option<TreesSent>, from: &str, to: &str) -> String {
-    let process = report.process.short();
-    let mut text = match report.moved {
-        true => format!("{process} moved from {from} to {to}\n"),
-        false => format!("{process} {}\n", Plain(&report.outcome)),
-    };
-    for (part, us) in &report.parts {
-        let span = show::time(Duration::from_micros(*us));
-        let meaning = meaning(part, report.was_ready);
-        text.push_str(&format!(
-            "  {:<8} {span:>9}  {meaning}\n",
-            Plain(part).to_string()
-        ));
-    }
-    let total = show::time(Duration::from_micros(report.total_us));
-    text.push_str(&format!("  total    {total:>9}\n"));
-    if let Some(us) = report.downtime_us {
-        let span = show::time(Duration::from_micros(us));
-        text.push_str(&format!(
-            "  downtime {span:>9}  from its last instruction before to its first after\n"
-        ));
-    }
-    if report.moved {
-        let bytes = report.image_bytes + report.pages * sterna_process::PAGE_SIZE as u64;
-        text.push_str(&format!(
-            "  {} pages, {} in all\n",
-            report.pages,
-            show::bytes(bytes)
-        ));
-    }
-    if let Some(sent) = copied {
-        text.push_str(&format!(
-            "  copied along: {} while it ran and {} in {} while it stood still, of {} in {} files and directories\n",
-            show::bytes(sent.running_bytes),
-            show::bytes(sent.still_bytes),
-            show::time(Duration::from_micros(sent.still_us)),
-            show::bytes(sent.bytes),
-            sent.entries
-        ));
-    }
-    text
 }

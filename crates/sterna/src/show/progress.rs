@@ -90,6 +90,32 @@ impl Drop for Bar {
     }
 }
 
+/// A line that changes, for work of which nobody knows how much is left.
+pub(crate) struct Line(ProgressBar);
+
+impl Line {
+    /// A line that shows when it is first [set](Line::set).
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::hidden();
+        bar.set_style(style("{spinner} {wide_msg} {elapsed}"));
+        Self(bar)
+    }
+
+    pub(crate) fn set(&self, text: &str) {
+        if self.0.is_hidden() {
+            self.0.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        self.0.set_message(text.to_owned());
+        self.0.tick();
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// A bar that fills, for work whose parts have names.
 pub(crate) struct Steps(ProgressBar);
 

@@ -98,6 +98,12 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads a rate, in bytes a second: `200MB/s`, or the same without `/s`; sizes as [`parse_bytes`] has them.
+pub(crate) fn parse_rate(text: &str) -> Result<u64, String> {
+    let size = text.trim().trim_end_matches("/s");
+    parse_bytes(size).map_err(|_| format!("{text:?} is not a rate: write 500K/s, 200MB/s or 1G/s"))
+}
+
 /// Reads a span of time: `500ms`, `30s`, `5m`, `12h`, `30d`; a plain number is seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time: write 500ms, 30s, 5m, 12h or 30d");

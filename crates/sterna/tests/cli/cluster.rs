@@ -133,6 +133,16 @@ impl Node {
         Some(rustix::net::sockopt::socket_peercred(&socket).ok()?.pid)
     }
 
+    /// Waits until its runner does not note what any process writes, as the kernel has it.
+    pub(crate) fn notes_nothing(&self) {
+        until("no written pages are noted any more", || {
+            let runner = self.runner().expect("it has a runner").as_raw_nonzero();
+            let open = fs::read_dir(format!("/proc/{runner}/fd")).unwrap();
+            let mut files = open.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+            !files.any(|file| file.to_string_lossy().contains("userfaultfd"))
+        });
+    }
+
     pub(crate) fn kill_runner(&self) {
         kill_process(self.runner().expect("it has a runner"), Signal::KILL).unwrap();
     }

@@ -17,6 +17,7 @@
 //! - `hosted`: processes on nodes: moved, killed, and their nodes killed
 //! - `trial`: moves that are disturbed at a certain point
 //! - `phases`: each role of a move killed and stopped at each of its phases
+//! - `live`: memory that goes while its process runs
 //! - `networks`: nodes in networks of their own: cut, lossy, of IPv6 alone
 //! - `hardship`: nodes whose disks are full; `clocks`: nodes whose clocks are wrong
 //! - `clients`: servers with clients that stay connected while they move
@@ -47,6 +48,7 @@ mod hosted;
 mod journeys;
 mod keeping;
 mod left;
+mod live;
 mod moves;
 mod networks;
 mod nodes;

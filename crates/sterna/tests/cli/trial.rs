@@ -66,6 +66,8 @@ pub(crate) struct Trial {
     pub(crate) cluster: Cluster,
     /// What the processes wrote, with the points at which they were disturbed.
     pub(crate) written: Vec<(String, String)>,
+    /// How memory is to travel.
+    pub(crate) way: &'static [&'static str],
 }
 
 pub(crate) fn faults(world: &World, node: &str) -> PathBuf {
@@ -106,7 +108,11 @@ impl Trial {
         });
         cluster.have_runners();
         let written = Vec::new();
-        Self { cluster, written }
+        Self {
+            cluster,
+            written,
+            way: &[],
+        }
     }
 
     pub(crate) fn arm(&self, role: Role, text: &str) {
@@ -153,7 +159,8 @@ impl Trial {
         let node = self.cluster.at(asked.unwrap());
         self.arm(role, point);
         loop {
-            let mut moving = node.begin(&self.cluster.world, &["move", name, "two"]);
+            let words = [&["move", name, "two"], self.way].concat();
+            let mut moving = node.begin(&self.cluster.world, &words);
             until("the point, or the end of the move", || {
                 self.has_reached(role) || moving.out.has_ended()
             });
@@ -218,6 +225,7 @@ impl Trial {
             until("the node has a runner", || {
                 self.cluster.at(node).runner().is_some()
             });
+            self.cluster.at(node).notes_nothing();
         }
     }
 

@@ -3,8 +3,8 @@
 
 use proptest::prelude::*;
 use sterna_migration::{
-    Action, Attempt, Body, Command, Event, Message, MoveId, NodeId, Readied, Record, Refusal,
-    RunnerEvent, TargetFailure, Timings,
+    Action, Attempt, Body, Command, Event, Message, MoveId, NodeId, Order, Readied, Record,
+    Refusal, Round, RunnerEvent, Strategy as Way, TargetFailure, Timings, Travel,
 };
 use sterna_process::Epoch;
 
@@ -30,6 +30,7 @@ fn message() -> impl Strategy<Value = Event> {
     let body = prop_oneof![
         Just(Body::Offer(offer())),
         Just(Body::Accept(Readied::default())),
+        Just(Body::Coming),
         Just(Body::Refuse(Refusal::Busy)),
         Just(state()),
         Just(Body::Committed),
@@ -61,7 +62,7 @@ fn record() -> impl Strategy<Value = Event> {
 
 fn runner() -> impl Strategy<Value = Event> {
     let reason = String::new;
-    (0_u8..13, attempt()).prop_map(move |(which, attempt)| {
+    (0_u8..17, attempt()).prop_map(move |(which, attempt)| {
         let (process, epoch, reason) = (P, attempt.epoch, reason());
         Event::Runner(match which {
             0 => RunnerEvent::Prepared { attempt },
@@ -78,6 +79,16 @@ fn runner() -> impl Strategy<Value = Event> {
             9 => RunnerEvent::Restored { attempt },
             10 => RunnerEvent::RestoreFailed { attempt, reason },
             11 => RunnerEvent::Resumed { process, epoch },
+            12 => RunnerEvent::Tracking {
+                attempt,
+                pages: 9999,
+            },
+            13 => RunnerEvent::TrackFailed { attempt, reason },
+            14 => RunnerEvent::RoundSent {
+                attempt,
+                round: Round::default(),
+            },
+            15 => RunnerEvent::RoundFailed { attempt, reason },
             _ => RunnerEvent::Exited { process },
         })
     })
@@ -131,10 +142,22 @@ fn good(node: NodeId) -> Vec<Event> {
         record: Some(record),
     };
     let size = SIZE;
+    let readied = Readied {
+        strategy: Way::PreCopy,
+        ..Readied::default()
+    };
     match node == S {
         true => vec![
-            says(T, Body::Accept(Readied::default())),
+            says(T, Body::Accept(readied)),
             is(declared()),
+            Event::Runner(RunnerEvent::Tracking {
+                attempt,
+                pages: 9999,
+            }),
+            Event::Runner(RunnerEvent::RoundSent {
+                attempt,
+                round: Round::default(),
+            }),
             Event::Runner(RunnerEvent::Paused { attempt }),
             Event::Runner(RunnerEvent::Captured { attempt, size }),
             Event::Runner(RunnerEvent::Pushed { attempt }),
@@ -181,7 +204,11 @@ impl Heard {
             Action::Command(Command::Resume { epoch, .. }) => {
                 records.any(|record| record.owner == node && record.epoch == *epoch)
             }
-            Action::Command(Command::Pause { attempt, .. }) => records.any(|record| {
+            Action::Command(
+                Command::Pause { attempt, .. }
+                | Command::Track { attempt }
+                | Command::Round { attempt, .. },
+            ) => records.any(|record| {
                 let intent = record.intent.map(|intent| intent.move_id);
                 record.epoch == attempt.epoch && intent == Some(attempt.move_id)
             }),
@@ -198,20 +225,25 @@ impl Heard {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
-    fn nothing_comes_before_what_must_come_first(steps in steps(), on_source: bool) {
+    fn nothing_comes_before_what_must_come_first(steps in steps(), on_source: bool, with_rounds: bool) {
         let node = if on_source { S } else { T };
         let holding = sterna_migration::Holding::Running { epoch: E };
         let mut script = Script::new(node, on_source.then_some(holding));
         let mut heard = Heard::default();
         let mut good = good(node).into_iter();
-        let _ = script.moves.start(script.now(), order(T));
+        let travel = Travel {
+            strategy: with_rounds.then_some(Way::PreCopy).or(order(T).travel.strategy),
+            ..Travel::default()
+        };
+        let order = || Order { travel, ..order(T) };
+        let _ = script.moves.start(script.now(), order());
         for step in steps {
             let event = match step {
                 Step::Next => good.next(),
                 Step::Event(event) => Some(event),
                 Step::Waits => None,
                 Step::Order => {
-                    let _ = script.moves.start(script.now(), order(T));
+                    let _ = script.moves.start(script.now(), order());
                     continue;
                 }
                 Step::Cancel => {

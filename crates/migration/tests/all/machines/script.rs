@@ -3,7 +3,7 @@
 use sterna_migration::{
     Action, Attempt, Body, Command, Event, Grant, Holding, Intent, Life, Limits, Message, MoveId,
     Moves, NodeId, Notice, Offer, Order, Readied, Record, Report, RunnerEvent, Size, Snapshot,
-    Strategy, Swap, Time,
+    Strategy, Swap, Time, Travel,
 };
 use sterna_process::{Epoch, MemoryLayout, ProcessId, ProgramId, Tag};
 
@@ -44,6 +44,10 @@ pub(super) fn order(target: NodeId) -> Order {
         move_id: MOVE,
         grant: GRANT,
         offer: offer(),
+        travel: Travel {
+            strategy: Some(Strategy::StopAndCopy),
+            ..Travel::default()
+        },
     }
 }
 
@@ -139,11 +143,18 @@ impl Script {
         panic!("it never came");
     }
 
+    /// A source that has offered the process, and is to have its memory travel so.
+    pub(super) fn source_with(travel: Travel) -> Self {
+        let mut script = Self::new(S, Some(Holding::Running { epoch: E }));
+        let order = Order { travel, ..order(T) };
+        script.moves.start(script.now(), order).unwrap();
+        script.actions();
+        script
+    }
+
     /// A source that has gone so far.
     pub(super) fn source(step: usize) -> Self {
-        let mut script = Self::new(S, Some(Holding::Running { epoch: E }));
-        script.moves.start(script.now(), order(T)).unwrap();
-        script.actions();
+        let mut script = Self::source_with(order(T).travel);
         let attempt = ATTEMPT;
         let size = SIZE;
         let steps: [Step<'_>; 5] = [

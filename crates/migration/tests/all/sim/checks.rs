@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sterna_migration::{
-    Attempt, Copied, Life, MoveFailure, MoveId, NodeId, Outcome, Record, Report,
+    Attempt, Copied, Life, MoveFailure, MoveId, NodeId, Outcome, Record, Report, RoundsEnd,
+    Strategy,
 };
 use sterna_process::{Epoch, ProcessId};
 
+use super::memory::Memory;
 use super::node::{Held, Node};
 
 /// What is known of one process beyond what any node knows.
@@ -175,6 +177,23 @@ impl Checks {
         }
     }
 
+    /// The same of one that came from elsewhere, with this memory.
+    pub(super) fn moved(
+        &mut self,
+        process: ProcessId,
+        work: u64,
+        memory: &Memory,
+    ) -> Result<(), String> {
+        self.resumed(process, work)?;
+        let written = Memory::after(work);
+        match *memory == written {
+            true => Ok(()),
+            false => Err(format!(
+                "its memory is {memory:?}, but it wrote {written:?}"
+            )),
+        }
+    }
+
     /// A source lets its copy of this epoch go.
     pub(super) fn let_go(
         &mut self,
@@ -237,7 +256,27 @@ impl Checks {
             ));
         }
         self.saw_outcome(&report.outcome);
+        self.saw_travelled(report);
         Ok(())
+    }
+
+    fn saw_travelled(&mut self, report: &Report) {
+        let travelled = &report.travelled;
+        if let Outcome::Moved { .. } = report.outcome {
+            match (travelled.strategy, travelled.rounds.len()) {
+                (Strategy::PreCopy, 0) => self.saw("moved, no time for a round"),
+                (Strategy::PreCopy, 1) => self.saw("moved in a round"),
+                (Strategy::PreCopy, _) => self.saw("moved in rounds"),
+                _ if travelled.why_not.is_some() => self.saw("moved without the rounds wanted"),
+                _ => {}
+            }
+        }
+        match travelled.end {
+            Some(RoundsEnd::Enough) => self.saw("rounds: enough"),
+            Some(RoundsEnd::NotConverging) => self.saw("rounds: not converging"),
+            Some(RoundsEnd::Late) => self.saw("rounds: late"),
+            _ => {}
+        }
     }
 
     fn saw_outcome(&mut self, outcome: &Outcome) {
@@ -256,6 +295,10 @@ impl Checks {
                 MoveFailure::Cancelled => "stayed, cancelled",
                 MoveFailure::RegistrySilent => "stayed, registry silent",
                 MoveFailure::Leftover => "stayed, leftover",
+                MoveFailure::Copy { .. } => "stayed, round failed",
+                MoveFailure::Downtime { .. } => "stayed, downtime",
+                MoveFailure::Deadline { .. } => "stayed, deadline",
+                MoveFailure::NoPreCopy { .. } => "stayed, no rounds",
                 MoveFailure::Pause { .. } => "stayed, pause",
                 MoveFailure::Capture { .. } => "stayed, capture",
                 MoveFailure::Push { .. } => "stayed, push",
@@ -327,6 +370,14 @@ impl Checks {
             }
             if owners.windows(3).any(|three| three[0] == three[2]) {
                 self.saw("moved back");
+            }
+        }
+        for node in nodes {
+            if let Some(tracked) = node.runner.tracked.values().next() {
+                let id = node.id;
+                return Err(format!(
+                    "node {id}: what it writes is still noted: {tracked:?}"
+                ));
             }
         }
         for (move_id, (_, lived, reports)) in &self.moves {

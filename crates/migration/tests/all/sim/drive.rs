@@ -24,6 +24,7 @@ const LISTING_AGAIN: u64 = 500 * MILLIS;
 const PATIENCE: u32 = 3;
 
 impl World {
+    // long because: one arm for each
     pub(super) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Order { process } => self.order(process),
@@ -74,8 +75,15 @@ impl World {
                 runner_life,
                 to,
                 attempt,
-                work,
-            } => self.bulk(from, runner_life, to, attempt, work),
+                image,
+            } => self.bulk((from, runner_life), to, attempt, image),
+            Happening::Round {
+                from,
+                runner_life,
+                to,
+                attempt,
+                sent,
+            } => self.round((from, runner_life), to, attempt, sent),
             Happening::Start { node, service_life } => self.start(node, service_life),
             Happening::Started {
                 node,
@@ -173,6 +181,7 @@ impl World {
                 image_format: 1,
                 strategy: Strategy::StopAndCopy,
             },
+            travel: self.travel(),
         };
         let (now, id) = (self.time(), self.nodes[node].id);
         let Some(service) = &mut self.nodes[node].service else {
@@ -215,6 +224,7 @@ impl World {
             };
             if let Some(epoch) = held.get(&process).filter(|_| stops).map(Held::epoch) {
                 held.insert(process, Held::Exited { epoch });
+                self.nodes[node].runner.tracked.remove(&process);
                 self.note(|| format!("{node}: the process ends"));
                 self.checks.exited(process);
                 self.say(node, RunnerEvent::Exited { process });
@@ -237,30 +247,6 @@ impl World {
         }
     }
 
-    /// Image and pages reach the other runner.
-    fn bulk(&mut self, from: usize, runner_life: u32, to: usize, attempt: Attempt, work: u64) {
-        let mutation = self.mutation;
-        let taken = self.nodes[to].runner.receive(attempt, work, mutation);
-        self.note(|| format!("{to}: memory of {attempt}, taken: {taken}"));
-        if taken {
-            let trouble = !self.is_calm() && self.random.chance(TROUBLE);
-            let effects = self.nodes[to].runner.restore(attempt, trouble);
-            self.effects(to, effects);
-        }
-        if self.nodes[from].runner.life != runner_life {
-            return;
-        }
-        let reason = "the other side has no such move".into();
-        let event = match taken {
-            true => RunnerEvent::Pushed { attempt },
-            false => RunnerEvent::PushFailed { attempt, reason },
-        };
-        if taken && mutation == Mutation::DiscardOnceSent {
-            self.nodes[from].runner.held.remove(&attempt.process);
-        }
-        self.say(from, event);
-    }
-
     /// A service comes up, and asks its runner what it holds: the runner takes no earlier command from now on.
     fn start(&mut self, node: usize, service_life: u32) {
         if self.nodes[node].service_life != service_life {
@@ -268,6 +254,10 @@ impl World {
         }
         let runner = &mut self.nodes[node].runner;
         runner.obeys = service_life;
+        if !std::mem::take(&mut runner.tracked).is_empty() {
+            self.checks.saw("service crashed in a round");
+        }
+        let runner = &mut self.nodes[node].runner;
         let runner_life = runner.life;
         let held = runner.held.iter();
         let held = held
@@ -427,7 +417,7 @@ impl World {
                 self.check(checked);
             }
             Notice::Arrived { .. } => self.checks.saw("arrived"),
-            Notice::Lost { .. } => {}
+            Notice::Lost { .. } | Notice::Round { .. } => {}
             Notice::Fenced { process, .. } => {
                 let record = *self.record(*process);
                 let checked = self.checks.fenced(*process, &record);
@@ -453,7 +443,7 @@ impl World {
     }
 
     /// The runner says something to the service; nothing overtakes.
-    fn say(&mut self, node: usize, event: RunnerEvent) {
+    pub(super) fn say(&mut self, node: usize, event: RunnerEvent) {
         let delay = self.random.range(10, 5 * MILLIS);
         let from = &mut self.nodes[node];
         from.up_until = from.up_until.max(self.now + delay);
@@ -493,20 +483,33 @@ impl World {
             }
             (_, command) => command,
         };
-        let effects = self.nodes[node]
-            .runner
-            .obey(command, &mut self.random, calm);
+        let effects =
+            self.nodes[node]
+                .runner
+                .obey(command, &mut self.random, (calm, self.mutation));
         self.effects(node, effects);
     }
 
-    fn effects(&mut self, node: usize, effects: Vec<Effect>) {
+    pub(super) fn effects(&mut self, node: usize, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Say(event) => self.say(node, event),
-                Effect::Runs { process, work } => {
-                    let checked = self.checks.resumed(process, work);
+                Effect::Runs {
+                    process,
+                    work,
+                    memory,
+                } => {
+                    let checked = match memory {
+                        Some(memory) => self.checks.moved(process, work, &memory),
+                        None => self.checks.resumed(process, work),
+                    };
                     self.check(checked);
                 }
+                Effect::Round {
+                    attempt,
+                    work,
+                    pages,
+                } => self.send_round(node, attempt, work, pages),
                 Effect::LetsGo { process, epoch } => {
                     let record = *self.record(process);
                     let checked = self.checks.let_go(process, epoch, &record);
@@ -517,29 +520,8 @@ impl World {
                 Effect::Bulk {
                     attempt,
                     target,
-                    work,
-                } => {
-                    let to = self.name(target);
-                    let runner_life = self.nodes[node].runner.life;
-                    let crossings = self.crossings();
-                    if crossings.is_empty() {
-                        let reason = "the connection broke off".into();
-                        self.say(node, RunnerEvent::PushFailed { attempt, reason });
-                    }
-                    for mut delay in crossings {
-                        if !self.is_calm() && self.random.chance(100) {
-                            delay += self.random.range(0, 2 * SECONDS);
-                        }
-                        let happening = Happening::Bulk {
-                            from: node,
-                            runner_life,
-                            to,
-                            attempt,
-                            work,
-                        };
-                        self.after(delay, happening);
-                    }
-                }
+                    image,
+                } => self.send_bulk(node, (attempt, target), image),
             }
         }
     }

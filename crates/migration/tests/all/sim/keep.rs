@@ -13,6 +13,7 @@
 use sterna_migration::{Event, Grant, Life, MoveId, Record, Swap};
 use sterna_process::{Epoch, ProcessId};
 
+use super::memory::Set;
 use super::mutation::Mutation;
 use super::node::{Held, Runner};
 use super::world::{Happening, World};
@@ -160,6 +161,8 @@ impl Runner {
                     epoch,
                     move_id,
                     work,
+                    rest: Set::ALL,
+                    rounds: 0,
                 };
                 self.held.insert(process, held);
                 Kept::Copied { work }
@@ -180,6 +183,7 @@ impl Runner {
                     epoch,
                     move_id,
                     work,
+                    ..
                 }),
             ) if own(move_id) => {
                 self.held.insert(process, Held::Running { epoch, work });

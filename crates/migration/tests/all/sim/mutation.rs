@@ -34,6 +34,12 @@ pub(super) enum Mutation {
     OtherRecordIsNo,
     /// A service that thaws a process runs it as soon as it has asked for its record.
     ThawedBeforeAnswer,
+    /// A runner takes a round that was lost for sent.
+    LostRoundCounts,
+    /// A runner does not send what was written after the last round.
+    WrittenLastIsForgotten,
+    /// A runner goes on noting what is written when nobody needs that any more.
+    TrackingLeftOn,
 }
 
 impl Mutation {
@@ -53,5 +59,8 @@ impl Mutation {
         (Self::SilenceIsNo, "it runs on"),
         (Self::OtherRecordIsNo, "it runs on"),
         (Self::ThawedBeforeAnswer, "it runs on"),
+        (Self::LostRoundCounts, "its memory is"),
+        (Self::WrittenLastIsForgotten, "its memory is"),
+        (Self::TrackingLeftOn, "is still noted"),
     ];
 }

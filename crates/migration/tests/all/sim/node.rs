@@ -10,6 +10,7 @@ use sterna_migration::{
 use sterna_process::{Epoch, ProcessId};
 
 use super::keep::Keeping;
+use super::memory::{Memory, Set};
 use super::mutation::Mutation;
 use super::random::Random;
 
@@ -68,6 +69,9 @@ pub(super) enum Held {
         epoch: Epoch,
         move_id: MoveId,
         work: u64,
+        /// What the target does not have yet, from how many rounds.
+        rest: Set,
+        rounds: u32,
     },
     /// Of a file or snapshot.
     Made {
@@ -77,7 +81,10 @@ pub(super) enum Held {
     },
     Arriving {
         attempt: Attempt,
-        memory: Option<u64>,
+        memory: Memory,
+        rounds: u32,
+        /// Its image has come.
+        image: Option<u64>,
         asked: Option<(NodeId, Grant)>,
     },
     Ready {
@@ -85,6 +92,7 @@ pub(super) enum Held {
         source: NodeId,
         grant: Grant,
         work: u64,
+        memory: Memory,
     },
     Exited {
         epoch: Epoch,
@@ -132,6 +140,32 @@ pub(super) struct Runner {
     /// The life of the service whose commands it takes: the last that asked what it holds.
     pub(super) obeys: u32,
     pub(super) held: BTreeMap<ProcessId, Held>,
+    /// Whose written pages are noted.
+    pub(super) tracked: BTreeMap<ProcessId, Tracked>,
+}
+
+/// The written pages of a process, noted for a move.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tracked {
+    pub(super) attempt: Attempt,
+    /// Instructions until they were last taken.
+    since: u64,
+    /// Not sent before.
+    left: Set,
+    /// That the target said it has.
+    pub(super) rounds: u32,
+}
+
+impl Tracked {
+    /// What is to be sent of a process that has executed so much.
+    pub(super) fn dirty(&self, work: u64) -> Set {
+        self.left | Set::written(self.since, work)
+    }
+
+    /// What was written since.
+    pub(super) fn written(&self, work: u64) -> Set {
+        Set::written(self.since, work)
+    }
 }
 
 /// What comes of a command.
@@ -141,12 +175,19 @@ pub(super) enum Effect {
     Bulk {
         attempt: Attempt,
         target: NodeId,
-        work: u64,
+        image: Sent,
     },
-    /// A process that stood still begins to run.
+    /// Pages go to another runner, while the process runs.
+    Round {
+        attempt: Attempt,
+        work: u64,
+        pages: Set,
+    },
+    /// A process that stood still begins to run; with its memory, if it came from elsewhere.
     Runs {
         process: ProcessId,
         work: u64,
+        memory: Option<Memory>,
     },
     /// It ended by itself.
     Exits {
@@ -161,15 +202,19 @@ pub(super) enum Effect {
     Wrong(String),
 }
 
+/// Instructions that were executed, pages that have changed since the rounds, and how many these are.
+pub(super) type Sent = (u64, Set, u32);
+
 /// How often things go wrong in a runner, in a thousand.
 pub(super) const TROUBLE: u64 = 30;
 
 impl Runner {
+    // long because: one arm for each command
     pub(super) fn obey(
         &mut self,
         command: Command,
         random: &mut Random,
-        calm: bool,
+        (calm, mutation): (bool, Mutation),
     ) -> Vec<Effect> {
         let trouble = !calm && random.chance(TROUBLE);
         let reason = || "the simulation says so".to_owned();
@@ -184,23 +229,33 @@ impl Runner {
                 let reason = reason();
                 vec![Effect::Say(RunnerEvent::CaptureFailed { attempt, reason })]
             }
-            Command::Capture { attempt } => vec![Effect::Say(RunnerEvent::Captured {
-                attempt,
-                size: Size {
-                    image_bytes: 1000,
-                    pages: random.range(1, 100),
-                },
-            })],
+            Command::Capture { attempt } => self.capture(attempt, mutation),
             Command::Push { attempt, target } => match self.held.get(&attempt.process) {
-                Some(&Held::Frozen { move_id, work, .. }) if move_id == attempt.move_id => {
+                Some(&Held::Frozen {
+                    move_id,
+                    work,
+                    rest,
+                    rounds,
+                    ..
+                }) if move_id == attempt.move_id => {
                     vec![Effect::Bulk {
                         attempt,
                         target,
-                        work,
+                        image: (work, rest, rounds),
                     }]
                 }
                 _ => Vec::new(),
             },
+            Command::Track { attempt } if trouble => {
+                let reason = reason();
+                vec![Effect::Say(RunnerEvent::TrackFailed { attempt, reason })]
+            }
+            Command::Track { attempt } => self.track(attempt),
+            Command::Round { attempt, .. } => self.round(attempt),
+            Command::Untrack { attempt } => {
+                self.untrack(attempt.process, mutation);
+                Vec::new()
+            }
             Command::Restore {
                 attempt,
                 source,
@@ -212,7 +267,10 @@ impl Runner {
                 }
                 self.restore(attempt, trouble)
             }
-            Command::Resume { process, epoch } => self.resume(process, epoch),
+            Command::Resume { process, epoch } => {
+                self.untrack(process, mutation);
+                self.resume(process, epoch)
+            }
             Command::Discard { attempt } => self.discard(attempt),
             Command::Forget { process } => {
                 if let Some(Held::Exited { .. }) = self.held.get(&process) {
@@ -224,6 +282,72 @@ impl Runner {
         }
     }
 
+    fn track(&mut self, attempt: Attempt) -> Vec<Effect> {
+        let Some(&Held::Running { work, epoch }) = self.held.get(&attempt.process) else {
+            return Vec::new();
+        };
+        if epoch != attempt.epoch {
+            return Vec::new();
+        }
+        let left = Set::ALL;
+        let tracked = Tracked {
+            attempt,
+            since: work,
+            left,
+            rounds: 0,
+        };
+        match self.tracked.insert(attempt.process, tracked) {
+            None => vec![Effect::Say(RunnerEvent::Tracking {
+                attempt,
+                pages: left.count(),
+            })],
+            Some(before) => vec![Effect::Wrong(format!("noted for {attempt} and {before:?}"))],
+        }
+    }
+
+    fn round(&mut self, attempt: Attempt) -> Vec<Effect> {
+        let held = self.held.get(&attempt.process);
+        let tracked = self.tracked.get_mut(&attempt.process);
+        match (held, tracked) {
+            (Some(&Held::Running { work, .. }), Some(tracked)) if tracked.attempt == attempt => {
+                let pages = tracked.dirty(work);
+                (tracked.left, tracked.since) = (Set::NONE, work);
+                vec![Effect::Round {
+                    attempt,
+                    work,
+                    pages,
+                }]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Nothing of it is noted any more.
+    pub(super) fn untrack(&mut self, process: ProcessId, mutation: Mutation) {
+        if mutation != Mutation::TrackingLeftOn {
+            self.tracked.remove(&process);
+        }
+    }
+
+    fn capture(&mut self, attempt: Attempt, mutation: Mutation) -> Vec<Effect> {
+        let tracked = self.tracked.remove(&attempt.process);
+        if let Some(tracked) = tracked
+            && let Some(Held::Frozen {
+                work, rest, rounds, ..
+            }) = self.held.get_mut(&attempt.process)
+        {
+            *rounds = tracked.rounds;
+            *rest = match mutation {
+                Mutation::WrittenLastIsForgotten => tracked.left,
+                _ => tracked.dirty(*work),
+            };
+        }
+        vec![Effect::Say(RunnerEvent::Captured {
+            attempt,
+            size: Size::default(),
+        })]
+    }
+
     fn prepare(&mut self, attempt: Attempt) -> Vec<Effect> {
         if let Some(held) = self.held.get(&attempt.process) {
             let wrong = format!("room for {attempt}, but there is {held:?}");
@@ -231,7 +355,9 @@ impl Runner {
         }
         let held = Held::Arriving {
             attempt,
-            memory: None,
+            memory: Memory::FIRST,
+            rounds: 0,
+            image: None,
             asked: None,
         };
         self.held.insert(attempt.process, held);
@@ -247,6 +373,7 @@ impl Runner {
         match self.held.get(&process) {
             Some(&Held::Running { epoch, .. }) if trouble && random.chance(300) => {
                 self.held.insert(process, Held::Exited { epoch });
+                self.tracked.remove(&process);
                 vec![
                     Effect::Exits { process },
                     Effect::Say(RunnerEvent::Exited { process }),
@@ -261,6 +388,8 @@ impl Runner {
                     epoch,
                     move_id,
                     work,
+                    rest: Set::ALL,
+                    rounds: 0,
                 };
                 self.held.insert(process, held);
                 vec![Effect::Say(RunnerEvent::Paused { attempt })]
@@ -269,15 +398,42 @@ impl Runner {
         }
     }
 
-    /// Memory came. Whether there is room for it.
-    pub(super) fn receive(&mut self, attempt: Attempt, work: u64, mutation: Mutation) -> bool {
+    /// Pages came, of a process that runs elsewhere. Whether there is room for them.
+    pub(super) fn receive_pages(&mut self, attempt: Attempt, set: Set, pages: &Memory) -> bool {
         match self.held.get_mut(&attempt.process) {
             Some(Held::Arriving {
                 attempt: own,
                 memory,
+                rounds,
                 ..
-            }) if *own == attempt || mutation == Mutation::MemoryOfAnyAttempt => {
-                *memory = Some(work);
+            }) if *own == attempt => {
+                memory.install(set, pages);
+                *rounds += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The image came, and the rest of the pages. Whether there is room for them.
+    pub(super) fn receive(
+        &mut self,
+        attempt: Attempt,
+        (work, rest, sent): Sent,
+        mutation: Mutation,
+    ) -> bool {
+        match self.held.get_mut(&attempt.process) {
+            Some(Held::Arriving {
+                attempt: own,
+                memory,
+                rounds,
+                image,
+                ..
+            }) if (*own == attempt || mutation == Mutation::MemoryOfAnyAttempt)
+                && (sent == 0 || sent == *rounds) =>
+            {
+                memory.install(rest, &Memory::after(work));
+                *image = Some(work);
                 true
             }
             // It came before, and was pushed again.
@@ -286,12 +442,14 @@ impl Runner {
         }
     }
 
-    /// Makes the process, if its memory has come and the service has said so.
+    /// Makes the process, if all of it has come and the service has said so.
     pub(super) fn restore(&mut self, attempt: Attempt, trouble: bool) -> Vec<Effect> {
         let Some(&Held::Arriving {
             attempt: own,
-            memory: Some(work),
+            memory,
+            image: Some(work),
             asked: Some((source, grant)),
+            ..
         }) = self.held.get(&attempt.process)
         else {
             return Vec::new();
@@ -306,6 +464,7 @@ impl Runner {
             source,
             grant,
             work,
+            memory,
         };
         self.held.insert(attempt.process, held);
         vec![Effect::Say(RunnerEvent::Restored { attempt })]
@@ -320,13 +479,23 @@ impl Runner {
             }
             // Held for a file: the record that this is about is the one in which it was.
             Some(Held::Frozen { epoch: own, .. }) if *own >= epoch => vec![said],
-            Some(
-                &mut (Held::Frozen { work, .. }
-                | Held::Made { work, .. }
-                | Held::Ready { work, .. }),
-            ) => {
+            Some(&mut Held::Ready { work, memory, .. }) => {
                 self.held.insert(process, Held::Running { epoch, work });
-                vec![Effect::Runs { process, work }, said]
+                let runs = Effect::Runs {
+                    process,
+                    work,
+                    memory: Some(memory),
+                };
+                vec![runs, said]
+            }
+            Some(&mut (Held::Frozen { work, .. } | Held::Made { work, .. })) => {
+                self.held.insert(process, Held::Running { epoch, work });
+                let runs = Effect::Runs {
+                    process,
+                    work,
+                    memory: None,
+                };
+                vec![runs, said]
             }
             Some(Held::Arriving { .. }) => {
                 vec![Effect::Wrong(format!(

@@ -12,8 +12,9 @@ use sterna_process::ProcessId;
 
 use super::checks::Checks;
 use super::keep::KeepHappening;
+use super::memory::{Memory, Set};
 use super::mutation::Mutation;
-use super::node::{Held, Node};
+use super::node::{self, Held, Node};
 use super::random::Random;
 
 const MILLIS: u64 = 1000;
@@ -80,7 +81,14 @@ pub(super) enum Happening {
         runner_life: u32,
         to: usize,
         attempt: Attempt,
-        work: u64,
+        image: node::Sent,
+    },
+    Round {
+        from: usize,
+        runner_life: u32,
+        to: usize,
+        attempt: Attempt,
+        sent: Sent,
     },
     Start {
         node: usize,
@@ -102,6 +110,13 @@ pub(super) enum Happening {
     },
     RegistryUp,
     Keep(KeepHappening),
+}
+
+/// A round on its way.
+pub(super) struct Sent {
+    pub(super) at: u64,
+    pub(super) pages: Set,
+    pub(super) memory: Memory,
 }
 
 /// What is asked of the registry.
@@ -383,6 +398,9 @@ impl World {
     fn crash_runner(&mut self, node: usize) {
         let id = self.nodes[node].id;
         let held = std::mem::take(&mut self.nodes[node].runner.held);
+        if !std::mem::take(&mut self.nodes[node].runner.tracked).is_empty() {
+            self.checks.saw("runner crashed in a round");
+        }
         for (process, held) in held {
             let record = self.records[&process];
             self.checks.runner_crashed(id, process, &held, &record);
@@ -495,6 +513,8 @@ fn limits(random: &mut Random) -> Limits {
         repeat_max: millis(200, 1000),
         accept_within: millis(100, 2000),
         declare_within: millis(50, 1000),
+        round_within: millis(50, 2000),
+        downtime_goal: millis(0, 60),
         pause_within: millis(50, 1000),
         capture_within: millis(50, 1000),
         push_within: millis(100, 2000),
@@ -504,6 +524,8 @@ fn limits(random: &mut Random) -> Limits {
         prepare_within: millis(100, 2000),
         state_within: millis(100, 4000),
         restore_within: millis(100, 2000),
+        rounds_max: random.range(1, 6) as usize,
+        rate_assumed: 1_000_000,
     }
 }
 

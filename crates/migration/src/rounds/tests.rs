@@ -1,0 +1,207 @@
+//! When rounds go on and when they end.
+
+use super::*;
+
+const MILLI: Duration = Duration::from_millis(1);
+
+fn travel(strategy: Option<Strategy>) -> Travel {
+    Travel {
+        strategy,
+        ..Travel::default()
+    }
+}
+
+/// At a megabyte a millisecond.
+fn round(pages: u64, dirty: u64) -> Round {
+    let bytes = pages * PAGE_SIZE as u64;
+    Round {
+        pages,
+        bytes,
+        took: Duration::from_nanos(bytes),
+        held_back: Duration::ZERO,
+        dirty,
+    }
+}
+
+fn begun(travel: Travel) -> Rounds {
+    let mut rounds = Rounds::new(travel, Time::ZERO);
+    assert_eq!(rounds.agreed(Strategy::PreCopy), Next::Round);
+    rounds.begin(2 * MILLI);
+    rounds
+}
+
+fn sent(rounds: &mut Rounds, round: Round, now: Time) -> Next {
+    rounds.note(round);
+    rounds.sent(&round, now, &Limits::default())
+}
+
+fn at(millis: u64) -> Time {
+    Time::from_micros(millis * 1000)
+}
+
+#[test]
+fn rounds_go_on_until_the_rest_goes_fast_enough() {
+    let limits = Limits::default();
+    let mut rounds = begun(travel(None));
+    assert_eq!(rounds.counted(100_000, at(1), &limits), Next::Round);
+    assert_eq!(
+        sent(&mut rounds, round(100_000, 10_000), at(500)),
+        Next::Round
+    );
+    assert_eq!(sent(&mut rounds, round(10_000, 1000), at(600)), Next::Pause);
+    let travelled = rounds.travelled();
+    assert_eq!(travelled.end, Some(RoundsEnd::Enough));
+    assert_eq!(travelled.rounds.len(), 2);
+    let expected = travelled.expected.unwrap();
+    assert!(expected > 6 * MILLI && expected < 7 * MILLI, "{expected:?}");
+}
+
+#[test]
+fn what_is_written_as_fast_as_it_is_copied_is_stopped() {
+    let limits = Limits::default();
+    let mut rounds = begun(travel(None));
+    assert_eq!(rounds.counted(100_000, at(1), &limits), Next::Round);
+    assert_eq!(
+        sent(&mut rounds, round(100_000, 50_000), at(2)),
+        Next::Round
+    );
+    assert_eq!(sent(&mut rounds, round(50_000, 50_000), at(3)), Next::Pause);
+    assert_eq!(rounds.travelled().end, Some(RoundsEnd::NotConverging));
+
+    let strict = Travel {
+        downtime_max: Some(5 * MILLI),
+        ..travel(Some(Strategy::PreCopy))
+    };
+    let mut rounds = begun(strict);
+    rounds.counted(100_000, at(1), &limits);
+    let next = sent(&mut rounds, round(100_000, 100_000), at(2));
+    let Next::GiveUp(MoveFailure::Downtime { expected, max }) = next else {
+        panic!("{next:?}");
+    };
+    assert!(max == 5 * MILLI && expected > 400 * MILLI);
+}
+
+#[test]
+fn their_number_is_limited() {
+    let limits = Limits::default();
+    let mut rounds = begun(travel(None));
+    let mut next = rounds.counted(1 << 20, at(1), &limits);
+    let mut left = 1 << 20;
+    while next == Next::Round {
+        left -= 1;
+        next = sent(&mut rounds, round(left + 1, left), at(1));
+    }
+    assert_eq!(next, Next::Pause);
+    assert_eq!(rounds.travelled().rounds.len(), limits.rounds_max);
+}
+
+#[test]
+fn little_memory_goes_at_once_unless_rounds_are_wanted() {
+    let limits = Limits::default();
+    let mut rounds = begun(travel(None));
+    assert_eq!(rounds.counted(20, at(1), &limits), Next::Pause);
+    assert_eq!(rounds.travelled().strategy, Strategy::StopAndCopy);
+    let mut rounds = begun(travel(Some(Strategy::PreCopy)));
+    assert_eq!(rounds.counted(20, at(1), &limits), Next::Round);
+    assert_eq!(sent(&mut rounds, round(20, 1), at(2)), Next::Pause);
+    assert_eq!(rounds.travelled().strategy, Strategy::PreCopy);
+}
+
+#[test]
+fn no_round_begins_that_would_end_after_the_deadline() {
+    let limits = Limits::default();
+    let wanted = Travel {
+        within: Some(1000 * MILLI),
+        ..travel(None)
+    };
+    let mut rounds = begun(wanted);
+    assert_eq!(rounds.counted(10_000, at(1), &limits), Next::Round);
+    assert_eq!(sent(&mut rounds, round(10_000, 9000), at(970)), Next::Pause);
+    assert_eq!(rounds.travelled().end, Some(RoundsEnd::Late));
+
+    // 40 MB at 10 MB a second.
+    let wanted = Travel {
+        rate_max: Some(10_000_000),
+        ..wanted
+    };
+    let next = begun(wanted).counted(10_000, at(1), &limits);
+    let Next::GiveUp(MoveFailure::Deadline { needed, within }) = next else {
+        panic!("{next:?}");
+    };
+    assert_eq!((needed, within), (4096 * MILLI, 1000 * MILLI));
+}
+
+#[test]
+fn a_rate_that_was_kept_to_is_not_taken_for_that_of_the_last_push() {
+    let limits = Limits::default();
+    let wanted = Travel {
+        rate_max: Some(1 << 20),
+        ..travel(None)
+    };
+    let mut rounds = begun(wanted);
+    rounds.counted(10_000, at(1), &limits);
+    let held_back = 39_000 * MILLI;
+    let one = round(10_000, 1000);
+    let held = Round {
+        took: one.took + held_back,
+        held_back,
+        ..one
+    };
+    assert_eq!(sent(&mut rounds, held, at(40_000)), Next::Pause);
+}
+
+#[test]
+fn without_rounds_a_strict_limit_ends_the_move() {
+    assert_eq!(begun(travel(None)).without("why"), Next::Pause);
+    assert_eq!(
+        begun(travel(Some(Strategy::PreCopy))).without("why"),
+        Next::Pause
+    );
+    let strict = Travel {
+        downtime_max: Some(MILLI),
+        ..travel(Some(Strategy::PreCopy))
+    };
+    let reason = "why".to_owned();
+    let given_up = Next::GiveUp(MoveFailure::NoPreCopy { reason });
+    assert_eq!(begun(strict).without("why"), given_up);
+}
+
+#[test]
+fn what_cannot_be_wanted_is_named() {
+    let some = Some(Duration::from_millis(10));
+    let check = |travel: Travel, expected| assert_eq!(travel.check(), expected);
+    check(Travel::default(), Ok(()));
+    let stop = travel(Some(Strategy::StopAndCopy));
+    check(stop, Ok(()));
+    for contradictory in [
+        Travel {
+            downtime_max: some,
+            ..stop
+        },
+        Travel {
+            within: some,
+            ..stop
+        },
+        Travel {
+            rate_max: Some(RATE_MIN),
+            ..stop
+        },
+    ] {
+        check(contradictory, Err(TravelError::NoRounds));
+    }
+    let min = RATE_MIN;
+    for rate in [0, RATE_MIN - 1] {
+        let rate_max = Some(rate);
+        let slow = Travel {
+            rate_max,
+            ..travel(None)
+        };
+        check(slow, Err(TravelError::Rate { rate, min }));
+    }
+    let none = Travel {
+        within: Some(Duration::ZERO),
+        ..travel(None)
+    };
+    check(none, Err(TravelError::NoTime));
+    check(travel(Some(Strategy::PostCopy)), Err(TravelError::PostCopy));
+}

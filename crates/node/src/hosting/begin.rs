@@ -1,0 +1,163 @@
+//! How a move begins: what would make it fail is asked first.
+
+use std::sync::Arc;
+
+use sterna_migration::{Grant, MoveId, NodeId, Offer, Order as Move, Travel};
+use sterna_process::ProcessId;
+use sterna_runner::message::Seen;
+use tokio::sync::oneshot;
+
+use super::Hosting;
+use super::copies::copied;
+use super::input::Input;
+use super::random;
+use crate::limits::ANSWER_WITHIN;
+use crate::message::{
+    Belongings, Failure, FailureKind, HostingReply, HostingRequest, Reply, Request,
+};
+use crate::service::Service;
+
+impl Service {
+    /// Begins to move a process of this node.
+    pub(super) async fn begin_move(
+        self: &Arc<Self>,
+        hosting: &Hosting,
+        process: ProcessId,
+        (target, travel): (NodeId, Travel),
+        dry_run: bool,
+    ) -> Result<HostingReply, Failure> {
+        travel.check().map_err(Failure::refused)?;
+        let seen = hosting.seen(process).await?;
+        self.may_move(hosting, process, target, &seen).await?;
+        if dry_run {
+            return Ok(HostingReply::CouldMove {
+                source: self.id,
+                memory_bytes: seen.layout.bytes(),
+            });
+        }
+        let order = Move {
+            process,
+            target,
+            move_id: MoveId::from_bytes(random()?),
+            grant: Grant::from_bytes(random()?),
+            offer: Offer {
+                kind: seen.kind,
+                program: seen.program,
+                layout: seen.layout,
+                image_format: sterna_process::image::FORMAT_NEWEST,
+                strategy: travel.offered(),
+            },
+            travel,
+        };
+        let (begun, attempt) = oneshot::channel();
+        hosting.tell(Input::Begin { order, begun }).await;
+        match attempt.await {
+            Ok(Ok(attempt)) => Ok(HostingReply::Moving {
+                source: self.id,
+                attempt,
+            }),
+            Ok(Err(error)) => Err(Failure::refused(error)),
+            Err(_) => Err(Failure::new(FailureKind::Internal, "the node is stopping")),
+        }
+    }
+
+    /// Asks first what would make the move fail: before anything is written anywhere.
+    async fn may_move(
+        &self,
+        hosting: &Hosting,
+        process: ProcessId,
+        target: NodeId,
+        seen: &Seen,
+    ) -> Result<(), Failure> {
+        if target == self.id {
+            return Err(Failure::refused(format!(
+                "process {} is on that node already",
+                process.short()
+            )));
+        }
+        if self.roster().member(target).is_none() {
+            return Err(Failure::refused(
+                "the cluster has no such node: see `sterna nodes`",
+            ));
+        }
+        let entry = self.entry(process).await?;
+        let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
+        let is_copied = copied(&belongings.bindings).next().is_some();
+        let request = HostingRequest::MayCome {
+            kind: seen.kind.clone(),
+            bindings: belongings.bindings,
+            memory_bytes: seen.layout.bytes(),
+        };
+        self.may_be_asked(target, request).await?;
+        match is_copied {
+            true => self.have_room(hosting, process, target).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Asks whether a process may come.
+    pub(super) async fn may_be_asked(
+        &self,
+        target: NodeId,
+        request: HostingRequest,
+    ) -> Result<(), Failure> {
+        let addresses = self.addresses(target);
+        let request = Request::Hosting(request);
+        let asked = self
+            .transport
+            .ask(target, &addresses, &request, ANSWER_WITHIN)
+            .await;
+        match asked {
+            Ok((Reply::Done, _)) => Ok(()),
+            Ok((Reply::Failed(failure), _)) => Err(failure),
+            Ok(_) => Err(Failure::refused("the target answers another question")),
+            Err(error) => Err(Failure::new(
+                FailureKind::Unreachable,
+                format!("{error}: the process stays where it is"),
+            )),
+        }
+    }
+
+    /// A request as another node understands it, which may be older.
+    pub(super) async fn as_understood(
+        &self,
+        node: NodeId,
+        request: HostingRequest,
+    ) -> Result<HostingRequest, Failure> {
+        if !matches!(
+            request,
+            HostingRequest::MoveSo { .. } | HostingRequest::MoveProgress { .. }
+        ) {
+            return Ok(request);
+        }
+        let version = self
+            .transport
+            .version_with(node, &self.addresses(node))
+            .await;
+        if version.map_err(|error| Failure::new(FailureKind::Unreachable, error))? >= SINCE {
+            return Ok(request);
+        }
+        match request {
+            HostingRequest::MoveSo {
+                process,
+                target,
+                travel,
+                dry_run,
+            } if travel == Travel::default() => Ok(HostingRequest::Move {
+                process,
+                target,
+                dry_run,
+            }),
+            HostingRequest::MoveSo { .. } => Err(Failure::refused(
+                "the process's node is older and knows one way to move only: upgrade it, or give no strategy and limits",
+            )),
+            HostingRequest::MoveProgress {
+                source, attempt, ..
+            } => Ok(HostingRequest::MoveNews { source, attempt }),
+            other => Ok(other),
+        }
+    }
+}
+
+/// The version of the protocol since which nodes are told how memory is to travel.
+const SINCE: u16 = 3;
