@@ -113,6 +113,9 @@ const SOCKET_OPTIONS: &[(u64, u64)] = &[
     (libc::IPPROTO_TCP as u64, libc::TCP_NODELAY as u64),
 ];
 
+/// `SOCK_TYPE_MASK` of the kernel: the kind of a socket, without flags.
+const SOCKET_KIND: u64 = 0xf;
+
 /// `UFFD_USER_MODE_ONLY`: faults of the kernel cannot be held up, as an unprivileged process may not in any case.
 const UFFD_USER_MODE_ONLY: u64 = 1;
 
@@ -128,9 +131,17 @@ pub(super) fn conditional() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendEr
         .iter()
         .map(|(level, name)| SeccompRule::new(vec![is(1, *level)?, is(2, *name)?]));
     Ok(BTreeMap::from([
+        // Ends that are connected to each other for good: a socket for datagrams could be addressed elsewhere.
         (
             libc::SYS_socketpair,
-            vec![SeccompRule::new(vec![is(0, libc::AF_UNIX as u64)?])?],
+            [libc::SOCK_STREAM, libc::SOCK_SEQPACKET]
+                .into_iter()
+                .map(|kind| {
+                    let masked = Op::MaskedEq(SOCKET_KIND);
+                    let of_kind = SeccompCondition::new(1, Len::Dword, masked, kind as u64)?;
+                    SeccompRule::new(vec![is(0, libc::AF_UNIX as u64)?, of_kind])
+                })
+                .collect::<Result<_, _>>()?,
         ),
         (libc::SYS_setsockopt, options.collect::<Result<_, _>>()?),
         (libc::SYS_ioctl, requests.collect::<Result<_, _>>()?),

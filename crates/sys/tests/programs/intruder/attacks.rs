@@ -381,7 +381,7 @@ fn sockets() {
     }
     // Any descriptor will do.
     forbid! {
-        SYS_socketpair(libc::AF_UNIX, libc::SOCK_STREAM); SYS_connect(1); SYS_bind(1); SYS_listen(1, 1);
+        SYS_socketpair(libc::AF_UNIX, libc::SOCK_DGRAM); SYS_socketpair(libc::AF_INET, libc::SOCK_STREAM); SYS_connect(1); SYS_bind(1); SYS_listen(1, 1);
         SYS_setsockopt(1, 1, 1); SYS_sendmmsg(1); SYS_recvmmsg(1); SYS_sendto(1, 0, 0, 0, 1, 16);
     }
 }
