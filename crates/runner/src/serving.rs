@@ -154,7 +154,7 @@ pub(crate) fn kill(role: &Role, process: ProcessId) -> Result<(), String> {
     let control = inner.control.clone();
     drop(inner);
     let Some(control) = control else {
-        return Err("it is arriving: try again".into());
+        return end_standing(role, &hosted);
     };
     control.kill();
     let ended = control.wait(KILL_WITHIN);
@@ -164,6 +164,23 @@ pub(crate) fn kill(role: &Role, process: ProcessId) -> Result<(), String> {
         None => Err(format!(
             "it was told to end and has not within {KILL_WITHIN:?}"
         )),
+    }
+}
+
+/// Ends one that has come here standing still, and has never run here.
+fn end_standing(role: &Role, hosted: &Hosted) -> Result<(), String> {
+    let stands = |inner: &Inner| matches!(inner.stage, Stage::Standing(_));
+    match hosted.take("being ended", stands) {
+        Ok(Stage::Standing(paused)) => {
+            paused.discard();
+            role.say_ended(hosted.put_end(Exit::Killed));
+            Ok(())
+        }
+        Ok(other) => {
+            hosted.put(|_| other);
+            Ok(())
+        }
+        Err(_) => Err("it is arriving: try again".into()),
     }
 }
 

@@ -126,7 +126,10 @@ impl Service {
     ) -> Result<HostingRequest, Failure> {
         if !matches!(
             request,
-            HostingRequest::MoveSo { .. } | HostingRequest::MoveProgress { .. }
+            HostingRequest::MoveSo { .. }
+                | HostingRequest::MoveProgress { .. }
+                | HostingRequest::StartListening { .. }
+                | HostingRequest::Listen { .. }
         ) {
             return Ok(request);
         }
@@ -154,10 +157,15 @@ impl Service {
             HostingRequest::MoveProgress {
                 source, attempt, ..
             } => Ok(HostingRequest::MoveNews { source, attempt }),
+            HostingRequest::StartListening { .. } | HostingRequest::Listen { .. } => {
+                Err(Failure::refused(
+                    "that node is older and knows no ports of processes: upgrade it, or choose another one",
+                ))
+            }
             other => Ok(other),
         }
     }
 }
 
-/// The version of the protocol since which nodes are told how memory is to travel.
+/// The version of the protocol since which nodes are told how memory is to travel, and open ports for processes.
 const SINCE: u16 = 3;

@@ -368,3 +368,22 @@ fn a_move_whose_target_is_killed_ends_well() {
 fn a_move_whose_registry_is_killed_ends_well() {
     check_killed("home");
 }
+
+#[test]
+fn one_that_was_moved_standing_still_can_be_killed() {
+    let cluster = Cluster::new(&["one", "two"]);
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        "lua",
+        &guest("lua"),
+        "-e",
+        LUA_FOREVER,
+    ];
+    cluster.ask(&words).ok();
+    cluster.ask(&["pause", "lua"]).ok();
+    cluster.ask(&["move", "lua", "two"]).ok();
+    cluster.ask(&["kill", "lua"]).ok();
+    cluster.ask(&["wait", "lua"]).fails(137, &[]);
+}
