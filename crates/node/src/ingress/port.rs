@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use sterna_ingress::{ConnectionId, Decoder, Event, Front};
@@ -26,7 +26,7 @@ pub(crate) struct Port {
     state: Mutex<State>,
     /// Number of the attachment that counts.
     attachment: watch::Sender<u64>,
-    accepting: AbortHandle,
+    accepting: OnceLock<AbortHandle>,
 }
 
 struct State {
@@ -60,21 +60,22 @@ impl Port {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
-        Ok(Arc::new_cyclic(|this| {
-            let accepting = tokio::spawn(accept(Weak::clone(this), listener));
-            Self {
-                address,
-                state: Mutex::new(State {
-                    front: Front::new(life),
-                    clients: HashMap::new(),
-                    alone_since: Some(Instant::now()),
-                    epoch: Epoch::FIRST,
-                    changed: Arc::default(),
-                }),
-                attachment: watch::Sender::new(0),
-                accepting: accepting.abort_handle(),
-            }
-        }))
+        let port = Arc::new(Self {
+            address,
+            state: Mutex::new(State {
+                front: Front::new(life),
+                clients: HashMap::new(),
+                alone_since: Some(Instant::now()),
+                epoch: Epoch::FIRST,
+                changed: Arc::default(),
+            }),
+            attachment: watch::Sender::new(0),
+            accepting: OnceLock::new(),
+        });
+        // Somebody may connect at once, and finds the port whole.
+        let accepting = tokio::spawn(accept(Arc::downgrade(&port), listener));
+        let _ = port.accepting.set(accepting.abort_handle());
+        Ok(port)
     }
 
     /// Where clients connect.
@@ -89,7 +90,9 @@ impl Port {
 
     /// Cuts all clients off, and takes no more.
     pub(super) fn close(&self) {
-        self.accepting.abort();
+        if let Some(accepting) = self.accepting.get() {
+            accepting.abort();
+        }
         self.attachment.send_replace(CLOSED);
         for (_, client) in self.lock().clients.drain() {
             client.end(Over::Broken);

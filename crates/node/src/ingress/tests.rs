@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use sterna_ingress::{Back, Decoder, Event};
 use sterna_process::Epoch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use super::Port;
 
@@ -78,6 +78,41 @@ fn clients_are_answered_however_often_another_attaches() {
             echo(&port, &process, epoch).await;
             let answer = client.read_u64_le().await.unwrap();
             assert_eq!(answer, epoch);
+        }
+    });
+}
+
+/// One that keeps trying is there before the port is.
+#[test]
+fn a_client_that_connects_at_once_is_answered() {
+    on_runtime(async {
+        for _ in 0..TIMES {
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let address = free.local_addr().unwrap();
+            drop(free);
+            let client = tokio::task::spawn_blocking(move || {
+                loop {
+                    if let Ok(client) = std::net::TcpStream::connect(address) {
+                        return client;
+                    }
+                }
+            });
+            let port = loop {
+                // The client may have got the port itself: it connects from any.
+                match Port::open(address, 1) {
+                    Ok(port) => break port,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            };
+            let client = client.await.unwrap();
+            if client.local_addr().unwrap() != address {
+                client.set_nonblocking(true).unwrap();
+                let mut client = TcpStream::from_std(client).unwrap();
+                echo(&port, &Arc::default(), 1).await;
+                client.write_u8(7).await.unwrap();
+                assert_eq!(client.read_u8().await.unwrap(), 7);
+            }
+            port.close();
         }
     });
 }
