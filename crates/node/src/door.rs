@@ -9,6 +9,7 @@
 //! | registry | | yes; it looks at whose records they are | |
 //! | processes | yes | yes, but for finding and listing them and their nodes | |
 //! | messages, channels and programs of moves | | yes; only the two nodes of a move are heard | |
+//! | open a port for a process; serve its clients | | yes; only the node that has it serves them | |
 //! | take a piece of the registry; follow it | | yes; from its home only; as far as it is signed | |
 //!
 //! A removed node is nobody, with a ticket or without.
@@ -212,6 +213,14 @@ mod tests {
             (
                 Request::Hosting(HostingRequest::Forgotten {
                     process: ProcessId::from_bytes([1; 16]),
+                }),
+                "m",
+            ),
+            (
+                Request::Hosting(HostingRequest::Clients {
+                    process: ProcessId::from_bytes([1; 16]),
+                    index: 0,
+                    port: 1,
                 }),
                 "m",
             ),

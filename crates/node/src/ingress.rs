@@ -76,6 +76,17 @@ impl Ingress {
         });
     }
 
+    /// Closes ports of a process that was not started: nobody has ever been attached to them.
+    pub(crate) fn close_unused(&self, process: ProcessId) {
+        self.ports().retain(|(of, _), port| {
+            let is_unused = *of == process && !port.was_attached();
+            if is_unused {
+                port.close();
+            }
+            !is_unused
+        });
+    }
+
     /// Processes with ports to which nobody is attached, and for how long.
     pub(crate) fn unattached(&self) -> Vec<(ProcessId, Duration)> {
         let ports = self.ports();

@@ -128,7 +128,7 @@ impl Service {
     ) {
         for listen in listens {
             if listen.ingress == self.id {
-                hosting.ingress.close(process);
+                hosting.ingress.close_unused(process);
             } else {
                 let request = HostingRequest::Unlisten { process };
                 let _ = self.pass_on_any(listen.ingress, request).await;
@@ -345,7 +345,7 @@ impl Hosting {
                 port,
             } => self.listen(process, index, port).map(Some),
             HostingRequest::Unlisten { process } => {
-                self.ingress.close(process);
+                self.ingress.close_unused(process);
                 Ok(None)
             }
             _ => Err(Failure::refused("not a request of this sort")),

@@ -83,6 +83,11 @@ impl Port {
         self.address
     }
 
+    /// Whether anybody has ever been attached.
+    pub(super) fn was_attached(&self) -> bool {
+        *self.attachment.borrow() > 0
+    }
+
     /// For how long nobody has been attached, if so.
     pub(super) fn has_waited(&self) -> Option<Duration> {
         self.lock().alone_since.map(|since| since.elapsed())

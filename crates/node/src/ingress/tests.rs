@@ -141,6 +141,7 @@ fn clients_of_a_port_that_is_closed_are_cut_off() {
         while port.with(|front| front.clients()) == 0 {
             tokio::task::yield_now().await;
         }
+        assert!(!port.was_attached());
         port.close();
         let ended = client.read(&mut [0]).await;
         assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
