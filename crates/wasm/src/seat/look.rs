@@ -71,7 +71,13 @@ impl Seat {
         }
         let seen = self.walk(&installed, see);
         self.release();
-        seen.map(drop).map_err(|Unknown| Unseen::Unknown)
+        seen.map(drop).map_err(
+            |Unknown| match self.signals.killed.load(Ordering::Acquire) {
+                // It was stopped on its way to its end.
+                true => Unseen::Ended,
+                false => Unseen::Unknown,
+            },
+        )
     }
 
     /// Makes the guest stand still, its stack intact, at a moment at which all its frames are at places in `ready`.
