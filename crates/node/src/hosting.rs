@@ -261,16 +261,3 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| Failure::new(FailureKind::Internal, "the node failed: see its log"))
 }
-
-/// Bytes that nobody can guess.
-pub(crate) fn random<const N: usize>() -> Result<[u8; N], Failure> {
-    let mut bytes = [0; N];
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    match filled {
-        Ok(count) if count == N => Ok(bytes),
-        _ => Err(Failure::new(
-            FailureKind::Internal,
-            "the system gives no random numbers",
-        )),
-    }
-}

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use sterna_process::ProcessId;
 
-use crate::hosting::random;
+use crate::identity::random;
 use crate::limits::PORTS_MAX;
 use crate::message::{Failure, FailureKind};
 pub(crate) use port::Port;
@@ -60,7 +60,7 @@ impl Ingress {
             ));
         }
         let address = SocketAddr::new(self.address, number);
-        let life = u64::from_le_bytes(random()?) | 1;
+        let life = u64::from_le_bytes(random()) | 1;
         let opened = Port::open(address, life).map_err(|error| cannot_listen(address, &error))?;
         ports.insert((process, index), Arc::clone(&opened));
         Ok(opened)
@@ -85,6 +85,16 @@ impl Ingress {
             }
             !is_unused
         });
+    }
+
+    /// Ports at which clients are connected: whose, the number, and how many clients.
+    pub(crate) fn connected(&self) -> Vec<(ProcessId, u16, usize)> {
+        let ports = self.ports();
+        let connected = ports.iter().filter_map(|((process, _), port)| {
+            let clients = port.clients();
+            (clients > 0).then(|| (*process, port.address().port(), clients))
+        });
+        connected.collect()
     }
 
     /// Processes with ports to which nobody is attached, and for how long.

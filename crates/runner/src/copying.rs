@@ -17,7 +17,6 @@ use sterna_process::{
     Program,
 };
 
-use crate::clients;
 use crate::copy::{self, Copy};
 use crate::hosted::{Hosted, Inner, Stage};
 use crate::leaving::{BESIDE, BESIDE_VERSION, Beside, chain, whole};
@@ -180,8 +179,6 @@ pub(crate) fn make(
     let kind = role.kind(&image.header.kind)?;
     let program = Program::installed(image.header.program);
     let beside = take_beside(&mut image)?;
-    // Its clients were another process's.
-    clients::take_from(&mut image.sections).map_err(|error| chain(&error))?;
     image.header.process = order.process;
     image.header.epoch = order.epoch;
     let incoming = kind

@@ -325,6 +325,13 @@ fn is_frozen(inner: &crate::hosted::Inner, attempt: Attempt) -> bool {
 
 fn image(hosted: &Hosted, paused: &mut dyn Paused, attempt: Attempt) -> Result<Captured, String> {
     let mut image = whole(hosted, paused)?;
+    // Clients go along with the process itself, and with no copy of it.
+    let ports = hosted.lock().ports.clone();
+    if !ports.is_empty() {
+        clients::section(&ports)
+            .and_then(|section| image.sections.push(section))
+            .map_err(|error| chain(&error))?;
+    }
     let outgoing = hosted.outgoing(attempt);
     let live = outgoing.as_ref().and_then(|outgoing| outgoing.live.get());
     let (pages, rounds) = match live {
@@ -356,12 +363,6 @@ pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<Image, S
         let section = input.take_out().map_err(|error| chain(&error))?;
         let pushed = image.sections.push(section);
         pushed.map_err(|error| chain(&error))?;
-    }
-    let ports = hosted.lock().ports.clone();
-    if !ports.is_empty() {
-        clients::section(&ports)
-            .and_then(|section| image.sections.push(section))
-            .map_err(|error| chain(&error))?;
     }
     Ok(image)
 }

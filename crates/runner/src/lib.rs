@@ -44,6 +44,7 @@ mod pump;
 pub mod role;
 mod serving;
 mod streams;
+mod watch;
 
 pub use handle::{Handle, HandleError};
 pub use leaving::{BESIDE, BESIDE_VERSION, Beside};

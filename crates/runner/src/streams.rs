@@ -4,28 +4,23 @@
 //! Each process writes into two pipes, or a terminal. Their other ends are read here as soon as there is something, so that the log
 //! goes on whether a service is there or not. A process that ends closes them: that is how its end is noticed.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use rustix::event::epoll;
+use rustix::event::epoll::EventFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::log::{LogHeader, LogWriter, Stream};
+use crate::watch::{Token, Watch};
 
 const BUFFER_BYTES: usize = 64 << 10;
-const EVENTS_AT_ONCE: usize = 64;
 
 /// Reads all pipes.
-pub(crate) struct Streams {
-    epoll: OwnedFd,
-    taps: Mutex<HashMap<u64, Arc<Tap>>>,
-    next: AtomicU64,
-}
+pub(crate) struct Streams(Watch<Arc<Tap>>);
 
 /// One pipe, or terminal.
 struct Tap {
@@ -53,15 +48,18 @@ enum Log {
 impl Streams {
     /// Starts the thread.
     pub(crate) fn start() -> io::Result<Arc<Self>> {
-        let streams = Arc::new(Self {
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            taps: Mutex::default(),
-            next: AtomicU64::new(0),
-        });
+        let streams = Arc::new(Self(Watch::new()?));
         let reading = Arc::clone(&streams);
         thread::Builder::new()
             .name("streams".into())
-            .spawn(move || reading.read())?;
+            .spawn(move || {
+                let mut buffer = vec![0; BUFFER_BYTES];
+                reading.0.serve(|token, tap| {
+                    if tap.read(&mut buffer, false) {
+                        reading.close(token, &tap);
+                    }
+                })
+            })?;
         Ok(streams)
     }
 
@@ -91,48 +89,19 @@ impl Streams {
             stream,
             output: Arc::clone(output),
         });
-        let key = self.next.fetch_add(1, Ordering::Relaxed);
         output.open.fetch_add(1, Ordering::SeqCst);
         locked(&output.taps).push(Arc::clone(&tap));
-        locked(&self.taps).insert(key, Arc::clone(&tap));
-        let data = epoll::EventData::new_u64(key);
-        epoll::add(
-            &self.epoll,
-            &*locked(&tap.pipe),
-            data,
-            epoll::EventFlags::IN,
-        )?;
+        let watched = Arc::clone(&tap);
+        self.0.add(&*locked(&tap.pipe), EventFlags::IN, watched)?;
         Ok(())
     }
 
-    fn read(&self) {
-        let mut buffer = vec![0; BUFFER_BYTES];
-        let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
-        loop {
-            events.clear();
-            let spare = rustix::buffer::spare_capacity(&mut events);
-            if epoll::wait(&self.epoll, spare, None).is_err() {
-                continue; // interrupted
-            }
-            for event in &events {
-                let event: &epoll::Event = event;
-                let key = event.data.u64();
-                let tap = locked(&self.taps).get(&key).cloned();
-                if tap.is_some_and(|tap| tap.read(&mut buffer, false)) {
-                    self.close(key);
-                }
-            }
-        }
-    }
-
-    fn close(&self, key: u64) {
-        let Some(tap) = locked(&self.taps).remove(&key) else {
+    fn close(&self, token: Token, tap: &Arc<Tap>) {
+        if self.0.remove(token, &*locked(&tap.pipe)).is_none() {
             return;
-        };
-        let _ = epoll::delete(&self.epoll, &*locked(&tap.pipe));
+        }
         let output = Arc::clone(&tap.output);
-        locked(&output.taps).retain(|other| !Arc::ptr_eq(other, &tap));
-        drop(tap);
+        locked(&output.taps).retain(|other| !Arc::ptr_eq(other, tap));
         if output.open.fetch_sub(1, Ordering::SeqCst) == 1 {
             (output.on_closed)();
         }

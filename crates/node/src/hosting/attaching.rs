@@ -162,7 +162,7 @@ impl Service {
                     let belongings = Belongings::decode(&info.extra);
                     return belongings.unwrap_or_default().listens;
                 }
-                Err(_) if !hosting.has_here(process).await => return Vec::new(),
+                Err(_) if hosting.seen(process).await.is_err() => return Vec::new(),
                 Err(failure) => tracing::debug!("ports of {}: {failure}", process.short()),
             }
             sleep(pause).await;
@@ -180,7 +180,7 @@ impl Service {
         let mut pause = RETRY_FIRST;
         loop {
             let looked = wish.times.load(Ordering::SeqCst);
-            if !hosting.has_here(process).await {
+            if hosting.seen(process).await.is_err() {
                 match hosting.attaching.give_up(process, index, looked) {
                     true => return,
                     false => continue,
@@ -356,13 +356,6 @@ impl Hosting {
     fn listen(&self, process: ProcessId, index: u32, port: u16) -> Result<HostingReply, Failure> {
         let port = self.ingress.listen(process, index, port)?;
         Ok(HostingReply::Listening(port.address()))
-    }
-
-    async fn has_here(&self, process: ProcessId) -> bool {
-        match self.seen(process).await {
-            Ok(_) => true,
-            Err(failure) => failure.kind != FailureKind::NotHere,
-        }
     }
 }
 

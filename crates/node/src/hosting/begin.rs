@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::Hosting;
 use super::copies::copied;
 use super::input::Input;
-use super::random;
+use crate::identity::random;
 use crate::limits::ANSWER_WITHIN;
 use crate::message::{
     Belongings, Failure, FailureKind, HostingReply, HostingRequest, Reply, Request,
@@ -38,8 +38,8 @@ impl Service {
         let order = Move {
             process,
             target,
-            move_id: MoveId::from_bytes(random()?),
-            grant: Grant::from_bytes(random()?),
+            move_id: MoveId::from_bytes(random()),
+            grant: Grant::from_bytes(random()),
             offer: Offer {
                 kind: seen.kind,
                 program: seen.program,

@@ -48,7 +48,7 @@ impl Service {
             };
             self.may_be_asked(target, request).await?;
         }
-        let (process, key) = (ProcessId::random(), new_key()?);
+        let (process, key) = (ProcessId::random(), new_key());
         let keeper = Keeper::Node(target);
         let kept = self
             .copy_to(hosting, parent, (&keeper, process), (key, 1))

@@ -85,8 +85,17 @@ impl Service {
                 within_ms,
                 to,
                 dry_run,
+                cut,
             } => {
                 let targets = self.drain_targets(&to)?;
+                if let Some(clients) = self.clients_to_cut(hosting).await
+                    && !cut
+                {
+                    return Err(Failure::refused(format!(
+                        "clients are connected at ports of this node, and are cut off when it ends, wherever their servers \
+                         are: {clients}; drain it with --cut if that may be"
+                    )));
+                }
                 match dry_run {
                     true => self.plan_drain(hosting, &targets).await?,
                     false => {
@@ -117,10 +126,26 @@ impl Service {
             Ok(()) => warn_of_stayed(&hosting.draining.ended().await),
             Err(failure) => tracing::warn!("{failure}"),
         }
+        if let Some(clients) = self.clients_to_cut(hosting).await {
+            tracing::warn!("clients of this node's ports are cut off: {clients}");
+        }
         // A runner that has nothing left ends, too.
         if let Err(failure) = hosting.stop(Remains::Left).await {
             tracing::warn!("{failure}");
         }
+    }
+
+    /// Who is connected at this node's ports, if anybody is.
+    async fn clients_to_cut(&self, hosting: &Hosting) -> Option<String> {
+        let mut told = Vec::new();
+        for (process, port, clients) in hosting.ingress.connected() {
+            let entry = self.entry(process).await.ok();
+            let name = entry.and_then(|entry| entry.name);
+            let name = name.unwrap_or_else(|| process.short());
+            told.push(format!("{name} at port {port} ({clients})"));
+        }
+        told.sort();
+        (!told.is_empty()).then(|| told.join(", "))
     }
 
     /// The nodes that its processes may go to.

@@ -25,6 +25,7 @@ use sterna_runner::message::{Answer, Hold, Order};
 use super::input::Input;
 use super::making::As;
 use super::{Hosting, answers, blocking};
+use crate::identity::random;
 use crate::limits::FREEZE_WITHIN;
 use crate::message::{
     Belongings, EventSort, Failure, FailureKind, HostingReply, HostingRequest, How, ProcessInfo,
@@ -87,7 +88,7 @@ impl Service {
         let hold = match keep {
             true => None,
             false => Some(Hold {
-                name: MoveId::from_bytes(super::random()?),
+                name: MoveId::from_bytes(random()),
                 epoch: record.epoch,
             }),
         };

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Hosting;
 use super::input::Input;
-use super::random;
+use crate::identity::random;
 use crate::limits::{LET_GO_WITHIN, RETRY_FIRST, RETRY_MAX};
 use crate::message::{
     Belongings, Failure, FailureKind, ProcessInfo, RegistryRequest, Reply, SwapBytes,
@@ -70,7 +70,7 @@ impl Service {
             As::New(_) => (Epoch::FIRST, Epoch::FIRST, None),
         };
         hosting.starts_at_last(process, epoch, &what).await?;
-        let move_id = MoveId::from_bytes(random()?);
+        let move_id = MoveId::from_bytes(random());
         let make = async {
             let placed = hosting.place(process, log_epoch, &belongings, Vec::new(), came_from);
             let (place, descriptors) = placed.await?;

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep};
 use super::making::As;
 use super::stores::Place;
 use super::{Hosting, blocking};
+use crate::identity::random;
 use crate::limits::{
     SNAPSHOT_EVERY_MIN, SNAPSHOTS_AT_ONCE, SNAPSHOTS_LOOK_EVERY, SNAPSHOTS_MAX,
     SNAPSHOTS_SWEEP_EVERY, TROUBLE_BYTES_MAX,
@@ -190,7 +191,7 @@ impl Service {
         self.check(hosting, &to, (every_ms, keep))?;
         let key = match known.as_ref() {
             Some(keeping) => keeping.key,
-            None => new_key()?,
+            None => new_key(),
         };
         let last = known.filter(|keeping| keeping.to == to);
         let keeping = Keeping {
@@ -524,8 +525,8 @@ fn is_due(keeping: &Keeping, every: Duration) -> bool {
     })
 }
 
-pub(super) fn new_key() -> Result<Key, Failure> {
-    Ok(Key::from_bytes(super::random()?))
+pub(super) fn new_key() -> Key {
+    Key::from_bytes(random())
 }
 
 fn none_of(process: ProcessId) -> Failure {

@@ -83,6 +83,11 @@ impl Port {
         self.address
     }
 
+    /// How many clients are connected.
+    pub(super) fn clients(&self) -> usize {
+        self.lock().clients.len()
+    }
+
     /// Whether anybody has ever been attached.
     pub(super) fn was_attached(&self) -> bool {
         *self.attachment.borrow() > 0

@@ -17,6 +17,8 @@ pub enum DrainOrder {
         to: Vec<NodeId>,
         /// Only say where each could go.
         dry_run: bool,
+        /// Also if clients are connected at the node's ports, who are cut off when it ends.
+        cut: bool,
     },
     /// Answers when there is other news than this, or after a while.
     News {

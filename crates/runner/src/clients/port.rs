@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionread;
@@ -15,7 +15,8 @@ use sterna_ingress::{Back, Carried, ConnectionId, Decoder, Event, WINDOW_BYTES};
 use sterna_process::listener::{accept, connection, hand_over, listener};
 use sterna_process::{Connection, Listener, Section, SectionError, Sections, Tag};
 
-use super::{Clients, Token, What, locked};
+use super::{Clients, What};
+use crate::watch::Token;
 
 const BUFFER_BYTES: usize = 16 << 10;
 /// Bytes that are made ready for an attachment at once.
@@ -210,7 +211,7 @@ impl Port {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        locked(&self.inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the pair of a connection. The process's end.
@@ -350,7 +351,7 @@ impl Drop for Port {
     /// The process is elsewhere, or over: what its end of connections did, nobody is to hear from here.
     fn drop(&mut self) {
         let this = self.inner.get_mut();
-        let inner = this.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let inner = this.unwrap_or_else(PoisonError::into_inner);
         for pair in inner.pairs.values() {
             self.clients.forget(pair.watched, &pair.ours);
         }

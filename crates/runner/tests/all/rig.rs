@@ -401,6 +401,11 @@ impl<'a> Journey<'a> {
     pub(crate) fn travel(&self, log: File) {
         self.prepare(log);
         self.connect();
+        self.stop_and_go();
+    }
+
+    /// What is left of it, once there is a connection.
+    pub(crate) fn stop_and_go(&self) {
         self.pause();
         let size = self.capture();
         self.push().unwrap();

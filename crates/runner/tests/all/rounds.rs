@@ -61,6 +61,18 @@ impl Journey<'_> {
     }
 }
 
+/// A move whose runners are connected.
+fn connected<'a>(
+    process: ProcessId,
+    (from, to): (&'a Service, &'a Service),
+    runner: &Runner,
+) -> Journey<'a> {
+    let journey = Journey::of(process, from, to);
+    journey.prepare(runner.log("log"));
+    journey.connect();
+    journey
+}
+
 /// That another move can begin to note, and goes through.
 fn moves_on(process: ProcessId, (from, to): (&Service, &Service), runner: &Runner) {
     let journey = Journey::of(process, from, to);
@@ -68,11 +80,7 @@ fn moves_on(process: ProcessId, (from, to): (&Service, &Service), runner: &Runne
     journey.connect();
     assert!(journey.track().unwrap() > 0);
     journey.round(None).unwrap();
-    journey.pause();
-    let size = journey.capture();
-    journey.push().unwrap();
-    journey.restore(size);
-    journey.go_on();
+    journey.stop_and_go();
     assert!(matches!(to.seen(process).holding, Holding::Running { .. }));
 }
 
@@ -81,9 +89,7 @@ fn rounds_send_all_and_then_what_was_written_meanwhile() {
     let [one, two] = two();
     let (from, to) = (one.service(), two.service());
     let process = writing(&from, &one);
-    let journey = Journey::of(process, &from, &to);
-    journey.prepare(two.log("log"));
-    journey.connect();
+    let journey = connected(process, (&from, &to), &two);
     let all = journey.track().unwrap();
     let first = journey.round(None).unwrap();
     assert!(first.pages >= all && first.bytes > 0, "{first:?} of {all}");
@@ -96,11 +102,7 @@ fn rounds_send_all_and_then_what_was_written_meanwhile() {
     let nothing = journey.round(None).unwrap();
     assert_eq!((nothing.pages, nothing.bytes, nothing.dirty), (0, 0, 0));
     from.done(Order::Resume(process));
-    journey.pause();
-    let size = journey.capture();
-    journey.push().unwrap();
-    journey.restore(size);
-    journey.go_on();
+    journey.stop_and_go();
     assert!(matches!(to.seen(process).holding, Holding::Running { .. }));
     to.done(Order::Kill(process));
 }
@@ -110,9 +112,7 @@ fn a_round_keeps_to_its_rate() {
     let [one, two] = two();
     let (from, to) = (one.service(), two.service());
     let process = writing(&from, &one);
-    let journey = Journey::of(process, &from, &to);
-    journey.prepare(two.log("log"));
-    journey.connect();
+    let journey = connected(process, (&from, &to), &two);
     journey.track().unwrap();
     let rate = 100_000;
     let round = journey.round(Some(rate)).unwrap();
@@ -153,9 +153,7 @@ fn a_target_that_has_lost_rounds_does_not_take_the_rest_for_all() {
     let [one, two] = two();
     let (from, to) = (one.service(), two.service());
     let process = writing(&from, &one);
-    let journey = Journey::of(process, &from, &to);
-    journey.prepare(two.log("log"));
-    journey.connect();
+    let journey = connected(process, (&from, &to), &two);
     journey.track().unwrap();
     journey.round(None).unwrap();
     journey.pause();
@@ -214,9 +212,7 @@ fn a_process_that_ends_in_a_round_is_told_once_and_leaves_nothing() {
     let (from, to) = (one.service(), two.service());
     let before = one.uses();
     let process = writing(&from, &one);
-    let journey = Journey::of(process, &from, &to);
-    journey.prepare(two.log("log"));
-    journey.connect();
+    let journey = connected(process, (&from, &to), &two);
     journey.track().unwrap();
     from.done(Order::Kill(process));
     from.ended(process);

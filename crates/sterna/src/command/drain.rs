@@ -36,8 +36,12 @@ pub(crate) struct Drain {
     /// Only say where each process could go.
     #[arg(long)]
     dry_run: bool,
+    /// Also if clients are connected at its ports (`run --listen`): they are cut off when the node ends, wherever their
+    /// servers are by then.
+    #[arg(long)]
+    cut: bool,
     /// Give it up, or let a node that was drained take processes again.
-    #[arg(long, conflicts_with_all = ["within", "to", "dry_run"])]
+    #[arg(long, conflicts_with_all = ["within", "to", "dry_run", "cut"])]
     cancel: bool,
     /// Print JSON.
     #[arg(long)]
@@ -105,6 +109,7 @@ impl Drain {
                     .map(|wanted| node::member(&nodes, wanted))
                     .collect::<Result<_>>()?,
                 dry_run: self.dry_run,
+                cut: self.cut,
             },
         };
         let viewer = Viewer {

@@ -347,6 +347,23 @@ fn a_port_can_be_another_nodes_and_has_a_name() {
 }
 
 #[test]
+fn a_node_is_not_drained_of_clients_unless_they_may_be_cut_off() {
+    let (cluster, address) = serving(&["one", "two"], &[]);
+    cluster.ask(&["drain", "one", "--dry-run"]).ok();
+    let mut client = Client::connect(address).unwrap();
+    assert_eq!(client.put("key", "value").unwrap(), 1);
+    let port = format!("kv at port {} (1)", address.port());
+    for drain in [&["drain", "one"][..], &["drain", "one", "--dry-run"]] {
+        cluster.ask(drain).fails(1, &[&port, "--cut"]);
+    }
+    cluster.is_at("kv", "one");
+    cluster.ask(&["drain", "one", "--cut"]).ok();
+    cluster.is_at("kv", "two");
+    // As long as the node is there.
+    assert_eq!(client.put("key", "value").unwrap(), 2);
+}
+
+#[test]
 fn ports_that_cannot_be_are_refused_and_nothing_is_left() {
     let cluster = Cluster::new(&["one", "two"]);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
