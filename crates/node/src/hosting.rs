@@ -82,6 +82,7 @@ use copies::Copies;
 use draining::Draining;
 use input::Input;
 use news::News;
+use programs::Programs;
 pub(crate) use runner::{runner_errors, runner_socket};
 pub(crate) use stores::Stores;
 pub use stores::{OpenStoreError, ParseStoreError, StoreAt};
@@ -107,6 +108,7 @@ pub(crate) struct Hosting {
     attaching: Attaching,
     news: News,
     draining: Draining,
+    programs: Programs,
     /// For what a runner needs made ready.
     preparing: Arc<Semaphore>,
     /// How processes ended, until it is written down.
@@ -152,6 +154,7 @@ impl Hosting {
             attaching: Attaching::default(),
             news,
             draining: Draining::default(),
+            programs: Programs::default(),
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             ended: Mutex::default(),
         }

@@ -99,6 +99,8 @@ pub const LOCAL_MAX: usize = 256;
 
 /// Directories of one process.
 pub const BINDINGS_MAX: usize = sterna_runner::limits::DIRECTORIES_MAX;
+/// For how long a program that was there is taken to be there, when processes are started.
+pub const PROGRAM_SEEN_FOR: Duration = Duration::from_secs(1);
 /// Length of a piece of a program, in bytes.
 pub const PROGRAM_PIECE_BYTES: usize = 1 << 20;
 /// Longest program that is fetched from another node, in bytes.

@@ -149,11 +149,7 @@ impl Service {
                     .order(Order::Step { command, place }, Vec::new());
             }
         }
-        let (workshop, program) = (
-            std::sync::Arc::clone(&hosting.workshop),
-            what.info().program,
-        );
-        tokio::task::spawn_blocking(move || workshop.expect_moves(&program));
+        hosting.expect_moves(what.info().program);
         Ok(())
     }
 
