@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Hosting;
-use crate::limits::{NAMES_MAX, PROBE_WITHIN, ROOM_AFTER_OTHERS};
+use crate::limits::{LOOK_WITHIN, NAMES_MAX, PROBE_WITHIN, ROOM_AFTER_OTHERS};
 use crate::message::{
     Brief, Capacity, Failure, FailureKind, Found, HostingReply, HostingRequest, KeepingsOf, Listed,
     Looked, ProcessEntry, RegistryRequest, Reply, Request, Room,
@@ -18,8 +18,16 @@ use crate::message::{
 use crate::service::Service;
 
 impl Hosting {
+    /// All processes of the node. A runner that hangs holds nobody up.
     pub(super) async fn held(&self) -> Result<Vec<Brief>, Failure> {
-        match self.ask(Order::LookAll, Vec::new()).await? {
+        let asked = timeout(LOOK_WITHIN, self.ask(Order::LookAll, Vec::new()));
+        let answer = asked.await.map_err(|_| {
+            Failure::new(
+                FailureKind::Busy,
+                "the node's runner does not answer: is it stopped (`kill -CONT`), or is there no memory?",
+            )
+        })?;
+        match answer? {
             Answer::Seen(seen) => Ok(seen.into_iter().filter_map(brief).collect()),
             _ => Err(Failure::refused("the runner answers another question")),
         }
@@ -45,24 +53,25 @@ impl Hosting {
     /// How much room there is for processes, if any are taken.
     pub(super) async fn room(&self) -> Result<HostingReply, Failure> {
         match self.closed() {
-            None => Ok(HostingReply::Capacity(self.capacity().await)),
+            None => self.capacity().await.map(HostingReply::Capacity),
             Some(reason) => Err(Failure::new(FailureKind::Drained, reason)),
         }
     }
 
-    async fn capacity(&self) -> Capacity {
+    async fn capacity(&self) -> Result<Capacity, Failure> {
+        let processes = self.held().await?.len() as u32;
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = load
             .split(' ')
             .next()
             .and_then(|load| load.parse::<f64>().ok());
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
-        Capacity {
+        Ok(Capacity {
             processors: processors as u32,
             load_hundredths: (load.unwrap_or(0.0) * 100.0) as u32,
             memory_available_bytes: memory_available(),
-            processes: self.held().await.map_or(0, |held| held.len() as u32),
-        }
+            processes,
+        })
     }
 }
 
@@ -207,7 +216,7 @@ impl Service {
         Ok(HostingReply::Rooms(rooms))
     }
 
-    fn members(&self) -> Vec<NodeId> {
+    pub(super) fn members(&self) -> Vec<NodeId> {
         let roster = self.roster();
         roster.members.iter().map(|member| member.id).collect()
     }
@@ -224,7 +233,10 @@ impl Service {
             if node == self.id {
                 let capacity = match hosting.closed() {
                     Some(_) => None,
-                    None => Some(hosting.capacity().await),
+                    None => match hosting.capacity().await {
+                        Ok(capacity) => Some(capacity),
+                        Err(_) => continue,
+                    },
                 };
                 rooms.push(Room { node, capacity });
                 continue;
