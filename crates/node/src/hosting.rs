@@ -22,8 +22,8 @@
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
 //! - `relay`: a process is frozen into a file of another node's machine
-//! - `snapshots`: when they are made and how they are gone on from; `shelves`: where they are kept;
-//!   `stores`: outside of the cluster
+//! - `snapshots`: when they are made; `shelves`: where they are kept; `stores`: outside of the cluster; `recovery`: what a
+//!   lost process is gone on from
 //! - `report`: what became of a move, for people; `news`: reports and events for who asks later;
 //!   `chronicle`: events on disk
 
@@ -46,6 +46,7 @@ mod logs;
 mod making;
 mod news;
 mod programs;
+mod recovery;
 mod relay;
 mod report;
 mod runner;

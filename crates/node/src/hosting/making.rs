@@ -95,7 +95,7 @@ impl Service {
     }
 
     /// It is this node's from now on, and runs.
-    async fn write_down(
+    pub(super) async fn write_down(
         &self,
         hosting: &Hosting,
         process: ProcessId,
