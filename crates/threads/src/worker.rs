@@ -507,7 +507,7 @@ impl Worker {
     /// Keeps a thread among the live ones until it ends: its place there.
     fn start(&self, record: Arc<Record>) -> usize {
         if let Place::User { worker, .. } = &record.place {
-            worker.store(self.number, Ordering::Relaxed);
+            worker.store(self.number as u32, Ordering::Relaxed);
         }
         self.live.borrow_mut().insert(record)
     }
