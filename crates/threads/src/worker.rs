@@ -76,16 +76,27 @@ impl Shared {
                 worker.spawn(record);
                 Ok(())
             }
-            _ => {
-                let at = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
-                self.inboxes[at].deliver(record)
-            }
+            _ => self.admit_from_outside(record),
         })
     }
 
     /// Cancels all threads. Workers end when their last one has.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
+    fn admit_from_outside(&self, record: Arc<Record>) -> Result<(), Arc<Record>> {
+        let at = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
+        let inbox = &self.inboxes[at];
+        if self.inboxes.len() == 1 {
+            return inbox.deliver(record);
+        }
+        inbox.offer_from_outside(record)?;
+        if !inbox.rouse() {
+            // Its worker may be held: then another one comes for it.
+            self.rouse_one();
+        }
+        Ok(())
+    }
+
         for inbox in &self.inboxes {
             inbox.set_sleeping(false);
             inbox.poller.interrupt();
@@ -107,6 +118,32 @@ impl Shared {
     /// Has a worker sleep by `poll`, unless `is_busy` finds something to do now that everybody can see that it is about
     /// to: who puts something there from now on wakes it.
     pub(crate) fn sleep(&self, inbox: &Inbox, is_busy: impl FnOnce() -> bool, poll: impl FnOnce()) {
+    /// Puts a new thread of the worker `own` where it will run: there, or with a worker that has nothing to do and fewer
+    /// new threads. Who wakes late would find that a burst has started and stays where it is.
+    pub(crate) fn place(&self, own: &Inbox, record: Arc<Record>) {
+        let count = own.unstarted_count();
+        let others = if count == 0 { &[] } else { &*self.inboxes };
+        let fewer = others
+            .iter()
+            .filter(|inbox| inbox.is_idle() && inbox.unstarted_count() < count);
+        match fewer.min_by_key(|inbox| inbox.unstarted_count()) {
+            Some(other) => {
+                other.offer(record);
+                if !other.rouse() {
+                    self.rouse_one();
+                }
+            }
+            None => {
+                own.offer(record);
+                self.rouse_one();
+            }
+        }
+    }
+
+    /// Has a worker sleep by `poll`, unless `is_busy` finds something to do now that everybody can see that it is about
+    /// to: who puts something there from now on wakes it.
+    pub(crate) fn sleep(&self, inbox: &Inbox, is_busy: impl FnOnce() -> bool, poll: impl FnOnce()) {
+        inbox.set_idle(true);
         inbox.set_sleeping(true);
         self.sleepers.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -118,6 +155,11 @@ impl Shared {
     }
 }
 
+        inbox.set_idle(false);
+        if inbox.has_unstarted() {
+            // Others have left it alone, and may not come to it while this one does something else.
+            self.rouse_one();
+        }
 /// See the module.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
@@ -243,8 +285,7 @@ impl Worker {
         if self.shared.inboxes.len() == 1 || self.queue.borrow().sharing() {
             self.queue.borrow_mut().push(record);
         } else {
-            self.inbox.offer(record);
-            self.shared.rouse_one();
+            self.shared.place(&self.inbox, record);
         }
     }
 
@@ -477,10 +518,10 @@ impl Worker {
     fn sleep(&self, until: Option<u64>) {
         self.inbox.note_switch(0);
         let is_busy = || {
-            let others = &self.shared.inboxes;
+            let all = &self.shared.inboxes;
             self.inbox.has_mail()
                 || self.shared.is_closing() && (!self.told.get() || self.live.borrow().is_empty())
-                || others.iter().any(|inbox| inbox.has_unstarted())
+                || all.iter().any(|inbox| inbox.has_spoils())
         };
         self.shared.sleep(&self.inbox, is_busy, || {
             self.looking.set(true);
@@ -495,6 +536,7 @@ impl Worker {
         self.turns_left.set(1);
     }
 
+                || self.inbox.has_unstarted()
     /// Until the next timer, or until a group may run again.
     fn time_to_sleep(&self, until: Option<u64>) -> Option<Duration> {
         let timer = self.timers.borrow().next();
