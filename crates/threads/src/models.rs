@@ -171,7 +171,7 @@ fn shared(workers: usize) -> Arc<Shared> {
 
 /// Sleeps as a worker does, unless there is something of this kind to do.
 fn sleep(shared: &Shared, inbox: &Inbox, is_busy: impl FnOnce() -> bool) {
-    shared.sleep(inbox, is_busy, || inbox.poller.poll(None));
+    shared.sleep(inbox, is_busy, || inbox.poller.poll(None, &mut Vec::new()));
 }
 
 #[test]

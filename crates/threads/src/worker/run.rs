@@ -136,6 +136,10 @@ impl Worker {
                 // SAFETY: 1. As above.
                 let context = unsafe { (*own).context };
                 self.arrive(&record);
+                if let Some(ahead) = self.queue.borrow().ahead() {
+                    // SAFETY: 1. As above.
+                    unsafe { *context_of(ahead) }.prefetch();
+                }
                 let at = context_of(&record);
                 self.spare.set(Some(record));
                 return Target::Context(at, context);
