@@ -14,6 +14,18 @@ impl Moves {
         self.holdings.get(&process).copied()
     }
 
+    /// Processes of which copies are kept here after moves that are over, since the targets have not said that they run. Their
+    /// records are to be given from time to time, as [`Event::Record`]: then the targets are asked again.
+    ///
+    /// [`Event::Record`]: crate::Event::Record
+    pub fn kept(&self) -> impl Iterator<Item = ProcessId> {
+        let frozen = self.holdings.iter();
+        frozen
+            .filter(|(_, holding)| matches!(holding, Holding::Frozen { .. }))
+            .map(|(process, _)| *process)
+            .filter(|process| !self.is_busy(*process))
+    }
+
     /// Where a process is being moved to from here.
     #[must_use]
     pub fn target_of(&self, process: ProcessId) -> Option<NodeId> {
@@ -26,6 +38,13 @@ impl Moves {
         let source = self.source(attempt.process);
         let source = source.filter(|source| source.attempt() == attempt);
         source.map(Source::target)
+    }
+
+    /// Whether a target was asked by this attempt and has not accepted yet.
+    #[must_use]
+    pub fn is_offered(&self, attempt: Attempt) -> bool {
+        let source = self.source(attempt.process);
+        source.is_some_and(|source| source.attempt() == attempt && source.is_offering())
     }
 
     fn source(&self, process: ProcessId) -> Option<&Source> {

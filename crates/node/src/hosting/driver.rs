@@ -220,6 +220,10 @@ impl Driver {
             Input::Cancel { attempt, done } => {
                 let _ = done.send(self.moves.cancel(now, attempt.process));
             }
+            Input::IsOffered { attempt, offered } => {
+                let _ = offered.send(self.moves.is_offered(attempt));
+            }
+            Input::TargetSilent { attempt } => self.moves.target_silent(now, attempt),
             Input::IsBusy { process, busy } => {
                 let _ = busy.send(self.moves.is_busy(process));
             }
@@ -333,6 +337,7 @@ impl Driver {
 
     /// Has the records of all that is held, and of all that the registry thinks is here, compared.
     fn compare(&mut self) {
+        self.moves.kept().for_each(|process| self.read(process));
         let (service, inputs) = (Arc::clone(&self.service), self.hosting.inputs.clone());
         tokio::spawn(async move {
             let mut after = None;

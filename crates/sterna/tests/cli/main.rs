@@ -20,7 +20,7 @@
 //! - `live`: memory that goes while its process runs
 //! - `networks`: nodes in networks of their own: cut, lossy, of IPv6 alone
 //! - `hardship`: nodes whose disks are full; `clocks`: nodes whose clocks are wrong
-//! - `clients`: servers with clients that stay connected while they move
+//! - `clients`: servers with clients that stay connected while they move; `kv`: one such client
 //! - `copied`: directories that are copied along; moves that cannot be because of directories
 //! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
 //! - `buckets`: snapshots in what speaks the protocol of S3
@@ -47,6 +47,7 @@ mod hardship;
 mod hosted;
 mod journeys;
 mod keeping;
+mod kv;
 mod left;
 mod live;
 mod moves;
