@@ -85,25 +85,20 @@ pub(crate) fn program(name: &str, until: &str) -> String {
 
 impl Trial {
     pub(crate) fn new() -> Self {
-        Self::on(|_| (free_address(), Vec::new()))
+        Self::on(|_| (free_address(), How::default()))
     }
 
-    /// On nodes at these addresses, started by these commands.
-    pub(crate) fn on(place: impl Fn(&str) -> (String, Vec<String>)) -> Self {
+    /// On nodes at these addresses, started so.
+    pub(crate) fn on(place: impl Fn(&str) -> (String, How)) -> Self {
         let cluster = Cluster::new_so(&["home", "one", "two"], |world, name| {
-            let (address, within) = place(name);
+            let (address, mut how) = place(name);
             let file = faults(world, name);
             fs::write(&file, "").unwrap();
             let variable = (
                 "STERNA_FAULTS".to_owned(),
                 file.to_str().unwrap().to_owned(),
             );
-            let environment = vec![variable];
-            let how = How {
-                within,
-                environment,
-                ..How::default()
-            };
+            how.environment.push(variable);
             (address, how)
         });
         cluster.have_runners();
@@ -254,7 +249,7 @@ impl Trial {
         fate.unwrap()
     }
 
-    fn is_lost_once(&self, id: &str, case: &str) {
+    pub(crate) fn is_lost_once(&self, id: &str, case: &str) {
         let told = self.cluster.ask(&["events", "--json"]).ok();
         let events = told
             .lines()
