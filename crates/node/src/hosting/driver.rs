@@ -191,6 +191,7 @@ impl Driver {
         }
     }
 
+    // long because: one arm for each input
     async fn take(&mut self, input: Input) -> Option<Ended> {
         let now = self.now();
         match input {

@@ -119,6 +119,7 @@ impl Cluster {
     }
 }
 
+// long because: a row for each request
 #[test]
 fn the_registry_gives_a_member_nothing_that_belongs_to_another() {
     let cluster = Cluster::new();

@@ -89,14 +89,20 @@ impl Way {
                 let answers = Arc::clone(&forth);
                 thread::spawn(move || way.answers(&answers, back, from));
                 // Nobody may listen there just now.
-                queue(move |bytes| Ok(drop(forth.send(bytes))))
+                queue(move |bytes| {
+                    let _ = forth.send(bytes);
+                    Ok(())
+                })
             });
             let _ = queue.try_send(self.piece(&buffer[..got]));
         }
     }
 
     fn answers(self, socket: &UdpSocket, back: Arc<UdpSocket>, to: SocketAddr) {
-        let queue = queue(move |bytes| Ok(drop(back.send_to(bytes, to))));
+        let queue = queue(move |bytes| {
+            let _ = back.send_to(bytes, to);
+            Ok(())
+        });
         let mut buffer = vec![0; PIECE_BYTES];
         while !self.is_over() {
             if let Ok(got) = socket.recv(&mut buffer) {

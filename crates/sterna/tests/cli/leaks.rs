@@ -185,17 +185,21 @@ fn check(ingress: &str, way: &'static [&'static str], points: &[(Role, &str)]) {
         clients.are_answered(false);
         trial.cluster.have_runners();
         for (name, before) in names.iter().zip(&before) {
-            let mut beyond = Vec::new();
-            until("nothing is left", || {
-                let now = Having::of(&trial, name).beyond(before);
-                if now != beyond {
-                    println!("  {name}: {now:#?}");
-                    beyond = now;
-                }
-                beyond.is_empty()
-            });
+            nothing_is_beyond(&trial, name, before);
         }
     }
+}
+
+fn nothing_is_beyond(trial: &Trial, name: &str, before: &Having) {
+    let mut beyond = Vec::new();
+    until("nothing is left", || {
+        let now = Having::of(trial, name).beyond(before);
+        if now != beyond {
+            println!("  {name}: {now:#?}");
+            beyond = now;
+        }
+        beyond.is_empty()
+    });
 }
 
 #[test]

@@ -250,12 +250,18 @@ impl Trial {
     }
 
     pub(crate) fn is_lost_once(&self, id: &str, case: &str) {
-        let told = self.cluster.ask(&["events", "--json"]).ok();
-        let events = told
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let lost = events.filter(|event| event["event"] == "lost" && has_id(event, id));
-        assert_eq!(lost.count(), 1, "{case}: {told}");
+        // The registry has it a moment before it is told.
+        let mut times = 0;
+        until("it is told", || {
+            let told = self.cluster.ask(&["events", "--json"]).ok();
+            let events = told
+                .lines()
+                .map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let lost = events.filter(|event| event["event"] == "lost" && has_id(event, id));
+            times = lost.count();
+            times > 0
+        });
+        assert_eq!(times, 1, "{case}");
         let listed = self.cluster.json(&["ps", "--all", "--json"]);
         let rows = listed.as_array().unwrap().iter();
         assert_eq!(rows.filter(|row| has_id(row, id)).count(), 1, "{case}");
