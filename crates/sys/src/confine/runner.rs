@@ -86,6 +86,8 @@ const IOCTL: &[u64] = &[
     // terminals whose masters were handed over: how large they are to be, and their other end
     libc::TIOCSWINSZ,
     libc::TIOCGPTPEER,
+    // a line that is being typed is taken out of them
+    libc::TCFLSH,
     // pipes and sockets: how much is there, not blocking
     libc::FIONREAD,
     libc::FIONBIO,
