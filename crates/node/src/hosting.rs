@@ -17,7 +17,7 @@
 //! - `channels`: connections for image and pages; `programs`: modules that other nodes have
 //! - `bindings`: what an arriving process may be bound to; `copies`: directories that go along, `travels`: how
 //! - `draining`: the node is emptied before its machine goes
-//! - `attaching`: clients of processes, by way of their ingresses
+//! - `attaching`: clients of processes, by way of their ingresses; `ports`: these move to other nodes
 //! - `known`: what the node remembers of its processes, should the registry forget
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
@@ -45,6 +45,7 @@ mod listing;
 mod logs;
 mod making;
 mod news;
+mod ports;
 mod programs;
 mod recovery;
 mod relay;

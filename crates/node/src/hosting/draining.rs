@@ -31,12 +31,10 @@ use self::progress::Refused;
 use super::Hosting;
 use super::report::STAYED;
 use crate::identity::NodeId;
-use crate::limits::{
-    DRAIN_ENDS_WITHIN, DRAIN_LOOK_EVERY, DRAIN_MOVES_AT_ONCE, DRAIN_WITHIN_MAX, PROBE_WITHIN,
-};
+use crate::limits::{DRAIN_ENDS_WITHIN, DRAIN_LOOK_EVERY, DRAIN_MOVES_AT_ONCE, DRAIN_WITHIN_MAX};
 use crate::message::{
     Brief, DrainEntry, DrainFate, DrainNews, DrainOrder, DrainStage, Failure, FailureKind,
-    HostingReply, KeepingsOf, MoveProgress, MoveReport, RegistryFate, Remains, Request,
+    HostingReply, KeepingsOf, MoveProgress, MoveReport, PortFate, RegistryFate, Remains,
 };
 use crate::service::Service;
 
@@ -92,7 +90,7 @@ impl Service {
                     && !cut
                 {
                     return Err(Failure::refused(format!(
-                        "clients are connected at ports of this node, and are cut off when it ends, wherever their servers \
+                        "clients are connected at ports of this node, and are cut off when these move, wherever their servers \
                          are: {clients}; drain it with --cut if that may be"
                     )));
                 }
@@ -100,7 +98,7 @@ impl Service {
                     true => self.plan_drain(hosting, &targets).await?,
                     false => {
                         let within = Duration::from_millis(within_ms);
-                        self.begin_drain(hosting, within, targets)?;
+                        self.begin_drain(hosting, within, targets, cut)?;
                         hosting.draining.news()
                     }
                 }
@@ -116,18 +114,18 @@ impl Service {
         let Some(hosting) = &self.hosting else {
             return;
         };
+        if let Some(clients) = self.clients_to_cut(hosting).await {
+            tracing::warn!("clients of this node's ports are cut off: {clients}");
+        }
         let begun = match hosting.closed() {
             Some(_) => Ok(()),
             None => self
                 .drain_targets(&[])
-                .and_then(|targets| self.begin_drain(hosting, within, targets)),
+                .and_then(|targets| self.begin_drain(hosting, within, targets, true)),
         };
         match begun {
             Ok(()) => warn_of_stayed(&hosting.draining.ended().await),
             Err(failure) => tracing::warn!("{failure}"),
-        }
-        if let Some(clients) = self.clients_to_cut(hosting).await {
-            tracing::warn!("clients of this node's ports are cut off: {clients}");
         }
         // A runner that has nothing left ends, too.
         if let Err(failure) = hosting.stop(Remains::Left).await {
@@ -138,11 +136,12 @@ impl Service {
     /// Who is connected at this node's ports, if anybody is.
     async fn clients_to_cut(&self, hosting: &Hosting) -> Option<String> {
         let mut told = Vec::new();
-        for (process, port, clients) in hosting.ingress.connected() {
+        let all = hosting.ingress.all().into_iter();
+        for (process, _, address, clients) in all.filter(|(.., clients)| *clients > 0) {
             let entry = self.entry(process).await.ok();
             let name = entry.and_then(|entry| entry.name);
             let name = name.unwrap_or_else(|| process.short());
-            told.push(format!("{name} at port {port} ({clients})"));
+            told.push(format!("{name} at port {} ({clients})", address.port()));
         }
         told.sort();
         (!told.is_empty()).then(|| told.join(", "))
@@ -183,6 +182,7 @@ impl Service {
         hosting: &Arc<Hosting>,
         within: Duration,
         targets: HashSet<NodeId>,
+        cut: bool,
     ) -> Result<(), Failure> {
         if within.is_zero() || within > DRAIN_WITHIN_MAX {
             return Err(Failure::refused(
@@ -193,7 +193,7 @@ impl Service {
         hosting.news.node_event("the node is being drained");
         let (service, hosting) = (Arc::clone(self), Arc::clone(hosting));
         tokio::spawn(async move {
-            service.drain(&hosting, Arc::new(targets)).await;
+            service.drain(&hosting, Arc::new(targets), cut).await;
             hosting.news.node_event(match hosting.draining.end() {
                 DrainStage::Drained => "the node is drained",
                 DrainStage::Cancelled => "the node is not drained: that was given up",
@@ -259,8 +259,13 @@ impl Service {
         Ok(valued.into_iter().map(|(_, brief)| brief).collect())
     }
 
-    /// Moves all away, and then the registry.
-    async fn drain(self: &Arc<Self>, hosting: &Arc<Hosting>, targets: Arc<HashSet<NodeId>>) {
+    /// Moves all away, then the ports, and then the registry.
+    async fn drain(
+        self: &Arc<Self>,
+        hosting: &Arc<Hosting>,
+        targets: Arc<HashSet<NodeId>>,
+        cut: bool,
+    ) {
         let draining = &hosting.draining;
         let (mut known, mut waiting) = (HashSet::new(), VecDeque::new());
         let mut was_quiet = false;
@@ -295,6 +300,9 @@ impl Service {
             }
         }
         self.settle_stayed(hosting).await;
+        if !draining.is_cancelled() {
+            self.move_ports_away(hosting, cut).await;
+        }
         self.move_registry_away(hosting, &targets).await;
     }
 
@@ -326,7 +334,7 @@ impl Service {
     /// Moves one process to some node, and notes what became of it.
     async fn move_away(
         self: &Arc<Self>,
-        hosting: &Hosting,
+        hosting: &Arc<Hosting>,
         brief: &Brief,
         targets: &HashSet<NodeId>,
     ) {
@@ -363,7 +371,7 @@ impl Service {
     /// Moves a process, or gives that up when the time is over.
     async fn try_move(
         self: &Arc<Self>,
-        hosting: &Hosting,
+        hosting: &Arc<Hosting>,
         process: ProcessId,
         to: NodeId,
     ) -> Tried {
@@ -436,14 +444,9 @@ impl Service {
 
     /// Until a node does not answer.
     async fn falls_silent(&self, node: NodeId) {
-        let addresses = self.addresses(node);
-        let mut answers = true;
-        while answers {
+        sleep(DRAIN_LOOK_EVERY).await;
+        while self.answers(node).await {
             sleep(DRAIN_LOOK_EVERY).await;
-            let asked = self
-                .transport
-                .ask(node, &addresses, &Request::Status, PROBE_WITHIN);
-            answers = matches!(timeout(PROBE_WITHIN, asked).await, Ok(Ok(_)));
         }
     }
 
@@ -479,6 +482,11 @@ fn warn_of_stayed(news: &DrainNews) {
     for entry in &news.processes {
         if let DrainFate::Stayed { why } = &entry.fate {
             tracing::warn!("process {} stays here: {why}", entry.process.short());
+        }
+    }
+    for port in &news.ports {
+        if let PortFate::Stayed { why } = &port.fate {
+            tracing::warn!("port {} stays here: {why}", port.address.port());
         }
     }
     if let RegistryFate::Stayed { why } = &news.registry {

@@ -191,6 +191,7 @@ impl Driver {
         }
     }
 
+    // long because: one arm for each input
     async fn take(&mut self, input: Input) -> Option<Ended> {
         let now = self.now();
         match input {
@@ -220,9 +221,11 @@ impl Driver {
             Input::Cancel { attempt, done } => {
                 let _ = done.send(self.moves.cancel(now, attempt.process));
             }
-            Input::IsBusy { process, busy } => {
-                let _ = busy.send(self.moves.is_busy(process));
+            Input::IsOffered { attempt, offered } => {
+                let _ = offered.send(self.moves.is_offered(attempt));
             }
+            Input::TargetSilent { attempt } => self.moves.target_silent(now, attempt),
+            Input::IsBusy { process, busy } => drop(busy.send(self.moves.is_busy(process))),
             Input::KeptCopy { process, kept } => drop(kept.send(self.moves.kept_copy(process))),
             Input::TargetOf { attempt, target } => {
                 let _ = target.send(self.moves.target_by(attempt));

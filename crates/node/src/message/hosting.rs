@@ -324,6 +324,14 @@ pub enum HostingRequest {
         /// Which.
         process: ProcessId,
     },
+    /// Between nodes: the asking node has a port of a process of the asked one, and is to end: open it in its place. From
+    /// version 3 of the protocol on.
+    TakePort {
+        /// Which process.
+        process: ProcessId,
+        /// Which of its ports.
+        index: u32,
+    },
 }
 
 /// What is done to a process.
@@ -482,7 +490,7 @@ pub enum HostingReply {
     Drain(Box<DrainNews>),
     /// To [`HostingRequest::Rooms`]: of those that answer.
     Rooms(Vec<Room>),
-    /// To [`HostingRequest::Listen`]: where.
+    /// To [`HostingRequest::Listen`] and [`HostingRequest::TakePort`]: where.
     Listening(SocketAddr),
     /// To [`HostingRequest::MoveProgress`].
     MoveProgress(MoveProgress),

@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::choice;
 use crate::limits::{DRAIN_TRIES_MAX, NEWS_WITHIN};
 use crate::message::{
-    Brief, DrainEntry, DrainFate, DrainNews, DrainStage, Failure, RegistryFate, Room,
+    Brief, DrainEntry, DrainFate, DrainNews, DrainPort, DrainStage, Failure, PortFate,
+    RegistryFate, Room,
 };
 
 /// How far it is, and for how long it may go on.
@@ -66,7 +67,7 @@ impl Progress {
         self.news()
     }
 
-    pub(super) fn change(&self, change: impl FnOnce(&mut DrainNews)) {
+    pub(in crate::hosting) fn change(&self, change: impl FnOnce(&mut DrainNews)) {
         self.news.send_modify(|news| {
             change(news);
             news.number += 1;
@@ -114,8 +115,8 @@ impl Progress {
                 *news = DrainNews {
                     number: news.number + 1,
                     stage: DrainStage::Draining,
-                    processes: Vec::new(),
                     registry,
+                    ..DrainNews::default()
                 };
             }
             begun.is_ok()
@@ -150,10 +151,15 @@ impl Progress {
         let cancelled = self.is_cancelled();
         self.change(|news| {
             let stays = |entry: &DrainEntry| matches!(entry.fate, DrainFate::Stayed { .. });
+            let port_stays = |port: &DrainPort| matches!(port.fate, PortFate::Stayed { .. });
             let registry_stays = matches!(news.registry, RegistryFate::Stayed { .. });
             news.stage = match cancelled {
                 true => DrainStage::Cancelled,
-                false if registry_stays || news.processes.iter().any(stays) => {
+                false
+                    if registry_stays
+                        || news.processes.iter().any(stays)
+                        || news.ports.iter().any(port_stays) =>
+                {
                     DrainStage::Incomplete
                 }
                 false => DrainStage::Drained,
