@@ -83,6 +83,7 @@ use draining::Draining;
 use input::Input;
 use news::News;
 pub(crate) use runner::{runner_errors, runner_socket};
+use snapshots::Turns;
 pub(crate) use stores::Stores;
 pub use stores::{OpenStoreError, ParseStoreError, StoreAt};
 
@@ -107,6 +108,7 @@ pub(crate) struct Hosting {
     attaching: Attaching,
     news: News,
     draining: Draining,
+    turns: Turns,
     /// For what a runner needs made ready.
     preparing: Arc<Semaphore>,
     /// How processes ended, until it is written down.
@@ -152,6 +154,7 @@ impl Hosting {
             attaching: Attaching::default(),
             news,
             draining: Draining::default(),
+            turns: Turns::default(),
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             ended: Mutex::default(),
         }
