@@ -64,6 +64,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sterna_migration::{Event, Message, NodeId};
 use sterna_process::ProcessId;
 use sterna_runner::Handle;
+use sterna_runner::limits::PROCESSES_MAX;
 use sterna_runner::message::{Answer, Ended, Order};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -72,7 +73,7 @@ use crate::ingress::Ingress;
 use crate::limits::{
     INPUTS_WAITING_MAX, KILLED_WITHIN, LOG_LOOK_EVERY, PREPARING_MAX, RUNNER_WITHIN,
 };
-use crate::message::{Failure, FailureKind, Remains};
+use crate::message::{Failure, FailureKind, Remains, cut_exit};
 use crate::workshop::Workshop;
 use attaching::Attaching;
 pub(crate) use attaching::serve_clients;
@@ -249,6 +250,15 @@ impl Hosting {
         let heard = Input::Event(Event::Message { from, message });
         if self.inputs.try_send(heard).is_err() {
             tracing::debug!("a message of {attempt} is not heard: too much is said at once");
+        }
+    }
+
+    /// Notes how a process ended, by the word of a runner: with no longer texts, and no more ends, than it can have.
+    fn note_end(&self, mut ended: Ended) {
+        cut_exit(&mut ended.exit);
+        let mut known = self.ended();
+        if known.len() < PROCESSES_MAX || known.contains_key(&ended.process) {
+            known.insert(ended.process, ended);
         }
     }
 

@@ -92,19 +92,28 @@ pub enum How {
     },
 }
 
+fn cut(text: &mut String, bytes_max: usize) {
+    text.truncate(text.floor_char_boundary(bytes_max));
+    text.shrink_to_fit();
+}
+
+/// Cuts its texts to the length that they may have.
+pub(crate) fn cut_exit(exit: &mut Exit) {
+    if let Exit::Trapped { what, back_trace } = exit {
+        cut(what, TEXT_BYTES_MAX);
+        cut(back_trace, BACK_TRACE_BYTES_MAX);
+    }
+}
+
 impl How {
     /// The same with all texts at most as long as they may be.
     #[must_use]
     pub fn bounded(mut self) -> Self {
-        let cut = |text: &mut String, max| text.truncate(text.floor_char_boundary(max));
         match &mut self {
-            Self::Exited(Exit::Trapped { what, back_trace }) => {
-                cut(what, TEXT_BYTES_MAX);
-                cut(back_trace, BACK_TRACE_BYTES_MAX);
-            }
+            Self::Exited(exit) => cut_exit(exit),
             Self::Lost { reason } => cut(reason, TEXT_BYTES_MAX),
             Self::Frozen { file } => cut(file, FILE_BYTES_MAX),
-            Self::Exited(_) | Self::Unseen => {}
+            Self::Unseen => {}
         }
         self
     }
