@@ -73,7 +73,7 @@ use crate::ingress::Ingress;
 use crate::limits::{
     INPUTS_WAITING_MAX, KILLED_WITHIN, LOG_LOOK_EVERY, PREPARING_MAX, RUNNER_WITHIN,
 };
-use crate::message::{Failure, FailureKind, Remains, cut_exit};
+use crate::message::{Failure, FailureKind, Remains};
 use crate::workshop::Workshop;
 use attaching::Attaching;
 pub(crate) use attaching::serve_clients;
@@ -255,7 +255,7 @@ impl Hosting {
 
     /// Notes how a process ended, by the word of a runner: with no longer texts, and no more ends, than it can have.
     fn note_end(&self, mut ended: Ended) {
-        cut_exit(&mut ended.exit);
+        ended.exit = ended.exit.bounded();
         let mut known = self.ended();
         if known.len() < PROCESSES_MAX || known.contains_key(&ended.process) {
             known.insert(ended.process, ended);

@@ -34,7 +34,6 @@ pub use keeping::{
     SnapshotOrder, ThawOrder,
 };
 pub use moving::{MoveEnd, MoveProgress, MoveReport, RoundNews};
-pub(crate) use process::cut_exit;
 pub use process::{
     Announced, Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage,
     is_process_name,

@@ -179,7 +179,7 @@ impl Hosted {
         let ended = Ended {
             process: self.id,
             epoch: inner.epoch,
-            exit,
+            exit: exit.bounded(),
             stats,
             at: SystemTime::now(),
         };

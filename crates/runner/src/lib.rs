@@ -13,7 +13,7 @@
 //! again.
 //!
 //! - [`message`]: what is ordered and said; [`link`], [`bytes`]: its bytes
-//! - [`role`]: the runner at work; `hosted`: one process; `serving`: what users want of it
+//! - [`role`]: the runner at work; `service`: whom it obeys; `hosted`: one process; `serving`: what users want of it
 //! - `leaving`, `arriving`: the two sides of a move; `live`: rounds before it, while the process runs
 //! - `pump`: what runners say to each other; [`channel`]: sealed records
 //! - `copying`: copies for files and snapshots, and processes made of them; [`copy`]: their bytes
@@ -42,6 +42,7 @@ pub mod log;
 pub mod message;
 mod pump;
 pub mod role;
+mod service;
 mod serving;
 mod streams;
 mod watch;
