@@ -19,7 +19,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sterna_migration::{Attempt, Holding, Travel};
+use sterna_migration::{Attempt, Holding, Life, Record, Travel};
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Order};
 use tokio::task::JoinSet;
@@ -34,7 +34,8 @@ use crate::identity::NodeId;
 use crate::limits::{DRAIN_ENDS_WITHIN, DRAIN_LOOK_EVERY, DRAIN_MOVES_AT_ONCE, DRAIN_WITHIN_MAX};
 use crate::message::{
     Brief, DrainEntry, DrainFate, DrainNews, DrainOrder, DrainStage, Failure, FailureKind,
-    HostingReply, KeepingsOf, MoveProgress, MoveReport, PortFate, RegistryFate, Remains,
+    HostingReply, KeepingsOf, MoveProgress, MoveReport, PortFate, RegistryFate, RegistryRequest,
+    Remains, Reply,
 };
 use crate::service::Service;
 
@@ -306,29 +307,40 @@ impl Service {
         self.move_registry_away(hosting, &targets).await;
     }
 
-    /// Says of those whose turn did not come why they stay, and of those that are not here any more that they are gone.
+    /// Says of those whose turn did not come why they stay, and of those that are not here any more that they are gone. If
+    /// the runner does not say what is here, all stays that the registry has here.
     async fn settle_stayed(&self, hosting: &Hosting) {
-        let Ok(held) = hosting.held().await else {
-            return;
+        let (here, is_known) = match hosting.held().await {
+            Ok(held) => (held.iter().map(|brief| brief.process).collect(), true),
+            Err(_) => (self.recorded_here().await, false),
         };
-        let held: HashSet<ProcessId> = held.iter().map(|brief| brief.process).collect();
         let why = match hosting.draining.is_cancelled() {
+            _ if !is_known => "the node's runner does not answer",
             true => "it was given up before its turn came",
             false => "the time was over before its turn came",
         };
-        hosting.draining.change(|news| {
-            for entry in &mut news.processes {
-                match &entry.fate {
-                    DrainFate::Moved { .. } | DrainFate::Gone => {}
-                    _ if !held.contains(&entry.process) => entry.fate = DrainFate::Gone,
-                    DrainFate::Stayed { .. } => {}
-                    DrainFate::Waiting | DrainFate::Moving { .. } => {
-                        let why = why.to_owned();
-                        entry.fate = DrainFate::Stayed { why };
-                    }
-                }
+        hosting.draining.settle(&here, is_known, why);
+    }
+
+    /// Living processes of this node, by the registry.
+    async fn recorded_here(&self) -> HashSet<ProcessId> {
+        let (node, mut after, mut here) = (self.id, None, HashSet::new());
+        loop {
+            let request = RegistryRequest::ProcessesOf { node, after };
+            let Ok(Reply::Records(page)) = self.ask_registry(request).await else {
+                return here;
+            };
+            let is_here = |bytes: &[u8]| {
+                let record = Record::decode(bytes);
+                record.is_ok_and(|record| record.owner == node && record.life == Life::Alive)
+            };
+            let records = page.records.into_iter();
+            here.extend(records.filter_map(|(of, bytes)| is_here(&bytes).then_some(of)));
+            after = page.next;
+            if after.is_none() {
+                return here;
             }
-        });
+        }
     }
 
     /// Moves one process to some node, and notes what became of it.

@@ -27,7 +27,6 @@ use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX, SWEEP_EVERY};
 use crate::message::{EventSort, How, MoveReport, RegistryRequest, Reply, RoundNews, SwapBytes};
 use crate::registry::Deed;
 use crate::service::Service;
-use sterna_runner::limits::PROCESSES_MAX;
 
 struct Driver {
     service: Arc<Service>,
@@ -137,10 +136,9 @@ impl Service {
             }
             match hosting.get_runner(life).await {
                 Ok((runner, held)) => {
-                    let ended = held.ended.iter();
-                    hosting
-                        .ended()
-                        .extend(ended.map(|ended| (ended.process, ended.clone())));
+                    for ended in &held.ended {
+                        hosting.note_end(ended.clone());
+                    }
                     hosting.runner.send_replace(Some(runner.clone()));
                     return (runner, held);
                 }
@@ -290,15 +288,9 @@ impl Driver {
                 }
                 self.moves.handle(now, Event::Runner(event));
             }
-            Said::Ended(ended) => {
-                let mut known = self.hosting.ended();
-                // More than it can have are not its own.
-                if known.len() < PROCESSES_MAX || known.contains_key(&ended.process) {
-                    known.insert(ended.process, ended);
-                }
-            }
+            Said::Ended(ended) => self.hosting.note_end(ended),
             Said::Watched { attempt, us, ready } => {
-                if self.moves.target_of(attempt.process).is_some() {
+                if self.moves.target_by(attempt).is_some() {
                     self.watched.insert(attempt, (us, ready));
                 }
             }
