@@ -39,9 +39,9 @@ enum What {
         )]
         options: Vec<String>,
     },
-    /// Moves between nodes, nodes with many processes, registries
+    /// Moves between nodes, clients of servers that move, nodes with many processes, registries
     Move {
-        /// For the measuring program: see `-- --help`
+        /// `--install` gets CRIU; all else is for the measuring program: see `-- --help`
         #[arg(
             trailing_var_arg = true,
             allow_hyphen_values = true,
@@ -84,7 +84,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         What::Wasm { options } => wasm(root, options),
         What::Threads { options } => threads::run(root, options),
         What::Files { options } => files(root, options),
-        What::Move { options } => measure(root, "sterna-benches-move", options),
+        What::Move { options } => moves(root, options),
     }
 }
 
@@ -103,14 +103,30 @@ fn files(root: &Path, options: &[String]) -> Result<()> {
     child::show(bench.current_dir(root).args(options))
 }
 
-fn wasm(root: &Path, options: &[String]) -> Result<()> {
+fn moves(root: &Path, options: &[String]) -> Result<()> {
+    let (install, options) = split(options);
+    if install {
+        let folder = root.join("target/bench");
+        fs::create_dir_all(&folder)?;
+        criu(root, &folder)?;
+    }
+    measure(root, "sterna-benches-move", &options)
+}
+
+/// Whether peers are to be installed, and all else.
+fn split(options: &[String]) -> (bool, Vec<String>) {
     let (install, options): (Vec<_>, Vec<_>) = options
         .iter()
         .cloned()
         .partition(|option| option == "--install");
+    (!install.is_empty(), options)
+}
+
+fn wasm(root: &Path, options: &[String]) -> Result<()> {
+    let (install, options) = split(options);
     let folder = root.join("target/bench");
     fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
-    if !install.is_empty() {
+    if install {
         guests::download(root)?;
         guests::vendor(root)?;
         type Fetch = fn(&Path, &Path) -> Result<()>;
