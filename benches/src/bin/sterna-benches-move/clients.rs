@@ -12,7 +12,7 @@ use sterna_laboratory::clients::{
 };
 
 use crate::Plan;
-use crate::criu::{Connections, Criu};
+use crate::criu::Criu;
 
 /// Connections, and writes a second on all of them.
 const CLIENTS: usize = 64;
@@ -70,26 +70,27 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
         ". Of {} requests none failed, and no answer was wrong.",
         tally.answered
     ));
-    for connections in [Connections::Kept, Connections::Closed] {
-        match Criu::start(plan, PEERS_MIB, connections) {
-            Ok(Some(mut criu)) => match by(&mut criu, plan) {
-                Ok((way, failed)) => {
-                    let name = format!("{PEERS_MIB} MiB, native, CRIU {}", connections.name());
-                    row(&mut table, &name, &way);
-                    if failed > 0 {
-                        table
-                            .note
-                            .push_str(&format!(" {name}: {failed} requests failed."));
-                    }
-                }
-                Err(error) => eprintln!("criu, {}: skipped: {error:#}", connections.name()),
-            },
-            Ok(None) => {
-                eprintln!("criu: skipped, there is none; cargo xtask bench move --install gets it");
-                break;
-            }
-            Err(error) => eprintln!("criu, {}: skipped: {error:#}", connections.name()),
+    let measured = match Criu::start(plan, PEERS_MIB) {
+        Ok(Some(mut criu)) => by(&mut criu, plan).map(Some),
+        Ok(None) => {
+            eprintln!("criu: skipped, there is none; cargo xtask bench move --install gets it");
+            Ok(None)
         }
+        Err(error) => Err(error),
+    };
+    match measured {
+        Ok(None) => {}
+        Ok(Some((way, failed))) => {
+            row(
+                &mut table,
+                &format!("{PEERS_MIB} MiB, native, CRIU dump and restore"),
+                &way,
+            );
+            table
+                .note
+                .push_str(&format!(" With CRIU {failed} requests failed."));
+        }
+        Err(error) => eprintln!("criu: skipped, it does not work here: {error:#}"),
     }
     Ok(Some(table))
 }

@@ -1,7 +1,8 @@
 //! CRIU moves the native server: dumped into a folder in memory and restored from it.
 //!
 //! Dump and restore are two commands one after the other, as they would be on two machines; nothing is sent between them, so
-//! that CRIU is spared what a network would cost. The restored process is taken from its own images each time.
+//! that CRIU is spared what a network would cost. Connections of clients are kept: until they are restored, a filter holds
+//! back what comes for them.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -22,36 +23,10 @@ use crate::native;
 const RESTORED_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// What becomes of clients' connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Connections {
-    /// They are restored (`--tcp-established`).
-    Kept,
-    /// They are closed (`--tcp-close`), and clients connect again.
-    Closed,
-}
-
-impl Connections {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Kept => "with connections",
-            Self::Closed => "without connections",
-        }
-    }
-
-    const fn option(self) -> &'static str {
-        match self {
-            Self::Kept => "--tcp-established",
-            Self::Closed => "--tcp-close",
-        }
-    }
-}
-
 /// The server, and CRIU. Dropping it ends the server.
 pub(crate) struct Criu {
     root: PathBuf,
     folder: TempDir,
-    connections: Connections,
     address: SocketAddr,
     /// Whose end is waited for: the server, or the command that restored it.
     parent: Child,
@@ -61,7 +36,7 @@ pub(crate) struct Criu {
 
 impl Criu {
     /// Starts the server, if there is a CRIU.
-    pub(crate) fn start(plan: &Plan, mib: u64, connections: Connections) -> Result<Option<Self>> {
+    pub(crate) fn start(plan: &Plan, mib: u64) -> Result<Option<Self>> {
         if peers::criu(&plan.root).is_none() {
             return Ok(None);
         }
@@ -76,7 +51,6 @@ impl Criu {
         Ok(Some(Self {
             root: plan.root.clone(),
             folder,
-            connections,
             address,
             parent,
             pid,
@@ -87,7 +61,7 @@ impl Criu {
     fn command(&self, verb: &str, images: &Path) -> Result<Command> {
         let mut command = peers::criu(&self.root).context("it has gone")?;
         command
-            .args([verb, "-v1", "-o", "log", self.connections.option(), "-D"])
+            .args([verb, "-v1", "-o", "log", "--tcp-established", "-D"])
             .arg(images);
         Ok(command)
     }
@@ -127,7 +101,8 @@ impl Mover for Criu {
         let images = self.folder.path().join(format!("images-{}", self.dumps));
         fs::create_dir(&images)?;
         let ordered = Instant::now();
-        quietly(self.command("dump", &images)?.args(["-t", &self.pid]))?;
+        let mut dump = self.command("dump", &images)?;
+        quietly(dump.args(["--network-lock", "nftables", "-t", &self.pid]))?;
         self.parent.wait()?;
         let dumped = ordered.elapsed();
         let pidfile = images.join("pid");
