@@ -25,6 +25,8 @@ pub const MESSAGE_WITHIN: Duration = Duration::from_secs(30);
 pub const RECORD_BYTES_MAX: usize = 256 << 10;
 /// Longest image that is taken from a channel, in bytes. Pages are not in it.
 pub const IMAGE_BYTES_MAX: u64 = 256 << 20;
+/// Most bytes under way between a port's clients and a process that travel with it.
+pub const CARRIED_BYTES_MAX: usize = 128 << 20;
 /// For the other end of a channel to take or give anything.
 pub const CHANNEL_WITHIN: Duration = Duration::from_secs(20);
 /// Preparations that one arriving process may have under way.
