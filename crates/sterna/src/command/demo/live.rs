@@ -11,7 +11,7 @@ use crate::command::stage::Stage;
 pub(super) const HEAP_MIB: u64 = 64;
 pub(super) const CLIENTS: usize = 64;
 /// Writes a second of all clients.
-pub(super) const RATE: u32 = 5000;
+pub(super) const RATE: u32 = 1000;
 /// Once round all nodes, twice.
 const MOVES: usize = 6;
 const PRE_COPY: Travel = Travel {
