@@ -317,6 +317,7 @@ impl Moves {
                 }
             },
             Body::Accept(_) => Body::Abort,
+            Body::State(_) | Body::Ask if self.follows(attempt) => Body::Committed,
             Body::State(_) | Body::Ask if self.lived_on(attempt) => Body::Done(Timings::default()),
             Body::State(_) | Body::Coming => Body::Failed(TargetFailure::Unknown),
             Body::Refuse(_)
@@ -348,7 +349,15 @@ impl Moves {
         }
     }
 
-    /// Whether the process came here by this attempt or a later one, and has run here.
+    /// Whether the process came here by this attempt, and some of its memory is still to come.
+    fn follows(&self, attempt: Attempt) -> bool {
+        matches!(
+            self.holdings.get(&attempt.process),
+            Some(Holding::Incomplete { attempt: own, .. }) if *own == attempt
+        )
+    }
+
+    /// Whether the process came here by this attempt or a later one, has run here, and needs nothing of the source.
     fn lived_on(&self, attempt: Attempt) -> bool {
         self.holdings.get(&attempt.process).is_some_and(|holding| {
             let ran = matches!(
@@ -362,7 +371,9 @@ impl Moves {
     fn runner(&mut self, now: Time, event: &RunnerEvent) {
         let (process, attempt) = event.about();
         let active = self.activities.get(&process).and_then(Activity::attempt);
-        if attempt.is_some() && attempt != active {
+        // A service that was started again may hear of the rest of a memory before it has seen the record.
+        let is_early = active.is_none() && attempt.is_some_and(|attempt| self.follows(attempt));
+        if attempt.is_some() && attempt != active && !is_early {
             return; // of an attempt that has ended
         }
         let had = self.activities.contains_key(&process);
@@ -383,10 +394,12 @@ impl Moves {
     /// Keeps up with what the runner holds.
     fn note(&mut self, process: ProcessId, event: &RunnerEvent) {
         let holding = match (event, self.activities.get(&process)) {
-            (RunnerEvent::Prepared { attempt }, Some(Activity::Target(_))) => Holding::Arriving {
-                epoch: attempt.epoch,
-                move_id: attempt.move_id,
-            },
+            (RunnerEvent::Prepared { attempt, .. }, Some(Activity::Target(_))) => {
+                Holding::Arriving {
+                    epoch: attempt.epoch,
+                    move_id: attempt.move_id,
+                }
+            }
             (RunnerEvent::Restored { attempt }, Some(Activity::Target(target))) => {
                 match target.grant() {
                     Some(grant) => Holding::Ready {
@@ -402,9 +415,26 @@ impl Moves {
                 epoch: attempt.epoch,
                 move_id: attempt.move_id,
             },
-            (&RunnerEvent::Resumed { epoch, .. }, _) if self.has(process) => {
+            (&RunnerEvent::Resumed { epoch, follows, .. }, activity) if self.has(process) => {
                 self.starting.remove(&process);
-                Holding::Running { epoch }
+                match activity {
+                    Some(Activity::Target(target)) if follows && !target.is_whole() => {
+                        Holding::Incomplete {
+                            epoch,
+                            source: target.source(),
+                            attempt: target.attempt(),
+                        }
+                    }
+                    _ => Holding::Running { epoch },
+                }
+            }
+            (RunnerEvent::Followed { .. }, _) => match self.holding(process) {
+                Some(Holding::Incomplete { epoch, .. }) => Holding::Running { epoch },
+                _ => return,
+            },
+            (RunnerEvent::Unfollowed { .. }, _) => {
+                self.holdings.remove(&process);
+                return;
             }
             (RunnerEvent::Exited { .. }, _) => match self.holding(process) {
                 Some(holding) => Holding::Exited {
@@ -437,7 +467,7 @@ impl Moves {
             });
         }
         for (process, holding) in held {
-            if let Holding::Running { epoch } = holding
+            if let Holding::Running { epoch } | Holding::Incomplete { epoch, .. } = holding
                 && active.binary_search(&process).is_err()
             {
                 self.close(now, process, epoch, Life::Lost);

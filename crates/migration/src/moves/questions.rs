@@ -44,6 +44,12 @@ impl Moves {
         }
     }
 
+    /// Whether the rest of a process's memory is to follow it, if it is being moved away.
+    #[must_use]
+    pub fn is_followed(&self, process: ProcessId) -> bool {
+        self.source(process).is_some_and(Source::is_followed)
+    }
+
     /// Whether a move of the process, or the writing of its end, goes on here.
     #[must_use]
     pub fn is_busy(&self, process: ProcessId) -> bool {

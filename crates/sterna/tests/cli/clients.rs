@@ -14,13 +14,13 @@ use crate::world::{guest, until};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A client of the key-value store, on one connection.
-struct Client {
+pub(crate) struct Client {
     to: TcpStream,
     from: BufReader<TcpStream>,
 }
 
 impl Client {
-    fn connect(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn connect(address: SocketAddr) -> io::Result<Self> {
         let to = TcpStream::connect(address)?;
         to.set_nodelay(true)?;
         to.set_read_timeout(Some(PATIENCE))?;
@@ -41,7 +41,7 @@ impl Client {
         connected.unwrap()
     }
 
-    fn send(&mut self, method: &str, key: &str, body: &str) -> io::Result<()> {
+    pub(crate) fn send(&mut self, method: &str, key: &str, body: &str) -> io::Result<()> {
         let length = body.len();
         let request = format!(
             "{method} /{key} HTTP/1.1\r\nHost: kv\r\nContent-Length: {length}\r\n\r\n{body}"
@@ -50,7 +50,7 @@ impl Client {
     }
 
     /// The body of the next answer, which must be a good one.
-    fn receive(&mut self) -> io::Result<String> {
+    pub(crate) fn receive(&mut self) -> io::Result<String> {
         let mut status = String::new();
         if self.from.read_line(&mut status)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -77,7 +77,7 @@ impl Client {
     }
 
     /// Writes a key. How often that was done.
-    fn put(&mut self, key: &str, value: &str) -> io::Result<u64> {
+    pub(crate) fn put(&mut self, key: &str, value: &str) -> io::Result<u64> {
         let answer = self.ask("PUT", key, value)?;
         Ok(answer.trim_end().parse().unwrap())
     }
@@ -88,13 +88,13 @@ impl Client {
 }
 
 /// Clients that write without end, each its own key: that is done exactly once each time.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<u64>>,
 }
 
 impl Load {
-    fn begin(address: SocketAddr, clients: usize) -> Self {
+    pub(crate) fn begin(address: SocketAddr, clients: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let client = |number: usize| {
             let stop = Arc::clone(&stop);
@@ -116,7 +116,7 @@ impl Load {
     }
 
     /// How often they have written, each of them.
-    fn end(self) -> Vec<u64> {
+    pub(crate) fn end(self) -> Vec<u64> {
         self.stop.store(true, Ordering::Relaxed);
         let clients = self.clients.into_iter();
         clients.map(|client| client.join().unwrap()).collect()
@@ -124,7 +124,7 @@ impl Load {
 }
 
 /// A cluster with a server at its first node, whose port is there.
-fn serving(names: &[&str], options: &[&str]) -> (Cluster, SocketAddr) {
+pub(crate) fn serving(names: &[&str], options: &[&str]) -> (Cluster, SocketAddr) {
     let cluster = Cluster::new(names);
     let address = serve(&cluster, options, "0");
     (cluster, address)
@@ -137,7 +137,7 @@ fn serve(cluster: &Cluster, options: &[&str], listen: &str) -> SocketAddr {
     address(cluster)
 }
 
-fn address(cluster: &Cluster) -> SocketAddr {
+pub(crate) fn address(cluster: &Cluster) -> SocketAddr {
     let listed = cluster.json(&["ps", "--json"]);
     let rows = listed.as_array().unwrap();
     let row = rows.iter().find(|row| row["name"] == "kv").unwrap();
@@ -149,7 +149,7 @@ fn address(cluster: &Cluster) -> SocketAddr {
 }
 
 /// Whether a client is cut off: not only that nothing comes.
-fn is_cut_off(client: &mut Client) -> bool {
+pub(crate) fn is_cut_off(client: &mut Client) -> bool {
     let mut byte = [0];
     match client.from.read(&mut byte) {
         Ok(0) => true,

@@ -18,6 +18,7 @@
 //! - `trial`: moves that are disturbed at a certain point
 //! - `phases`: each role of a move killed and stopped at each of its phases
 //! - `live`: memory that goes while its process runs
+//! - `following`: memory that comes after its process
 //! - `networks`: nodes in networks of their own: cut, lossy, of IPv6 alone
 //! - `hardship`: nodes whose disks are full; `clocks`: nodes whose clocks are wrong
 //! - `clients`: servers with clients that stay connected while they move
@@ -42,6 +43,7 @@ mod demo;
 mod draining;
 mod etcd;
 mod faults;
+mod following;
 mod found;
 mod hardship;
 mod hosted;
