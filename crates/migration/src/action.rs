@@ -152,18 +152,6 @@ pub enum RunnerEvent {
         /// Whether some of its memory is still at the source: [`RunnerEvent::Followed`] or [`RunnerEvent::Unfollowed`] comes.
         follows: bool,
     },
-    /// All of its memory has come ([`Rest::Follows`]).
-    Followed {
-        /// Which move.
-        attempt: Attempt,
-    },
-    /// What was missing of its memory will not come, and the runner has let go of the process: it is no more here.
-    Unfollowed {
-        /// Which move.
-        attempt: Attempt,
-        /// What happened.
-        reason: String,
-    },
     /// It has ended by itself or was killed, whether it ran or stood still. Said once, unasked, and kept as
     /// [`Holding::Exited`].
     Exited {
@@ -193,6 +181,18 @@ pub enum RunnerEvent {
     },
     /// It has not, or nobody knows.
     RoundFailed {
+        /// Which move.
+        attempt: Attempt,
+        /// What happened.
+        reason: String,
+    },
+    /// All of its memory has come ([`Rest::Follows`]).
+    Followed {
+        /// Which move.
+        attempt: Attempt,
+    },
+    /// What was missing of its memory will not come, and the runner has let go of the process: it is no more here.
+    Unfollowed {
         /// Which move.
         attempt: Attempt,
         /// What happened.
@@ -354,15 +354,6 @@ pub enum Holding {
         /// Its epoch.
         epoch: Epoch,
     },
-    /// It runs, or stands still because its user says so, and some of its memory is still at the source.
-    Incomplete {
-        /// Its epoch.
-        epoch: Epoch,
-        /// From where its memory comes.
-        source: NodeId,
-        /// By which it came.
-        attempt: Attempt,
-    },
     /// It stands still, to be moved away: until the move is done this may be the only copy.
     Frozen {
         /// Its epoch.
@@ -400,6 +391,15 @@ pub enum Holding {
     Exited {
         /// Its epoch.
         epoch: Epoch,
+    },
+    /// It runs, or stands still because its user says so, and some of its memory is still at the source.
+    Incomplete {
+        /// Its epoch.
+        epoch: Epoch,
+        /// From where its memory comes.
+        source: NodeId,
+        /// By which it came.
+        attempt: Attempt,
     },
 }
 
