@@ -129,8 +129,9 @@ impl Back {
     }
 
     /// How many more bytes of the process can be given.
-    pub fn room(&mut self, id: ConnectionId) -> usize {
-        self.table.get(id).map_or(0, |one| one.out.room())
+    #[must_use]
+    pub fn room(&self, id: ConnectionId) -> usize {
+        self.table.room(id)
     }
 
     /// The process has sent bytes: no more than there is [room](Self::room) for, unless they have to travel.
@@ -159,6 +160,21 @@ impl Back {
             self.table.queue(id);
             self.finish(id);
         }
+    }
+
+    /// Bytes of the process that the ingress may not have.
+    #[must_use]
+    pub fn kept(&self, id: ConnectionId) -> usize {
+        self.table.all.get(&id).map_or(0, |one| one.out.len())
+    }
+
+    /// Whether the process sends no more.
+    #[must_use]
+    pub fn has_ended(&self, id: ConnectionId) -> bool {
+        self.table
+            .all
+            .get(&id)
+            .is_some_and(|one| one.out.has_ended())
     }
 
     /// It cannot be served.

@@ -48,8 +48,9 @@ impl Front {
     }
 
     /// How many more bytes of a client can be given.
-    pub fn room(&mut self, id: ConnectionId) -> usize {
-        self.table.get(id).map_or(0, |client| client.out.room())
+    #[must_use]
+    pub fn room(&self, id: ConnectionId) -> usize {
+        self.table.room(id)
     }
 
     /// A client has sent bytes, no more than there is [room](Self::room) for.

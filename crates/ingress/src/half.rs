@@ -47,11 +47,16 @@ impl Sending {
         (self.start, self.kept.iter().copied().collect())
     }
 
-    /// How many more bytes can be given.
-    pub(crate) fn room(&self) -> usize {
+    /// How many bytes are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// How many more bytes can be given, with a window of so many.
+    pub(crate) fn room(&self, window: usize) -> usize {
         match self.ended {
             true => 0,
-            false => WINDOW_BYTES.saturating_sub(self.kept.len()),
+            false => window.saturating_sub(self.kept.len()),
         }
     }
 

@@ -35,5 +35,10 @@ pub use table::{ConnectionId, Event, ProtocolError};
 
 /// Most bytes of one direction of a connection that are sent and not taken.
 pub const WINDOW_BYTES: usize = 256 << 10;
+/// The same, of a port with so many connections that they have to share [`PORT_BYTES`].
+pub const WINDOW_BYTES_MIN: usize = 16 << 10;
+/// What the connections of a port share, in bytes of each direction: clients that do not read must not fill the memory, nor
+/// make a process so heavy that it cannot move.
+pub const PORT_BYTES: usize = 64 << 20;
 /// Most connections that a port has at once.
 pub const CONNECTIONS_MAX: usize = 16 << 10;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::frame::{DATA_BYTES_MAX, Frame, Kind};
 use crate::half::{Piece, Receiving, Sending};
+use crate::{PORT_BYTES, WINDOW_BYTES, WINDOW_BYTES_MIN};
 
 /// A connection of a client, as its ingress counts them: none of these numbers is ever given twice by one port.
 #[derive(
@@ -92,6 +93,13 @@ impl Table {
         {
             self.ready.push_back(id);
         }
+    }
+
+    /// How many more bytes of a connection can be given.
+    pub(crate) fn room(&self, id: ConnectionId) -> usize {
+        let share = PORT_BYTES / self.all.len().max(1);
+        let window = share.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES);
+        self.all.get(&id).map_or(0, |one| one.out.room(window))
     }
 
     /// Says something at once.

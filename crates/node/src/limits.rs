@@ -27,8 +27,6 @@ pub const FILE_BYTES_MAX: usize = 4096;
 pub const ARGUMENTS_BYTES_MAX: usize = 16 << 10;
 /// What a service may keep of a process in the registry, in bytes.
 pub const EXTRA_BYTES_MAX: usize = 8 << 10;
-/// Longest back-trace of a trap that is kept, in bytes.
-pub const BACK_TRACE_BYTES_MAX: usize = 8 << 10;
 /// Processes of a cluster, those that have ended included. Counted from time to time: it may be exceeded by as
 /// many as are started meanwhile.
 pub const PROCESSES_MAX: usize = 100_000;

@@ -119,6 +119,23 @@ impl fmt::Display for State {
     }
 }
 
+impl Exit {
+    /// Longest [`what`](Exit::Trapped::what), in bytes.
+    pub const WHAT_BYTES_MAX: usize = 512;
+    /// Longest [`back_trace`](Exit::Trapped::back_trace), in bytes.
+    pub const BACK_TRACE_BYTES_MAX: usize = 8 << 10;
+
+    /// The same with texts, which may have come from a program, at most as long as they may be.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        if let Self::Trapped { what, back_trace } = &mut self {
+            what.truncate(what.floor_char_boundary(Self::WHAT_BYTES_MAX));
+            back_trace.truncate(back_trace.floor_char_boundary(Self::BACK_TRACE_BYTES_MAX));
+        }
+        self
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -37,6 +38,9 @@ pub struct Connection {
     pub handle: OwnedFd,
 }
 
+/// Bytes that are under way to either end of a connection; the system takes twice as much for its own records (socket(7)).
+const CONNECTION_BYTES: usize = 64 << 10;
+
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
 /// The two ends of a listener; either is as good as the other.
@@ -52,17 +56,17 @@ pub fn listener() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// The two ends of a connection; either is as good as the other.
+/// The two ends of a connection; either is as good as the other. What is in it, and travels with the process, does not
+/// depend on what the machine allows other sockets.
 ///
 /// # Errors
 /// There are too many descriptors.
 pub fn connection() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        FLAGS,
-        None,
-    )?)
+    let (one, other) = socketpair(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+    for end in [&one, &other] {
+        set_socket_send_buffer_size(end, CONNECTION_BYTES)?;
+    }
+    Ok((one, other))
 }
 
 /// Hands a connection to a listener's other end. Whether there was room for it.

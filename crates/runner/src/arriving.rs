@@ -26,7 +26,8 @@ use crate::log::LogHeader;
 use crate::message::{Place, Said};
 use crate::pump::{self, PumpError, Record};
 use crate::rest::{self, Following, Rest};
-use crate::role::{Role, Service};
+use crate::role::Role;
+use crate::service::Service;
 use crate::streams::Output;
 
 /// A process that is to come.

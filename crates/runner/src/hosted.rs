@@ -189,7 +189,7 @@ impl Hosted {
         let ended = Ended {
             process: self.id,
             epoch: inner.epoch,
-            exit,
+            exit: exit.bounded(),
             stats,
             at: SystemTime::now(),
         };

@@ -7,7 +7,8 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,7 +16,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::retry_on_intr;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
-use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
+use rustix::termios::{QueueSelector, Winsize, tcflush, tcgetwinsize, tcsetwinsize};
 use serde::{Deserialize, Serialize};
 use sterna_process::{Section, SectionError, Sections, Tag};
 
@@ -26,6 +27,9 @@ use crate::message::WindowSize;
 const END_OF_INPUT: u8 = 4;
 /// Ends of a line that is being typed: CR, LF, `VEOF`, and what throws it away: `VINTR`, `VQUIT`, `VKILL`.
 const ENDS_OF_LINES: &[u8] = &[b'\r', b'\n', END_OF_INPUT, 3, 28, 21];
+
+/// How often somebody who waits for room looks whether there is still a process.
+const CATCH_UP_WITHIN: Duration = Duration::from_millis(200);
 
 /// Name of the section that has [`Carried`].
 const INPUT: Tag = Tag::new("sterna.input");
@@ -99,33 +103,34 @@ impl Input {
     pub(crate) fn give(&self, bytes: &[u8], end: bool, within: Duration) -> io::Result<usize> {
         let until = Instant::now() + within;
         let mut taken = 0;
-        while taken < bytes.len() {
+        loop {
             let full = {
                 let mut inner = self.lock();
                 if inner.leaves {
-                    return Ok(taken);
+                    break;
                 }
-                match inner.writer.write(&bytes[taken..]) {
-                    Ok(count) => {
-                        taken += count;
-                        continue;
+                if inner.catch_up()? {
+                    taken += inner.writer.write_some(&bytes[taken..])?;
+                    if taken == bytes.len() {
+                        if end {
+                            inner.end()?;
+                        }
+                        return Ok(taken);
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        inner.writer.again()?
-                    }
-                    Err(error) => return Err(error),
                 }
+                inner.writer.again()?
             };
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok(taken);
+                break;
             }
             wait_for_room(&full, left)?;
         }
-        if end {
-            self.lock().end()?;
+        match end && taken == bytes.len() {
+            // Whoever gives sees by the number that bytes are left; that the end is, only so.
+            true => Err(io::Error::other("it is being moved: try again")),
+            false => Ok(taken),
         }
-        Ok(taken)
     }
 
     /// Makes the terminal so large; whether there is one.
@@ -148,35 +153,54 @@ impl Input {
     pub(crate) fn take_out(&self) -> io::Result<Section> {
         let mut inner = self.lock();
         inner.leaves = true;
-        let unread = inner.writer.unread()?;
+        let mut unread = inner.writer.unread()?;
         let size = inner.size();
         let carried = &mut inner.carried;
-        carried.unread.extend(unread);
+        // What has not been given again yet comes after it.
+        unread.append(&mut carried.unread);
+        carried.unread = unread;
         carried.size = size;
         Section::encode(INPUT, INPUT_VERSION, carried).map_err(io::Error::other)
     }
 
     /// The process stays after all, or has come: what was taken out is given again.
-    pub(crate) fn give_again(&self) {
-        let (carried, size) = {
-            let mut inner = self.lock();
-            inner.leaves = false;
-            let carried = std::mem::take(&mut inner.carried);
-            inner.carried.has_ended = carried.has_ended;
-            (carried.unread, carried.size)
-        };
-        if let Some(size) = size {
-            let _ = self.resize(size);
-        }
-        // It fitted before, and the other end is open.
-        let given = self.give(&carried, false, Duration::ZERO);
-        if given.as_ref().is_ok_and(|count| *count < carried.len()) {
-            tracing::warn!("input that a process had not read is lost: there is no room for it");
-        }
+    pub(crate) fn give_again(self: &Arc<Self>) {
         let mut inner = self.lock();
-        if inner.carried.has_ended {
-            let _ = inner.end();
+        inner.leaves = false;
+        if let (Writer::Terminal { master, .. }, Some(size)) = (&inner.writer, inner.carried.size) {
+            let _ = tcsetwinsize(master, size.to_system());
         }
+        let caught_up = inner.catch_up();
+        drop(inner);
+        // It fitted before; but who has many pipes gets small ones (pipe(7)).
+        if matches!(caught_up, Ok(false)) {
+            let this = Arc::downgrade(self);
+            let catching_up =
+                move || while let Some(true) = this.upgrade().map(|it| it.catch_up()) {};
+            let started = thread::Builder::new()
+                .name("input".into())
+                .spawn(catching_up);
+            if let Err(error) = started {
+                tracing::warn!(
+                    "a process gets the rest of its input when it is given more: {error}"
+                );
+            }
+        }
+    }
+
+    /// Gives of what was carried what there is room for, which is waited for a little. Whether there is more.
+    fn catch_up(&self) -> bool {
+        let full = {
+            let mut inner = self.lock();
+            match inner.leaves {
+                true => return false,
+                false => match inner.catch_up() {
+                    Ok(false) => inner.writer.again(),
+                    Ok(true) | Err(_) => return false,
+                },
+            }
+        };
+        full.is_ok_and(|full| wait_for_room(&full, CATCH_UP_WITHIN).is_ok())
     }
 
     /// Takes over what came with the process, to [give it again](Self::give_again) when it runs.
@@ -202,6 +226,17 @@ impl Carried {
 }
 
 impl Inner {
+    /// Gives of what was carried as much as there is room for. Whether that was all.
+    fn catch_up(&mut self) -> io::Result<bool> {
+        let given = self.writer.write_some(&self.carried.unread)?;
+        self.carried.unread.drain(..given);
+        let is_all = self.carried.unread.is_empty();
+        if is_all && self.carried.has_ended {
+            self.end()?;
+        }
+        Ok(is_all)
+    }
+
     /// Ends the input: for good on a pipe, once on a terminal.
     fn end(&mut self) -> io::Result<()> {
         match &mut self.writer {
@@ -210,7 +245,7 @@ impl Inner {
                 self.carried.has_ended = true;
                 Ok(())
             }
-            terminal @ Writer::Terminal { .. } => terminal.write(&[END_OF_INPUT]).map(drop),
+            terminal @ Writer::Terminal { .. } => terminal.write_some(&[END_OF_INPUT]).map(drop),
         }
     }
 
@@ -234,6 +269,20 @@ impl Writer {
             | Self::Terminal { master: end, .. } => end.try_clone(),
             Self::Pipe { write: None, .. } => Err(io::ErrorKind::BrokenPipe.into()),
         }
+    }
+
+    /// Writes what there is room for.
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.write(&bytes[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -261,12 +310,14 @@ impl Writer {
     /// Takes out what the process, which stands still, has not read.
     fn unread(&mut self) -> io::Result<Vec<u8>> {
         match self {
-            Self::Pipe { read, .. } => read_out(read),
+            Self::Pipe { read, .. } => read_out(read, false),
             Self::Terminal { master, line } => {
                 let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
                 let slave = File::from(ioctl_tiocgptpeer(&*master, flags)?);
                 never_block(&slave)?;
-                let mut unread = read_out(&slave)?;
+                let mut unread = read_out(&slave, true)?;
+                // The line that is being typed is still in it.
+                tcflush(&slave, QueueSelector::IFlush)?;
                 unread.append(line);
                 Ok(unread)
             }
@@ -274,14 +325,19 @@ impl Writer {
     }
 }
 
-/// Reads until there is nothing.
-fn read_out(mut from: &File) -> io::Result<Vec<u8>> {
+/// Reads until there is nothing. A line of a terminal that does not end as lines do was ended by [`END_OF_INPUT`].
+fn read_out(mut from: &File, is_terminal: bool) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
-    let mut buffer = [0; 4096];
+    let mut buffer = [0; LINE_BYTES_MAX];
     while all.len() < UNREAD_BYTES_MAX {
         match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(got) => all.extend_from_slice(&buffer[..got]),
+            Ok(0) if !is_terminal => break,
+            Ok(got) => {
+                all.extend_from_slice(&buffer[..got]);
+                if is_terminal && got < buffer.len() && buffer[..got].last() != Some(&b'\n') {
+                    all.push(END_OF_INPUT);
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error),
@@ -331,14 +387,29 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    fn terminal() -> (Input, File) {
+    fn terminal() -> (Arc<Input>, File) {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let slave = File::from(ioctl_tiocgptpeer(&master, flags).unwrap());
         never_block(&slave).unwrap();
-        (Input::terminal(master.into()).unwrap(), slave)
+        (Input::terminal(master.into()).unwrap().into(), slave)
+    }
+
+    fn pipe() -> (Arc<Input>, OwnedFd) {
+        let (input, end) = Input::pipe().unwrap();
+        (input.into(), end)
+    }
+
+    /// Lines that the process reads, so many.
+    fn read_lines(slave: &mut File, count: usize) -> String {
+        let (mut all, mut line) = (Vec::new(), [0; 100]);
+        while all.iter().filter(|&&byte| byte == b'\n').count() < count {
+            let got = slave.read(&mut line).unwrap();
+            all.extend_from_slice(&line[..got]);
+        }
+        String::from_utf8(all).unwrap()
     }
 
     fn carried(input: &Input) -> Carried {
@@ -347,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_full_pipe_takes_a_part_and_the_rest_travels() {
-        let (input, end) = Input::pipe().unwrap();
+        let (input, end) = pipe();
         let much = vec![b'x'; 1 << 20];
         let taken = input.give(&much, false, Duration::ZERO).unwrap();
         assert!(0 < taken && taken < much.len(), "{taken}");
@@ -359,7 +430,7 @@ mod tests {
 
     #[test]
     fn input_of_one_that_stays_is_there_again() {
-        let (input, end) = Input::pipe().unwrap();
+        let (input, end) = pipe();
         input.give(b"not read", false, SOON).unwrap();
         assert_eq!(carried(&input).unread, b"not read");
         input.give_again();
@@ -371,11 +442,11 @@ mod tests {
 
     #[test]
     fn an_end_travels() {
-        let (input, _end) = Input::pipe().unwrap();
+        let (input, _end) = pipe();
         input.give(b"the last", true, SOON).unwrap();
         let carried = carried(&input);
         assert!(carried.has_ended && carried.unread == b"the last");
-        let (there, end) = Input::pipe().unwrap();
+        let (there, end) = pipe();
         there.carry(carried);
         there.give_again();
         let mut all = String::new();
@@ -402,17 +473,70 @@ mod tests {
         there.give_again();
         assert_eq!(there.size(), Some(size));
         there.give(b" line\n", false, SOON).unwrap();
-        let mut all = Vec::new();
-        while all.iter().filter(|&&byte| byte == b'\n').count() < 2 {
-            let got = slave.read(&mut line).unwrap();
-            all.extend_from_slice(&line[..got]);
+        assert_eq!(read_lines(&mut slave, 2), "not read\nhalf a line\n");
+    }
+
+    #[test]
+    fn a_line_that_is_being_typed_to_one_that_stays_is_there_once() {
+        let (input, mut slave) = terminal();
+        input.give(b"not read\nhalf a", false, SOON).unwrap();
+        for _ in 0..3 {
+            assert_eq!(carried(&input).unread, b"not read\nhalf a");
+            input.give_again();
         }
-        assert_eq!(all, b"not read\nhalf a line\n");
+        input.give(b" line\n", false, SOON).unwrap();
+        assert_eq!(read_lines(&mut slave, 2), "not read\nhalf a line\n");
+    }
+
+    #[test]
+    fn ends_of_input_at_a_terminal_travel_in_their_places() {
+        let (input, _slave) = terminal();
+        input.give(b"a line\n", true, SOON).unwrap();
+        input.give(b"no line", true, SOON).unwrap();
+        input.give(b"the next\n", false, SOON).unwrap();
+        let carried = carried(&input);
+        assert_eq!(carried.unread, b"a line\n\x04no line\x04the next\n");
+        let (there, mut slave) = terminal();
+        there.carry(carried);
+        there.give_again();
+        let mut line = [0; 100];
+        let reads: Vec<usize> = (0..4).map(|_| slave.read(&mut line).unwrap()).collect();
+        assert_eq!(reads, [7, 0, 7, 9]);
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_smaller_pipe_follows_before_what_comes_later() {
+        let (input, end) = pipe();
+        let mut much: Vec<u8> = (0..60_000_u32).map(|at| (at % 251) as u8).collect();
+        assert_eq!(input.give(&much, false, SOON).unwrap(), much.len());
+        let carried = carried(&input);
+        drop((input, end));
+        let (there, end) = pipe();
+        rustix::pipe::fcntl_setpipe_size(&end, 4096).unwrap();
+        there.carry(carried);
+        there.give_again();
+        let more = Arc::clone(&there);
+        let giving = thread::spawn(move || more.give(b"and more", true, SOON).unwrap());
+        let flags = fcntl_getfl(&end).unwrap();
+        fcntl_setfl(&end, flags - OFlags::NONBLOCK).unwrap();
+        let mut all = Vec::new();
+        File::from(end).read_to_end(&mut all).unwrap();
+        assert_eq!(giving.join().unwrap(), 8);
+        much.extend(b"and more");
+        assert!(all == much, "{} bytes of {}", all.len(), much.len());
+    }
+
+    #[test]
+    fn an_end_that_comes_too_late_is_said_not_to_be_taken() {
+        let (input, _end) = pipe();
+        drop(carried(&input));
+        assert!(input.give(b"", true, Duration::ZERO).is_err());
+        assert_eq!(input.give(b"x", true, Duration::ZERO).unwrap(), 0);
     }
 
     #[test]
     fn a_pipe_has_no_size() {
-        let (input, _end) = Input::pipe().unwrap();
+        let (input, _end) = pipe();
         let size = WindowSize {
             columns: 1,
             rows: 1,

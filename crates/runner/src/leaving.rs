@@ -22,12 +22,14 @@ use crate::fault::{self, Midway};
 use crate::following::{Following, Lanes};
 use crate::hosted::{Hosted, Stage};
 use crate::limits::{
-    AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, LOOKS_AGAIN, READY_WITHIN, ROUNDS,
+    AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, LOOKS_AGAIN, READY_WITHIN,
+    REASON_WITHIN, ROUNDS,
 };
 use crate::live::Live;
 use crate::message::Said;
 use crate::pump::{self, PumpError, Record};
-use crate::role::{Role, Service};
+use crate::role::Role;
+use crate::service::Service;
 
 /// A captured process, but for its pages.
 pub(crate) struct Captured {
@@ -110,7 +112,12 @@ impl Outgoing {
             }
             let mut heard = self.heard();
             match record {
-                Ok(Record::Anticipated(places)) => heard.ready.extend(places),
+                Ok(Record::Anticipated(places)) => {
+                    // A target may name what it likes.
+                    let seen = self.seen();
+                    let ready = places.into_iter().filter(|place| seen.contains(place));
+                    heard.ready.extend(ready);
+                }
                 Ok(Record::Got) => heard.got = true,
                 Ok(Record::Failed(why)) => break why,
                 Ok(_) => break PumpError::Malformed.to_string(),
@@ -188,7 +195,15 @@ impl Outgoing {
         send: impl FnOnce(&mut Sender) -> Result<T, PumpError>,
     ) -> Result<T, PumpError> {
         self.heard().got = false;
-        let sent = send(&mut self.sender())?;
+        let sent = send(&mut self.sender());
+        if let Err(PumpError::Channel(_)) = sent {
+            // Whoever hangs up has said why, if it could.
+            self.wait_until(REASON_WITHIN, |_| false);
+            if let Some(why) = self.heard().failed.clone() {
+                return Err(PumpError::Failed(why));
+            }
+        }
+        let sent = sent?;
         // The target says so when it has read the last of it, which is soon after the last was written here.
         match self.wait_until(CHANNEL_WITHIN, |heard| heard.got) {
             true => Ok(sent),

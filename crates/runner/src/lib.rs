@@ -13,7 +13,7 @@
 //! again.
 //!
 //! - [`message`]: what is ordered and said; [`link`], [`bytes`]: its bytes
-//! - [`role`]: the runner at work; `hosted`: one process; `serving`: what users want of it
+//! - [`role`]: the runner at work; `service`: whom it obeys; `hosted`: one process; `serving`: what users want of it
 //! - `leaving`, `arriving`: the two sides of a move; `live`: rounds before it, while the process runs
 //! - `following`, `rest`: the two sides of a memory that comes after its process; `left`: what is left of it
 //! - `pump`: what runners say to each other; [`channel`]: sealed records
@@ -46,6 +46,7 @@ pub mod message;
 mod pump;
 mod rest;
 pub mod role;
+mod service;
 mod serving;
 mod streams;
 mod watch;

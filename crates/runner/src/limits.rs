@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-/// Longest message between a service and its runner, in bytes: a layout with the most regions fits.
-pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Longest message between a service and its runner, in bytes: a look at as many processes as there may be fits, or a
+/// layout with the most regions.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Back-traces that a service which begins is told of those that have ended, in bytes; of others it hears how they ended.
+pub const BACK_TRACES_BYTES_MAX: usize = 4 << 20;
 /// Descriptors that come with one message.
 pub const DESCRIPTORS_MAX: usize = 32;
 /// Directories of one process.
@@ -25,8 +28,12 @@ pub const MESSAGE_WITHIN: Duration = Duration::from_secs(30);
 pub const RECORD_BYTES_MAX: usize = 256 << 10;
 /// Longest image that is taken from a channel, in bytes. Pages are not in it.
 pub const IMAGE_BYTES_MAX: u64 = 256 << 20;
+/// Most bytes under way between a port's clients and a process that travel with it.
+pub const CARRIED_BYTES_MAX: usize = 128 << 20;
 /// For the other end of a channel to take or give anything.
 pub const CHANNEL_WITHIN: Duration = Duration::from_secs(20);
+/// For the reason of a target that has hung up to be heard.
+pub const REASON_WITHIN: Duration = Duration::from_secs(1);
 /// Preparations that one arriving process may have under way.
 pub const PREPARATIONS_MAX: usize = 32;
 

@@ -23,7 +23,8 @@ use crate::limits::{
 };
 use crate::message::Said;
 use crate::pump::{self, PumpError};
-use crate::role::{Role, Service};
+use crate::role::Role;
+use crate::service::Service;
 
 /// The written pages of a process, noted for one move from its beginning until [`Live::end`], at the latest until it is
 /// dropped.

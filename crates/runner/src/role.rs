@@ -15,15 +15,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use sterna_migration::{Attempt, Command, RunnerEvent};
-use sterna_process::{Kind, ProcessId, ProgramId, Tag, Waypoint};
+use sterna_process::{Exit, Kind, ProcessId, ProgramId, Tag, Waypoint};
 
 use crate::clients::Clients;
 use crate::hosted::{Hosted, Stage};
 use crate::limits::{
-    FIRST_SERVICE_WITHIN, GIVEN_UP_MAX, HELLO_WITHIN, PROCESSES_MAX, SETTLE_WITHIN,
+    BACK_TRACES_BYTES_MAX, FIRST_SERVICE_WITHIN, GIVEN_UP_MAX, HELLO_WITHIN, PROCESSES_MAX,
+    SETTLE_WITHIN,
 };
 use crate::link::{self, Descriptors};
 use crate::message::{Answer, Ended, Holdings, Numbered, Order, Place, Said, Side};
+use crate::service::Service;
 use crate::streams::Streams;
 use crate::{arriving, copying, fault, leaving, live, serving};
 
@@ -67,33 +69,6 @@ pub(crate) struct Role {
     lives: Arc<AtomicU64>,
     needs: Mutex<HashMap<u64, SyncSender<Result<(), String>>>>,
     next_need: AtomicU64,
-}
-
-/// A connection to a service, and whether it is still obeyed.
-#[derive(Clone)]
-pub(crate) struct Service {
-    stream: Arc<Mutex<UnixStream>>,
-    life: Arc<AtomicU64>,
-    lives: Arc<AtomicU64>,
-}
-
-impl Service {
-    /// Tells it something. If it is gone, the next one will ask.
-    pub(crate) fn say(&self, said: &Said) {
-        if let Said::Event(event) = said {
-            fault::point("runner tell", event);
-        }
-        let stream = locked(&self.stream);
-        if let Err(error) = link::send(&stream, said, &[]) {
-            tracing::debug!("not heard: {error}");
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-        }
-    }
-
-    /// Whether another service has come since.
-    pub(crate) fn is_void(&self) -> bool {
-        self.life.load(Ordering::SeqCst) != self.lives.load(Ordering::SeqCst)
-    }
 }
 
 /// Serves until a service says that this is the end, or is gone and there is no process left.
@@ -155,11 +130,7 @@ impl Role {
         link::greet(&mut stream)?;
         stream.set_read_timeout(None)?;
         let reading = stream.try_clone()?;
-        let service = Service {
-            stream: Arc::new(Mutex::new(stream)),
-            life: Arc::new(AtomicU64::new(u64::MAX)),
-            lives: Arc::clone(&self.lives),
-        };
+        let service = Service::new(stream, &self.lives);
         self.serve(&service, &reading);
         Ok(())
     }
@@ -194,11 +165,11 @@ impl Role {
         match order {
             Order::Holdings => {
                 let holdings = self.begin_anew(service);
-                answer(service, number, Ok(Answer::Holdings(holdings)));
+                service.answer(number, Ok(Answer::Holdings(holdings)));
             }
-            _ if !obeyed => answer(service, number, Err("ask for the holdings first".into())),
+            _ if !obeyed => service.answer(number, Err("ask for the holdings first".into())),
             Order::End => {
-                answer(service, number, Ok(Answer::Done));
+                service.answer(number, Ok(Answer::Done));
                 std::process::exit(0);
             }
             Order::Had { number, result } => {
@@ -229,20 +200,20 @@ impl Role {
             Order::Look(process) => {
                 let seen = self.find(process);
                 let seen = seen.map(|hosted| Answer::Seen(vec![hosted.seen()]));
-                answer(service, number, seen);
+                service.answer(number, seen);
             }
             Order::LookAll => {
                 let all: Vec<Arc<Hosted>> = locked(&self.table).values().cloned().collect();
                 let seen = all.iter().map(|hosted| hosted.seen()).collect();
-                answer(service, number, Ok(Answer::Seen(seen)));
+                service.answer(number, Ok(Answer::Seen(seen)));
             }
             Order::Attach { process, port } => {
                 let done = serving::attach(self, process, port, descriptors);
-                answer(service, number, done.map(|()| Answer::Done));
+                service.answer(number, done.map(|()| Answer::Done));
             }
             Order::Resume(process) => {
                 let done = serving::go(self, process).map(|()| Answer::Done);
-                answer(service, number, done);
+                service.answer(number, done);
             }
             order => self.slowly(service, number, order, descriptors),
         }
@@ -286,7 +257,7 @@ impl Role {
                 Order::Make(make) => done(copying::make(&role, &make, descriptors)),
                 other => Err(format!("not an order of this sort: {other:?}")),
             };
-            answer(&service, number, answered);
+            service.answer(number, answered);
         });
     }
 
@@ -358,7 +329,7 @@ impl Role {
     /// Obeys this service from now on. What others have begun comes to its end first, or is void.
     fn begin_anew(&self, service: &Service) -> Holdings {
         let life = self.lives.fetch_add(1, Ordering::SeqCst) + 1;
-        service.life.store(life, Ordering::SeqCst);
+        service.begin(life);
         *locked(&self.service) = Some(service.clone());
         locked(&self.needs).clear();
         let all: Vec<Arc<Hosted>> = locked(&self.table).values().cloned().collect();
@@ -383,6 +354,7 @@ impl Role {
             held: Vec::new(),
             ended: Vec::new(),
         };
+        let mut traces_left = BACK_TRACES_BYTES_MAX;
         for hosted in &all {
             hosted.settle(SETTLE_WITHIN);
             let _ = hosted.note_end();
@@ -394,7 +366,14 @@ impl Role {
             }
             holdings.held.push((hosted.id, inner.holding()));
             if let Stage::Exited(ended) = &inner.stage {
-                holdings.ended.push(ended.clone());
+                let mut ended = ended.clone();
+                if let Exit::Trapped { back_trace, .. } = &mut ended.exit {
+                    match traces_left.checked_sub(back_trace.len()) {
+                        Some(left) => traces_left = left,
+                        None => back_trace.clear(),
+                    }
+                }
+                holdings.ended.push(ended);
             }
         }
         holdings
@@ -508,10 +487,6 @@ impl Role {
             tracing::warn!("no thread for an order, which is not carried out: {error}");
         }
     }
-}
-
-fn answer(service: &Service, number: u64, answer: Result<Answer, String>) {
-    service.say(&Said::Answer { number, answer });
 }
 
 /// Asks the service.

@@ -15,7 +15,8 @@ use crate::limits::{DESCRIBE_WITHIN, INPUT_WITHIN, KILL_WITHIN, PAUSE_WITHIN};
 use crate::link::Descriptors;
 use crate::log::LogHeader;
 use crate::message::{Said, Spawn, WindowSize};
-use crate::role::{Role, Service};
+use crate::role::Role;
+use crate::service::Service;
 
 /// Starts a process.
 pub(crate) fn spawn(

@@ -14,6 +14,10 @@ use crate::guest::Guest;
 
 /// Frames of a trap that are shown, innermost first: beyond, they seldom say more.
 const ENGINE_FRAMES_MAX: usize = 20;
+/// The same of the frames that waited for those.
+const WAITING_FRAMES_MAX: usize = 40;
+/// Longest name of a function that is shown, in bytes: modules may have some of 100,000.
+const NAME_BYTES_MAX: usize = 256;
 
 /// Names of functions, from the contents of a module's name section. A damaged section names what it can.
 pub(crate) fn function_names(section: &[u8]) -> HashMap<u32, String> {
@@ -24,7 +28,7 @@ pub(crate) fn function_names(section: &[u8]) -> HashMap<u32, String> {
             continue;
         };
         for naming in functions.into_iter().flatten() {
-            names.insert(naming.index, naming.name.to_owned());
+            names.insert(naming.index, cut(naming.name).to_owned());
         }
     }
     names
@@ -93,13 +97,17 @@ pub(crate) fn trap_back_trace(guest: &Guest, error: &wasmtime::Error) -> String 
     let mut trace = engine_back_trace(error);
     let first = trace.lines().count();
     let names = guest.machine.installed.names();
-    let functions = guest.machine.frames.iter().map(|frame| frame.function);
-    for (depth, function) in (first..).zip(functions) {
+    let frames = &guest.machine.frames;
+    let functions = frames.iter().map(|frame| frame.function);
+    for (depth, function) in (first..).zip(functions.take(WAITING_FRAMES_MAX)) {
         let name = names
             .get(&function)
             .cloned()
             .unwrap_or_else(|| format!("function {function}"));
         let _ = writeln!(trace, "{depth:>4}: {}", sterna_process::Plain(&name));
+    }
+    if let Some(more) = frames.len().checked_sub(WAITING_FRAMES_MAX + 1) {
+        let _ = writeln!(trace, "      and {} more", more + 1);
     }
     trace
 }
@@ -113,10 +121,14 @@ pub(crate) fn engine_back_trace(error: &wasmtime::Error) -> String {
             let name = frame
                 .func_name()
                 .map_or_else(|| format!("function {}", frame.func_index()), str::to_owned);
-            let _ = writeln!(trace, "{depth:>4}: {}", sterna_process::Plain(&name));
+            let _ = writeln!(trace, "{depth:>4}: {}", sterna_process::Plain(cut(&name)));
         }
     }
     trace
+}
+
+fn cut(name: &str) -> &str {
+    &name[..name.floor_char_boundary(NAME_BYTES_MAX)]
 }
 
 /// An error with its causes, in one line.

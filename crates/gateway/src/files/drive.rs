@@ -1,8 +1,8 @@
 //! Carrying out the steps of a [`Connection`] with calls that block: the same for threads of the kernel and for user
 //! threads.
 //!
-//! A thread that waits for its client holds no buffer. Files are sent with `sendfile`, but for their beginning, which
-//! goes out together with the head.
+//! A thread that waits for its client holds no buffer. Files are sent with `sendfile`, but for small ones, which go out
+//! together with the head.
 
 use std::fs::File;
 use std::io;
@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::fs::sendfile;
+use rustix::net::SendFlags;
 use rustix::net::sockopt::set_socket_linger;
 use sterna_threads::io::TcpStream;
 use sterna_threads::{blocking, yield_now};
@@ -20,16 +21,18 @@ use super::connection::{Connection, Inquiry, Step};
 use super::range::Part;
 use super::site::{BUFFER_BYTES, Site};
 
-/// Bytes of a file that go with the head, by copying.
-const FIRST_BYTES: usize = 16 * 1024;
-/// Bytes of a file that are sent at once, and for which the disk is looked after at once.
-const CHUNK_BYTES: u64 = 256 * 1024;
+/// Bytes of a file, or a part of one, up to which they go with the head, by copying.
+const SMALL_BYTES: usize = 16 * 1024;
+/// Bytes of a file that are sent at once: each further call wakes a client that has just begun to wait.
+const CHUNK_BYTES: u64 = 1024 * 1024;
+/// Bytes of a file of whose presence in memory one of them tells.
+const PROBE_BYTES: usize = 256 * 1024;
 
 /// Takings of what a client has sent, before another has its turn.
 const RECEIVES_MAX: usize = 4;
 
-/// Sends of a user thread in a row, before others have their turn.
-const SENDS_MAX: u32 = 4;
+/// Sends of a user thread in a row, before others have their turn: a head and what follows it.
+const SENDS_MAX: u32 = 2;
 
 /// Who drives, and so what a wait for the disk would hold up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,10 +176,11 @@ impl Drive<'_> {
         self.stream.set_write_timeout(Some(left(deadline)));
         let bytes = outgoing.bytes;
         self.stream.write_with(|socket| match outgoing.file {
-            Some((file, part)) if bytes.len() <= BUFFER_BYTES - FIRST_BYTES => {
-                if bytes.is_empty() {
-                    return self.send_file(socket, file, part, warm_to);
-                }
+            Some((file, part)) if bytes.is_empty() => self.send_file(socket, file, part, warm_to),
+            Some((_, part)) if part.length > SMALL_BYTES as u64 => {
+                Ok(Ok(rustix::net::send(socket, bytes, SendFlags::MORE)? as u64))
+            }
+            Some((file, part)) if bytes.len() <= BUFFER_BYTES - SMALL_BYTES => {
                 self.site.with_buffer(|buffer| {
                     let Some(length) = self.begin(buffer, bytes, file, part)? else {
                         return Ok(Err(Short));
@@ -188,7 +192,7 @@ impl Drive<'_> {
         })
     }
 
-    /// Bytes and the beginning of a file in one buffer: how much is in it.
+    /// Bytes and a small file, or part of one, in one buffer: how much is in it.
     fn begin(
         &self,
         buffer: &mut [u8],
@@ -198,9 +202,7 @@ impl Drive<'_> {
     ) -> io::Result<Option<usize>> {
         let (head, rest) = buffer.split_at_mut(bytes.len());
         head.copy_from_slice(bytes);
-        let first =
-            usize::try_from(part.length).map_or(FIRST_BYTES, |length| length.min(FIRST_BYTES));
-        let into = &mut rest[..first];
+        let into = &mut rest[..part.length as usize];
         let cached = match self.driver {
             Driver::KernelThread => None,
             Driver::UserThread => self.site.read_cached(file, into, part.offset)?,
@@ -242,9 +244,10 @@ impl Drive<'_> {
         })
     }
 
-    /// Whether a run of a file is in memory, told by its ends.
+    /// Whether a run of a file is in memory, told by samples and its end.
     fn is_cached(&self, file: &File, offset: u64, length: u64) -> io::Result<bool> {
-        for at in [offset, offset + length - 1] {
+        let end = offset + length;
+        for at in (offset..end).step_by(PROBE_BYTES).chain([end - 1]) {
             if self.site.read_cached(file, &mut [0], at)?.is_none() {
                 return Ok(false);
             }

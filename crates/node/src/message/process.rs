@@ -5,8 +5,7 @@ use sterna_migration::{Life, NodeId, Record};
 use sterna_process::{Epoch, Exit, ProcessId, ProgramId, Tag};
 
 use crate::limits::{
-    ARGUMENTS_BYTES_MAX, BACK_TRACE_BYTES_MAX, EXTRA_BYTES_MAX, FILE_BYTES_MAX,
-    PROCESS_NAME_BYTES_MAX, TEXT_BYTES_MAX,
+    ARGUMENTS_BYTES_MAX, EXTRA_BYTES_MAX, FILE_BYTES_MAX, PROCESS_NAME_BYTES_MAX, TEXT_BYTES_MAX,
 };
 
 /// How a process began. Written once, with its first record.
@@ -95,18 +94,21 @@ pub enum How {
 impl How {
     /// The same with all texts at most as long as they may be.
     #[must_use]
-    pub fn bounded(mut self) -> Self {
-        let cut = |text: &mut String, max| text.truncate(text.floor_char_boundary(max));
-        match &mut self {
-            Self::Exited(Exit::Trapped { what, back_trace }) => {
-                cut(what, TEXT_BYTES_MAX);
-                cut(back_trace, BACK_TRACE_BYTES_MAX);
-            }
-            Self::Lost { reason } => cut(reason, TEXT_BYTES_MAX),
-            Self::Frozen { file } => cut(file, FILE_BYTES_MAX),
-            Self::Exited(_) | Self::Unseen => {}
+    pub fn bounded(self) -> Self {
+        let cut = |mut text: String, max| {
+            text.truncate(text.floor_char_boundary(max));
+            text
+        };
+        match self {
+            Self::Exited(exit) => Self::Exited(exit.bounded()),
+            Self::Lost { reason } => Self::Lost {
+                reason: cut(reason, TEXT_BYTES_MAX),
+            },
+            Self::Frozen { file } => Self::Frozen {
+                file: cut(file, FILE_BYTES_MAX),
+            },
+            Self::Unseen => self,
         }
-        self
     }
 
     /// What is written down if a node says nothing; `None` of what runs.

@@ -11,11 +11,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionread;
 use rustix::net::{RecvFlags, recv};
 use serde::{Deserialize, Serialize};
-use sterna_ingress::{Back, Carried, ConnectionId, Decoder, Event, WINDOW_BYTES};
+use sterna_ingress::{Back, Carried, ConnectionId, Decoder, Event};
 use sterna_process::listener::{accept, connection, hand_over, listener};
 use sterna_process::{Connection, Listener, Section, SectionError, Sections, Tag};
 
 use super::{Clients, What};
+use crate::limits::CARRIED_BYTES_MAX;
 use crate::watch::Token;
 
 const BUFFER_BYTES: usize = 16 << 10;
@@ -53,8 +54,6 @@ struct Pair {
     /// The process's end, once more.
     theirs: OwnedFd,
     watched: Token,
-    /// The process sends no more.
-    has_ended: bool,
 }
 
 /// The way to the ingress.
@@ -70,7 +69,7 @@ struct Attachment {
 /// What travels of a port.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct CarriedPort {
-    connections: Carried,
+    pub(super) connections: Carried,
     /// Those that the process has not accepted.
     waiting: Vec<ConnectionId>,
 }
@@ -166,7 +165,7 @@ impl Port {
             What::Attachment => self.read(&mut inner),
             What::Queue => inner.hand_over(),
             What::Pair(id) => {
-                self.take(&mut inner, id);
+                self.take(&mut inner, id, 0);
                 inner.deliver(id);
             }
         }
@@ -178,8 +177,9 @@ impl Port {
     fn leave(&self) -> CarriedPort {
         let mut inner = self.lock();
         for id in inner.pairs.keys().copied().collect::<Vec<_>>() {
-            self.take_all(&mut inner, id);
+            self.take(&mut inner, id, usize::MAX);
         }
+        self.lighten(&mut inner);
         inner.leaves = true;
         let mut taken_back = VecDeque::new();
         while let Ok(Some((id, handle))) = accept(inner.accepting.as_fd()) {
@@ -203,7 +203,7 @@ impl Port {
         }
         inner.hand_over();
         for id in inner.pairs.keys().copied().collect::<Vec<_>>() {
-            self.take(&mut inner, id);
+            self.take(&mut inner, id, 0);
             inner.deliver(id);
         }
         self.read(&mut inner);
@@ -223,7 +223,6 @@ impl Port {
             ours: ours.into(),
             theirs,
             watched,
-            has_ended: false,
         };
         inner.pairs.insert(id, pair);
         Ok(handle)
@@ -300,50 +299,57 @@ impl Port {
                     }
                 },
                 Event::Deliver(id) => inner.deliver(id),
-                Event::Room(id) => self.take(inner, id),
+                Event::Room(id) => self.take(inner, id, 0),
                 Event::Reset(id) | Event::Finished(id) => self.unpair(inner, id),
             }
         }
     }
 
-    /// Takes what the process has sent, as long as there is room.
-    fn take(&self, inner: &mut Inner, id: ConnectionId) {
+    /// Takes what the process has sent: as long as there is room, and so many bytes if there is not.
+    fn take(&self, inner: &mut Inner, id: ConnectionId, least: usize) {
+        let Some(pair) = inner.pairs.get_mut(&id) else {
+            return;
+        };
         let mut buffer = [0; BUFFER_BYTES];
-        loop {
-            let room = inner.back.room(id).min(BUFFER_BYTES);
-            if room == 0 || !self.take_some(inner, id, &mut buffer[..room]) {
+        while !inner.back.has_ended(id) {
+            let room = inner.back.room(id).max(least).min(BUFFER_BYTES);
+            if room == 0 {
                 return;
             }
-        }
-    }
-
-    /// The same, all of it.
-    fn take_all(&self, inner: &mut Inner, id: ConnectionId) {
-        let mut buffer = [0; BUFFER_BYTES];
-        while self.take_some(inner, id, &mut buffer) {}
-    }
-
-    /// Whether there may be more.
-    fn take_some(&self, inner: &mut Inner, id: ConnectionId, buffer: &mut [u8]) -> bool {
-        let Some(pair) = inner.pairs.get_mut(&id) else {
-            return false;
-        };
-        let ended = match pair.ours.read(buffer) {
-            Ok(got) if got > 0 => {
-                inner.back.push(id, &buffer[..got]);
-                return true;
+            match pair.ours.read(&mut buffer[..room]) {
+                Ok(got) if got > 0 => inner.back.push(id, &buffer[..got]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(_) | Err(_) => inner.back.end(id),
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            Ok(_) | Err(_) => !std::mem::replace(&mut pair.has_ended, true),
-        };
+        }
+        // It sends no more; only then can it have closed the connection.
         if pair.is_closed() {
             inner.back.close(id);
             self.unpair(inner, id);
-        } else if ended {
-            inner.back.end(id);
         }
-        false
+    }
+
+    /// Cuts off the clients of whom there is most, if all together is more than can be taken along.
+    fn lighten(&self, inner: &mut Inner) {
+        let held = |(id, pair): (&ConnectionId, &Pair)| (inner.back.kept(*id) + pair.held(), *id);
+        let mut all: Vec<(usize, ConnectionId)> = inner.pairs.iter().map(held).collect();
+        all.sort_unstable();
+        let mut bytes: usize = all.iter().map(|(bytes, _)| bytes).sum();
+        let mut cut = 0;
+        while bytes > CARRIED_BYTES_MAX
+            && let Some((heaviest, id)) = all.pop()
+        {
+            bytes -= heaviest;
+            cut += 1;
+            inner.back.reset(id);
+            self.unpair(inner, id);
+        }
+        if cut > 0 {
+            tracing::warn!(
+                "{cut} clients of a process that moves are cut off: they hold more unread bytes than it can take along"
+            );
+        }
     }
 }
 
@@ -434,10 +440,14 @@ impl Pair {
             && polled[0].revents().contains(PollFlags::HUP)
     }
 
-    /// What the process, which stands still, has not read.
+    /// Bytes that the process has not read.
+    fn held(&self) -> usize {
+        ioctl_fionread(&self.theirs).unwrap_or(0) as usize
+    }
+
+    /// These, of a process that stands still.
     fn unread(&self) -> Vec<u8> {
-        let bytes = ioctl_fionread(&self.theirs).unwrap_or(0) as usize;
-        let mut unread = vec![0; bytes.min(WINDOW_BYTES)];
+        let mut unread = vec![0; self.held()];
         let looked = recv(
             &self.theirs,
             unread.as_mut_slice(),

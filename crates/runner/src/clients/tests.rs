@@ -14,6 +14,7 @@ use sterna_process::listener::accept;
 
 use super::port::CarriedPort;
 use super::{Clients, Port};
+use crate::limits::CARRIED_BYTES_MAX;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -198,4 +199,56 @@ fn either_side_sees_that_the_other_has_closed_a_connection() {
     until(|| ingress.front().pending(closed).1);
     ingress.front().delivered(closed, 0, true);
     until(|| ingress.front().clients() == 0);
+}
+
+#[test]
+fn one_that_ends_before_it_closes_is_seen_to_close() {
+    let ingress = Ingress::new();
+    let (source, listener) = port(Back::default());
+    ingress.attach(&source);
+    let [here, there] = [0, 1].map(|_| ingress.client(b""));
+    let (_, mut lingers) = accepted(&listener);
+    let (_, moves) = accepted(&listener);
+    for connection in [&lingers, &moves] {
+        rustix::net::shutdown(connection, rustix::net::Shutdown::Write).unwrap();
+    }
+    for client in [here, there] {
+        until(|| ingress.front().pending(client).1);
+        ingress.front().delivered(client, 0, true);
+    }
+    ingress.front().end(here);
+    assert_eq!(read(&mut lingers, 1), b"");
+    rustix::net::shutdown(&lingers, rustix::net::Shutdown::Both).unwrap();
+    until(|| ingress.front().clients() == 1);
+    let (target, _listener) = port(Back::default());
+    let connection = target.carry(0, carried(&source)).unwrap().remove(0);
+    ingress.attach(&target);
+    rustix::net::shutdown(&connection.handle, rustix::net::Shutdown::Both).unwrap();
+    until(|| ingress.front().clients() == 0);
+}
+
+#[test]
+fn of_those_that_hold_too_much_some_are_cut_off_so_that_the_process_can_move() {
+    let ingress = Ingress::new();
+    let (port, listener) = port(Back::default());
+    ingress.attach(&port);
+    // None of them reads, so that each fills what there is for it.
+    let all: Vec<ConnectionId> = (0..1200).map(|_| ingress.client(b"")).collect();
+    let mut connections = Vec::new();
+    for _ in &all {
+        let (_, mut connection) = accepted(&listener);
+        let block = [7; 64 << 10];
+        while connection.write(&block).is_ok() {}
+        connections.push(connection);
+    }
+    let carried = carried(&port);
+    let bytes: usize = carried
+        .connections
+        .connections
+        .iter()
+        .map(|one| one.out.len() + one.unread.len())
+        .sum();
+    let count = carried.connections.connections.len();
+    assert!(bytes <= CARRIED_BYTES_MAX, "{bytes} bytes");
+    assert!(0 < count && count < all.len(), "{count} travel");
 }

@@ -387,3 +387,27 @@ fn one_that_was_moved_standing_still_can_be_killed() {
     cluster.ask(&["kill", "lua"]).ok();
     cluster.ask(&["wait", "lua"]).fails(137, &[]);
 }
+
+#[test]
+fn one_whose_functions_have_endless_names_ends_as_others_do() {
+    let cluster = Cluster::new(&["one"]);
+    let [deep, outer] = ["d", "o"].map(|letter| letter.repeat(90_000));
+    let file = cluster.world.file(
+        "names.wat",
+        format!(
+            "(module (func ${deep} (param i32)
+                local.get 0 i32.eqz if unreachable end
+                local.get 0 i32.const 1 i32.sub call ${deep})
+             (func ${outer} i32.const 30 call ${deep})
+             (func (export \"_start\") call ${outer}))"
+        ),
+    );
+    let others = cluster
+        .ask(&["run", "-d", &guest("count"), "100000000", "100000"])
+        .ok();
+    let ended = cluster.ask(&["run", "--on", "one", &file]);
+    ended.fails(134, &["trapped: ", "unreachable", "dddd"]);
+    assert!(ended.err().len() < 20_000, "{} bytes", ended.err().len());
+    assert!(cluster.ask(&["ps"]).ok().contains(others.trim()));
+    cluster.ask(&["kill", others.trim()]).ok();
+}

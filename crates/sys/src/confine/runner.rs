@@ -86,6 +86,8 @@ const IOCTL: &[u64] = &[
     // terminals whose masters were handed over: how large they are to be, and their other end
     libc::TIOCSWINSZ,
     libc::TIOCGPTPEER,
+    // a line that is being typed is taken out of them
+    libc::TCFLSH,
     // pipes and sockets: how much is there, not blocking
     libc::FIONREAD,
     libc::FIONBIO,
@@ -106,8 +108,9 @@ const IOCTL: &[u64] = &[
 /// `_IOR('T', 0x2A, struct termios2)`, which newer C libraries ask first.
 const TCGETS2: u64 = 0x802C_542A;
 
-/// Options of sockets that were handed over, by level and name: for how long to wait, and not to hold packets back.
+/// Options of sockets, by level and name: for how long to wait, how much to hold, and not to hold packets back.
 const SOCKET_OPTIONS: &[(u64, u64)] = &[
+    (libc::SOL_SOCKET as u64, libc::SO_SNDBUF as u64),
     (libc::SOL_SOCKET as u64, libc::SO_RCVTIMEO as u64),
     (libc::SOL_SOCKET as u64, libc::SO_SNDTIMEO as u64),
     (libc::IPPROTO_TCP as u64, libc::TCP_NODELAY as u64),
