@@ -434,8 +434,12 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt, rest: Rest)
     match pushed {
         Ok(()) => {
             service.say(&Said::Event(RunnerEvent::Pushed { attempt }));
-            if rest == Rest::Along {
-                let_go();
+            match &outgoing {
+                // Its pages go on; that it writes is not noted any more.
+                Some((_, outgoing)) if rest != Rest::Along => {
+                    outgoing.live.get().into_iter().for_each(Live::end);
+                }
+                _ => let_go(),
             }
         }
         // The next try is not to find it.
