@@ -83,6 +83,8 @@ pub enum RunnerEvent {
     Prepared {
         /// Which move.
         attempt: Attempt,
+        /// Whether it can run before all of its memory has come.
+        can_follow: bool,
     },
     /// It cannot be made.
     PrepareFailed {
@@ -147,6 +149,8 @@ pub enum RunnerEvent {
         process: ProcessId,
         /// Its epoch.
         epoch: Epoch,
+        /// Whether some of its memory is still at the source: [`RunnerEvent::Followed`] or [`RunnerEvent::Unfollowed`] comes.
+        follows: bool,
     },
     /// It has ended by itself or was killed, whether it ran or stood still. Said once, unasked, and kept as
     /// [`Holding::Exited`].
@@ -177,6 +181,18 @@ pub enum RunnerEvent {
     },
     /// It has not, or nobody knows.
     RoundFailed {
+        /// Which move.
+        attempt: Attempt,
+        /// What happened.
+        reason: String,
+    },
+    /// All of its memory has come ([`Rest::Follows`]).
+    Followed {
+        /// Which move.
+        attempt: Attempt,
+    },
+    /// What was missing of its memory will not come, and the runner has let go of the process: it is no more here.
+    Unfollowed {
         /// Which move.
         attempt: Attempt,
         /// What happened.
@@ -253,6 +269,8 @@ pub enum Command {
         attempt: Attempt,
         /// Where to.
         target: NodeId,
+        /// What becomes of the pages.
+        rest: Rest,
     },
     /// When all of it has come, make the process of it ([`Incoming::finish`](sterna_process::Incoming::finish)),
     /// and keep the source and its grant with it, for [`Holding::Ready`].
@@ -314,6 +332,20 @@ pub enum Command {
     },
 }
 
+/// When the pages go that the target does not have when the process stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rest {
+    /// With the image.
+    Along,
+    /// From then on, those first that are asked for, until the copy is discarded or resumed.
+    Follows {
+        /// Bytes a second that may be sent unasked.
+        rate_max: Option<u64>,
+        /// So long: then as fast as they go.
+        within: Duration,
+    },
+}
+
 /// What a runner holds of a process. It is all that survives the death of the service beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Holding {
@@ -360,6 +392,15 @@ pub enum Holding {
         /// Its epoch.
         epoch: Epoch,
     },
+    /// It runs, or stands still because its user says so, and some of its memory is still at the source.
+    Incomplete {
+        /// Its epoch.
+        epoch: Epoch,
+        /// From where its memory comes.
+        source: NodeId,
+        /// By which it came.
+        attempt: Attempt,
+    },
 }
 
 impl Holding {
@@ -368,6 +409,7 @@ impl Holding {
     pub const fn epoch(&self) -> Epoch {
         match *self {
             Self::Running { epoch }
+            | Self::Incomplete { epoch, .. }
             | Self::Frozen { epoch, .. }
             | Self::Made { epoch, .. }
             | Self::Arriving { epoch, .. }
@@ -420,7 +462,9 @@ impl RunnerEvent {
     /// Which process it is about, and which attempt, unless it is about the process alone.
     pub(crate) const fn about(&self) -> (ProcessId, Option<Attempt>) {
         match self {
-            Self::Prepared { attempt }
+            Self::Prepared { attempt, .. }
+            | Self::Followed { attempt }
+            | Self::Unfollowed { attempt, .. }
             | Self::PrepareFailed { attempt, .. }
             | Self::Paused { attempt }
             | Self::PauseRefused { attempt, .. }

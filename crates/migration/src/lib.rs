@@ -9,6 +9,7 @@
 //!   │ pause ▪ capture ▪ State with grant ─►│ restore, ready to run
 //!   │                                      │ commit: (S, e, move→T) → (T, e+1, –) ──►│ here it changes its owner
 //!   │◄────────────────────────── Committed │ resume
+//!   │ the rest of the pages (post-copy) ──►│ waits for those that it touches
 //!   │◄─────────────────────────────── Done │
 //!   │ discard                              │
 //!   ┆                                      ┆
@@ -25,6 +26,8 @@
 //! - While the runner of the owner lives, no other fault loses the process: crash of either service, of the
 //!   target's runner or of the registry, lost, late, repeated or reordered messages, swaps and answers.
 //! - If it dies, the record says *lost*, once. Silence means *unknown*, and never becomes *lost*.
+//! - In post-copy both runners, and the way between them, are needed from the commit until Done: without one of them the
+//!   process is lost, which the target writes.
 //! - Nothing that the process did is undone: what goes on is what was stopped.
 //! - Every move ends.
 //!
@@ -99,7 +102,7 @@ pub mod time;
 mod turn;
 pub mod wire;
 
-pub use action::{Action, Command, Event, Holding, Notice, RunnerEvent};
+pub use action::{Action, Command, Event, Holding, Notice, Rest, RunnerEvent};
 pub use id::{Attempt, Grant, GrantSeal, MoveId, NodeId};
 pub use limits::Limits;
 pub use message::{

@@ -39,6 +39,8 @@ pub struct Limits {
     pub push_tries_max: u32,
     /// Source: from then until the target says that it committed. After that the source settles.
     pub commit_within: Duration,
+    /// Source: for how long the rest of a memory may be held back that follows its process, to keep to a rate.
+    pub follow_within: Duration,
     /// Source: how often the target is asked whether it is done, before the move ends with the copy kept.
     pub done_asks_max: u32,
     /// Target: to admit the process, fetch its program and make room.
@@ -69,6 +71,7 @@ impl Default for Limits {
             push_within: seconds(600),
             push_tries_max: 3,
             commit_within: seconds(15),
+            follow_within: seconds(60),
             done_asks_max: 20,
             prepare_within: seconds(110),
             state_within: seconds(60),

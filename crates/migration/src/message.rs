@@ -35,7 +35,7 @@ pub enum Body {
     State(Snapshot),
     /// Target: I am the owner now.
     Committed,
-    /// Target: it runs here and needs nothing of yours any more.
+    /// Target: it runs here, all of its memory has come, and it needs nothing of yours any more.
     Done(Timings),
     /// Target: I have given up.
     Failed(TargetFailure),
@@ -54,7 +54,7 @@ pub enum Strategy {
     StopAndCopy,
     /// In rounds while the process runs; only what the last of them left, while it stands still.
     PreCopy,
-    /// The rest of it when the process runs at the target already. No node does that yet.
+    /// The rest of it when the process runs at the target already: until all of it has come, both nodes are needed.
     PostCopy,
 }
 
@@ -64,7 +64,8 @@ impl Strategy {
     pub const fn understood(self) -> Self {
         match self {
             Self::StopAndCopy => Self::StopAndCopy,
-            Self::PreCopy | Self::PostCopy => Self::PreCopy,
+            Self::PreCopy => Self::PreCopy,
+            Self::PostCopy => Self::PostCopy,
         }
     }
 }
@@ -91,8 +92,8 @@ pub struct Readied {
     pub fetch: Duration,
     /// From then, or from when it was let in, until there was room for the process.
     pub room: Duration,
-    /// How it takes the memory in: as it was offered, if it knows that. In version 2 of messages there is nothing but
-    /// [`Strategy::StopAndCopy`].
+    /// How it takes the memory in: as it was offered, if it knows and can do that; instead of [`Strategy::PostCopy`]
+    /// otherwise [`Strategy::PreCopy`]. In version 2 of messages there is nothing but [`Strategy::StopAndCopy`].
     pub strategy: Strategy,
 }
 

@@ -100,16 +100,6 @@ impl Moves {
         Ok(())
     }
 
-    /// The epoch of the copy that is still here of a process that was moved away, if its target has died with it. When
-    /// the record says that it is this node's again, it runs.
-    #[must_use]
-    pub fn kept_copy(&self, process: ProcessId) -> Option<Epoch> {
-        match self.holdings.get(&process) {
-            Some(&Holding::Frozen { epoch, .. }) if !self.is_busy(process) => Some(epoch),
-            _ => None,
-        }
-    }
-
     /// What was said to be started here was not.
     pub fn not_started(&mut self, process: ProcessId) {
         if let Some(exited @ Holding::Exited { .. }) = self.starting.remove(&process) {
@@ -329,6 +319,7 @@ impl Moves {
                 }
             },
             Body::Accept(_) => Body::Abort,
+            Body::State(_) | Body::Ask if self.follows(attempt) => Body::Committed,
             Body::State(_) | Body::Ask if self.lived_on(attempt) => Body::Done(Timings::default()),
             Body::State(_) | Body::Coming => Body::Failed(TargetFailure::Unknown),
             Body::Refuse(_)
@@ -360,7 +351,15 @@ impl Moves {
         }
     }
 
-    /// Whether the process came here by this attempt or a later one, and has run here.
+    /// Whether the process came here by this attempt, and some of its memory is still to come.
+    fn follows(&self, attempt: Attempt) -> bool {
+        matches!(
+            self.holdings.get(&attempt.process),
+            Some(Holding::Incomplete { attempt: own, .. }) if *own == attempt
+        )
+    }
+
+    /// Whether the process came here by this attempt or a later one, has run here, and needs nothing of the source.
     fn lived_on(&self, attempt: Attempt) -> bool {
         self.holdings.get(&attempt.process).is_some_and(|holding| {
             let ran = matches!(
@@ -374,7 +373,9 @@ impl Moves {
     fn runner(&mut self, now: Time, event: &RunnerEvent) {
         let (process, attempt) = event.about();
         let active = self.activities.get(&process).and_then(Activity::attempt);
-        if attempt.is_some() && attempt != active {
+        // A service that was started again may hear of the rest of a memory before it has seen the record.
+        let is_early = active.is_none() && attempt.is_some_and(|attempt| self.follows(attempt));
+        if attempt.is_some() && attempt != active && !is_early {
             return; // of an attempt that has ended
         }
         let had = self.activities.contains_key(&process);
@@ -395,10 +396,12 @@ impl Moves {
     /// Keeps up with what the runner holds.
     fn note(&mut self, process: ProcessId, event: &RunnerEvent) {
         let holding = match (event, self.activities.get(&process)) {
-            (RunnerEvent::Prepared { attempt }, Some(Activity::Target(_))) => Holding::Arriving {
-                epoch: attempt.epoch,
-                move_id: attempt.move_id,
-            },
+            (RunnerEvent::Prepared { attempt, .. }, Some(Activity::Target(_))) => {
+                Holding::Arriving {
+                    epoch: attempt.epoch,
+                    move_id: attempt.move_id,
+                }
+            }
             (RunnerEvent::Restored { attempt }, Some(Activity::Target(target))) => {
                 match target.grant() {
                     Some(grant) => Holding::Ready {
@@ -414,9 +417,26 @@ impl Moves {
                 epoch: attempt.epoch,
                 move_id: attempt.move_id,
             },
-            (&RunnerEvent::Resumed { epoch, .. }, _) if self.has(process) => {
+            (&RunnerEvent::Resumed { epoch, follows, .. }, activity) if self.has(process) => {
                 self.starting.remove(&process);
-                Holding::Running { epoch }
+                match activity {
+                    Some(Activity::Target(target)) if follows && !target.is_whole() => {
+                        Holding::Incomplete {
+                            epoch,
+                            source: target.source(),
+                            attempt: target.attempt(),
+                        }
+                    }
+                    _ => Holding::Running { epoch },
+                }
+            }
+            (RunnerEvent::Followed { .. }, _) => match self.holding(process) {
+                Some(Holding::Incomplete { epoch, .. }) => Holding::Running { epoch },
+                _ => return,
+            },
+            (RunnerEvent::Unfollowed { .. }, _) => {
+                self.holdings.remove(&process);
+                return;
             }
             (RunnerEvent::Exited { .. }, _) => match self.holding(process) {
                 Some(holding) => Holding::Exited {
@@ -449,7 +469,7 @@ impl Moves {
             });
         }
         for (process, holding) in held {
-            if let Holding::Running { epoch } = holding
+            if let Holding::Running { epoch } | Holding::Incomplete { epoch, .. } = holding
                 && active.binary_search(&process).is_err()
             {
                 self.close(now, process, epoch, Life::Lost);

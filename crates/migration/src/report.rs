@@ -46,6 +46,7 @@ impl Report {
                     | Part::Declare
                     | Part::Copy
                     | Part::Pause
+                    | Part::Follow
                     | Part::Confirm
             )
         };
@@ -88,6 +89,8 @@ pub enum Part {
     Resume,
     /// What is left until the source heard of it: messages on their way.
     Travel,
+    /// Until the rest of its memory had come, while it ran at the target already, and the source heard of it.
+    Follow,
     /// Waiting for news after the commit, when the target's own figures did not come.
     Confirm,
     /// Until a doubt was settled.
@@ -180,6 +183,12 @@ pub enum MoveFailure {
         /// Why.
         reason: String,
     },
+    /// It cannot run at the target before all of its memory is there.
+    #[error("its memory cannot follow it: {reason}")]
+    NoPostCopy {
+        /// Why.
+        reason: String,
+    },
     /// The process could not be paused.
     #[error("the process could not be paused: {reason}")]
     Pause {
@@ -219,7 +228,7 @@ impl MoveFailure {
         match self {
             Self::Refused(refusal) => refusal.retry(),
             Self::Target(failure) => failure.retry(),
-            Self::NoPreCopy { .. } => Retry::Elsewhere,
+            Self::NoPreCopy { .. } | Self::NoPostCopy { .. } => Retry::Elsewhere,
             Self::Cancelled
             | Self::Capture { .. }
             | Self::Deadline { .. }
@@ -272,6 +281,18 @@ impl Laps {
             (Part::Resume, timings.resume),
         ];
         self.lap_told(&parts, Part::Travel, now);
+    }
+
+    /// The same if memory came after the process: what the target's figures leave is that. If the source has `heard` of
+    /// the commit, they are about what was before, but for the last.
+    pub(crate) fn lap_followed(&mut self, timings: &Timings, heard: bool, now: Time) {
+        let parts = [
+            (Part::Restore, timings.restore),
+            (Part::Commit, timings.commit),
+            (Part::Resume, timings.resume),
+        ];
+        let told = if heard { &parts[2..] } else { &parts[..] };
+        self.lap_told(told, Part::Follow, now);
     }
 
     /// The same for what a target has done before it accepted, as far as it says.

@@ -3,19 +3,23 @@
 //!
 //! ```text
 //!   all pages ──► those written meanwhile ──► those written meanwhile ──► … ──► the rest, standing still
+//!                                                                           └──► the rest, running at the target
 //! ```
 //!
 //! A round is worth it as long as it leaves less than it has sent. Whether what is left would go fast enough is computed
 //! from what was measured: the best rate of a round, and for the registry's word what its last one has taken. The least
-//! that a program writes in any time does not get smaller by more rounds, so their number is limited, too.
+//! that a program writes in any time does not get smaller by more rounds, so their number is limited, too. What they leave
+//! may then follow the process.
 //!
-//! Source: C. Clark et al., *Live Migration of Virtual Machines*, NSDI 2005, section 5.3.
+//! Sources: C. Clark et al., *Live Migration of Virtual Machines*, NSDI 2005, section 5.3; M. R. Hines and K. Gopalan,
+//! *Post-Copy Based Live Virtual Machine Migration*, VEE 2009.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sterna_process::PAGE_SIZE;
 
+use crate::action::Rest;
 use crate::limits::Limits;
 use crate::message::Strategy;
 use crate::report::MoveFailure;
@@ -24,14 +28,15 @@ use crate::time::Time;
 /// How memory is to travel, as whoever orders the move wants it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Travel {
-    /// In which way. `None`: in rounds, unless all of it goes fast enough at once.
+    /// In which way. `None`: in rounds, unless all of it goes fast enough at once; what they leave follows the process if
+    /// it would not go fast enough, and the target can.
     pub strategy: Option<Strategy>,
     /// How long it may stand still. Together with [`Strategy::PreCopy`] it is kept or the move is given up; otherwise it is
     /// what rounds aim at, in place of [`Limits::downtime_goal`].
     pub downtime_max: Option<Duration>,
-    /// Bytes a second that rounds may send.
+    /// Bytes a second that may be sent while it runs.
     pub rate_max: Option<u64>,
-    /// Rounds end so long after the order.
+    /// Rounds end so long after the order; what follows the process is not held back any more.
     pub within: Option<Duration>,
 }
 
@@ -55,9 +60,9 @@ pub enum TravelError {
     /// No time at all.
     #[error("a limit of no time at all cannot be kept")]
     NoTime,
-    /// Nobody can do it.
-    #[error("post-copy is not there yet: use pre-copy or auto")]
-    PostCopy,
+    /// It stands still for as long as it takes to send the little that is not memory.
+    #[error("post-copy has no downtime to be limited: use pre-copy or auto")]
+    Downtime,
 }
 
 /// Rounds of one move of which figures are kept: a runner may say more than it was told.
@@ -70,13 +75,15 @@ impl Travel {
     /// Whether it makes sense.
     ///
     /// # Errors
-    /// If it does not, or nobody can do it.
+    /// If it does not.
     pub fn check(&self) -> Result<(), TravelError> {
         let some_limit =
             self.downtime_max.is_some() || self.rate_max.is_some() || self.within.is_some();
         let is_zero = |time: Option<Duration>| time.is_some_and(|time| time.is_zero());
         match (self.strategy, self.rate_max) {
-            (Some(Strategy::PostCopy), _) => Err(TravelError::PostCopy),
+            (Some(Strategy::PostCopy), _) if self.downtime_max.is_some() => {
+                Err(TravelError::Downtime)
+            }
             (Some(Strategy::StopAndCopy), _) if some_limit => Err(TravelError::NoRounds),
             (_, Some(rate)) if rate < RATE_MIN => Err(TravelError::Rate {
                 rate,
@@ -90,7 +97,12 @@ impl Travel {
     /// What the target is offered.
     #[must_use]
     pub fn offered(&self) -> Strategy {
-        self.strategy.unwrap_or(Strategy::PreCopy)
+        self.strategy.unwrap_or(Strategy::PostCopy)
+    }
+
+    /// What it may not be without.
+    fn needs(&self, strategy: Strategy) -> bool {
+        self.strategy == Some(strategy)
     }
 
     /// Whether the limit of the downtime is worth more than the move.
@@ -152,6 +164,8 @@ pub(crate) struct Rounds {
     left: u64,
     /// Whether what is written may be noted.
     tracks: bool,
+    /// Whether the rest may follow the process.
+    can_follow: bool,
     travelled: Travelled,
 }
 
@@ -171,7 +185,21 @@ impl Rounds {
             fixed: Duration::ZERO,
             left: 0,
             tracks: false,
+            can_follow: false,
             travelled: Travelled::default(),
+        }
+    }
+
+    /// What becomes of the pages that the target does not have when the process stands still.
+    pub(crate) fn rest(&self, now: Time, limits: &Limits) -> Rest {
+        let within = self.travel.within;
+        let left = within.map(|within| within.saturating_sub(now.since(self.ordered)));
+        match self.travelled.strategy {
+            Strategy::PostCopy => Rest::Follows {
+                rate_max: self.travel.rate_max,
+                within: left.unwrap_or(limits.follow_within),
+            },
+            Strategy::StopAndCopy | Strategy::PreCopy => Rest::Along,
         }
     }
 
@@ -192,11 +220,24 @@ impl Rounds {
     pub(crate) fn agreed(&mut self, strategy: Strategy) -> Next {
         match (self.travel.offered(), strategy) {
             (Strategy::StopAndCopy, _) => Next::Pause,
+            (_, Strategy::StopAndCopy | Strategy::PreCopy)
+                if self.travel.needs(Strategy::PostCopy) =>
+            {
+                let reason = "the target's node, its kernel or this kind of process does not allow it: \
+                              `sterna doctor` there says more, auto does without";
+                Next::GiveUp(MoveFailure::NoPostCopy {
+                    reason: reason.to_owned(),
+                })
+            }
             (_, Strategy::StopAndCopy) => {
                 self.without("the target's node is older and takes memory in one piece only")
             }
-            _ => {
-                self.travelled.strategy = Strategy::PreCopy;
+            (_, answer) => {
+                self.can_follow = answer == Strategy::PostCopy;
+                self.travelled.strategy = match self.travel.needs(Strategy::PostCopy) {
+                    true => Strategy::PostCopy,
+                    false => Strategy::PreCopy,
+                };
                 Next::Round
             }
         }
@@ -211,6 +252,9 @@ impl Rounds {
     /// There will be no rounds, and why not.
     pub(crate) fn without(&mut self, reason: &str) -> Next {
         self.tracks = false;
+        if self.travel.needs(Strategy::PostCopy) {
+            return Next::Pause; // it is found out while it stands still
+        }
         self.travelled.strategy = Strategy::StopAndCopy;
         self.travelled.why_not = Some(reason.to_owned());
         match self.travel.is_strict() {
@@ -229,6 +273,9 @@ impl Rounds {
             && needed > within
         {
             return Next::GiveUp(MoveFailure::Deadline { needed, within });
+        }
+        if self.travel.needs(Strategy::PostCopy) {
+            return Next::Pause;
         }
         let is_chosen = self.travel.strategy.is_none();
         if is_chosen && time_for(pages, limits.rate_assumed) <= self.goal(limits) {
@@ -268,6 +315,11 @@ impl Rounds {
     fn stop(&mut self, end: RoundsEnd, limits: &Limits) -> Next {
         let expected = self.expected(limits);
         self.travelled.end = Some(end);
+        if self.travel.strategy.is_none() && self.can_follow && expected > self.goal(limits) {
+            self.travelled.strategy = Strategy::PostCopy;
+            self.travelled.expected = Some(self.fixed);
+            return Next::Pause;
+        }
         self.travelled.expected = Some(expected);
         match self.travel.downtime_max {
             Some(max) if self.travel.is_strict() && end != RoundsEnd::Enough => {

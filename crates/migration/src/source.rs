@@ -21,7 +21,8 @@
 //!
 //! In Copying pages go to the target in rounds while the process runs; when to stop is decided in [`rounds`]. A round
 //! that failed ends the move: nobody knows which of its pages are at the target, and on another connection old ones could
-//! come after new ones. Pulls of post-copy will go into Confirming.
+//! come after new ones. What follows the process goes from runner to runner from Granted until the end of Confirming; the
+//! target's word that it has committed is repeated for as long.
 //!
 //! From the declaration on this side is in doubt, and only a record of a later epoch ends the doubt.
 //! Settling *writes* `e+1`; whether this wins or the target's commit does, the record says it. A process that
@@ -35,7 +36,7 @@ mod said;
 
 use crate::action::{Command, Notice, RunnerEvent};
 use crate::id::{Attempt, Grant, NodeId};
-use crate::message::{Body, Offer, Size, Timings};
+use crate::message::{Body, Offer, Size, Strategy, Timings};
 use crate::record::{Life, Record};
 use crate::report::{Copied, Laps, MoveFailure, Outcome, Part, Report};
 use crate::rounds::{Rounds, Travel};
@@ -168,6 +169,11 @@ impl Source {
         self.target
     }
 
+    /// Whether the rest of its memory is to follow the process.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.rounds.travelled().strategy == Strategy::PostCopy
+    }
+
     pub(crate) const fn attempt(&self) -> Attempt {
         self.attempt
     }
@@ -263,6 +269,10 @@ impl Source {
             }
             (Body::Committed, Phase::Granted { .. } | Phase::Settling) if self.granted => {
                 self.left(turn);
+            }
+            // It lives, and its memory is still coming.
+            (Body::Committed, Phase::Confirming { .. }) => {
+                self.phase = Phase::Confirming { asks: 0 }
             }
             (Body::Done(timings), _) if self.granted => self.done(turn, timings),
             _ => {}
@@ -500,6 +510,12 @@ impl Source {
         match self.phase {
             Phase::Confirming { .. } if *timings == Timings::default() => {
                 self.laps.lap(Part::Confirm, turn.now);
+            }
+            Phase::Granted { .. } | Phase::Settling | Phase::Confirming { .. }
+                if self.is_followed() =>
+            {
+                let heard = matches!(self.phase, Phase::Confirming { .. });
+                self.laps.lap_followed(timings, heard, turn.now);
             }
             Phase::Granted { .. } | Phase::Settling | Phase::Confirming { .. } => {
                 self.laps.lap_target(timings, turn.now);

@@ -8,17 +8,25 @@
 //!                                  ▼                                    ▼                              ▼    ▼
 //!                                Over (refuse)                        Over (failed)             Resuming   Settling
 //!                                                                                                   │    ◄── mine
-//!                                                              Over (done) ◄── runs ────────────────┘    │
-//!                                                              Over (discarded) ◄── theirs ──────────────┘
+//!                                                 Over (done) ◄───────────── runs, all is here ─────┤    │
+//!                                                      ▲ all has come                               │    │
+//!                                                 Following ◄── runs, some memory is at the source ─┘    │
+//!                                                      ▼ the rest will not come                          │
+//!                                                 Over (lost)      Over (discarded) ◄── theirs ──────────┘
 //! ```
 //!
 //! Until Committing nobody relies on what is here, and it can be let go at any time. From Committing on it is a
 //! promise: the commit may have won although no answer came, so it is kept until a record of a later epoch has
 //! been seen, and who wants to give up writes. A commit is repeated without end; giving up is the source's affair.
+//!
+//! In Following it owns a process of which the source has a part: if that part will not come, the process is lost, and this
+//! side says so. Its runner, which asks for the pages, knows when.
+
+use sterna_process::Epoch;
 
 use crate::action::{Action, Command, Notice, RunnerEvent};
 use crate::id::{Attempt, Grant, NodeId};
-use crate::message::{Body, Offer, Readied, Refusal, Snapshot, TargetFailure, Timings};
+use crate::message::{Body, Offer, Readied, Refusal, Snapshot, Strategy, TargetFailure, Timings};
 use crate::record::{Intent, Life, Record, Swap};
 use crate::time::{Repeat, Time};
 use crate::turn::Turn;
@@ -40,6 +48,8 @@ enum Phase {
     Committing,
     /// The runner was told to let it run.
     Resuming,
+    /// It runs, and some of its memory is still coming.
+    Following,
     /// The registry was asked to leave it with the source.
     Settling,
     /// Nothing more will come.
@@ -57,6 +67,8 @@ pub(crate) struct Target {
     grant: Option<Grant>,
     /// The record with the intent, which a commit expects; known with the grant, or when it was seen.
     declared: Option<Record>,
+    /// Whether all of its memory has come, if not all came along.
+    is_whole: bool,
     /// What became of the process here: anything but alive, and the runner does not have it any more.
     life: Life,
     /// Set when this node has become the owner of a process that is no more.
@@ -115,6 +127,21 @@ impl Target {
         target
     }
 
+    /// Takes up a move that was committed, and whose process runs without all of its memory.
+    pub(crate) fn following(
+        turn: &mut Turn<'_>,
+        attempt: Attempt,
+        source: NodeId,
+        (record, epoch): (Record, Epoch),
+    ) -> Self {
+        let mut target = Self::new(turn, attempt, source, Phase::Following);
+        target.declared = Some(record);
+        if record.epoch > epoch {
+            turn.resume(attempt.process, record.epoch);
+        }
+        target
+    }
+
     /// Takes up a move of which only the intent is left. A commit may still be on its way to the registry, of a
     /// process that is no more: writing shuts it out.
     pub(crate) fn in_doubt(turn: &mut Turn<'_>, attempt: Attempt, declared: Record) -> Self {
@@ -133,6 +160,7 @@ impl Target {
             offer: None,
             grant: None,
             declared: None,
+            is_whole: false,
             life: Life::Alive,
             closes: None,
             deadline: None,
@@ -173,7 +201,11 @@ impl Target {
                     let reason = "it took longer than the limit".into();
                     self.fail(turn, TargetFailure::Restore { reason });
                 }
-                Phase::Committing | Phase::Resuming | Phase::Settling | Phase::Over => {}
+                Phase::Committing
+                | Phase::Resuming
+                | Phase::Following
+                | Phase::Settling
+                | Phase::Over => {}
             }
         } else if let Some(repeat) = &mut self.repeat
             && repeat.is_due(turn.now, turn.limits)
@@ -193,11 +225,11 @@ impl Target {
                 self.deadline = Some(turn.now + turn.limits.state_within);
             }
             (Body::State(snapshot), Phase::Prepared) => self.restore(turn, snapshot),
-            (Body::State(_) | Body::Ask, Phase::Resuming) => {
+            (Body::State(_) | Body::Ask, Phase::Resuming | Phase::Following) => {
                 turn.send(self.source, self.attempt, Body::Committed);
             }
             (Body::Abort, Phase::Committing) => self.settle(turn),
-            (Body::Abort, Phase::Resuming | Phase::Settling | Phase::Over) => {}
+            (Body::Abort, Phase::Resuming | Phase::Following | Phase::Settling | Phase::Over) => {}
             (Body::Abort, _) => self.drop_it(turn),
             _ => {}
         }
@@ -208,6 +240,11 @@ impl Target {
         if self.phase == Phase::Prepared {
             turn.send(self.source, self.attempt, Body::Accept(self.readied));
         }
+    }
+
+    /// Whether all of its memory has come that did not come along.
+    pub(crate) const fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     pub(crate) const fn grant(&self) -> Option<Grant> {
@@ -318,7 +355,16 @@ impl Target {
     /// The runner's answers to commands of this attempt.
     pub(crate) fn runner(&mut self, turn: &mut Turn<'_>, event: &RunnerEvent) {
         match (event, self.phase) {
-            (RunnerEvent::Prepared { attempt }, Phase::Preparing) => {
+            (
+                RunnerEvent::Prepared {
+                    attempt,
+                    can_follow,
+                },
+                Phase::Preparing,
+            ) => {
+                if self.readied.strategy == Strategy::PostCopy && !can_follow {
+                    self.readied.strategy = Strategy::PreCopy;
+                }
                 self.readied.room = turn.now.since(self.since);
                 self.phase = Phase::Prepared;
                 self.deadline = Some(turn.now + turn.limits.state_within);
@@ -340,22 +386,40 @@ impl Target {
                 let reason = reason.clone();
                 self.fail(turn, TargetFailure::Restore { reason });
             }
-            (RunnerEvent::Resumed { epoch, .. }, Phase::Resuming)
+            (RunnerEvent::Resumed { epoch, follows, .. }, Phase::Resuming)
                 if self.declared.is_some_and(|record| record.epoch == *epoch) =>
             {
                 self.timings.resume = turn.now.since(self.since);
                 let (attempt, source, timings) = (self.attempt, self.source, self.timings);
-                turn.send(source, attempt, Body::Done(timings));
+                self.phase = Phase::Following;
+                if self.is_whole || !follows {
+                    self.done(turn);
+                }
                 turn.notify(Notice::Arrived {
                     attempt,
                     source,
                     timings,
                 });
-                self.over();
+            }
+            (RunnerEvent::Followed { .. }, Phase::Following) => self.done(turn),
+            (RunnerEvent::Followed { .. }, _) => self.is_whole = true,
+            (RunnerEvent::Unfollowed { reason, .. }, phase) => {
+                if let Phase::Prepared | Phase::Restoring = phase {
+                    self.life = Life::Lost;
+                    let reason = reason.clone();
+                    return self.fail(turn, TargetFailure::Restore { reason });
+                }
+                self.gone(turn, Life::Lost);
             }
             (RunnerEvent::Exited { .. }, _) => self.gone(turn, Life::Ended),
             _ => {}
         }
+    }
+
+    /// The process runs here and needs nothing of the source.
+    fn done(&mut self, turn: &mut Turn<'_>) {
+        turn.send(self.source, self.attempt, Body::Done(self.timings));
+        self.over();
     }
 
     pub(crate) fn runner_died(&mut self, turn: &mut Turn<'_>) {
@@ -370,8 +434,8 @@ impl Target {
             }
             (Phase::Prepared | Phase::Restoring, _) => self.fail(turn, TargetFailure::RunnerDied),
             (Phase::Committing, _) => self.settle(turn),
-            (Phase::Resuming, Some(record)) => self.close(record),
-            (Phase::Resuming | Phase::Settling | Phase::Over, _) => {}
+            (Phase::Resuming | Phase::Following, Some(record)) => self.close(record),
+            (Phase::Resuming | Phase::Following | Phase::Settling | Phase::Over, _) => {}
         }
     }
 

@@ -146,6 +146,9 @@ pub trait Incoming: Send {
     /// Where its pages go while the original still runs elsewhere.
     fn memory(&self) -> Arc<dyn Memory>;
 
+    /// Whether it can run before all of its pages have come: [`finish`](Incoming::finish) takes a `rest`.
+    fn can_follow(&self) -> bool;
+
     /// Makes the process from all but its pages. They are installed already, or `rest` brings those that are
     /// still missing (post-copy). Regions get the lengths in the image's layout.
     ///

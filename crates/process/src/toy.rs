@@ -206,6 +206,10 @@ impl Incoming for ToyIncoming {
         Arc::clone(&self.memory) as _
     }
 
+    fn can_follow(&self) -> bool {
+        true
+    }
+
     fn finish(
         self: Box<Self>,
         image: Image,

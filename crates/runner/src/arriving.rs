@@ -9,8 +9,8 @@ use std::thread;
 use sterna_ingress::Back;
 use sterna_migration::{Attempt, Grant, NodeId, Offer, RunnerEvent};
 use sterna_process::{
-    Directory, Epoch, Image, Incoming, Listener, Memory, Paused, Program, ReadLimits, Resources,
-    Stdio,
+    Directory, Epoch, Image, Incoming, Listener, Memory, PageRun, PageRuns, Paused, Program,
+    ReadLimits, Resources, Stdio,
 };
 
 use crate::channel::{Breaker, Receiver, Sender};
@@ -25,6 +25,7 @@ use crate::link::Descriptors;
 use crate::log::LogHeader;
 use crate::message::{Place, Said};
 use crate::pump::{self, PumpError, Record};
+use crate::rest::{self, Following, Rest};
 use crate::role::Role;
 use crate::service::Service;
 use crate::streams::Output;
@@ -191,7 +192,10 @@ pub(crate) fn prepare(
 ) {
     let made = room(role, attempt, offer, place, &mut descriptors);
     service.say(&Said::Event(match made {
-        Ok(()) => RunnerEvent::Prepared { attempt },
+        Ok(can_follow) => RunnerEvent::Prepared {
+            attempt,
+            can_follow,
+        },
         Err(reason) => RunnerEvent::PrepareFailed { attempt, reason },
     }));
 }
@@ -202,13 +206,14 @@ fn room(
     offer: &Offer,
     place: &Place,
     descriptors: &mut Descriptors,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let kind = role.kind(&offer.kind)?;
     let program = Program::installed(offer.program);
     let incoming = kind
         .prepare(&program, &offer.layout)
         .map_err(|error| chain(&error))?;
     let placed = place.take(role, false, attempt.process, descriptors)?;
+    let can_follow = incoming.can_follow();
     let arrival = Arrival {
         attempt,
         memory: incoming.memory(),
@@ -227,6 +232,7 @@ fn room(
         stage: Stage::Arriving(Box::new(arrival)),
         control: None,
         stands: false,
+        rest: None,
         outgoing: None,
         input: placed.input,
         ports: placed.ports,
@@ -238,7 +244,7 @@ fn room(
         role.remove(attempt.process);
         return Err("the move was given up".into());
     }
-    Ok(())
+    Ok(can_follow)
 }
 
 /// Takes what comes over a channel, on a thread of its own.
@@ -273,6 +279,8 @@ struct Taking {
     sender: Arc<Mutex<Sender>>,
     image: Vec<u8>,
     image_bytes: u64,
+    /// Pages that come later, if some do.
+    later: Option<Vec<PageRun>>,
     preparing: Arc<AtomicUsize>,
 }
 
@@ -292,6 +300,7 @@ impl Taking {
             sender: Arc::new(Mutex::new(sender)),
             image: Vec::new(),
             image_bytes: 0,
+            later: None,
             preparing: Arc::default(),
         }
     }
@@ -323,6 +332,7 @@ impl Taking {
                     return Err(PumpError::ImageTooLarge { bytes });
                 }
                 Record::Begin(bytes) => {
+                    self.later = None;
                     self.image.clear();
                     self.image_bytes = bytes;
                 }
@@ -347,9 +357,24 @@ impl Taking {
                         return Err(PumpError::RoundsMissing { sent, here });
                     }
                 }
+                Record::Later(runs) => {
+                    let layout = memory.layout();
+                    if !runs.iter().all(|run| layout.could_contain(*run)) {
+                        return Err(PumpError::Malformed);
+                    }
+                    self.later.get_or_insert_default().extend(runs);
+                }
                 Record::End if self.image.len() as u64 == self.image_bytes => {
+                    let rest = self
+                        .later
+                        .take()
+                        .map(|later| self.rest(later))
+                        .transpose()?;
                     pump::got(&mut locked(&self.sender))?;
-                    self.make();
+                    self.make(rest.clone());
+                    if let Some(rest) = rest {
+                        rest::follow(receiver, &rest, true);
+                    }
                     return Ok(());
                 }
                 _ => return Err(PumpError::Malformed),
@@ -388,8 +413,31 @@ impl Taking {
         Ok(())
     }
 
-    /// All of it has come: makes the process of it.
-    fn make(&self) {
+    /// What comes later, from now on.
+    fn rest(&self, later: Vec<PageRun>) -> Result<Arc<Rest>, PumpError> {
+        let mut inner = self.hosted.lock();
+        let came_from = match &inner.stage {
+            Stage::Arriving(arrival) if arrival.attempt == self.attempt => arrival.came_from,
+            _ => None,
+        };
+        // It was made before, of an earlier push: that has its own rest.
+        let source = came_from.filter(|_| inner.rest.is_none());
+        let source = source.ok_or(PumpError::Malformed)?;
+        let (missing, asking) = (PageRuns::from(later), Arc::clone(&self.sender));
+        let rest = Rest::new(
+            &self.role,
+            &self.hosted,
+            (self.attempt, source),
+            missing,
+            asking,
+        );
+        rest.has(locked(&self.sender).breaker()?);
+        inner.rest = Some(Arc::clone(&rest));
+        Ok(rest)
+    }
+
+    /// All of it has come, but for the rest: makes the process of it.
+    fn make(&self, rest: Option<Arc<Rest>>) {
         let room = match &mut self.hosted.lock().stage {
             Stage::Arriving(arrival) if arrival.attempt == self.attempt => {
                 let room = arrival.room.take();
@@ -401,7 +449,7 @@ impl Taking {
         let Some((room, came_from)) = room else {
             return;
         };
-        let made = self.finish(room, came_from);
+        let made = self.finish(room, came_from, rest);
         fault::point("runner", &Midway::Made);
         if let Stage::Arriving(arrival) = &mut self.hosted.lock().stage {
             arrival.made = Some(made);
@@ -409,7 +457,12 @@ impl Taking {
         deliver(&self.role, &self.service, &self.hosted, self.attempt);
     }
 
-    fn finish(&self, mut room: Room, came_from: Option<NodeId>) -> Result<Made, String> {
+    fn finish(
+        &self,
+        mut room: Room,
+        came_from: Option<NodeId>,
+        rest: Option<Arc<Rest>>,
+    ) -> Result<Made, String> {
         let limits = ReadLimits::default();
         let mut image = Image::decode(&self.image, &limits).map_err(|error| chain(&error))?;
         let (process, epoch) = (image.header.process, image.header.epoch);
@@ -433,7 +486,11 @@ impl Taking {
         }
         let paused = room
             .incoming
-            .finish(image, room.resources, None)
+            .finish(
+                image,
+                room.resources,
+                rest.map(|rest| Box::new(Following(rest)) as _),
+            )
             .map_err(|error| chain(&error))?;
         let header = LogHeader {
             process,

@@ -250,6 +250,17 @@ impl Receiver {
             .map_err(|_| ChannelError::Forged)
     }
 
+    /// Waits until a record begins to come.
+    ///
+    /// # Errors
+    /// The connection ended or failed, or nothing comes for as long as it may.
+    pub fn wait(&self) -> Result<(), ChannelError> {
+        match self.connection.peek(&mut [0])? {
+            0 => Err(ChannelError::Ended),
+            _ => Ok(()),
+        }
+    }
+
     /// What ends the channel for both ends, from anywhere.
     ///
     /// # Errors

@@ -71,6 +71,12 @@ pub(crate) fn copy(
 
 /// Takes it and lets it stand still.
 fn still(role: &Role, hosted: &Hosted) -> Result<Box<dyn Paused>, String> {
+    if let Some(rest) = &hosted.lock().rest {
+        return Err(format!(
+            "some of its memory is still at node {}, from where it came: try again in a moment",
+            rest.source
+        ));
+    }
     let running = match hosted.take("being copied", is_running)? {
         Stage::Standing(paused) => return Ok(paused),
         Stage::Running(running) => running,
@@ -208,6 +214,7 @@ pub(crate) fn make(
         },
         control: None,
         stands: beside.stands,
+        rest: None,
         outgoing: None,
         input: placed.input,
         ports: placed.ports,

@@ -27,8 +27,14 @@ pub(crate) enum Midway {
     HalfRound,
     /// Source: half of the pages were sent.
     HalfSent,
+    /// Source: pages are about to go unasked, after their process.
+    Following,
+    /// Source: some of them were sent.
+    SomeFollowed,
     /// Target: some pages have come.
     SomeTaken,
+    /// Target: some pages have come of a memory that follows its process.
+    SomeCame,
     /// Target: the process was made of what has come.
     Made,
 }

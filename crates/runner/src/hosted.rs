@@ -28,6 +28,7 @@ use crate::files::Files;
 use crate::input::Input;
 use crate::leaving::{Captured, Outgoing};
 use crate::message::{Ended, Seen};
+use crate::rest::Rest;
 use crate::streams::Output;
 
 /// A process, and whoever works on it.
@@ -50,6 +51,8 @@ pub(crate) struct Inner {
     pub(crate) control: Option<Control>,
     /// Whether its user wants it to stand still, also after a move.
     pub(crate) stands: bool,
+    /// What is missing of its memory, which is at the source of a move.
+    pub(crate) rest: Option<Arc<Rest>>,
     /// The connection to the target of a move.
     pub(crate) outgoing: Option<(Attempt, Arc<Outgoing>)>,
     pub(crate) input: Option<Arc<Input>>,
@@ -139,6 +142,13 @@ impl Hosted {
         self.changed.notify_all();
     }
 
+    /// Whether some of its memory comes from there, by this move.
+    pub(crate) fn follows(&self, attempt: Attempt, source: NodeId) -> bool {
+        let inner = self.lock();
+        let rest = inner.rest.as_ref();
+        rest.is_some_and(|rest| rest.attempt == attempt && rest.source == source)
+    }
+
     /// Whether somebody works on it.
     pub(crate) fn is_taken(&self) -> bool {
         matches!(self.lock().stage, Stage::Taken { .. })
@@ -185,6 +195,7 @@ impl Hosted {
         };
         inner.stage = Stage::Exited(ended.clone());
         inner.input = None;
+        inner.close_rest();
         if let Some((_, outgoing)) = inner.outgoing.take() {
             outgoing.hang_up();
         }
@@ -223,11 +234,25 @@ impl Hosted {
 }
 
 impl Inner {
+    /// Nobody needs the rest of its memory any more.
+    pub(crate) fn close_rest(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            rest.close();
+        }
+    }
+
     /// What is held of it, as the protocol of moves has it.
     pub(crate) fn holding(&self) -> Holding {
         let epoch = self.epoch;
         match &self.stage {
-            Stage::Running(_) | Stage::Standing(_) => Holding::Running { epoch },
+            Stage::Running(_) | Stage::Standing(_) => match &self.rest {
+                Some(rest) => Holding::Incomplete {
+                    epoch,
+                    source: rest.source,
+                    attempt: rest.attempt,
+                },
+                None => Holding::Running { epoch },
+            },
             Stage::Frozen { move_id, .. } => Holding::Frozen {
                 epoch,
                 move_id: *move_id,

@@ -11,14 +11,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use sterna_migration::{Attempt, RunnerEvent, Size};
+use sterna_migration::{Attempt, Rest, RunnerEvent, Size};
 use sterna_process::{
-    Image, PageRuns, PauseRefused, Paused, Pausing, Process, Section, Tag, Waypoint,
+    Image, Memory, PageRuns, PauseRefused, Paused, Pausing, Process, Section, Tag, Waypoint,
 };
 
 use crate::channel::{Breaker, ChannelError, Receiver, Sender};
 use crate::clients;
 use crate::fault::{self, Midway};
+use crate::following::{Following, Lanes};
 use crate::hosted::{Hosted, Stage};
 use crate::limits::{
     AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, LOOKS_AGAIN, READY_WITHIN,
@@ -62,6 +63,9 @@ pub(crate) struct Outgoing {
     seen: Mutex<BTreeSet<Waypoint>>,
     /// What the process writes, if that is noted.
     pub(crate) live: OnceLock<Live>,
+    /// What is left of its memory, if that follows it.
+    pub(crate) following: OnceLock<Following>,
+    lanes: Mutex<Lanes>,
 }
 
 /// What the target has said.
@@ -83,6 +87,8 @@ impl Outgoing {
             changed: Condvar::new(),
             seen: Mutex::default(),
             live: OnceLock::new(),
+            following: OnceLock::new(),
+            lanes: Mutex::default(),
         });
         let listening = Arc::clone(&outgoing);
         thread::Builder::new()
@@ -97,6 +103,13 @@ impl Outgoing {
                 Ok(record) => Record::read(record),
                 Err(error) => break error.to_string(),
             };
+            if let Ok(Record::Want(wanted)) = &record {
+                let following = self.following.get().ok_or(PumpError::Malformed);
+                match following.and_then(|following| following.answer(&mut self.sender(), wanted)) {
+                    Ok(()) => continue,
+                    Err(error) => break error.to_string(),
+                }
+            }
             let mut heard = self.heard();
             match record {
                 Ok(Record::Anticipated(places)) => {
@@ -115,6 +128,7 @@ impl Outgoing {
         self.heard().failed.get_or_insert(why);
         self.changed.notify_all();
         self.breaker.hang_up();
+        self.lanes().hang_up();
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -153,13 +167,18 @@ impl Outgoing {
         self.wait_until(within, |heard| seen.is_subset(&heard.ready))
     }
 
-    fn sender(&self) -> MutexGuard<'_, Sender> {
+    pub(crate) fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn sender(&self) -> MutexGuard<'_, Sender> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends it, and what goes on for it.
     pub(crate) fn hang_up(&self) {
         self.breaker.hang_up();
+        self.lanes().hang_up();
         if let Some(live) = self.live.get() {
             live.end();
         }
@@ -204,6 +223,7 @@ pub(crate) fn pause(role: &Role, service: &Service, attempt: Attempt, within: Du
     };
     let own = |inner: &crate::hosted::Inner| {
         inner.epoch == attempt.epoch
+            && inner.rest.is_none()
             && matches!(inner.stage, Stage::Running(_) | Stage::Standing(_))
     };
     let begun = Instant::now();
@@ -383,7 +403,7 @@ pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<Image, S
 }
 
 /// Sends a captured process to the target's runner.
-pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
+pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt, rest: Rest) {
     let Some(hosted) = role.hosted(attempt.process) else {
         return;
     };
@@ -403,14 +423,7 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
         return;
     };
     let pushed = match &outgoing {
-        Some((_, outgoing)) => outgoing
-            .send_and_wait(|sender| {
-                if captured.rounds > 0 {
-                    pump::continues(sender, captured.rounds)?;
-                }
-                pump::push(sender, &captured.image, &*memory, &captured.pages)
-            })
-            .map_err(|error| chain(&error)),
+        Some((_, outgoing)) => send(outgoing, &memory, &captured, rest),
         None => Err("there is no connection to the target's runner".into()),
     };
     let let_go = || {
@@ -421,7 +434,13 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
     match pushed {
         Ok(()) => {
             service.say(&Said::Event(RunnerEvent::Pushed { attempt }));
-            let_go();
+            match &outgoing {
+                // Its pages go on; that it writes is not noted any more.
+                Some((_, outgoing)) if rest != Rest::Along => {
+                    outgoing.live.get().into_iter().for_each(Live::end);
+                }
+                _ => let_go(),
+            }
         }
         // The next try is not to find it.
         Err(reason) => {
@@ -429,6 +448,34 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt) {
             service.say(&Said::Event(RunnerEvent::PushFailed { attempt, reason }));
         }
     }
+}
+
+/// Sends image and pages, or begins to.
+fn send(
+    outgoing: &Arc<Outgoing>,
+    memory: &Arc<dyn Memory>,
+    captured: &Captured,
+    rest: Rest,
+) -> Result<(), String> {
+    if let Rest::Follows { rate_max, within } = rest {
+        let following = Following::new(Arc::clone(memory), &captured.pages, (rate_max, within));
+        // The target asks as soon as it has the image.
+        let _ = outgoing.following.set(following);
+    }
+    let sent = outgoing.send_and_wait(|sender| {
+        if captured.rounds > 0 {
+            pump::continues(sender, captured.rounds)?;
+        }
+        match rest {
+            Rest::Along => pump::push(sender, &captured.image, &**memory, &captured.pages),
+            Rest::Follows { .. } => pump::push_followed(sender, &captured.image, &captured.pages),
+        }
+    });
+    sent.map_err(|error| chain(&error))?;
+    if let Rest::Follows { .. } = rest {
+        outgoing.follow();
+    }
+    Ok(())
 }
 
 impl Hosted {

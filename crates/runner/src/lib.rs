@@ -15,6 +15,7 @@
 //! - [`message`]: what is ordered and said; [`link`], [`bytes`]: its bytes
 //! - [`role`]: the runner at work; `service`: whom it obeys; `hosted`: one process; `serving`: what users want of it
 //! - `leaving`, `arriving`: the two sides of a move; `live`: rounds before it, while the process runs
+//! - `following`, `rest`: the two sides of a memory that comes after its process; `left`: what is left of it
 //! - `pump`: what runners say to each other; [`channel`]: sealed records
 //! - `copying`: copies for files and snapshots, and processes made of them; [`copy`]: their bytes
 //! - `streams`, [`log`]: output on its way into a file; `input`: what users type, on its way to a process
@@ -31,16 +32,19 @@ pub mod copy;
 mod copying;
 pub mod fault;
 pub mod files;
+mod following;
 pub mod handle;
 mod hosted;
 mod input;
 mod leaving;
+mod left;
 pub mod limits;
 pub mod link;
 mod live;
 pub mod log;
 pub mod message;
 mod pump;
+mod rest;
 pub mod role;
 mod service;
 mod serving;

@@ -60,6 +60,20 @@ pub const CATCH_UP_PAGES_MAX: u64 = 16_384;
 /// How often that is done in a row.
 pub const CATCH_UPS: u32 = 3;
 
+/// Connections of a move on which memory that follows its process goes unasked.
+pub const LANES: u8 = 2;
+/// For the first of them to be there; without one, such pages go where answers go.
+pub const LANE_WITHIN: Duration = Duration::from_millis(200);
+/// Pages that go along with one that is asked for: the next ones, and those before.
+pub const AHEAD_PAGES: u64 = 24;
+/// See [`AHEAD_PAGES`].
+pub const BEHIND_PAGES: u64 = 8;
+/// Pieces of a memory that follows that wait to be put in their place: about 4 MiB.
+pub const FOLLOWED_WAITING_MAX: usize = 16;
+/// For any of the memory that is missing to come, while its process runs already. Then it is lost: a source that is alive
+/// sends the next pages all the time.
+pub const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Bytes of a copy that are written or read at once.
 pub const COPY_BYTES: usize = 1 << 20;
 /// Pages up to which a process runs on while a copy of it is written: 256 MiB.

@@ -19,7 +19,7 @@ use sterna_sys::messages;
 use crate::limits::{DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, MESSAGE_WITHIN};
 
 /// Version of the messages.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 const MAGIC: [u8; 4] = *b"STRN";
 const HELLO_BYTES: usize = 6;

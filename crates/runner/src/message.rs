@@ -127,11 +127,16 @@ pub struct Hold {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Side {
     /// The process is here: its service has connected to the target.
-    Source,
+    Source {
+        /// Whether this is one more connection, for memory that follows the process.
+        lane: bool,
+    },
     /// The process is to come: this node has connected, as the other end of a session that it alone can have.
     Target {
         /// Which node.
         source: NodeId,
+        /// Whether this is one more connection, for memory that follows the process.
+        lane: bool,
     },
 }
 

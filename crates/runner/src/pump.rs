@@ -5,7 +5,8 @@
 //! | `Anticipate`: places at which the process was seen | `Anticipated`: what it would need there is ready |
 //! | `Pages`, `Zeros`, `Round`: all that was written until a moment | `Got` |
 //! | `Continues`, if there were rounds: how many | |
-//! | `Begin`, `Image` in pieces, `Pages`, `Zeros`, `End` | `Got`: all of it is in its place |
+//! | `Begin`, `Image` in pieces, `Pages`, `Zeros`, `Later`, `End` | `Got`: all of it is in its place, but for pages that come later |
+//! | `Pages`, `Zeros` of those that come later, on several connections | `Want`: these are waited for |
 //! | | `Failed`: it cannot be taken |
 //!
 //! A record is a letter and what belongs to it. Pages go in runs without holes, as they are in memory; pages of zeros
@@ -22,9 +23,9 @@ use crate::fault::{self, Midway};
 use crate::limits::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX};
 
 /// Pages of one record.
-const RECORD_PAGES: u64 = 63;
+pub(crate) const RECORD_PAGES: u64 = 63;
 const PAGES_HEAD_BYTES: usize = 1 + 4 + 8;
-const ZERO_RUNS_PER_RECORD: usize = 4096;
+const RUNS_PER_RECORD: usize = 4096;
 
 const ANTICIPATE: u8 = b'a';
 const ANTICIPATED: u8 = b'A';
@@ -34,7 +35,9 @@ const PAGES: u8 = b'p';
 const ZEROS: u8 = b'z';
 const ROUND: u8 = b'r';
 const CONTINUES: u8 = b'c';
+const LATER: u8 = b'l';
 const END: u8 = b'e';
+const WANT: u8 = b'w';
 const GOT: u8 = b'G';
 const FAILED: u8 = b'F';
 
@@ -91,8 +94,12 @@ pub(crate) enum Record<'a> {
     Round,
     /// What comes goes on from so many rounds.
     Continues(u32),
+    /// These come after the process.
+    Later(Vec<PageRun>),
     End,
     Got,
+    /// Somebody waits for these.
+    Want(Vec<PageRun>),
     Failed(String),
 }
 
@@ -108,7 +115,9 @@ impl<'a> Record<'a> {
             (ZEROS, body) => decode(body).map(Self::Zeros),
             (ROUND, []) => Ok(Self::Round),
             (CONTINUES, body) => decode(body).map(Self::Continues),
+            (LATER, body) => decode(body).map(Self::Later),
             (END, []) => Ok(Self::End),
+            (WANT, body) => decode(body).map(Self::Want),
             (GOT, []) => Ok(Self::Got),
             (FAILED, body) => Ok(Self::Failed(String::from_utf8_lossy(body).into_owned())),
             _ => Err(PumpError::Malformed),
@@ -166,13 +175,28 @@ pub(crate) fn failed(to: &mut Sender, why: &str) -> Result<(), PumpError> {
     Ok(to.send()?)
 }
 
-/// Sends an image and the pages that belong to it.
-pub(crate) fn push(
+/// Says that these pages are waited for.
+pub(crate) fn want(to: &mut Sender, runs: &[PageRun]) -> Result<(), PumpError> {
+    value(to, WANT, &runs)
+}
+
+/// Sends an image, and says which pages come later.
+pub(crate) fn push_followed(
     to: &mut Sender,
     image: &[u8],
-    memory: &dyn Memory,
     runs: &PageRuns,
 ) -> Result<(), PumpError> {
+    send_image(to, image)?;
+    // At least one: so it is known that they come later, if there are none.
+    let none: &[PageRun] = &[];
+    for some in runs.chunks(RUNS_PER_RECORD).chain([none]) {
+        value(to, LATER, &some)?;
+    }
+    to.record().push(END);
+    Ok(to.send()?)
+}
+
+fn send_image(to: &mut Sender, image: &[u8]) -> Result<(), PumpError> {
     value(to, BEGIN, &(image.len() as u64))?;
     for piece in image.chunks(RECORD_BYTES_MAX - 1) {
         let record = to.record();
@@ -180,6 +204,17 @@ pub(crate) fn push(
         record.extend_from_slice(piece);
         to.send()?;
     }
+    Ok(())
+}
+
+/// Sends an image and the pages that belong to it.
+pub(crate) fn push(
+    to: &mut Sender,
+    image: &[u8],
+    memory: &dyn Memory,
+    runs: &PageRuns,
+) -> Result<(), PumpError> {
+    send_image(to, image)?;
     pages(to, memory, runs, (Midway::HalfSent, |_| {}))?;
     to.record().push(END);
     Ok(to.send()?)
@@ -214,7 +249,7 @@ pub(crate) fn pages(
         sent(bytes);
     }
     let zeros: PageRuns = apart.zeros.into_iter().collect();
-    for some in zeros.chunks(ZERO_RUNS_PER_RECORD) {
+    for some in zeros.chunks(RUNS_PER_RECORD) {
         value(to, ZEROS, &some)?;
     }
     Ok(bytes)
@@ -304,7 +339,7 @@ mod tests {
         let mut state = 0x5eed;
         let lengths = (0..40).chain([PAGES_HEAD_BYTES - 1, 12 + PAGE_SIZE, 13 + PAGE_SIZE]);
         for length in lengths {
-            for letter in b"aAbipzrceGF\0x" {
+            for letter in b"aAbipzrcleGwF\0x" {
                 for _ in 0..50 {
                     let record = [&[*letter][..], &drawn(&mut state, length)].concat();
                     match Record::read(&record) {

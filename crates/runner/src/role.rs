@@ -3,6 +3,8 @@
 //! A runner outlives its service: when that dies, processes run on, and the next service asks what there is. What the
 //! dead one had ordered and is not done by then is void, so a process that is just being stopped for it runs on.
 
+mod channels;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::TcpStream;
@@ -12,19 +14,17 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
-use sterna_migration::{Attempt, Command, NodeId, RunnerEvent};
+use sterna_migration::{Attempt, Command, RunnerEvent};
 use sterna_process::{Exit, Kind, ProcessId, ProgramId, Tag, Waypoint};
 
-use crate::channel::{self, End};
 use crate::clients::Clients;
 use crate::hosted::{Hosted, Stage};
-use crate::leaving::{Outgoing, chain};
 use crate::limits::{
     BACK_TRACES_BYTES_MAX, FIRST_SERVICE_WITHIN, GIVEN_UP_MAX, HELLO_WITHIN, PROCESSES_MAX,
     SETTLE_WITHIN,
 };
 use crate::link::{self, Descriptors};
-use crate::message::{Answer, Ended, Holdings, Numbered, Order, Place, Said, Secret, Side};
+use crate::message::{Answer, Ended, Holdings, Numbered, Order, Place, Said, Side};
 use crate::service::Service;
 use crate::streams::Streams;
 use crate::{arriving, copying, fault, leaving, live, serving};
@@ -186,9 +186,11 @@ impl Role {
                 let connected = descriptors.take().map(TcpStream::from);
                 let connected = connected.map_err(|error| error.to_string());
                 let opened = connected.and_then(|connection| match side {
-                    Side::Source => self.channel_away(attempt, connection, &secret),
-                    Side::Target { source } => {
-                        self.channel_here(service, (attempt, source), connection, &secret)
+                    Side::Source { lane: false } => self.channel_away(attempt, connection, &secret),
+                    Side::Source { lane: true } => self.lane_away(attempt, connection, &secret),
+                    Side::Target { source, lane } => {
+                        let attempt = (attempt, source, lane);
+                        self.channel_here(service, attempt, connection, &secret)
                     }
                 });
                 if let Err(error) = opened {
@@ -286,8 +288,8 @@ impl Role {
                 leaving::pause(&role, &service, attempt, within);
             }),
             Command::Capture { attempt } => leaving::capture(&role, &service, attempt),
-            Command::Push { attempt, .. } => self.on_thread("push", move || {
-                leaving::push(&role, &service, attempt);
+            Command::Push { attempt, rest, .. } => self.on_thread("push", move || {
+                leaving::push(&role, &service, attempt, rest);
             }),
             Command::Restore {
                 attempt,
@@ -328,45 +330,6 @@ impl Role {
         }
     }
 
-    /// The source of a move has connected: what it sends is taken if the process comes from there.
-    fn channel_here(
-        self: &Arc<Self>,
-        service: &Service,
-        (attempt, source): (Attempt, NodeId),
-        connection: TcpStream,
-        secret: &Secret,
-    ) -> Result<(), String> {
-        let hosted = self.find(attempt.process)?;
-        let is_expected = match &hosted.lock().stage {
-            Stage::Arriving(arrival) => arrival.attempt == attempt && arrival.comes_from(source),
-            _ => false,
-        };
-        if !is_expected {
-            return Err(format!("no such move comes from node {source}"));
-        }
-        let both = channel::open(connection, secret, End::Target).map_err(|error| chain(&error))?;
-        let taken = arriving::receive(self, service, &hosted, attempt, both);
-        taken.map_err(|error| chain(&error))
-    }
-
-    /// There is a connection to the target of a move.
-    fn channel_away(
-        &self,
-        attempt: Attempt,
-        connection: TcpStream,
-        secret: &Secret,
-    ) -> Result<(), String> {
-        let hosted = self.find(attempt.process)?;
-        let failed = |error: crate::channel::ChannelError| chain(&error);
-        let (sender, receiver) = channel::open(connection, secret, End::Source).map_err(failed)?;
-        let outgoing = Outgoing::start(sender, receiver).map_err(failed)?;
-        let before = hosted.lock().outgoing.replace((attempt, outgoing));
-        if let Some((_, before)) = before {
-            before.hang_up();
-        }
-        Ok(())
-    }
-
     /// Obeys this service from now on. What others have begun comes to its end first, or is void.
     fn begin_anew(&self, service: &Service) -> Holdings {
         let life = self.lives.fetch_add(1, Ordering::SeqCst) + 1;
@@ -376,7 +339,11 @@ impl Role {
         let all: Vec<Arc<Hosted>> = locked(&self.table).values().cloned().collect();
         for hosted in &all {
             let mut inner = hosted.lock();
-            if let Some((_, outgoing)) = inner.outgoing.take() {
+            // A memory that follows its process goes on: the target may have committed.
+            if let Some((_, outgoing)) = inner
+                .outgoing
+                .take_if(|(_, outgoing)| !outgoing.is_followed())
+            {
                 outgoing.hang_up();
             }
             if let Stage::Arriving(arrival) = &inner.stage
@@ -501,6 +468,14 @@ impl Role {
     pub(crate) fn check_end(&self, hosted: &Hosted) {
         if let Some(ended) = hosted.note_end() {
             self.say_ended(ended);
+        }
+    }
+
+    /// Tells the service something; if there is none, the next one will ask.
+    pub(crate) fn tell(&self, event: RunnerEvent) {
+        let service = locked(&self.service).clone();
+        if let Some(service) = service {
+            service.say(&Said::Event(event));
         }
     }
 

@@ -60,6 +60,7 @@ pub(crate) fn spawn(
         control: Some(running.control),
         stage: Stage::Running(running.process),
         stands: false,
+        rest: None,
         outgoing: None,
         input: placed.input,
         ports: placed.ports,
@@ -264,7 +265,12 @@ pub(crate) fn resume(role: &Role, service: &Service, process: ProcessId, epoch: 
     {
         // It is held in the epoch that it is to take up.
         hosted.put(|_| stage);
-        return service.say(&Said::Event(RunnerEvent::Resumed { process, epoch }));
+        let follows = false;
+        return service.say(&Said::Event(RunnerEvent::Resumed {
+            process,
+            epoch,
+            follows,
+        }));
     }
     let mut inner = hosted.lock();
     inner.epoch = epoch;
@@ -278,7 +284,12 @@ pub(crate) fn resume(role: &Role, service: &Service, process: ProcessId, epoch: 
         }
         other => hosted.put(|_| other),
     }
-    service.say(&Said::Event(RunnerEvent::Resumed { process, epoch }));
+    let follows = hosted.lock().rest.is_some();
+    service.say(&Said::Event(RunnerEvent::Resumed {
+        process,
+        epoch,
+        follows,
+    }));
     role.check_end(&hosted);
 }
 
@@ -306,6 +317,7 @@ pub(crate) fn discard(role: &Role, attempt: Attempt) {
         return;
     }
     let was = inner.holding();
+    inner.close_rest();
     let stage = std::mem::replace(
         &mut inner.stage,
         Stage::Taken {
@@ -344,10 +356,11 @@ pub(crate) fn fence(role: &Role, process: ProcessId, epoch: Epoch) {
         return;
     };
     hosted.settle(crate::limits::SETTLE_WITHIN);
-    let inner = hosted.lock();
+    let mut inner = hosted.lock();
     if inner.epoch != epoch {
         return;
     }
+    inner.close_rest();
     let control = inner.control.clone();
     drop(inner);
     role.remove(process);

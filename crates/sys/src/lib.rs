@@ -6,6 +6,7 @@
 //! | module | gives |
 //! |---|---|
 //! | [`memory`] | reservations with a copy-on-write initial image, finding changed pages, the page that stops a guest |
+//! | [`missing`] | pages that come while the guest runs already, which waits where it touches them |
 //! | [`tracking`] | which pages were written since the last look, while the guest runs |
 //! | [`gate`] | where a stopped guest's thread waits for the verdict; registers at a fault; interrupting waits |
 //! | [`spawn`] | starting a program with named descriptors only, limits of time, usage, no zombies |
@@ -39,6 +40,8 @@ pub mod identity;
 pub mod memory;
 #[cfg(feature = "messages")]
 pub mod messages;
+#[cfg(feature = "missing")]
+pub mod missing;
 #[cfg(any(feature = "enclosure", feature = "trees"))]
 mod mounts;
 #[cfg(feature = "spawn")]

@@ -3,6 +3,9 @@
 //! A pointer is the low 32 bits of its argument. Whatever lies outside the memory is `EFAULT`
 //! (wasmtime traps instead; here a call never traps), checked for *all* areas a call touches
 //! before it has any effect. Alignment is not asked for. Areas may overlap.
+//!
+//! Parts of a memory may be on their way from another machine, and the kernel does not wait for these:
+//! every area is shown to a [`Touch`] before it is given to the kernel.
 
 use crate::abi::Errno;
 use std::io::{IoSlice, IoSliceMut};
@@ -14,8 +17,11 @@ pub(crate) const IOVECS_AT_ONCE: usize = 32;
 /// Bytes moved by one call at most, so that a call ends soon: longer ones are done in part.
 pub(crate) const TRANSFER_MAX: usize = 8 << 20;
 
+/// Waits until all of an area is there, by touching it; whether it is. See [`Wasi::call_touching`](crate::Wasi::call_touching).
+pub(crate) type Touch<'t> = &'t dyn Fn(&[u8]) -> bool;
+
 /// A guest's memory during one call.
-pub(crate) struct Memory<'m>(&'m mut [u8]);
+pub(crate) struct Memory<'m>(&'m mut [u8], Option<Touch<'m>>);
 
 /// A checked array of scatter/gather vectors.
 #[derive(Clone, Copy)]
@@ -32,25 +38,39 @@ pub(crate) struct Cursor {
 }
 
 impl<'m> Memory<'m> {
-    pub(crate) fn new(bytes: &'m mut [u8]) -> Memory<'m> {
-        Memory(bytes)
+    pub(crate) fn new(bytes: &'m mut [u8], touch: Option<Touch<'m>>) -> Memory<'m> {
+        Memory(bytes, touch)
     }
 
     /// Fails with `EFAULT` unless `len` bytes from `at` are inside.
     pub(crate) fn check(&self, at: u32, len: u32) -> Result<(), Errno> {
-        self.bytes(at, len).map(drop)
+        self.area(at, len).map(drop)
     }
 
     pub(crate) fn bytes(&self, at: u32, len: u32) -> Result<&[u8], Errno> {
-        let start = at as usize;
-        self.0.get(start..start + len as usize).ok_or(Errno::FAULT)
+        let area = self.area(at, len)?;
+        self.touch(area)?;
+        Ok(area)
     }
 
     pub(crate) fn bytes_mut(&mut self, at: u32, len: u32) -> Result<&mut [u8], Errno> {
+        self.touch(self.area(at, len)?)?;
         let start = at as usize;
         self.0
             .get_mut(start..start + len as usize)
             .ok_or(Errno::FAULT)
+    }
+
+    fn area(&self, at: u32, len: u32) -> Result<&[u8], Errno> {
+        let start = at as usize;
+        self.0.get(start..start + len as usize).ok_or(Errno::FAULT)
+    }
+
+    fn touch(&self, area: &[u8]) -> Result<(), Errno> {
+        match self.1.is_none_or(|touch| touch(area)) {
+            true => Ok(()),
+            false => Err(Errno::FAULT),
+        }
     }
 
     /// A path or name: at most `PATH_MAX` bytes of UTF-8 (`EILSEQ` else).
@@ -135,9 +155,10 @@ impl<'m> Memory<'m> {
         let (mut count, mut total) = (0, 0);
         while cursor.index < vectors.count && count < IOVECS_AT_ONCE && total < limit {
             let (start, len) = self.iovec(vectors, cursor.index)?;
-            let area = self.bytes(start, len)?;
+            let area = self.area(start, len)?;
             let rest = area.get(cursor.done..).unwrap_or_default();
             let taken = &rest[..rest.len().min(limit - total)];
+            self.touch(taken)?;
             if !taken.is_empty() {
                 areas[count] = IoSlice::new(taken);
                 count += 1;
@@ -181,6 +202,9 @@ impl<'m> Memory<'m> {
                 index: at.index + 1,
                 done: 0,
             };
+        }
+        for (start, len) in found {
+            self.touch(self.0.get(start..start + len).ok_or(Errno::FAULT)?)?;
         }
         self.split(found[0], found[1]).ok_or(Errno::FAULT)
     }

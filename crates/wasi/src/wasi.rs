@@ -137,13 +137,30 @@ impl Wasi {
     /// Nothing a guest passes makes this panic. Pointers outside the memory give `EFAULT`, before
     /// the call has had any effect.
     pub fn call(&mut self, function: Function, arguments: &[u64], memory: &mut [u8]) -> Step {
+        self.call_in(function, arguments, Memory::new(memory, None))
+    }
+
+    /// The same for a memory of which parts may not be there yet, so that who touches them waits, and the kernel, which does
+    /// not wait, refuses them. `touch` is given each area before the kernel is. It says whether all of it is there; if not,
+    /// the call fails with `EFAULT`.
+    pub fn call_touching(
+        &mut self,
+        function: Function,
+        arguments: &[u64],
+        memory: &mut [u8],
+        touch: &dyn Fn(&[u8]) -> bool,
+    ) -> Step {
+        self.call_in(function, arguments, Memory::new(memory, Some(touch)))
+    }
+
+    fn call_in(&mut self, function: Function, arguments: &[u64], mut memory: Memory<'_>) -> Step {
         if function == Function::ProcExit {
             return Step::Exit(Arguments(arguments).u32(0));
         }
         if self.pending.is_some() && !self.continues(function, arguments) {
             self.pending = None;
         }
-        match self.dispatch(function, Arguments(arguments), &mut Memory::new(memory)) {
+        match self.dispatch(function, Arguments(arguments), &mut memory) {
             Ok(()) => Step::Done(Errno::SUCCESS),
             Err(Halt::Errno(errno)) => Step::Done(errno),
             Err(Halt::Wait(wait)) => Step::Wait(wait),

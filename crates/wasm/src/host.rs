@@ -12,6 +12,7 @@ use wasmtime::{
     ResourceLimiter, Store, Val,
 };
 
+use crate::later;
 use crate::pass::routines::KEPT_PORTION;
 use crate::stack;
 use crate::stop::Signals;
@@ -278,6 +279,8 @@ fn issue(
         };
     }
     let arguments = &arguments[..params.len().min(ARGUMENTS_MAX)];
+    let lacks = caller.data().signals.lacks.load(Ordering::Acquire);
+    let lacking = lacks.then(|| caller.data().signals.clone());
     let memory = caller.data().memory;
     let (bytes, host) = match memory {
         Some(memory) => memory.data_and_store_mut(&mut *caller),
@@ -287,7 +290,19 @@ fn issue(
         .wasi
         .as_mut()
         .ok_or_else(|| wasmtime::format_err!("the program has no WASI world"))?;
-    Ok(wasi.call(function, arguments, bytes))
+    let Some(signals) = lacking else {
+        return Ok(wasi.call(function, arguments, bytes));
+    };
+    // What it is called with may come from pages that never came.
+    if signals.killed.load(Ordering::Acquire) {
+        return Err(KilledInCall.into());
+    }
+    let touch = |area: &[u8]| later::touch(area, &signals);
+    let step = wasi.call_touching(function, arguments, bytes, &touch);
+    match signals.killed.load(Ordering::Acquire) {
+        true => Err(KilledInCall.into()),
+        false => Ok(step),
+    }
 }
 
 /// Writes `text` to the guest's standard output, and waits for room like a call of its own.

@@ -30,7 +30,7 @@ use crate::owned::{Held, Standing, running};
 use crate::pass::InstrumentError;
 use crate::portable::{FRAMES, STATE, State, VERSION, WASI};
 use crate::seat::Seat;
-use crate::{pages, wait};
+use crate::{later, pages, wait};
 
 /// Name of the kind.
 pub const KIND: Tag = Tag::new("wasm");
@@ -121,6 +121,7 @@ impl WasmKind {
     pub fn new(engine: Engine, programs: Arc<dyn Programs>) -> Result<WasmKind, wasmtime::Error> {
         let linker = host::linker(engine.wasmtime())?;
         pages::scanner();
+        later::is_possible();
         Ok(WasmKind {
             engine,
             linker,
@@ -275,13 +276,17 @@ impl Incoming for Arriving {
         self.guest.pages.clone()
     }
 
+    fn can_follow(&self) -> bool {
+        later::is_possible()
+    }
+
     fn finish(
         mut self: Box<Self>,
         mut image: Image,
         resources: Resources,
         rest: Option<Box<dyn PageSource>>,
     ) -> Result<Box<dyn Paused>, RestoreError> {
-        self.check(&image.header, rest.is_some())?;
+        self.check(&image.header)?;
         let sections = &mut image.sections;
         let frames: Vec<Frame<Value>> = sections.require(&FRAMES, VERSION..=VERSION)?.decode()?;
         let state: State = sections.require(&STATE, VERSION..=VERSION)?.decode()?;
@@ -313,6 +318,9 @@ impl Incoming for Arriving {
         let started = SystemTime::UNIX_EPOCH + Duration::from_nanos(state.started_ns);
         let seat = Seat::new(identity, self.program, started, cpu, &self.guest);
         seat.hold();
+        if let Some(rest) = rest {
+            seat.follow(&image.header.layout, rest)?;
+        }
         cpu::limit(&seat, &seat.cpu, &limits);
         Ok(Box::new(Standing {
             seat,
@@ -323,7 +331,7 @@ impl Incoming for Arriving {
 
 impl Arriving {
     /// Whether an image can become this process.
-    fn check(&self, header: &ImageHeader, pages_later: bool) -> Result<(), RestoreError> {
+    fn check(&self, header: &ImageHeader) -> Result<(), RestoreError> {
         if header.kind != KIND {
             let found = header.kind.clone();
             return Err(RestoreError::WrongKind {
@@ -334,10 +342,6 @@ impl Arriving {
         if header.program != self.program {
             let (found, expected) = (header.program, self.program);
             return Err(RestoreError::WrongProgram { found, expected });
-        }
-        if pages_later {
-            let reason = "its pages were to come after it, which this kind cannot do yet".into();
-            return Err(RestoreError::Inconsistent { reason });
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ mod host;
 mod immobile;
 mod installed;
 mod kind;
+mod later;
 mod machine;
 mod memory;
 mod outer;

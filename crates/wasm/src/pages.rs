@@ -1,11 +1,14 @@
 //! A guest's linear memories as movers see them: regions of pages, see [`sterna_process::Memory`].
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use sterna_process::{MemoryError, MemoryLayout, PageRun, PageRuns, Region, RegionId};
+use sterna_process::{MemoryError, MemoryLayout, PageRun, PageRuns, PageSource, Region, RegionId};
 use sterna_sys::memory::{self, PAGE_BYTES, Reservation, Scanner};
 use sterna_sys::tracking::DirtyTracker;
+
+use crate::later::Later;
+use crate::stop::Signals;
 
 /// Runs from this length on are provided as a whole before they are written: one request then takes less than so many
 /// faults.
@@ -22,6 +25,8 @@ pub(crate) struct GuestRegion {
 pub(crate) struct GuestPages {
     regions: Vec<GuestRegion>,
     trackers: Mutex<Option<Vec<DirtyTracker>>>,
+    /// Those that come after the guest.
+    later: OnceLock<Weak<Later>>,
 }
 
 impl GuestPages {
@@ -29,7 +34,38 @@ impl GuestPages {
         Arc::new(GuestPages {
             regions,
             trackers: Mutex::new(None),
+            later: OnceLock::new(),
         })
+    }
+
+    /// Has pages come after the guest, which does not run yet, and gives its memories these lengths. `lost` ends the guest.
+    pub(crate) fn follow(
+        &self,
+        layout: &MemoryLayout,
+        rest: Box<dyn PageSource>,
+        signals: Arc<Signals>,
+        lost: impl FnOnce() + Send + 'static,
+    ) -> Result<(), MemoryError> {
+        for (region, own) in layout.regions().iter().zip(&self.regions) {
+            let bytes = region.pages.min(own.pages_max) as usize * PAGE_BYTES;
+            let grown = own.memory.grow_to(bytes.max(own.memory.size()));
+            grown.map_err(system("make room for pages"))?;
+        }
+        let memories: Vec<_> = self
+            .regions
+            .iter()
+            .map(|region| region.memory.clone())
+            .collect();
+        let later = Later::start(&memories, rest, signals, lost)?;
+        self.later.get_or_init(|| Arc::downgrade(&later));
+        Ok(())
+    }
+
+    /// Nobody needs pages any more that have not come.
+    pub(crate) fn give_up(&self) {
+        if let Some(later) = self.later.get().and_then(Weak::upgrade) {
+            later.give_up();
+        }
     }
 
     pub(crate) fn bytes(&self) -> u64 {

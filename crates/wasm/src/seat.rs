@@ -12,7 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use sterna_process::{
-    Controls, DescribeError, Description, Exit, Identity, ProgramId, State, Stats,
+    Controls, DescribeError, Description, Exit, Identity, MemoryError, MemoryLayout, PageSource,
+    ProgramId, State, Stats,
 };
 use sterna_sys::gate::Verdict;
 
@@ -116,6 +117,17 @@ impl Seat {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets pages come after the guest, which has not run yet; if they do not, it ends.
+    pub(crate) fn follow(
+        self: &Arc<Self>,
+        layout: &MemoryLayout,
+        rest: Box<dyn PageSource>,
+    ) -> Result<(), MemoryError> {
+        let seat = Arc::downgrade(self);
+        let lost = move || seat.upgrade().into_iter().for_each(|seat| seat.kill());
+        self.pages.follow(layout, rest, self.signals.clone(), lost)
+    }
+
     /// Lets the guest run, unless the process has ended meanwhile.
     pub(crate) fn start(self: &Arc<Self>, guest: Guest) {
         self.stopper.open(0);
@@ -141,6 +153,7 @@ impl Seat {
                 wasi.start_clock();
             }
             let exit = match guest.run().await {
+                Ok(Stretch::Finished) if guest.is_killed() => Exit::Killed,
                 Ok(Stretch::Finished) => Exit::Code(0),
                 Ok(Stretch::Stopped) => match self.stopped(guest) {
                     Next::Run(stopped) => {
@@ -202,6 +215,7 @@ impl Seat {
 
     fn end(&self, exit: Exit) {
         self.signals.gate.close();
+        self.pages.give_up();
         let mut standing = self.standing();
         let exit = match standing.broke.take() {
             _ if standing.departed => Exit::Departed,
@@ -301,6 +315,7 @@ impl Seat {
     /// Ends the process here because it lives on elsewhere. `parked`: its thread still holds it.
     pub(crate) fn depart(&self, parked: bool) {
         self.standing().departed = true;
+        self.pages.give_up();
         if parked {
             self.stopper.release(Verdict::Unwind);
         } else {
@@ -380,6 +395,8 @@ impl Controls for Seat {
         // If it is parked, it unwinds and sees that it was killed. If it is just about to park, whoever
         // stops it sees that.
         self.stopper.release(Verdict::Unwind);
+        // It may wait for a page. What it finds instead is for nobody: it sees the word next.
+        self.pages.give_up();
     }
 
     fn stats(&self) -> Stats {

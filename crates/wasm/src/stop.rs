@@ -45,6 +45,8 @@ pub(crate) struct Signals {
     pub(crate) looked_at: AtomicBool,
     /// What it told of its stack before it parked in a host call.
     pub(crate) calls: Mutex<Calls>,
+    /// Whether pages of its memory are still to come.
+    pub(crate) lacks: AtomicBool,
     /// Whether its word is set: what it does now is saving its frames.
     pub(crate) unwinding: AtomicBool,
 }

@@ -27,6 +27,10 @@ const PRE_COPY: Travel = Travel {
     strategy: Some(Strategy::PreCopy),
     ..STOP_AND_COPY
 };
+const POST_COPY: Travel = Travel {
+    strategy: Some(Strategy::PostCopy),
+    ..STOP_AND_COPY
+};
 /// How long a round lasts in which is seen what the program does meanwhile.
 const ROUND: Duration = Duration::from_secs(3);
 /// Moves of each sort.
@@ -69,8 +73,8 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
     let moves = plan.rounds.min(MOVES_MAX);
     let note = format!(
         "A program that writes a word into one page after the other and computes in between, moved {moves} times in each \
-         way. Milliseconds in which nobody executed it; rounds, and GB a second of the first; MB a second that it \
-         writes, in pages; the same relative to that in a round that is held back to last {ROUND:?}, and after all moves."
+         way. Milliseconds in which nobody executed it; rounds, and GB a second of the first; milliseconds until all of \
+         its memory had followed it, and GB a second of that; MB a second that it writes, in pages; the same relative to that in a round that is held back to last {ROUND:?}, and after all moves."
     );
     let columns = [
         "heap",
@@ -79,6 +83,10 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
         "pre-copy: median",
         "max",
         "rounds",
+        "GB/s",
+        "post-copy: median",
+        "max",
+        "followed",
         "GB/s",
         "MB/s written",
         "in a round",
@@ -100,12 +108,14 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
         };
         let stopped = hops(STOP_AND_COPY)?;
         let live = hops(PRE_COPY)?;
+        let followed = hops(POST_COPY)?;
         let before = speed(&cluster, process)?;
         let meanwhile = speed_in_a_round(&cluster, process, bytes)?;
         let after = speed(&cluster, process)?;
         cluster.nodes[0].kill(process)?;
         let number = |value: f64| Cell::Number(value, 2);
         let (still, copied) = (downtimes(&stopped), downtimes(&live));
+        let before_its_memory = downtimes(&followed);
         table.row(
             name,
             vec![
@@ -115,6 +125,10 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
                 number(quantile(&copied, 1.0)),
                 Cell::Number(median(&numbers(&live, rounds)), 0),
                 number(median(&numbers(&live, rate))),
+                number(median(&before_its_memory)),
+                number(quantile(&before_its_memory, 1.0)),
+                Cell::Number(median(&numbers(&followed, follow)), 0),
+                number(median(&numbers(&followed, follow_rate))),
                 Cell::Number(before, 0),
                 number(meanwhile / before),
                 number(0.8),
@@ -143,6 +157,17 @@ fn rounds(end: &MoveEnd) -> f64 {
 fn rate(end: &MoveEnd) -> f64 {
     let first = end.travelled.as_ref().and_then(|one| one.rounds.first());
     first.map_or(0.0, |one| one.bytes as f64 / one.took.as_secs_f64() / 1e9)
+}
+
+/// Until all of the memory had come, in milliseconds; what a move without figures says instead.
+fn follow(end: &MoveEnd) -> f64 {
+    let parts = ["follow", "confirm"].map(|name| part(&end.report, name));
+    parts.iter().sum::<u64>() as f64 / 1e3
+}
+
+/// In 10⁹ bytes a second.
+fn follow_rate(end: &MoveEnd) -> f64 {
+    end.report.pages as f64 * PAGE_SIZE as f64 / (follow(end) * 1e6)
 }
 
 /// How much the program writes, in MB a second.

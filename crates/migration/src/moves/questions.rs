@@ -1,6 +1,6 @@
 //! What a driver may ask about moves: where a process is going, whence it comes, and what is held of it.
 
-use sterna_process::ProcessId;
+use sterna_process::{Epoch, ProcessId};
 
 use super::{Activity, Moves};
 use crate::action::Holding;
@@ -51,6 +51,16 @@ impl Moves {
         }
     }
 
+    /// The epoch of the copy that is still here of a process that was moved away, if its target has died with it. When
+    /// the record says that it is this node's again, it runs.
+    #[must_use]
+    pub fn kept_copy(&self, process: ProcessId) -> Option<Epoch> {
+        match self.holdings.get(&process) {
+            Some(&Holding::Frozen { epoch, .. }) if !self.is_busy(process) => Some(epoch),
+            _ => None,
+        }
+    }
+
     /// Processes of which copies are kept here after moves that are over, since their targets have not said that they run.
     /// Their records, which are other nodes', are to be given from time to time, as [`Event::Record`]: then the targets are
     /// asked again, or a copy is seen not to be needed any more.
@@ -59,6 +69,12 @@ impl Moves {
     pub fn kept(&self) -> impl Iterator<Item = ProcessId> + '_ {
         let held = self.holdings.keys().copied();
         held.filter(|process| self.kept_copy(*process).is_some())
+    }
+
+    /// Whether the rest of a process's memory is to follow it, if it is being moved away.
+    #[must_use]
+    pub fn is_followed(&self, process: ProcessId) -> bool {
+        self.source(process).is_some_and(Source::is_followed)
     }
 
     /// Whether a move of the process, or the writing of its end, goes on here.

@@ -5,6 +5,8 @@
 //! | anything | an older epoch | nothing: the record is old |
 //! | what is being started | not mine, or runs nowhere | nothing: its record is not written yet |
 //! | running, started or not | mine | it takes up the record's epoch |
+//! | incomplete | mine | it takes up the record's epoch, and the rest of its memory is waited for |
+//! | incomplete | theirs, later epoch | as if it were running |
 //! | running or frozen | mine, with an intent | in doubt as a source: settle |
 //! | frozen | mine, later epoch | settled before: it runs on |
 //! | frozen | mine, the same epoch without an intent | it was held for a file: settle, then it runs on |
@@ -62,6 +64,17 @@ impl Moves {
         }
         match holding {
             Some(Holding::Running { epoch }) => self.running(now, process, epoch, record),
+            Some(Holding::Incomplete {
+                epoch,
+                source,
+                attempt,
+            }) => match record.owner == self.node && record.life == Life::Alive {
+                true => self.begin(now, process, |turn| {
+                    let record = (record, epoch);
+                    Activity::Target(Target::following(turn, attempt, source, record))
+                }),
+                false => self.running(now, process, epoch, record),
+            },
             Some(Holding::Frozen { epoch, move_id }) => {
                 self.frozen(now, attempt(epoch, move_id), record);
             }

@@ -203,5 +203,87 @@ fn what_cannot_be_wanted_is_named() {
         ..travel(None)
     };
     check(none, Err(TravelError::NoTime));
-    check(travel(Some(Strategy::PostCopy)), Err(TravelError::PostCopy));
+    let later = travel(Some(Strategy::PostCopy));
+    let slowly = Travel {
+        rate_max: Some(RATE_MIN),
+        within: some,
+        ..later
+    };
+    let short = Travel {
+        downtime_max: some,
+        ..later
+    };
+    for (travel, expected) in [
+        (later, Ok(())),
+        (slowly, Ok(())),
+        (short, Err(TravelError::Downtime)),
+    ] {
+        check(travel, expected);
+    }
+}
+
+/// What the target takes memory in as, and what comes of rounds that do not converge.
+#[test]
+fn what_rounds_leave_follows_if_it_may_and_the_target_can() {
+    let limits = Limits::default();
+    let cases = [
+        (None, Strategy::PostCopy, Strategy::PostCopy),
+        (None, Strategy::PreCopy, Strategy::PreCopy),
+        (
+            Some(Strategy::PreCopy),
+            Strategy::PreCopy,
+            Strategy::PreCopy,
+        ),
+    ];
+    for (wanted, answered, expected) in cases {
+        let mut rounds = Rounds::new(travel(wanted), Time::ZERO);
+        assert_eq!(rounds.agreed(answered), Next::Round);
+        rounds.begin(2 * MILLI);
+        assert_eq!(rounds.counted(100_000, at(1), &limits), Next::Round);
+        assert_eq!(rounds.rest(at(1), &limits), Rest::Along);
+        let next = sent(&mut rounds, round(100_000, 100_000), at(500));
+        assert_eq!(next, Next::Pause);
+        let travelled = rounds.travelled();
+        assert_eq!(travelled.strategy, expected);
+        assert_eq!(travelled.end, Some(RoundsEnd::NotConverging));
+        let follows = expected == Strategy::PostCopy;
+        assert_eq!(travelled.expected < Some(10 * MILLI), follows);
+        assert_eq!(rounds.rest(at(500), &limits) != Rest::Along, follows);
+    }
+}
+
+#[test]
+fn whoever_wants_memory_to_follow_gets_that_or_nothing() {
+    let limits = Limits::default();
+    let wanted = Travel {
+        rate_max: Some(1 << 20),
+        within: Some(1000 * MILLI),
+        ..travel(Some(Strategy::PostCopy))
+    };
+    for answer in [Strategy::StopAndCopy, Strategy::PreCopy] {
+        let next = Rounds::new(wanted, Time::ZERO).agreed(answer);
+        let refused = matches!(next, Next::GiveUp(MoveFailure::NoPostCopy { .. }));
+        assert!(refused, "{next:?}");
+    }
+    let begun = || {
+        let mut rounds = Rounds::new(wanted, Time::ZERO);
+        rounds.agreed(Strategy::PostCopy);
+        rounds.begin(2 * MILLI);
+        rounds
+    };
+    let mut rounds = begun();
+    assert_eq!(rounds.counted(100, at(1), &limits), Next::Pause);
+    let within = 900 * MILLI;
+    let rate_max = Some(1 << 20);
+    assert_eq!(
+        rounds.rest(at(100), &limits),
+        Rest::Follows { rate_max, within }
+    );
+    let too_much = begun().counted(1000, at(1), &limits);
+    let given_up = matches!(too_much, Next::GiveUp(MoveFailure::Deadline { .. }));
+    assert!(given_up, "{too_much:?}");
+    // If it cannot be noted what it writes, that is found out while it stands still.
+    let mut rounds = begun();
+    assert_eq!(rounds.without("why"), Next::Pause);
+    assert_eq!(rounds.travelled().strategy, Strategy::PostCopy);
 }

@@ -29,8 +29,11 @@ impl Source {
     }
 
     pub(super) fn push(&self, turn: &mut Turn<'_>) {
-        let (attempt, target) = (self.attempt, self.target);
-        turn.command(Command::Push { attempt, target });
+        turn.command(Command::Push {
+            attempt: self.attempt,
+            target: self.target,
+            rest: self.rounds.rest(turn.now, turn.limits),
+        });
     }
 
     pub(super) fn grant(&self, turn: &mut Turn<'_>) {

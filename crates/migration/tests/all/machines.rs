@@ -2,6 +2,7 @@
 
 mod anything;
 mod copying;
+mod following;
 mod restart;
 mod script;
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 use script::*;
 use sterna_migration::{
     Action, Attempt, Body, CancelError, Command, Copied, Event, Holding, Life, Limits, MoveFailure,
-    Moves, Notice, Outcome, Part, Readied, Refusal, RunnerEvent, StartError, Strategy,
+    Moves, Notice, Outcome, Part, Readied, Refusal, Rest, RunnerEvent, StartError, Strategy,
     TargetFailure, Time, Timings,
 };
 use sterna_process::Epoch;
@@ -41,7 +42,14 @@ fn a_source_goes_from_step_to_step_and_reports_them() {
     let size = SIZE;
     assert_eq!(
         source.runner(RunnerEvent::Captured { attempt, size }),
-        [told(Command::Push { attempt, target: T }), sent(T, state())]
+        [
+            told(Command::Push {
+                attempt,
+                target: T,
+                rest: Rest::Along
+            }),
+            sent(T, state())
+        ]
     );
     assert_eq!(source.runner(RunnerEvent::Pushed { attempt }), []);
     source.millis += 10;
@@ -87,7 +95,11 @@ fn of_a_target_that_does_not_say_what_it_did_all_is_waiting() {
     source.runner(RunnerEvent::PauseRefused { attempt, reason });
     source.record(declared().settled().unwrap());
     let (process, epoch) = (P, NEXT);
-    let report = report(&source.runner(RunnerEvent::Resumed { process, epoch }));
+    let report = report(&source.runner(RunnerEvent::Resumed {
+        process,
+        epoch,
+        follows: false,
+    }));
     assert_eq!(
         report.parts[0],
         (Part::Accept, Duration::from_millis(1)),
@@ -131,10 +143,7 @@ fn a_target_goes_from_step_to_step() {
         room,
         ..Readied::default()
     };
-    assert_eq!(
-        target.runner(RunnerEvent::Prepared { attempt }),
-        [sent(S, Body::Accept(readied))]
-    );
+    assert_eq!(target.runner(prepared()), [sent(S, Body::Accept(readied))]);
     assert!(matches!(
         target.hears(S, state())[..],
         [Action::Command(Command::Restore { .. })]
@@ -150,6 +159,7 @@ fn a_target_goes_from_step_to_step() {
     let resumed = RunnerEvent::Resumed {
         process: P,
         epoch: NEXT,
+        follows: false,
     };
     let actions = target.runner(resumed);
     let [
@@ -169,7 +179,11 @@ fn a_target_answers_when_the_move_has_ended_too() {
     let mut target = Script::target(6);
     assert_eq!(target.hears(S, Body::Ask), [sent(S, Body::Committed)]);
     let (process, epoch) = (P, NEXT);
-    target.runner(RunnerEvent::Resumed { process, epoch });
+    target.runner(RunnerEvent::Resumed {
+        process,
+        epoch,
+        follows: false,
+    });
     let done = sent(S, Body::Done(Timings::default()));
     assert_eq!(target.hears(S, Body::Ask), std::slice::from_ref(&done));
     assert_eq!(target.hears(S, state()), [done]);
@@ -239,6 +253,7 @@ fn from_the_declaration_on_a_source_settles_by_writing() {
         let resumed = RunnerEvent::Resumed {
             process: P,
             epoch: NEXT,
+            follows: false,
         };
         let report = report(&source.runner(resumed));
         assert_eq!(report.outcome, Outcome::Stayed(MoveFailure::Cancelled));

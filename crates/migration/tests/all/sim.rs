@@ -11,6 +11,7 @@
 //!   drives
 //! - [`keep`]: files, and snapshots
 //! - [`transfer`]: pages and images on their way
+//! - [`follow`]: memory that comes after its process
 //! - [`memory`]: what processes write, page by page
 //! - [`checks`]: what must hold
 //! - [`mutation`]: nodes, runners and registries that break one rule, to see that the checks notice
@@ -18,6 +19,7 @@
 
 mod checks;
 mod drive;
+mod follow;
 mod keep;
 mod memory;
 mod mutation;
@@ -91,6 +93,14 @@ const MUST_HAPPEN: &[&str] = &[
     "recovered",
     "recovered from the copy",
     "going on came too late",
+    "memory followed",
+    "moved, memory followed",
+    "moved, memory followed the rounds",
+    "lost without its memory",
+    "memory did not follow before the commit",
+    "service crashed while memory followed",
+    "runner crashed while memory followed",
+    "stayed, memory cannot follow",
 ];
 
 fn run(seed: u64, mutation: Mutation, trace: bool) -> Ended {

@@ -466,7 +466,11 @@ impl Hosting {
     /// Orders something of a process; that it is not here, or just moving, is told as such.
     async fn ask_about(&self, process: ProcessId, order: Order) -> Result<Answer, Failure> {
         let seen = self.seen(process).await?;
-        if !matches!(seen.holding, Holding::Running { .. }) || seen.doing.is_some() {
+        let runs = matches!(
+            seen.holding,
+            Holding::Running { .. } | Holding::Incomplete { .. }
+        );
+        if !runs || seen.doing.is_some() {
             return Err(Failure::new(
                 FailureKind::Busy,
                 format!("process {} is just being moved: try again", process.short()),

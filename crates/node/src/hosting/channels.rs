@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use sterna_migration::{Attempt, NodeId};
+use sterna_runner::limits::LANES;
 use sterna_runner::message::{Order, Secret, Side};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -36,6 +37,7 @@ use crate::service::Service;
 use crate::wire::encode_plain;
 
 const LABEL: &[u8] = b"EXPORTER-sterna-pages";
+const LANE_CONTEXT: &str = "sterna-node 2026 secret of a connection for pages that follow";
 const NAME_CONTEXT: &str = "sterna-node 2026 name of a connection for pages";
 const NAME_BYTES: usize = 32;
 
@@ -47,6 +49,8 @@ pub(crate) struct Channels {
 }
 
 struct Expected {
+    /// Whether it is for memory that follows its process.
+    lane: bool,
     source: NodeId,
     attempt: Attempt,
     secret: Secret,
@@ -64,6 +68,12 @@ fn secret(connection: &quinn::Connection, attempt: Attempt) -> Result<Secret, Fa
             "no key could be made for the connection",
         )),
     }
+}
+
+/// The secret of one more connection for the same move.
+fn of_lane(secret: &Secret, number: u8) -> Secret {
+    let numbered = [&secret.0[..], &[number]].concat();
+    Secret(blake3::derive_key(LANE_CONTEXT, &numbered))
 }
 
 fn name(secret: &Secret) -> [u8; NAME_BYTES] {
@@ -87,20 +97,24 @@ impl Channels {
         let port = *self.port.lock().unwrap_or_else(PoisonError::into_inner);
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         expected.retain(|_, expected| expected.until > Instant::now());
-        if expected.len() >= CHANNELS_WAITING_MAX {
+        if expected.len() >= CHANNELS_WAITING_MAX * (1 + usize::from(LANES)) {
             return Err(Failure::new(
                 FailureKind::Busy,
                 "too many moves begin at this node at once: try again",
             ));
         }
         let until = Instant::now() + CHANNEL_WITHIN;
-        let caller = Expected {
-            source,
-            attempt,
-            secret: secret.clone(),
-            until,
-        };
-        expected.insert(name(&secret), caller);
+        let lanes = (1..=LANES).map(|number| (true, of_lane(&secret, number)));
+        for (lane, secret) in lanes.chain([(false, secret.clone())]) {
+            let caller = Expected {
+                lane,
+                source,
+                attempt,
+                secret: secret.clone(),
+                until,
+            };
+            expected.insert(name(&secret), caller);
+        }
         Ok(HostingReply::Channel { port })
     }
 
@@ -126,10 +140,33 @@ impl Service {
         target: NodeId,
         attempt: Attempt,
     ) -> Result<(OwnedFd, Secret), Failure> {
-        let unreachable = |why: String| {
-            let message = format!("no connection for pages to node {target}: {why}");
-            Failure::new(FailureKind::Unreachable, message)
-        };
+        let (to, secret) = self.ask_for_channel(target, attempt).await?;
+        let stream = connect(target, to, &secret).await?;
+        Ok((stream, secret))
+    }
+
+    /// Connects to it some more times, for memory that follows the process. There may be fewer of these than wanted.
+    pub(super) async fn open_lanes(
+        &self,
+        target: NodeId,
+        attempt: Attempt,
+    ) -> Result<Vec<(OwnedFd, Secret)>, Failure> {
+        let (to, secret) = self.ask_for_channel(target, attempt).await?;
+        let mut lanes = Vec::new();
+        for number in 1..=LANES {
+            let secret = of_lane(&secret, number);
+            lanes.push((connect(target, to, &secret).await?, secret));
+        }
+        Ok(lanes)
+    }
+
+    /// Has the target expect connections: where, and what both have in common.
+    async fn ask_for_channel(
+        &self,
+        target: NodeId,
+        attempt: Attempt,
+    ) -> Result<(SocketAddr, Secret), Failure> {
+        let unreachable = |why: String| unreachable(target, why);
         let request = Request::Hosting(HostingRequest::Channel { attempt });
         let addresses = self.addresses(target);
         let asked = self
@@ -145,26 +182,7 @@ impl Service {
         let connection = connected.connection();
         let secret = secret(connection, attempt)?;
         let to = SocketAddr::new(connection.remote_address().ip(), port);
-        let stream = timeout(CHANNEL_WITHIN, async {
-            let mut stream = tokio::net::TcpStream::connect(to).await?;
-            stream.write_all(&name(&secret)).await?;
-            Ok::<_, io::Error>(stream)
-        });
-        let stream = match stream.await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                return Err(unreachable(format!(
-                    "TCP to {to}: {error}; does a firewall let it through?"
-                )));
-            }
-            Err(_) => {
-                return Err(unreachable(format!(
-                    "TCP to {to} takes longer than {CHANNEL_WITHIN:?}; does a firewall let it through?"
-                )));
-            }
-        };
-        let stream = blocking_stream(stream).map_err(|error| unreachable(error.to_string()))?;
-        Ok((stream.into(), secret))
+        Ok((to, secret))
     }
 
     /// Takes connections of sources that were announced, and hands them to the runner. Anybody can connect: while nobody
@@ -202,6 +220,7 @@ impl Service {
             return;
         };
         let Some(Expected {
+            lane,
             source,
             attempt,
             secret,
@@ -211,7 +230,7 @@ impl Service {
             return;
         };
         if let (Ok(stream), Ok(runner)) = (blocking_stream(stream), hosting.runner()) {
-            let side = Side::Target { source };
+            let side = Side::Target { source, lane };
             let order = Order::Channel {
                 attempt,
                 secret,
@@ -220,6 +239,36 @@ impl Service {
             runner.handle.order(order, vec![stream.into()]);
         }
     }
+}
+
+fn unreachable(target: NodeId, why: String) -> Failure {
+    let message = format!("no connection for pages to node {target}: {why}");
+    Failure::new(FailureKind::Unreachable, message)
+}
+
+/// Connects, and says by which secret it is expected.
+async fn connect(target: NodeId, to: SocketAddr, secret: &Secret) -> Result<OwnedFd, Failure> {
+    let unreachable = |why: String| unreachable(target, why);
+    let stream = timeout(CHANNEL_WITHIN, async {
+        let mut stream = tokio::net::TcpStream::connect(to).await?;
+        stream.write_all(&name(secret)).await?;
+        Ok::<_, io::Error>(stream)
+    });
+    let stream = match stream.await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            return Err(unreachable(format!(
+                "TCP to {to}: {error}; does a firewall let it through?"
+            )));
+        }
+        Err(_) => {
+            return Err(unreachable(format!(
+                "TCP to {to} takes longer than {CHANNEL_WITHIN:?}; does a firewall let it through?"
+            )));
+        }
+    };
+    let stream = blocking_stream(stream).map_err(|error| unreachable(error.to_string()))?;
+    Ok(stream.into())
 }
 
 fn blocking_stream(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {

@@ -4,6 +4,7 @@
 //! results come in again. So the machines see one thing after the other, and nothing waits for anything else.
 
 mod copied;
+mod lanes;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -16,7 +17,7 @@ use sterna_migration::{
 };
 use sterna_process::ProcessId;
 use sterna_runner::fault;
-use sterna_runner::message::{Order, Place, Said, Side};
+use sterna_runner::message::{Order, Place, Said};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
@@ -246,18 +247,13 @@ impl Driver {
                 self.places.insert(attempt, (place, descriptors));
             }
             Input::Connected(attempt, connection, command) => {
-                if let Some((connection, secret)) = connection {
-                    let side = Side::Source;
-                    let order = Order::Channel {
-                        attempt,
-                        secret,
-                        side,
-                    };
-                    self.runner.handle.order(order, vec![connection]);
+                if let Some(connection) = connection {
+                    self.hand_over(attempt, connection, false);
                     self.connected.insert(attempt);
                 }
                 self.command_now(command);
             }
+            Input::Lane(attempt, connection) => self.hand_over(attempt, connection, true),
         }
         None
     }
@@ -486,18 +482,26 @@ impl Driver {
     fn command(&mut self, command: Command) {
         let (attempt, target) = match &command {
             Command::Pause { attempt, .. } if self.connected.contains(attempt) => {
+                let process = attempt.process;
+                let target = self.moves.target_of(process);
+                if let Some(target) = target.filter(|_| self.moves.is_followed(process)) {
+                    self.open_lanes(target, *attempt);
+                }
                 return self.command_now(command);
             }
             Command::Track { attempt } | Command::Pause { attempt, .. } => {
                 (*attempt, self.moves.target_of(attempt.process))
             }
-            Command::Push { attempt, target }
-                if self.hosting.copies.leaving(*attempt).is_some()
-                    && !self.trees_sent.contains(attempt) =>
+            Command::Push {
+                attempt, target, ..
+            } if self.hosting.copies.leaving(*attempt).is_some()
+                && !self.trees_sent.contains(attempt) =>
             {
                 return self.send_trees(*attempt, *target, command);
             }
-            Command::Push { attempt, target } => {
+            Command::Push {
+                attempt, target, ..
+            } => {
                 if self.connected.remove(attempt) {
                     return self.command_now(command);
                 }

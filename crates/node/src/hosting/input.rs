@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use sterna_migration::{Attempt, Command, Event, NodeId, Order as Move, StartedError};
 use sterna_process::{Epoch, ProcessId};
-use sterna_runner::message::{Place, Said};
+use sterna_runner::message::{Place, Said, Secret};
 use tokio::sync::oneshot;
 
 /// Something that happened.
@@ -67,9 +67,7 @@ pub(super) enum Input {
     /// Where an arriving process will be, before [`Event::Admitted`].
     Place(Attempt, Box<Place>, Vec<OwnedFd>),
     /// A connection for pages was made, or not; then the command can go.
-    Connected(
-        Attempt,
-        Option<(OwnedFd, sterna_runner::message::Secret)>,
-        Command,
-    ),
+    Connected(Attempt, Option<(OwnedFd, Secret)>, Command),
+    /// One more connection, for memory that is to follow its process.
+    Lane(Attempt, (OwnedFd, Secret)),
 }

@@ -66,7 +66,9 @@ impl Hosting {
             return Vec::new();
         };
         let here = all.into_iter().filter_map(|seen| match seen.holding {
-            Holding::Running { epoch } | Holding::Frozen { epoch, .. } => {
+            Holding::Running { epoch }
+            | Holding::Incomplete { epoch, .. }
+            | Holding::Frozen { epoch, .. } => {
                 let info = Box::new(self.remembered(seen.process)?);
                 Some(Announced {
                     process: seen.process,

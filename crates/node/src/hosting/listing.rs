@@ -88,14 +88,18 @@ fn memory_available() -> u64 {
 /// What others are told; nothing of one that is only arriving or has ended.
 fn brief(seen: Seen) -> Option<Brief> {
     match seen.holding {
-        Holding::Running { .. } | Holding::Frozen { .. } => Some(Brief {
-            process: seen.process,
-            stats: seen.stats,
-            doing: seen.doing.or_else(|| {
-                matches!(seen.holding, Holding::Frozen { .. }).then(|| "being moved".to_owned())
-            }),
-            output_bytes: seen.output_bytes,
-        }),
+        Holding::Running { .. } | Holding::Incomplete { .. } | Holding::Frozen { .. } => {
+            Some(Brief {
+                process: seen.process,
+                stats: seen.stats,
+                doing: seen.doing.or(match seen.holding {
+                    Holding::Frozen { .. } => Some("being moved".to_owned()),
+                    Holding::Incomplete { .. } => Some("its memory is still coming".to_owned()),
+                    _ => None,
+                }),
+                output_bytes: seen.output_bytes,
+            })
+        }
         Holding::Made { .. }
         | Holding::Arriving { .. }
         | Holding::Ready { .. }

@@ -198,6 +198,7 @@ const fn part_name(part: Part) -> &'static str {
         Part::Commit => "commit",
         Part::Resume => "resume",
         Part::Travel => "travel",
+        Part::Follow => "follow",
         Part::Confirm => "confirm",
         Part::Settle => "settle",
         Part::Return => "return",

@@ -158,9 +158,16 @@ fn lies(process: ProcessId) -> Vec<Said> {
             },
         },
         RunnerEvent::Pushed { attempt },
-        RunnerEvent::Prepared { attempt },
+        RunnerEvent::Prepared {
+            attempt,
+            can_follow: true,
+        },
         RunnerEvent::Restored { attempt },
-        RunnerEvent::Resumed { process, epoch },
+        RunnerEvent::Resumed {
+            process,
+            epoch,
+            follows: false,
+        },
         RunnerEvent::PrepareFailed {
             attempt,
             reason: reason.clone(),

@@ -120,13 +120,29 @@ fn noise_on_a_channel_harms_nobody() {
     ];
     for bytes in noise {
         let (mut ours, theirs) = tcp();
-        to.channel(journey.attempt, theirs, 7, Side::Target { source });
+        to.channel(
+            journey.attempt,
+            theirs,
+            7,
+            Side::Target {
+                source,
+                lane: false,
+            },
+        );
         ours.write_all(bytes).unwrap();
         closes(ours);
     }
     // One that never ends and is never read.
     let (mut endless, theirs) = tcp();
-    to.channel(journey.attempt, theirs, 7, Side::Target { source });
+    to.channel(
+        journey.attempt,
+        theirs,
+        7,
+        Side::Target {
+            source,
+            lane: false,
+        },
+    );
     endless.write_all(&[4, 0, 0, 0, 1]).unwrap();
     journey.connect();
     journey.pause();

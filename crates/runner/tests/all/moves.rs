@@ -172,17 +172,36 @@ fn a_node_that_is_no_part_of_a_move_gets_nothing_of_it() {
     // At the source it pretends that the process comes from it, as if it were the target's caller.
     let source = NodeId::from_bytes([66; 32]);
     let (mut thief, theirs) = tcp();
-    from.channel(attempt, theirs, 7, Side::Target { source });
+    from.channel(
+        attempt,
+        theirs,
+        7,
+        Side::Target {
+            source,
+            lane: false,
+        },
+    );
     assert_eq!(thief.read(&mut [0; 16]).unwrap(), 0, "it is hung up on");
     // At the target, that it has the process.
     let (mut forger, theirs) = tcp();
-    to.channel(attempt, theirs, 7, Side::Target { source });
+    to.channel(
+        attempt,
+        theirs,
+        7,
+        Side::Target {
+            source,
+            lane: false,
+        },
+    );
     assert_eq!(forger.read(&mut [0; 16]).unwrap(), 0, "it is hung up on");
     // The right channel was not touched.
     journey.push().unwrap();
     journey.restore(size);
     journey.go_on();
-    let late = Side::Target { source: SOURCE };
+    let late = Side::Target {
+        source: SOURCE,
+        lane: false,
+    };
     let (mut late_caller, theirs) = tcp();
     to.channel(attempt, theirs, 7, late);
     assert_eq!(late_caller.read(&mut [0; 16]).unwrap(), 0, "it has arrived");
@@ -201,7 +220,7 @@ fn a_move_that_is_given_up_while_room_is_made_leaves_nothing() {
         // Whichever was first: nothing stays, and it can be tried again.
         to.hear("the room's fate", |said| match said {
             Said::Event(
-                RunnerEvent::Prepared { attempt: of }
+                RunnerEvent::Prepared { attempt: of, .. }
                 | RunnerEvent::PrepareFailed { attempt: of, .. },
             ) if of == attempt => Some(()),
             _ => None,

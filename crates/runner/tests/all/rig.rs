@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use sterna_migration::{
-    Attempt, Command, Grant, Holding, MoveId, NodeId, Offer, RunnerEvent, Size, Strategy,
+    Attempt, Command, Grant, Holding, MoveId, NodeId, Offer, Rest, RunnerEvent, Size, Strategy,
 };
 use sterna_process::{Epoch, Exit, Limits, ProcessId, Program, Tag};
 use sterna_runner::Handle;
@@ -325,7 +325,10 @@ impl<'a> Journey<'a> {
     pub(crate) fn prepare(&self, log: File) {
         self.ask_for_room(log);
         let attempt = self.attempt;
-        self.to.event(&RunnerEvent::Prepared { attempt });
+        self.to.event(&RunnerEvent::Prepared {
+            attempt,
+            can_follow: true,
+        });
     }
 
     /// Connects both runners.
@@ -335,10 +338,17 @@ impl<'a> Journey<'a> {
 
     pub(crate) fn connect_with(&self, secrets: (u8, u8), (one, other): (TcpStream, TcpStream)) {
         let source = SOURCE;
-        self.to
-            .channel(self.attempt, other, secrets.1, Side::Target { source });
+        self.to.channel(
+            self.attempt,
+            other,
+            secrets.1,
+            Side::Target {
+                source,
+                lane: false,
+            },
+        );
         self.from
-            .channel(self.attempt, one, secrets.0, Side::Source);
+            .channel(self.attempt, one, secrets.0, Side::Source { lane: false });
     }
 
     pub(crate) fn pause(&self) {
@@ -359,9 +369,17 @@ impl<'a> Journey<'a> {
 
     /// Pushes, and says what came of it.
     pub(crate) fn push(&self) -> Result<(), String> {
+        self.push_so(Rest::Along)
+    }
+
+    pub(crate) fn push_so(&self, rest: Rest) -> Result<(), String> {
         let attempt = self.attempt;
         let target = TARGET;
-        self.from.step(Command::Push { attempt, target });
+        self.from.step(Command::Push {
+            attempt,
+            target,
+            rest,
+        });
         self.from.hear("a push", |said| match said {
             Said::Event(RunnerEvent::Pushed { attempt: of }) if of == attempt => Some(Ok(())),
             Said::Event(RunnerEvent::PushFailed {
@@ -393,7 +411,11 @@ impl<'a> Journey<'a> {
         let (attempt, process) = (self.attempt, self.attempt.process);
         let epoch = attempt.epoch.next().unwrap();
         self.to.step(Command::Resume { process, epoch });
-        self.to.event(&RunnerEvent::Resumed { process, epoch });
+        self.to.event(&RunnerEvent::Resumed {
+            process,
+            epoch,
+            follows: false,
+        });
         self.from.step(Command::Discard { attempt });
     }
 

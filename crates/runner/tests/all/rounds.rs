@@ -57,7 +57,11 @@ impl Journey<'_> {
         self.to.step(Command::Discard { attempt });
         let epoch = attempt.epoch.next().unwrap();
         self.from.step(Command::Resume { process, epoch });
-        self.from.event(&RunnerEvent::Resumed { process, epoch });
+        self.from.event(&RunnerEvent::Resumed {
+            process,
+            epoch,
+            follows: false,
+        });
     }
 }
 

@@ -96,7 +96,11 @@ fn a_pause_of_a_service_that_dies_comes_to_nothing() {
             // It stood still before the new one asked: that one lets it go on, as the machine of moves says.
             Holding::Frozen { epoch, .. } => {
                 next.step(Command::Resume { process, epoch });
-                next.event(&RunnerEvent::Resumed { process, epoch });
+                next.event(&RunnerEvent::Resumed {
+                    process,
+                    epoch,
+                    follows: false,
+                });
             }
             other => panic!("{other:?}"),
         }
@@ -151,6 +155,10 @@ fn orders_for_one_process_do_not_wait_for_another() {
     from.done(Order::Pause(other));
     from.done(Order::Resume(other));
     assert!(begun.elapsed() < within, "it waited for the other one");
-    from.event(&RunnerEvent::Resumed { process, epoch });
+    from.event(&RunnerEvent::Resumed {
+        process,
+        epoch,
+        follows: false,
+    });
     from.done(Order::Kill(stubborn));
 }

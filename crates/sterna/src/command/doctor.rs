@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 use serde::Serialize;
 use sterna_node::message::{Reply, Request};
 use sterna_process::Plain;
-use sterna_sys::{ability, enclosure, tracking};
+use sterna_sys::{ability, enclosure, missing, tracking};
 
 use crate::node::Which;
 use crate::show::{self, Align, Paint, Table};
@@ -60,6 +60,7 @@ impl Doctor {
     pub(crate) fn run(self) -> Result<u8> {
         let findings = [
             dirty_pages(),
+            missing_pages(),
             landlock(),
             seccomp(),
             namespaces(),
@@ -193,6 +194,20 @@ fn dirty_pages() -> Finding {
         mend: (state != "yes").then_some(
             "Linux 6.7 or newer is needed, and without root: sysctl vm.unprivileged_userfaultfd=1",
         ),
+    }
+}
+
+fn missing_pages() -> Finding {
+    let (state, found) = match missing::available() {
+        Ok(()) => ("yes", "works, tried on two pages".to_owned()),
+        Err(error) => ("no", with_sources(&error)),
+    };
+    Finding {
+        what: "userfaultfd, missing pages",
+        purpose: "processes that come here before their memory (post-copy)",
+        state,
+        found,
+        mend: (state != "yes").then_some("Linux 5.14 or newer with pages of 4 KiB is needed"),
     }
 }
 

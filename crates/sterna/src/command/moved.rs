@@ -133,6 +133,7 @@ pub(super) fn strategy(strategy: Strategy) -> &'static str {
     match strategy {
         Strategy::StopAndCopy => "stop-and-copy",
         Strategy::PreCopy => "pre-copy",
+        Strategy::PostCopy => "post-copy",
         _ => "otherwise",
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct Move {
     /// How much may be sent while it runs, e.g. 200MB/s.
     #[arg(long, value_name = "RATE", value_parser = show::parse_rate)]
     max_rate: Option<u64>,
-    /// It is copied while it runs no longer than until so long after the order, e.g. 30s.
+    /// Rounds end so long after the order, and what comes after it is not held back any more, e.g. 30s.
     #[arg(long, value_name = "TIME", value_parser = show::parse_duration)]
     deadline: Option<Duration>,
     /// Only say whether it could be moved.
@@ -57,14 +57,17 @@ Strategies:
   stop-and-copy  all of its memory goes while it stands still
   pre-copy       memory goes in rounds while it runs: all, then what was written meanwhile, and
                  so on; the rest while it stands still
-  auto           pre-copy, unless its memory goes within --max-downtime at once
+  post-copy      it runs at the target at once, and its memory comes after it: first what it touches.
+                 Until all has come both nodes are needed: without one of them it is lost
+  auto           pre-copy, unless its memory goes within --max-downtime at once; post-copy for what
+                 the rounds leave, if that would not go within it and the target can
 
 Rounds end when what is left would go within --max-downtime (10ms if nothing is said), when it
 writes as fast as it is copied, after ten of them, or at the deadline. Then it is stopped and
 moved, however long that takes. Only --strategy pre-copy together with --max-downtime gives the
-move up instead if it would stand still for longer. --max-rate limits the rounds, not what goes
-while it stands still. On Linux before 6.7, and to nodes of an older sterna, all goes by
-stop-and-copy; the report says so.
+move up instead if it would stand still for longer. --max-rate limits what goes while it runs:
+the rounds, and until the deadline (a minute if nothing is said) what comes after it unasked. On
+Linux before 6.7, and to nodes of an older sterna, auto is stop-and-copy; the report says so.
 
 The process stands still from `capture` to `resume`; before that it runs. If anything fails it stays where it is, and
 runs on. Ctrl-C gives the move up, if that can still be done.
@@ -81,6 +84,7 @@ enum Way {
     Auto,
     StopAndCopy,
     PreCopy,
+    PostCopy,
 }
 
 impl Move {
@@ -126,6 +130,7 @@ impl Move {
                 Way::Auto => None,
                 Way::StopAndCopy => Some(Strategy::StopAndCopy),
                 Way::PreCopy => Some(Strategy::PreCopy),
+                Way::PostCopy => Some(Strategy::PostCopy),
             },
             downtime_max: self.max_downtime,
             rate_max: self.max_rate,

@@ -11,13 +11,13 @@ use crate::kv::Client;
 use crate::world::{guest, until};
 
 /// Clients that write without end, each its own key: that is done exactly once each time.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<u64>>,
 }
 
 impl Load {
-    fn begin(address: SocketAddr, clients: usize) -> Self {
+    pub(crate) fn begin(address: SocketAddr, clients: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let client = |number: usize| {
             let stop = Arc::clone(&stop);
@@ -39,7 +39,7 @@ impl Load {
     }
 
     /// How often they have written, each of them.
-    fn end(self) -> Vec<u64> {
+    pub(crate) fn end(self) -> Vec<u64> {
         self.stop.store(true, Ordering::Relaxed);
         let clients = self.clients.into_iter();
         clients.map(|client| client.join().unwrap()).collect()
@@ -47,7 +47,7 @@ impl Load {
 }
 
 /// A cluster with a server at its first node, whose port is there.
-fn serving(names: &[&str], options: &[&str]) -> (Cluster, SocketAddr) {
+pub(crate) fn serving(names: &[&str], options: &[&str]) -> (Cluster, SocketAddr) {
     let cluster = Cluster::new(names);
     let address = serve(&cluster, options, "0");
     (cluster, address)
@@ -61,7 +61,7 @@ fn serve(cluster: &Cluster, options: &[&str], listen: &str) -> SocketAddr {
 }
 
 /// Whether a client is cut off: not only that nothing comes.
-fn is_cut_off(client: &mut Client) -> bool {
+pub(crate) fn is_cut_off(client: &mut Client) -> bool {
     let mut byte = [0];
     match client.from.read(&mut byte) {
         Ok(0) => true,

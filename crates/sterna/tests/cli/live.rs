@@ -12,7 +12,7 @@ use crate::world::{World, guest, until};
 const PRE_COPY: &[&str] = &["--strategy", "pre-copy"];
 
 /// It fills a large memory, and writes a part of it again and again; each line says something of all that was there.
-fn writing(while_this: &str) -> String {
+pub(crate) fn writing(while_this: &str) -> String {
     format!(
         "local n=400000 local t={{}} for i=1,n do t[i]=i end local r=0 local s=0 \
          while {while_this} do r=r+1 for j=1,20000 do local i=(r*7919+j)%n+1 \
@@ -23,7 +23,7 @@ fn writing(while_this: &str) -> String {
 /// It computes for ever, in little memory.
 const SMALL: &str = "local s=0 while true do s=(s+1)%7 end";
 
-fn number(report: &Value, key: &str) -> u64 {
+pub(crate) fn number(report: &Value, key: &str) -> u64 {
     report[key]
         .as_u64()
         .unwrap_or_else(|| panic!("{key}: {report}"))
@@ -31,7 +31,7 @@ fn number(report: &Value, key: &str) -> u64 {
 
 /// What a move says, which has gone well; its parts add up.
 #[track_caller]
-fn moved(cluster: &Cluster, words: &[&str]) -> Value {
+pub(crate) fn moved(cluster: &Cluster, words: &[&str]) -> Value {
     let words = [&["move", "p"], words, &["--json"]].concat();
     let report = cluster.json(&words);
     let parts = report["parts_us"].as_array().unwrap();
@@ -52,7 +52,7 @@ fn stays(cluster: &Cluster, words: &[&str], code: i32, said: &[&str]) {
     assert!(said.iter().all(|said| told.contains(said)), "{told}");
 }
 
-fn rounds(report: &Value) -> Vec<Value> {
+pub(crate) fn rounds(report: &Value) -> Vec<Value> {
     report["rounds"].as_array().unwrap().clone()
 }
 
@@ -150,7 +150,8 @@ fn what_cannot_be_wanted_is_refused_before_anything_is_done() {
     refused(&["--max-rate", "0"], 1, &["at a rate of 0 bytes"]);
     refused(&["--max-rate", "fast"], 2, &["is not a rate"]);
     refused(&["--max-downtime", "0s"], 1, &["no time at all"]);
-    refused(&["--strategy", "post-copy"], 2, &["pre-copy"]);
+    let short = ["--strategy", "post-copy", "--max-downtime", "10ms"];
+    refused(&short, 1, &["post-copy has no downtime"]);
     for limit in [
         ["--max-downtime", "10ms"],
         ["--max-rate", "1GB/s"],
@@ -194,6 +195,9 @@ fn an_older_node_gets_it_in_one_piece_and_the_report_says_so() {
     let strict = [PRE_COPY, &["--max-downtime", "1s"]].concat();
     let words = [&["move", "p", "old"], &strict[..]].concat();
     stays(&cluster, &words, 3, &["node is older"]);
+    cluster.is_at("p", "new");
+    let words = ["move", "p", "old", "--strategy", "post-copy"];
+    stays(&cluster, &words, 3, &["its memory cannot follow it"]);
     cluster.is_at("p", "new");
     let report = moved(&cluster, &[&["old"], PRE_COPY].concat());
     assert_eq!(report["strategy"], "stop-and-copy", "{report}");

@@ -20,6 +20,7 @@
 //! - `recovery`: what is gone on with when a target dies early
 //! - `live`: memory that goes while its process runs
 //! - `network`: namespaces with links that are cut and lossy; `detour`: whatever is sent to nodes takes longer
+//! - `following`: memory that comes after its process
 //! - `networks`: nodes in networks of their own: cut, lossy, of IPv6 alone
 //! - `hardship`: nodes whose disks are full; `clocks`: nodes whose clocks are wrong
 //! - `clients`: servers with clients that stay connected while they move; `kv`: one such client
@@ -47,6 +48,7 @@ mod detour;
 mod draining;
 mod etcd;
 mod faults;
+mod following;
 mod found;
 mod hardship;
 mod histories;

@@ -65,7 +65,10 @@ fn runner() -> impl Strategy<Value = Event> {
     (0_u8..17, attempt()).prop_map(move |(which, attempt)| {
         let (process, epoch, reason) = (P, attempt.epoch, reason());
         Event::Runner(match which {
-            0 => RunnerEvent::Prepared { attempt },
+            0 => RunnerEvent::Prepared {
+                attempt,
+                can_follow: true,
+            },
             1 => RunnerEvent::PrepareFailed { attempt, reason },
             2 => RunnerEvent::Paused { attempt },
             3 => RunnerEvent::PauseRefused { attempt, reason },
@@ -78,7 +81,11 @@ fn runner() -> impl Strategy<Value = Event> {
             8 => RunnerEvent::PushFailed { attempt, reason },
             9 => RunnerEvent::Restored { attempt },
             10 => RunnerEvent::RestoreFailed { attempt, reason },
-            11 => RunnerEvent::Resumed { process, epoch },
+            11 => RunnerEvent::Resumed {
+                process,
+                epoch,
+                follows: false,
+            },
             12 => RunnerEvent::Tracking {
                 attempt,
                 pages: 9999,
@@ -170,11 +177,18 @@ fn good(node: NodeId) -> Vec<Event> {
                 attempt,
                 program_is_here: true,
             },
-            Event::Runner(RunnerEvent::Prepared { attempt }),
+            Event::Runner(RunnerEvent::Prepared {
+                attempt,
+                can_follow: true,
+            }),
             says(S, state()),
             Event::Runner(RunnerEvent::Restored { attempt }),
             is(committed()),
-            Event::Runner(RunnerEvent::Resumed { process, epoch }),
+            Event::Runner(RunnerEvent::Resumed {
+                process,
+                epoch,
+                follows: false,
+            }),
         ],
     }
 }

@@ -147,7 +147,11 @@ fn whatever_ends_the_rounds_nothing_is_noted_any_more_and_it_runs_on() {
         let actions = source.record(closed(Life::Alive));
         assert_eq!(actions, [sent(T, Body::Abort), resume(NEXT)]);
         let (process, epoch) = (P, NEXT);
-        let report = report(&source.runner(RunnerEvent::Resumed { process, epoch }));
+        let report = report(&source.runner(RunnerEvent::Resumed {
+            process,
+            epoch,
+            follows: false,
+        }));
         assert!(matches!(report.outcome, Outcome::Stayed(_)));
         assert_eq!(report.downtime(), None);
     }
@@ -173,7 +177,11 @@ fn a_strict_limit_is_kept_or_the_move_given_up() {
     assert_eq!(actions, [untrack(), settle()]);
     source.record(closed(Life::Alive));
     let (process, epoch) = (P, NEXT);
-    let report = report(&source.runner(RunnerEvent::Resumed { process, epoch }));
+    let report = report(&source.runner(RunnerEvent::Resumed {
+        process,
+        epoch,
+        follows: false,
+    }));
     let Outcome::Stayed(MoveFailure::Downtime { max, .. }) = report.outcome else {
         panic!("{report:?}");
     };
@@ -203,7 +211,11 @@ fn without_rounds_it_is_stopped_and_copied_and_the_report_says_why() {
         assert_eq!(source.actions(), [settle()]);
         source.record(closed(Life::Alive));
         let (process, epoch) = (P, NEXT);
-        let report = report(&source.runner(RunnerEvent::Resumed { process, epoch }));
+        let report = report(&source.runner(RunnerEvent::Resumed {
+            process,
+            epoch,
+            follows: false,
+        }));
         assert_eq!(report.travelled.strategy, Strategy::StopAndCopy);
         assert!(report.travelled.why_not.is_some());
     }

@@ -183,7 +183,7 @@ impl Script {
                     program_is_here,
                 })
             },
-            &|script| script.runner(RunnerEvent::Prepared { attempt }),
+            &|script| script.runner(prepared()),
             &|script| script.hears(S, state()),
             &|script| script.runner(RunnerEvent::Restored { attempt }),
             &|script| script.record(committed()),
@@ -192,6 +192,14 @@ impl Script {
             step(&mut script);
         }
         script
+    }
+}
+
+pub(super) const fn prepared() -> RunnerEvent {
+    let (attempt, can_follow) = (ATTEMPT, true);
+    RunnerEvent::Prepared {
+        attempt,
+        can_follow,
     }
 }
 

@@ -185,13 +185,32 @@ impl Checks {
         memory: &Memory,
     ) -> Result<(), String> {
         self.resumed(process, work)?;
-        let written = Memory::after(work);
-        match *memory == written {
-            true => Ok(()),
-            false => Err(format!(
-                "its memory is {memory:?}, but it wrote {written:?}"
-            )),
+        is_memory_of(work, memory)
+    }
+
+    /// All of a memory has come that followed a process, which had executed so much.
+    pub(super) fn followed(&mut self, work: u64, memory: &Memory) -> Result<(), String> {
+        self.saw("memory followed");
+        is_memory_of(work, memory)
+    }
+
+    /// A runner has let go of a process whose memory did not come.
+    pub(super) fn unfollowed(
+        &mut self,
+        node: NodeId,
+        process: ProcessId,
+        held: &Held,
+        record: &Record,
+    ) {
+        let owner = record.owner == node;
+        let target = record.intent.is_some_and(|intent| intent.target == node);
+        if owner || target && held.is_ready() {
+            self.truth(process).may_be_lost = true;
         }
+        self.saw(match owner {
+            true => "lost without its memory",
+            false => "memory did not follow before the commit",
+        });
     }
 
     /// A source lets its copy of this epoch go.
@@ -200,7 +219,16 @@ impl Checks {
         process: ProcessId,
         epoch: Epoch,
         record: &Record,
+        nodes: &[Node],
     ) -> Result<(), String> {
+        let needs = |node: &Node| {
+            let lacking = node.runner.lacking.get(&process);
+            let held = node.runner.held.get(&process);
+            lacking.is_some() && matches!(held, Some(Held::Running { .. }))
+        };
+        if nodes.iter().any(needs) {
+            return Err("the copy was let go while it still needed its memory".into());
+        }
         let truth = self.truth(process);
         let is_elsewhere = truth.ran_in > epoch
             || truth.kept.last().is_some_and(|last| *last > epoch)
@@ -267,6 +295,8 @@ impl Checks {
                 (Strategy::PreCopy, 0) => self.saw("moved, no time for a round"),
                 (Strategy::PreCopy, 1) => self.saw("moved in a round"),
                 (Strategy::PreCopy, _) => self.saw("moved in rounds"),
+                (Strategy::PostCopy, 0) => self.saw("moved, memory followed"),
+                (Strategy::PostCopy, _) => self.saw("moved, memory followed the rounds"),
                 _ if travelled.why_not.is_some() => self.saw("moved without the rounds wanted"),
                 _ => {}
             }
@@ -299,6 +329,7 @@ impl Checks {
                 MoveFailure::Downtime { .. } => "stayed, downtime",
                 MoveFailure::Deadline { .. } => "stayed, deadline",
                 MoveFailure::NoPreCopy { .. } => "stayed, no rounds",
+                MoveFailure::NoPostCopy { .. } => "stayed, memory cannot follow",
                 MoveFailure::Pause { .. } => "stayed, pause",
                 MoveFailure::Capture { .. } => "stayed, capture",
                 MoveFailure::Push { .. } => "stayed, push",
@@ -373,6 +404,12 @@ impl Checks {
             }
         }
         for node in nodes {
+            if let Some(lacking) = node.runner.lacking.values().next() {
+                return Err(format!(
+                    "node {}: memory is still missing: {lacking:?}",
+                    node.id
+                ));
+            }
             if let Some(tracked) = node.runner.tracked.values().next() {
                 let id = node.id;
                 return Err(format!(
@@ -408,5 +445,15 @@ impl Checks {
             true => Ok(()),
             false => Err(format!("the record is {record}, but it runs nowhere")),
         }
+    }
+}
+
+fn is_memory_of(work: u64, memory: &Memory) -> Result<(), String> {
+    let written = Memory::after(work);
+    match *memory == written {
+        true => Ok(()),
+        false => Err(format!(
+            "its memory is {memory:?}, but it wrote {written:?}"
+        )),
     }
 }

@@ -84,6 +84,14 @@ impl World {
                 attempt,
                 sent,
             } => self.round((from, runner_life), to, attempt, sent),
+            Happening::Follow {
+                from,
+                to,
+                attempt,
+                pages,
+                memory,
+                breaks,
+            } => self.followed(from, to, (attempt, pages, memory), breaks),
             Happening::Start { node, service_life } => self.start(node, service_life),
             Happening::Started {
                 node,
@@ -225,6 +233,7 @@ impl World {
             if let Some(epoch) = held.get(&process).filter(|_| stops).map(Held::epoch) {
                 held.insert(process, Held::Exited { epoch });
                 self.nodes[node].runner.tracked.remove(&process);
+                self.nodes[node].runner.lacking.remove(&process);
                 self.note(|| format!("{node}: the process ends"));
                 self.checks.exited(process);
                 self.say(node, RunnerEvent::Exited { process });
@@ -260,9 +269,12 @@ impl World {
         let runner = &mut self.nodes[node].runner;
         let runner_life = runner.life;
         let held = runner.held.iter();
-        let held = held
-            .map(|(process, held)| (*process, held.holding()))
+        let held: Vec<_> = held
+            .map(|(process, held)| (*process, runner.holding(*process, held)))
             .collect();
+        if !runner.lacking.is_empty() {
+            self.checks.saw("service crashed while memory followed");
+        }
         let delay = self.random.range(0, 5 * MILLIS);
         // What the runner says from now on comes after its answer.
         self.nodes[node].up_until = self.nodes[node].up_until.max(self.now + delay);
@@ -512,7 +524,7 @@ impl World {
                 } => self.send_round(node, attempt, work, pages),
                 Effect::LetsGo { process, epoch } => {
                     let record = *self.record(process);
-                    let checked = self.checks.let_go(process, epoch, &record);
+                    let checked = self.checks.let_go(process, epoch, &record, &self.nodes);
                     self.check(checked);
                 }
                 Effect::Exits { process } => self.checks.exited(process),

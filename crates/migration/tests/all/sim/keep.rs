@@ -154,7 +154,7 @@ impl Runner {
         let own = |move_id: MoveId| move_id == hold;
         match (order, held) {
             (KeepOrder::Copy { epoch }, Some(Held::Running { epoch: own, work }))
-                if own <= epoch =>
+                if own <= epoch && !self.lacking.contains_key(&process) =>
             {
                 let move_id = hold;
                 let held = Held::Frozen {
@@ -376,7 +376,7 @@ impl World {
             }
             Kept::Dropped { epoch } => {
                 let record = *self.record(process);
-                let checked = self.checks.let_go(process, epoch, &record);
+                let checked = self.checks.let_go(process, epoch, &record, &self.nodes);
                 self.check(checked);
             }
             Kept::Copied { .. } | Kept::Made | Kept::Unmade | Kept::Refused => {}

@@ -43,6 +43,20 @@ impl Set {
         self.0.count_ones() as u64
     }
 
+    /// Some of them, and the others.
+    pub(super) fn split(self, some: Self) -> (Self, Self) {
+        (Self(self.0 & some.0), Self(self.0 & !some.0))
+    }
+
+    pub(super) const fn of_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
+    /// Whether the instruction after so many writes one of them.
+    pub(super) const fn is_next(self, executed: u64) -> bool {
+        self.has(page(executed + 1))
+    }
+
     const fn has(self, page: usize) -> bool {
         self.0 & 1 << page != 0
     }

@@ -38,6 +38,12 @@ pub(super) enum Mutation {
     LostRoundCounts,
     /// A runner does not send what was written after the last round.
     WrittenLastIsForgotten,
+    /// A runner says that a process needs nothing of its source any more as soon as it runs.
+    DoneBeforeWhole,
+    /// A runner does without pages that did not come.
+    GoesOnWithout,
+    /// A runner lets go of a process though all of its memory has come.
+    LostThoughWhole,
     /// A runner goes on noting what is written when nobody needs that any more.
     TrackingLeftOn,
 }
@@ -61,6 +67,9 @@ impl Mutation {
         (Self::ThawedBeforeAnswer, "it runs on"),
         (Self::LostRoundCounts, "its memory is"),
         (Self::WrittenLastIsForgotten, "its memory is"),
+        (Self::DoneBeforeWhole, "while it still needed its memory"),
+        (Self::GoesOnWithout, "its memory is"),
+        (Self::LostThoughWhole, "reported lost, but"),
         (Self::TrackingLeftOn, "is still noted"),
     ];
 }

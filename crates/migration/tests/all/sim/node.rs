@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 
 use sterna_migration::{
-    Attempt, Command, Grant, Holding, MoveId, Moves, NodeId, RunnerEvent, Size,
+    Attempt, Command, Grant, Holding, MoveId, Moves, NodeId, Rest, RunnerEvent, Size,
 };
 use sterna_process::{Epoch, ProcessId};
 
+use super::follow::Lacking;
 use super::keep::Keeping;
 use super::memory::{Memory, Set};
 use super::mutation::Mutation;
@@ -142,6 +143,8 @@ pub(super) struct Runner {
     pub(super) held: BTreeMap<ProcessId, Held>,
     /// Whose written pages are noted.
     pub(super) tracked: BTreeMap<ProcessId, Tracked>,
+    /// Whose memory has not come as a whole.
+    pub(super) lacking: BTreeMap<ProcessId, Lacking>,
 }
 
 /// The written pages of a process, noted for a move.
@@ -202,8 +205,17 @@ pub(super) enum Effect {
     Wrong(String),
 }
 
-/// Instructions that were executed, pages that have changed since the rounds, and how many these are.
-pub(super) type Sent = (u64, Set, u32);
+/// What goes with an image.
+#[derive(Clone, Copy)]
+pub(super) struct Sent {
+    /// Instructions that were executed.
+    pub(super) work: u64,
+    /// Pages that have changed since the rounds, and how many these are.
+    pub(super) rest: Set,
+    pub(super) rounds: u32,
+    /// Whether they come later.
+    pub(super) follows: bool,
+}
 
 /// How often things go wrong in a runner, in a thousand.
 pub(super) const TROUBLE: u64 = 30;
@@ -223,14 +235,18 @@ impl Runner {
                 let reason = reason();
                 vec![Effect::Say(RunnerEvent::PrepareFailed { attempt, reason })]
             }
-            Command::Prepare { attempt, .. } => self.prepare(attempt),
+            Command::Prepare { attempt, .. } => self.prepare(attempt, random.chance(850)),
             Command::Pause { attempt, .. } => self.pause(attempt, trouble, random),
             Command::Capture { attempt } if trouble => {
                 let reason = reason();
                 vec![Effect::Say(RunnerEvent::CaptureFailed { attempt, reason })]
             }
             Command::Capture { attempt } => self.capture(attempt, mutation),
-            Command::Push { attempt, target } => match self.held.get(&attempt.process) {
+            Command::Push {
+                attempt,
+                target,
+                rest: when,
+            } => match self.held.get(&attempt.process) {
                 Some(&Held::Frozen {
                     move_id,
                     work,
@@ -241,7 +257,12 @@ impl Runner {
                     vec![Effect::Bulk {
                         attempt,
                         target,
-                        image: (work, rest, rounds),
+                        image: Sent {
+                            work,
+                            rest,
+                            rounds,
+                            follows: when != Rest::Along,
+                        },
                     }]
                 }
                 _ => Vec::new(),
@@ -269,7 +290,7 @@ impl Runner {
             }
             Command::Resume { process, epoch } => {
                 self.untrack(process, mutation);
-                self.resume(process, epoch)
+                self.resume(process, epoch, mutation)
             }
             Command::Discard { attempt } => self.discard(attempt),
             Command::Forget { process } => {
@@ -348,7 +369,7 @@ impl Runner {
         })]
     }
 
-    fn prepare(&mut self, attempt: Attempt) -> Vec<Effect> {
+    fn prepare(&mut self, attempt: Attempt, can_follow: bool) -> Vec<Effect> {
         if let Some(held) = self.held.get(&attempt.process) {
             let wrong = format!("room for {attempt}, but there is {held:?}");
             return vec![Effect::Wrong(wrong)];
@@ -361,7 +382,10 @@ impl Runner {
             asked: None,
         };
         self.held.insert(attempt.process, held);
-        vec![Effect::Say(RunnerEvent::Prepared { attempt })]
+        vec![Effect::Say(RunnerEvent::Prepared {
+            attempt,
+            can_follow,
+        })]
     }
 
     fn pause(&mut self, attempt: Attempt, trouble: bool, random: &mut Random) -> Vec<Effect> {
@@ -416,13 +440,15 @@ impl Runner {
     }
 
     /// The image came, and the rest of the pages. Whether there is room for them.
-    pub(super) fn receive(
-        &mut self,
-        attempt: Attempt,
-        (work, rest, sent): Sent,
-        mutation: Mutation,
-    ) -> bool {
+    pub(super) fn receive(&mut self, attempt: Attempt, sent: Sent, mutation: Mutation) -> bool {
+        let Sent { work, rest, .. } = sent;
         match self.held.get_mut(&attempt.process) {
+            // It came before, and goes on coming.
+            Some(Held::Arriving {
+                attempt: own,
+                image: Some(_),
+                ..
+            }) if *own == attempt && sent.follows => true,
             Some(Held::Arriving {
                 attempt: own,
                 memory,
@@ -430,10 +456,21 @@ impl Runner {
                 image,
                 ..
             }) if (*own == attempt || mutation == Mutation::MemoryOfAnyAttempt)
-                && (sent == 0 || sent == *rounds) =>
+                && (sent.rounds == 0 || sent.rounds == *rounds) =>
             {
-                memory.install(rest, &Memory::after(work));
                 *image = Some(work);
+                if !sent.follows {
+                    memory.install(rest, &Memory::after(work));
+                    return true;
+                }
+                let lacking = Lacking {
+                    attempt: *own,
+                    set: rest,
+                    memory: *memory,
+                    work,
+                    source: None,
+                };
+                self.lacking.insert(attempt.process, lacking);
                 true
             }
             // It came before, and was pushed again.
@@ -455,6 +492,9 @@ impl Runner {
             return Vec::new();
         };
         let attempt = own;
+        if let Some(lacking) = self.lacking.get_mut(&attempt.process) {
+            lacking.source = Some(source);
+        }
         if trouble {
             let reason = "the simulation says so".into();
             return vec![Effect::Say(RunnerEvent::RestoreFailed { attempt, reason })];
@@ -470,8 +510,13 @@ impl Runner {
         vec![Effect::Say(RunnerEvent::Restored { attempt })]
     }
 
-    fn resume(&mut self, process: ProcessId, epoch: Epoch) -> Vec<Effect> {
-        let said = Effect::Say(RunnerEvent::Resumed { process, epoch });
+    fn resume(&mut self, process: ProcessId, epoch: Epoch, mutation: Mutation) -> Vec<Effect> {
+        let lacks = self.lacking.get(&process).map(|lacking| lacking.set);
+        let said = Effect::Say(RunnerEvent::Resumed {
+            process,
+            epoch,
+            follows: lacks.is_some() && mutation != Mutation::DoneBeforeWhole,
+        });
         match self.held.get_mut(&process) {
             Some(Held::Running { epoch: own, .. }) => {
                 *own = epoch;
@@ -484,7 +529,7 @@ impl Runner {
                 let runs = Effect::Runs {
                     process,
                     work,
-                    memory: Some(memory),
+                    memory: Some(memory).filter(|_| lacks.is_none()),
                 };
                 vec![runs, said]
             }
@@ -536,6 +581,7 @@ impl Runner {
         if own != attempt.move_id {
             return Vec::new();
         }
+        self.lacking.remove(&process);
         match self.held.remove(&process) {
             Some(Held::Frozen { epoch, .. }) => vec![Effect::LetsGo { process, epoch }],
             _ => Vec::new(),

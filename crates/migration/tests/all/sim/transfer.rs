@@ -18,8 +18,9 @@ impl World {
     pub(super) fn travel(&mut self) -> Travel {
         let strategy = match self.random.range(0, 10) {
             0..2 => Some(Strategy::StopAndCopy),
-            2..7 => None,
-            _ => Some(Strategy::PreCopy),
+            2..6 => None,
+            6..8 => Some(Strategy::PreCopy),
+            _ => Some(Strategy::PostCopy),
         };
         if strategy == Some(Strategy::StopAndCopy) {
             return Travel {
@@ -33,7 +34,9 @@ impl World {
         };
         Travel {
             strategy,
-            downtime_max: some(300, 1, 40).map(Duration::from_millis),
+            downtime_max: some(300, 1, 40)
+                .map(Duration::from_millis)
+                .filter(|_| strategy != Some(Strategy::PostCopy)),
             rate_max: some(300, RATE_MIN, 1 << 19),
             within: some(300, 1, 2000).map(Duration::from_millis),
         }
@@ -159,7 +162,12 @@ impl World {
         image: node::Sent,
     ) {
         let mutation = self.mutation;
+        let lacked = self.nodes[to].runner.lacking.contains_key(&attempt.process);
         let taken = self.nodes[to].runner.receive(attempt, image, mutation);
+        let lacks = self.nodes[to].runner.lacking.get(&attempt.process);
+        if let Some(&lacking) = lacks.filter(|_| !lacked) {
+            self.follow((from, runner_life), to, lacking);
+        }
         self.note(|| format!("{to}: memory of {attempt}, taken: {taken}"));
         if taken {
             let trouble = !self.is_calm() && self.random.chance(TROUBLE);

@@ -14,7 +14,7 @@ use super::checks::Checks;
 use super::keep::KeepHappening;
 use super::memory::{Memory, Set};
 use super::mutation::Mutation;
-use super::node::{self, Held, Node};
+use super::node::{self, Held, Node, Runner};
 use super::random::Random;
 
 const MILLIS: u64 = 1000;
@@ -89,6 +89,14 @@ pub(super) enum Happening {
         to: usize,
         attempt: Attempt,
         sent: Sent,
+    },
+    Follow {
+        from: (usize, u32),
+        to: (usize, u32),
+        attempt: Attempt,
+        pages: Set,
+        memory: Memory,
+        breaks: bool,
     },
     Start {
         node: usize,
@@ -342,8 +350,16 @@ impl World {
     /// Everything that runs executes something.
     fn work(&mut self) {
         for node in &mut self.nodes {
-            for (process, held) in &mut node.runner.held {
+            let Runner { held, lacking, .. } = &mut node.runner;
+            for (process, held) in held {
                 if let Held::Running { work, .. } = held {
+                    // It waits for the page that it is about to write.
+                    if lacking
+                        .get(process)
+                        .is_some_and(|lacking| lacking.set.is_next(*work))
+                    {
+                        continue;
+                    }
                     *work += 1;
                     if let Some(truth) = self.checks.processes.get_mut(process) {
                         truth.work = truth.work.max(*work);
@@ -400,6 +416,9 @@ impl World {
         let held = std::mem::take(&mut self.nodes[node].runner.held);
         if !std::mem::take(&mut self.nodes[node].runner.tracked).is_empty() {
             self.checks.saw("runner crashed in a round");
+        }
+        if !std::mem::take(&mut self.nodes[node].runner.lacking).is_empty() {
+            self.checks.saw("runner crashed while memory followed");
         }
         for (process, held) in held {
             let record = self.records[&process];
@@ -520,6 +539,7 @@ fn limits(random: &mut Random) -> Limits {
         push_within: millis(100, 2000),
         push_tries_max: 3,
         commit_within: millis(50, 2000),
+        follow_within: millis(0, 1000),
         done_asks_max: 12,
         prepare_within: millis(100, 2000),
         state_within: millis(100, 4000),

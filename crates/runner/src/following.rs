@@ -1,0 +1,200 @@
+//! The source's side of a memory that follows its process: pages that are asked for go first, and with them those around
+//! them; all others unasked, on connections of their own, so that nobody waits behind them.
+//!
+//! ```text
+//!  target ── Want ──► main connection: the page, those around it ──► target
+//!                     lanes: all others, from the last page on that was asked for ──► target
+//! ```
+//!
+//! Source: M. R. Hines, U. Deshpande, K. Gopalan, *Post-Copy Live Migration of Virtual Machines*, ACM SIGOPS Operating Systems
+//! Review 43(3), 2009: adaptive pre-paging with a pivot that moves to each fault.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sterna_process::{Memory, PageRun, PageRuns, RegionId};
+
+use crate::channel::{Breaker, ChannelError, Sender};
+use crate::fault::{self, Midway};
+use crate::leaving::{Outgoing, chain};
+use crate::left::Left;
+use crate::limits::{AHEAD_PAGES, BEHIND_PAGES, LANE_WITHIN};
+use crate::pump::{self, PumpError, RECORD_PAGES};
+
+/// What is still to go of a process that stands still.
+pub(crate) struct Following {
+    memory: Arc<dyn Memory>,
+    left: Mutex<(Left, Pivot)>,
+    rate_max: Option<u64>,
+    /// Until when that is kept to.
+    kept_until: Instant,
+    begun: Instant,
+    /// Bytes that went unasked.
+    sent: AtomicU64,
+}
+
+/// From where on pages go unasked.
+type Pivot = (RegionId, u64);
+
+impl Following {
+    pub(crate) fn new(
+        memory: Arc<dyn Memory>,
+        pages: &PageRuns,
+        (rate_max, within): (Option<u64>, Duration),
+    ) -> Self {
+        let begun = Instant::now();
+        Self {
+            memory,
+            left: Mutex::new((Left::new(pages), (RegionId(0), 0))),
+            rate_max,
+            kept_until: begun + within,
+            begun,
+            sent: AtomicU64::new(0),
+        }
+    }
+
+    fn left(&self) -> MutexGuard<'_, (Left, Pivot)> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what somebody waits for, and what lies around it.
+    pub(crate) fn answer(&self, to: &mut Sender, wanted: &[PageRun]) -> Result<(), PumpError> {
+        for run in wanted {
+            let (page, around) = {
+                let (left, pivot) = &mut *self.left();
+                let first = run.first().saturating_sub(BEHIND_PAGES);
+                let end = run.end().saturating_add(AHEAD_PAGES);
+                let page = left.take(*run);
+                // What was asked for and is on its way: those that come next will be wanted, too.
+                let around = PageRun::new(run.region(), first, end - first);
+                *pivot = (run.region(), end);
+                (
+                    page,
+                    around.map(|around| left.take(around)).unwrap_or_default(),
+                )
+            };
+            for runs in [page, around] {
+                self.send(to, runs)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, to: &mut Sender, runs: Vec<PageRun>) -> Result<u64, PumpError> {
+        let half = (Midway::SomeFollowed, |_| {});
+        pump::pages(to, &*self.memory, &PageRuns::from(runs), half)
+    }
+
+    /// The next pages that nobody has asked for.
+    fn next(&self) -> Option<PageRun> {
+        let (left, pivot) = &mut *self.left();
+        let next = left.take_next(*pivot, RECORD_PAGES)?;
+        *pivot = (next.region(), next.end());
+        Some(next)
+    }
+
+    /// How long to wait before more may go unasked.
+    fn early(&self) -> Duration {
+        let Some(rate) = self.rate_max.filter(|_| Instant::now() < self.kept_until) else {
+            return Duration::ZERO;
+        };
+        let sent = self.sent.load(Ordering::Relaxed);
+        let micros = u128::from(sent) * 1_000_000 / u128::from(rate.max(1));
+        let due = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+        let left = self.kept_until.saturating_duration_since(Instant::now());
+        due.saturating_sub(self.begun.elapsed()).min(left)
+    }
+
+    /// Sends all that is left, on one connection of several: on a lane, or where answers go.
+    fn push(&self, outgoing: &Outgoing, mut lane: Option<Sender>) {
+        loop {
+            outgoing.wait_for(self.early());
+            let Some(run) = self.next() else { return };
+            let sent = match &mut lane {
+                Some(lane) => self.send(lane, vec![run]),
+                None => self.send(&mut outgoing.sender(), vec![run]),
+            };
+            match sent {
+                Ok(bytes) => _ = self.sent.fetch_add(bytes, Ordering::Relaxed),
+                Err(error) => {
+                    // What was taken and did not go, nobody sends again.
+                    tracing::debug!("pages do not follow: {}", chain(&error));
+                    return outgoing.hang_up();
+                }
+            }
+        }
+    }
+}
+
+/// Connections beside the one on which what is asked for goes.
+#[derive(Default)]
+pub(crate) struct Lanes {
+    has_begun: bool,
+    waiting: Vec<Sender>,
+    breakers: Vec<Breaker>,
+}
+
+impl Lanes {
+    pub(crate) fn hang_up(&mut self) {
+        self.waiting.clear();
+        self.breakers.iter().for_each(Breaker::hang_up);
+    }
+}
+
+impl Outgoing {
+    /// All of the memory that is left follows from now on.
+    pub(crate) fn follow(self: &Arc<Self>) {
+        let waiting = {
+            let mut lanes = self.lanes();
+            lanes.has_begun = true;
+            std::mem::take(&mut lanes.waiting)
+        };
+        for lane in waiting {
+            self.push_on("lane", Some(lane));
+        }
+        let outgoing = Arc::clone(self);
+        let waiting = thread::Builder::new().name("lanes".into()).spawn(move || {
+            outgoing.wait_for(LANE_WITHIN);
+            if outgoing.lanes().breakers.is_empty() {
+                outgoing.push_on("following", None);
+            }
+        });
+        if let Err(error) = waiting {
+            tracing::warn!("pages may go only where they are asked for: {error}");
+        }
+    }
+
+    /// Whether its pages follow it.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.following.get().is_some()
+    }
+
+    /// There is one more connection to the target's runner.
+    pub(crate) fn add_lane(self: &Arc<Self>, lane: Sender) -> Result<(), ChannelError> {
+        let breaker = lane.breaker()?;
+        let mut lanes = self.lanes();
+        lanes.breakers.push(breaker);
+        if lanes.has_begun {
+            drop(lanes);
+            self.push_on("lane", Some(lane));
+        } else {
+            lanes.waiting.push(lane);
+        }
+        Ok(())
+    }
+
+    fn push_on(self: &Arc<Self>, name: &str, lane: Option<Sender>) {
+        let outgoing = Arc::clone(self);
+        let pushing = thread::Builder::new().name(name.into()).spawn(move || {
+            fault::point("runner", &Midway::Following);
+            if let Some(following) = outgoing.following.get() {
+                following.push(&outgoing, lane);
+            }
+        });
+        if let Err(error) = pushing {
+            tracing::warn!("pages go on fewer connections: {error}");
+        }
+    }
+}
