@@ -88,8 +88,10 @@ pub const STRANGERS_MAX: usize = 64;
 pub const CONNECTIONS_OF_ONE_MAX: usize = 8;
 /// Connections from which on a peer must prove its address before it gets an answer.
 pub const CONNECTIONS_UNPROVEN_MAX: usize = 256;
-/// Requests at the same time on one connection.
+/// Requests at the same time on one connection, beside attachments to ports.
 pub const REQUESTS_MAX: u32 = 64;
+/// Requests of one node that are carried out at the same time, whatever becomes of their connections.
+pub const DEEDS_OF_ONE_MAX: usize = CONNECTIONS_OF_ONE_MAX * REQUESTS_MAX as usize;
 /// Replies that wait to be read on one connection, in bytes. Who lets more pile up hears that there are too many.
 pub const REPLIES_WAITING_BYTES: usize = 16 << 20;
 /// Requests at the same time on the local socket.

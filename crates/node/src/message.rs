@@ -2,6 +2,7 @@
 
 mod belongings;
 mod draining;
+mod effect;
 mod events;
 mod hosting;
 mod ingress;
@@ -23,6 +24,7 @@ use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::ticket::{Seal, Secret};
 pub use belongings::{Belongings, Binding, BindingSort};
 pub use draining::{DrainEntry, DrainFate, DrainNews, DrainOrder, DrainStage, RegistryFate, Room};
+pub(crate) use effect::Effect;
 pub use events::{EventRecord, EventSort};
 pub use hosting::{
     Brief, Capacity, Deed, Found, HostingReply, HostingRequest, Listed, LogPage, Looked, Missing,
