@@ -61,7 +61,6 @@ impl RegistryRequest {
 }
 
 impl HostingRequest {
-    // long because: a row for each request
     const fn effect(&self) -> Effect {
         match self {
             Self::List { .. }

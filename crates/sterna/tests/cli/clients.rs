@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::cluster::{Cluster, Node, has_id};
-use crate::world::{guest, until};
+use crate::cluster::{Cluster, How, Node, free_address, has_id};
+use crate::world::{World, guest, until};
 
 /// Longer than anything takes that is waited for: a client that hears nothing for so long fails.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -361,6 +361,29 @@ fn a_node_is_not_drained_of_clients_unless_they_may_be_cut_off() {
     cluster.is_at("kv", "two");
     // As long as the node is there.
     assert_eq!(client.put("key", "value").unwrap(), 2);
+}
+
+/// Anybody may connect, and stay connected.
+#[test]
+fn idle_clients_leave_a_node_what_it_needs_itself() {
+    let few = |_: &World, _: &str| {
+        let within = ["sh", "-c", "ulimit -n 512 && exec \"$@\"", "sh"];
+        let how = How {
+            within: within.map(str::to_owned).to_vec(),
+            ..How::default()
+        };
+        (free_address(), how)
+    };
+    let cluster = Cluster::new_so(&["one", "two"], few);
+    let address = serve(&cluster, &[], "0");
+    let connect = |_| Client::connect(address).unwrap();
+    let mut idle: Vec<Client> = (0..600).map(connect).collect();
+    // When the last is turned away, all have been seen to.
+    assert!(is_cut_off(idle.last_mut().unwrap()));
+    assert_eq!(idle[0].put("key", "value").unwrap(), 1);
+    cluster.ask(&["drain", "one", "--cut"]).ok();
+    cluster.is_at("kv", "two");
+    assert_eq!(idle[0].get("key").unwrap(), "value");
 }
 
 #[test]
