@@ -15,6 +15,7 @@
 //! - `moving`: the registry goes from node to node, which are killed meanwhile
 //! - `recovery`: backups, and what happens when one is put back
 //! - `etcd`: the registry in an etcd
+//! - `pages`: lists that are longer than an answer
 //! - `processes`: what it knows of processes
 //! - `s3`: a server for tests of stores
 
@@ -26,6 +27,7 @@ mod frames;
 mod hostile;
 mod members;
 mod moving;
+mod pages;
 mod processes;
 mod records;
 mod recovery;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 
+use serde::Serialize;
 use sterna_migration::{Holding, Life, NodeId};
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Order, Seen};
@@ -10,12 +11,16 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Hosting;
-use crate::limits::{NAMES_MAX, PROBE_WITHIN, ROOM_AFTER_OTHERS};
+use crate::limits::{NAMES_MAX, PAGE_BYTES_MAX, PROBE_WITHIN, REPLY_BYTES_MAX, ROOM_AFTER_OTHERS};
 use crate::message::{
     Brief, Capacity, Failure, FailureKind, Found, HostingReply, HostingRequest, KeepingsOf, Listed,
     Looked, ProcessEntry, RegistryRequest, Reply, Request, Room,
 };
 use crate::service::Service;
+use crate::wire::encode_plain;
+
+/// Of an answer with a list, for what is around that, in bytes.
+const PAGE_SPARE_BYTES: usize = 1 << 10;
 
 impl Hosting {
     pub(super) async fn held(&self) -> Result<Vec<Brief>, Failure> {
@@ -45,24 +50,29 @@ impl Hosting {
     /// How much room there is for processes, if any are taken.
     pub(super) async fn room(&self) -> Result<HostingReply, Failure> {
         match self.closed() {
-            None => Ok(HostingReply::Capacity(self.capacity().await)),
+            None => self.capacity().await.map(HostingReply::Capacity),
             Some(reason) => Err(Failure::new(FailureKind::Drained, reason)),
         }
     }
 
-    async fn capacity(&self) -> Capacity {
+    async fn capacity(&self) -> Result<Capacity, Failure> {
+        let processes = match self.runner() {
+            // Where it is not known, the node must not look empty.
+            Ok(_) => self.held().await?.len() as u32,
+            Err(_) => 0,
+        };
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = load
             .split(' ')
             .next()
             .and_then(|load| load.parse::<f64>().ok());
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
-        Capacity {
+        Ok(Capacity {
             processors: processors as u32,
             load_hundredths: (load.unwrap_or(0.0) * 100.0) as u32,
             memory_available_bytes: memory_available(),
-            processes: self.held().await.map_or(0, |held| held.len() as u32),
-        }
+            processes,
+        })
     }
 }
 
@@ -110,18 +120,29 @@ impl Service {
         }
     }
 
+    /// All processes.
     async fn entries(&self, ended: bool) -> Result<Vec<ProcessEntry>, Failure> {
         let (mut entries, mut after) = (Vec::new(), None);
         loop {
-            let request = RegistryRequest::Processes { ended, after };
-            let Reply::Processes(page) = self.ask_registry(request).await? else {
-                return Err(Failure::refused("the registry answers another question"));
-            };
-            entries.extend(page.entries);
-            after = page.next;
+            let (some, next) = self.entries_after(ended, after).await?;
+            entries.extend(some);
+            after = next;
             if after.is_none() {
                 return Ok(entries);
             }
+        }
+    }
+
+    /// Some processes after one, in the order of ids, and the last of them if there are more.
+    async fn entries_after(
+        &self,
+        ended: bool,
+        after: Option<ProcessId>,
+    ) -> Result<(Vec<ProcessEntry>, Option<ProcessId>), Failure> {
+        let request = RegistryRequest::Processes { ended, after };
+        match self.ask_registry(request).await? {
+            Reply::Processes(page) => Ok((page.entries, page.next)),
+            _ => Err(Failure::refused("the registry answers another question")),
         }
     }
 
@@ -132,6 +153,44 @@ impl Service {
         ended: bool,
     ) -> Result<HostingReply, Failure> {
         let entries = self.entries(ended).await?;
+        Ok(HostingReply::Listed(self.looked_at(hosting, entries).await))
+    }
+
+    /// Some processes after one, so many that an answer has room for them, and the last of them if there are more.
+    pub(super) async fn listed_after(
+        &self,
+        hosting: &Hosting,
+        ended: bool,
+        after: Option<ProcessId>,
+    ) -> Result<(Vec<Listed>, Option<ProcessId>), Failure> {
+        let (mut entries, mut next) = (Vec::new(), after);
+        // Nodes that do not answer are waited for on each page: there are to be few.
+        let mut bytes = 0;
+        loop {
+            let (some, last) = self.entries_after(ended, next).await?;
+            bytes += some.iter().map(size).sum::<usize>();
+            entries.extend(some);
+            next = last;
+            if next.is_none() || bytes >= PAGE_BYTES_MAX {
+                break;
+            }
+        }
+        let mut listed = self.looked_at(hosting, entries).await;
+        let mut bytes = 0;
+        let fits = listed.iter().take_while(|one| {
+            bytes += size(one);
+            bytes < REPLY_BYTES_MAX - PAGE_SPARE_BYTES
+        });
+        let fits = fits.count().max(1);
+        if fits < listed.len() {
+            listed.truncate(fits);
+            next = listed.last().map(|one| one.entry.process);
+        }
+        Ok((listed, next))
+    }
+
+    /// Processes, with how they are where their nodes answer.
+    async fn looked_at(&self, hosting: &Hosting, entries: Vec<ProcessEntry>) -> Vec<Listed> {
         let mut owners: BTreeMap<NodeId, usize> = BTreeMap::new();
         for record in entries.iter().filter_map(|entry| entry.record().ok()) {
             if record.life == Life::Alive {
@@ -166,7 +225,7 @@ impl Service {
             brief: briefs.remove(&entry.process),
             entry,
         });
-        Ok(HostingReply::Listed(listed.collect()))
+        listed.collect()
     }
 
     /// Who may be meant by a text.
@@ -223,10 +282,10 @@ impl Service {
         for node in nodes {
             if node == self.id {
                 let capacity = match hosting.closed() {
-                    Some(_) => None,
-                    None => Some(hosting.capacity().await),
+                    Some(_) => Ok(None),
+                    None => hosting.capacity().await.map(Some),
                 };
-                rooms.push(Room { node, capacity });
+                rooms.extend(capacity.map(|capacity| Room { node, capacity }));
                 continue;
             }
             let (transport, addresses) = (self.transport.clone(), self.addresses(node));
@@ -256,6 +315,11 @@ impl Service {
 pub(super) fn crowded(capacity: &Capacity) -> u64 {
     let load = u64::from(capacity.load_hundredths) + 100 * u64::from(capacity.processes);
     load / u64::from(capacity.processors.max(1))
+}
+
+/// Length in an answer, in bytes.
+fn size(value: &impl Serialize) -> usize {
+    encode_plain(value).len()
 }
 
 fn lives(entry: &ProcessEntry) -> bool {

@@ -61,9 +61,11 @@ impl RegistryRequest {
 }
 
 impl HostingRequest {
+    // long because: a row for each request
     const fn effect(&self) -> Effect {
         match self {
             Self::List { .. }
+            | Self::ListPage { .. }
             | Self::Held
             | Self::Find { .. }
             | Self::Describe { .. }

@@ -21,7 +21,7 @@ use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
 pub enum HostingRequest {
     /// Start a process. Descriptors: its directories that are fixed or copied, in their order.
     Start(Box<StartOrder>),
-    /// All processes of the cluster, with how they are.
+    /// All processes of the cluster, with how they are. Of very many [`HostingRequest::ListPage`] is to be asked for.
     List {
         /// Those that run nowhere too.
         ended: bool,
@@ -318,6 +318,13 @@ pub enum HostingRequest {
         /// Rounds that are known.
         after: u32,
     },
+    /// Some of all processes of the cluster, with how they are. From version 3 of the protocol on.
+    ListPage {
+        /// Those that run nowhere too.
+        ended: bool,
+        /// The last one that is known: `next` of [`HostingReply::ListedPage`].
+        after: Option<ProcessId>,
+    },
 }
 
 /// What is done to a process.
@@ -480,6 +487,13 @@ pub enum HostingReply {
     Listening(SocketAddr),
     /// To [`HostingRequest::MoveProgress`].
     MoveProgress(MoveProgress),
+    /// To [`HostingRequest::ListPage`].
+    ListedPage {
+        /// Some processes.
+        listed: Vec<Listed>,
+        /// If there are more: the last one.
+        next: Option<ProcessId>,
+    },
 }
 
 /// A process as its node sees it.

@@ -29,14 +29,14 @@ use crate::transport::{Sockets, Transport};
 use crate::wire::{self, VERSIONS, Versions};
 
 /// A node that hosts processes, the link of its runner, and another node of its cluster, which is a key.
-struct Host {
-    node: Running,
+pub(super) struct Host {
+    pub(super) node: Running,
     link: UnixStream,
-    member: NodeKey,
+    pub(super) member: NodeKey,
 }
 
 impl Host {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (prison, linked) = Prison::new();
         let node = Running::start_with("host", |options| options.workshop = Some(prison));
         let link = linked.recv_timeout(PATIENCE).unwrap();
@@ -47,7 +47,7 @@ impl Host {
         Self { node, link, member }
     }
 
-    async fn dial(&self) -> Peer {
+    pub(super) async fn dial(&self) -> Peer {
         Peer::dial(self.node.address, self.node.id, &self.member).await
     }
 
