@@ -42,8 +42,7 @@ pub(crate) fn memory(plan: &Plan) -> Result<Table> {
     let tasks: Vec<_> = counts.iter().map(|&count| (Task::Blocked, count)).collect();
     let plan = Plan {
         rounds: 1,
-        quick: plan.quick,
-        folder: plan.folder.clone(),
+        ..plan.clone()
     };
     let rows = in_turns(&plan, &tasks, |peer, (_, count)| {
         // `may` gives each a mapping of its own, of which a process may have 65,530.

@@ -36,6 +36,9 @@ struct Cli {
     /// Only these parts
     #[arg(long, value_delimiter = ',', value_enum)]
     only: Vec<Part>,
+    /// Only these peers, by their names in the tables
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    peers: Vec<String>,
     /// Rounds of each comparison
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
@@ -81,7 +84,10 @@ enum Part {
 }
 
 /// What all parts are told.
+#[derive(Clone)]
 struct Plan {
+    /// Names; all if empty.
+    peers: Vec<String>,
     rounds: usize,
     quick: bool,
     folder: PathBuf,
@@ -104,6 +110,7 @@ fn main() -> ExitCode {
 
 fn measure(cli: &Cli) -> Result<()> {
     let plan = Plan {
+        peers: cli.peers.clone(),
         rounds: cli.rounds.max(1),
         quick: cli.quick,
         folder: cli.folder.clone(),

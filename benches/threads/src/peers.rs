@@ -95,7 +95,10 @@ impl Peer {
             }
             there
         };
-        ALL.into_iter().filter(is_there).collect()
+        let is_wanted =
+            |peer: &Peer| plan.peers.is_empty() || plan.peers.iter().any(|name| name == peer.name);
+        let wanted = ALL.into_iter().filter(is_wanted);
+        wanted.filter(is_there).collect()
     }
 
     /// Whether it is one of this package's own.

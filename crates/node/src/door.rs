@@ -119,6 +119,7 @@ const fn is_between_nodes(request: &HostingRequest) -> bool {
             | HostingRequest::Listen { .. }
             | HostingRequest::Unlisten { .. }
             | HostingRequest::Clients { .. }
+            | HostingRequest::KeptCopy { .. }
     )
 }
 
@@ -222,6 +223,12 @@ mod tests {
                     process: ProcessId::from_bytes([1; 16]),
                     index: 0,
                     port: 1,
+                }),
+                "m",
+            ),
+            (
+                Request::Hosting(HostingRequest::KeptCopy {
+                    process: ProcessId::from_bytes([1; 16]),
                 }),
                 "m",
             ),

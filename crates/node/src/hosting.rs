@@ -22,8 +22,8 @@
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
 //! - `relay`: a process is frozen into a file of another node's machine
-//! - `snapshots`: when they are made and how they are gone on from; `shelves`: where they are kept;
-//!   `stores`: outside of the cluster
+//! - `snapshots`: when they are made; `shelves`: where they are kept; `stores`: outside of the cluster; `recovery`: what a
+//!   lost process is gone on from
 //! - `report`: what became of a move, for people; `news`: reports and events for who asks later;
 //!   `chronicle`: events on disk
 
@@ -46,6 +46,7 @@ mod logs;
 mod making;
 mod news;
 mod programs;
+mod recovery;
 mod relay;
 mod report;
 mod runner;
@@ -82,6 +83,7 @@ use copies::Copies;
 use draining::Draining;
 use input::Input;
 use news::News;
+use programs::Programs;
 pub(crate) use runner::{runner_errors, runner_socket};
 pub(crate) use stores::Stores;
 pub use stores::{OpenStoreError, ParseStoreError, StoreAt};
@@ -107,6 +109,7 @@ pub(crate) struct Hosting {
     attaching: Attaching,
     news: News,
     draining: Draining,
+    programs: Programs,
     /// For what a runner needs made ready.
     preparing: Arc<Semaphore>,
     /// How processes ended, until it is written down.
@@ -152,6 +155,7 @@ impl Hosting {
             attaching: Attaching::default(),
             news,
             draining: Draining::default(),
+            programs: Programs::default(),
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             ended: Mutex::default(),
         }

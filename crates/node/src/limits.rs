@@ -99,6 +99,8 @@ pub const LOCAL_MAX: usize = 256;
 
 /// Directories of one process.
 pub const BINDINGS_MAX: usize = sterna_runner::limits::DIRECTORIES_MAX;
+/// For how long a program that was there is taken to be there, when processes are started.
+pub const PROGRAM_SEEN_FOR: Duration = Duration::from_secs(1);
 /// Length of a piece of a program, in bytes.
 pub const PROGRAM_PIECE_BYTES: usize = 1 << 20;
 /// Longest program that is fetched from another node, in bytes.
@@ -149,6 +151,8 @@ pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
 pub const SWEEP_AFTER: Duration = Duration::from_secs(3600);
 /// For a runner that was started to listen.
 pub const RUNNER_WITHIN: Duration = Duration::from_secs(20);
+/// For a runner to say how all its processes are: shorter than [`PROBE_WITHIN`], so that other nodes hear that it does not.
+pub const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// When a node stops: for the end of its processes to be written down.
 pub const KILLED_WITHIN: Duration = Duration::from_secs(5);
 /// What waits to be seen by the driver of moves.

@@ -32,8 +32,8 @@ pub use hosting::{
 };
 pub use ingress::{Listen, ListenOrder};
 pub use keeping::{
-    Cloned, Keeper, Keeping, KeepingsOf, LastSnapshot, Recovered, ShelfReply, ShelfRequest,
-    SnapshotOrder, ThawOrder,
+    Cloned, Keeper, Keeping, KeepingsOf, LastSnapshot, Recovered, RecoveredCopy, ShelfReply,
+    ShelfRequest, SnapshotOrder, ThawOrder,
 };
 pub use moving::{MoveEnd, MoveProgress, MoveReport, RoundNews};
 pub use process::{

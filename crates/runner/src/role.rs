@@ -224,8 +224,8 @@ impl Role {
         order: Order,
         descriptors: Descriptors,
     ) {
-        let (role, service) = (Arc::clone(self), service.clone());
-        self.on_thread("order", move || {
+        let (role, told) = (Arc::clone(self), service.clone());
+        let begun = self.begin("order", move || {
             let done = |result: Result<(), String>| result.map(|()| Answer::Done);
             let answered = match order {
                 Order::Spawn(spawn) => done(serving::spawn(&role, *spawn, descriptors)),
@@ -255,8 +255,12 @@ impl Role {
                 Order::Make(make) => done(copying::make(&role, &make, descriptors)),
                 other => Err(format!("not an order of this sort: {other:?}")),
             };
-            service.answer(number, answered);
+            told.answer(number, answered);
         });
+        if !begun {
+            let why = "the runner has no room for another thread: end some processes";
+            service.answer(number, Err(why.into()));
+        }
     }
 
     fn step(
@@ -481,12 +485,16 @@ impl Role {
         let Some(control) = control else {
             return;
         };
+        let here = Arc::clone(&hosted);
         // One that has closed them itself and runs on keeps this thread for as long.
-        self.on_thread("ending", move || {
+        let begun = self.begin("ending", move || {
             let hour = std::time::Duration::from_secs(3600);
             while control.wait(hour).is_none() {}
             role.check_end(&hosted);
         });
+        if !begun {
+            self.check_end(&here);
+        }
     }
 
     /// Tells of a process's end, if it has come and was not told yet.
@@ -507,10 +515,16 @@ impl Role {
     }
 
     fn on_thread(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+        let _ = self.begin(name, work);
+    }
+
+    /// Whether there is a thread for it.
+    fn begin(&self, name: &str, work: impl FnOnce() + Send + 'static) -> bool {
         let started = thread::Builder::new().name(name.into()).spawn(work);
-        if let Err(error) = started {
+        if let Err(error) = &started {
             tracing::warn!("no thread for an order, which is not carried out: {error}");
         }
+        started.is_ok()
     }
 }
 

@@ -129,11 +129,11 @@ pub(crate) fn work_as<R>(worker: &Worker, f: impl FnOnce() -> R) -> R {
 }
 
 /// Calls `f` with the thread-locals of the running thread.
-pub(crate) fn with_locals<R>(f: impl FnOnce(&RefCell<Locals>) -> R) -> R {
+pub(crate) fn with_locals<R>(f: impl FnOnce(&Locals) -> R) -> R {
     with_record(|record| {
         let own = record.owned.get();
-        // SAFETY: 1. This is the thread's own kernel thread. 2. Nobody makes a unique reference to this field, and it
-        // has a cell's protection of its own.
+        // SAFETY: 1. This is the thread's own kernel thread. 2. Nobody makes a unique reference to this field, which is
+        // a cell.
         f(unsafe { &(*own).locals })
     })
 }
@@ -155,8 +155,5 @@ pub(crate) fn whose_overflow(fault: usize) -> Option<(&'static str, usize)> {
     // runs on that stack.
     let stack = unsafe { &(*record.owned.get()).stack };
     let stack = stack.as_ref().filter(|stack| stack.guards(fault))?;
-    Some((
-        record.name.as_deref().unwrap_or("<unnamed>"),
-        stack.usable(),
-    ))
+    Some((record.name().unwrap_or("<unnamed>"), stack.usable()))
 }

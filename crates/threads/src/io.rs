@@ -47,27 +47,30 @@ pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     crate::blocking(|| (host, port).to_socket_addrs().map(Iterator::collect))
 }
 
-/// `Read` and `Write` for a type with a `source`, by value and by reference.
+/// `Read` for a type with a `source`, by value and by reference, by a call of rustix.
 macro_rules! read {
-    ($name:ty) => {
+    ($name:ty, $call:expr) => {
         impl std::io::Read for &$name {
             fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-                self.source.read(buffer)
+                self.source.read(buffer, $call)
             }
         }
         impl std::io::Read for $name {
             fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-                self.source.read(buffer)
+                (&*self).read(buffer)
             }
         }
     };
 }
 
+/// The same for `Write`.
 macro_rules! write {
-    ($name:ty) => {
+    ($name:ty, $call:expr) => {
         impl std::io::Write for &$name {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.source.write(bytes)
+                let write = |inner: &_| Ok($call(inner, bytes)?);
+                self.source
+                    .call($crate::io::source::Direction::Write, write)
             }
             fn flush(&mut self) -> std::io::Result<()> {
                 Ok(())
@@ -75,12 +78,27 @@ macro_rules! write {
         }
         impl std::io::Write for $name {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.source.write(bytes)
+                (&*self).write(bytes)
             }
             fn flush(&mut self) -> std::io::Result<()> {
                 Ok(())
             }
         }
+    };
+}
+
+/// Both for a socket. The calls for sockets cost the kernel a twentieth of an answer less than those for any file.
+macro_rules! socket {
+    ($name:ty) => {
+        read!($name, |inner, buffer| {
+            let (length, _) = rustix::net::recv(inner, buffer, rustix::net::RecvFlags::empty())?;
+            Ok(length)
+        });
+        write!($name, |inner, bytes| rustix::net::send(
+            inner,
+            bytes,
+            rustix::net::SendFlags::NOSIGNAL
+        ));
     };
 }
 
@@ -147,4 +165,4 @@ macro_rules! descriptor {
     };
 }
 
-use {descriptor, read, write};
+use {descriptor, read, socket, write};

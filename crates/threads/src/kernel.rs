@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::cancel::Cancelled;
 use crate::here;
@@ -40,13 +40,10 @@ impl KernelRuntime {
     ) -> io::Result<Arc<Record>> {
         let stack_bytes = stack_bytes.unwrap_or(self.stack_bytes);
         let mut builder = std::thread::Builder::new().stack_size(stack_bytes);
-        if let Some(name) = &given.name {
+        if let Some(name) = &given.extras.name {
             builder = builder.name(name.to_string());
         }
-        let place = Place::Kernel {
-            runtime: Some(Arc::clone(self)),
-            event: OnceLock::new(),
-        };
+        let place = Place::of_kernel(Some(Arc::clone(self)));
         let record = Record::new(given, place, Owned::empty());
         if let Some(group) = &record.group {
             group.enter(&record);

@@ -5,6 +5,7 @@
 //! one that is made by such a drop is dropped too.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,8 +14,40 @@ use crate::here;
 /// Rounds of dropping thread-locals that are made anew by drops of others, before the rest is leaked.
 const DROP_ROUNDS_MAX: usize = 8;
 
-/// Values by number of the key.
-pub(crate) type Locals = Vec<Option<Rc<dyn Any>>>;
+/// Values by number of the key. Most threads have none, and then it is one word.
+#[derive(Default)]
+pub(crate) struct Locals(Cell<Option<Box<Values>>>);
+
+type Values = Vec<Option<Rc<dyn Any>>>;
+
+impl Locals {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.change(|values| values.is_none())
+    }
+
+    /// Calls `f`, which runs no code of others, with what is there.
+    fn change<R>(&self, f: impl FnOnce(&mut Option<Box<Values>>) -> R) -> R {
+        let mut values = self.0.take();
+        let result = f(&mut values);
+        self.0.set(values);
+        result
+    }
+
+    fn get(&self, number: usize) -> Option<Rc<dyn Any>> {
+        self.change(|values| values.as_ref()?.get(number).cloned().flatten())
+    }
+
+    /// Puts a value there: what was there before, to be dropped.
+    fn set(&self, number: usize, value: Rc<dyn Any>) -> Option<Rc<dyn Any>> {
+        self.change(|values| {
+            let values = values.get_or_insert_default();
+            if values.len() <= number {
+                values.resize(number + 1, None);
+            }
+            values[number].replace(value)
+        })
+    }
+}
 
 static NEXT: AtomicUsize = AtomicUsize::new(1);
 
@@ -52,16 +85,12 @@ impl<T: 'static> LocalKey<T> {
     /// Calls `f` with the running thread's value, which is made first if there is none.
     pub fn with<R>(&'static self, f: impl FnOnce(&T) -> R) -> R {
         let number = self.number();
-        let found = here::with_locals(|locals| locals.borrow().get(number).cloned().flatten());
+        let found = here::with_locals(|locals| locals.get(number));
         let value = found.unwrap_or_else(|| {
             let made: Rc<dyn Any> = Rc::new((self.init)());
-            here::with_locals(|locals| {
-                let mut locals = locals.borrow_mut();
-                if locals.len() <= number {
-                    locals.resize(number + 1, None);
-                }
-                locals[number] = Some(Rc::clone(&made));
-            });
+            drop(here::with_locals(|locals| {
+                locals.set(number, Rc::clone(&made))
+            }));
             made
         });
         f(value
@@ -73,15 +102,13 @@ impl<T: 'static> LocalKey<T> {
 /// Drops the running thread's values. Called by the thread at its end.
 pub(crate) fn clear() {
     for _ in 0..DROP_ROUNDS_MAX {
-        let values = here::with_locals(|locals| std::mem::take(&mut *locals.borrow_mut()));
-        if values.is_empty() {
-            return;
+        match here::with_locals(|locals| locals.0.take()) {
+            Some(values) => drop(values),
+            None => return,
         }
-        drop(values);
     }
     // Nobody else may drop them: they need not be `Send`.
-    let rest = here::with_locals(|locals| std::mem::take(&mut *locals.borrow_mut()));
-    std::mem::forget(rest);
+    std::mem::forget(here::with_locals(|locals| locals.0.take()));
 }
 
 /// Declares thread-locals of this package's threads, as `std::thread_local!` does for kernel threads.

@@ -171,7 +171,7 @@ fn shared(workers: usize) -> Arc<Shared> {
 
 /// Sleeps as a worker does, unless there is something of this kind to do.
 fn sleep(shared: &Shared, inbox: &Inbox, is_busy: impl FnOnce() -> bool) {
-    shared.sleep(inbox, is_busy, || inbox.poller.poll(None));
+    shared.sleep(inbox, is_busy, || inbox.poller.poll(None, &mut Vec::new()));
 }
 
 #[test]
@@ -196,18 +196,41 @@ fn mail_wakes_who_sleeps() {
 }
 
 #[test]
-fn no_mail_after_the_end() {
+fn nothing_comes_after_the_end() {
     check(|| {
         let shared = shared(1);
-        let inbox = Arc::clone(&shared.inboxes[0]);
-        let sends = thread::spawn(move || inbox.deliver(Record::foreign()).is_ok());
+        let (one, two) = (
+            Arc::clone(&shared.inboxes[0]),
+            Arc::clone(&shared.inboxes[0]),
+        );
+        let sends = [
+            thread::spawn(move || one.deliver(Record::foreign()).is_ok()),
+            thread::spawn(move || two.offer_from_outside(Record::foreign()).is_ok()),
+        ];
         let inbox = &shared.inboxes[0];
         let mut got = 0;
         while !inbox.close() {
-            got += inbox.take_mail().len();
+            got += inbox.take_mail().len() + inbox.take_unstarted().iter().len();
         }
-        assert_eq!(usize::from(sends.join().unwrap()), got);
+        let sent = sends.map(|thread| usize::from(thread.join().unwrap()));
+        assert_eq!(sent.iter().sum::<usize>(), got);
     });
+}
+
+/// Takes new threads as a worker does, until all have been taken.
+fn take(shared: &Shared, number: usize, left: &AtomicUsize) {
+    let inbox = &shared.inboxes[number];
+    let other = &shared.inboxes[1 - number];
+    while !shared.is_closing() {
+        let found = inbox
+            .take_unstarted()
+            .or_else(|| other.steal(1).pop_front());
+        if found.is_some() && left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            shared.close();
+        }
+        let is_busy = || shared.is_closing() || inbox.has_unstarted() || other.has_spoils();
+        sleep(shared, inbox, is_busy);
+    }
 }
 
 /// One thread that any worker may take, and two workers, of which one sleeps or both do.
@@ -215,32 +238,32 @@ fn no_mail_after_the_end() {
 fn work_for_anybody_wakes_somebody() {
     check(|| {
         let shared = shared(2);
-        let taken = Arc::new(AtomicUsize::new(0));
+        let left = Arc::new(AtomicUsize::new(1));
         let workers = [0, 1].map(|number| {
-            let (shared, taken) = (Arc::clone(&shared), Arc::clone(&taken));
-            thread::spawn(move || {
-                let inbox = &shared.inboxes[number];
-                let other = &shared.inboxes[1 - number];
-                while !shared.is_closing() {
-                    let found = inbox
-                        .take_unstarted()
-                        .or_else(|| other.steal(1).pop_front());
-                    if found.is_some() {
-                        taken.fetch_add(1, Ordering::Relaxed);
-                        shared.close();
-                    }
-                    let is_busy = || {
-                        shared.is_closing()
-                            || shared.inboxes.iter().any(|inbox| inbox.has_unstarted())
-                    };
-                    sleep(&shared, inbox, is_busy);
-                }
-            })
+            let (shared, left) = (Arc::clone(&shared), Arc::clone(&left));
+            thread::spawn(move || take(&shared, number, &left))
         });
-        shared.inboxes[0].offer(Record::foreign());
-        shared.rouse_one();
+        shared.place(&shared.inboxes[0], Record::foreign());
         join(workers);
-        assert_eq!(taken.load(Ordering::Relaxed), 1);
+        assert_eq!(left.load(Ordering::Relaxed), 0);
+    });
+}
+
+/// A worker makes two threads while the other falls asleep or wakes up, and computes for ever: the other runs both.
+#[test]
+fn what_was_given_to_who_sleeps_is_not_left() {
+    check(|| {
+        let shared = shared(2);
+        let left = Arc::new(AtomicUsize::new(2));
+        let other = {
+            let (shared, left) = (Arc::clone(&shared), Arc::clone(&left));
+            thread::spawn(move || take(&shared, 1, &left))
+        };
+        let own = &shared.inboxes[0];
+        own.offer(Record::foreign());
+        shared.place(own, Record::foreign());
+        join([other]);
+        assert_eq!(left.load(Ordering::Relaxed), 0);
     });
 }
 

@@ -8,7 +8,7 @@
 #![allow(unsafe_code, reason = "shares a cell, and a pointer, by such rules")]
 
 use std::any::Any;
-use std::cell::{RefCell, UnsafeCell};
+use std::cell::UnsafeCell;
 use std::sync::Arc;
 
 use sterna_sys::stacks::{Context, Stack};
@@ -31,7 +31,7 @@ pub(crate) struct Own {
     pub(crate) body: Option<Body<'static>>,
     /// Place among the live threads of its worker.
     pub(crate) live: usize,
-    pub(crate) locals: RefCell<Locals>,
+    pub(crate) locals: Locals,
 }
 
 // SAFETY: 1. The rule in the module's head; `get` is unsafe and every use states why it holds. 2. The thread-locals,
@@ -56,7 +56,7 @@ impl Owned {
             stack: None,
             body,
             live: usize::MAX,
-            locals: RefCell::default(),
+            locals: Locals::default(),
         }))
     }
 

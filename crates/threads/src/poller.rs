@@ -5,14 +5,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::wait::Line;
+use crate::wait::{Line, Waiting};
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 256;
@@ -20,6 +20,9 @@ const EVENTS_MAX: usize = 256;
 const INTERRUPT: u64 = u64::MAX;
 /// The event of the worker's ring, which the worker looks at by itself after each poll.
 const RING: u64 = u64::MAX - 1;
+
+/// Room for events, kept by the worker that polls.
+pub(crate) type Events = Vec<epoll::Event>;
 
 pub(crate) struct Poller {
     epoll: OwnedFd,
@@ -43,15 +46,18 @@ struct Sources {
 pub(crate) struct Edges {
     pub(crate) read: Mutex<Side>,
     pub(crate) write: Mutex<Side>,
+    /// Reads begun, changed under the lock of `read`.
+    pub(crate) reads: AtomicU32,
+    /// The number of a read that left room: if it was the last, nothing was there any more, and another is not worth a
+    /// try before there is an edge.
+    pub(crate) drained: AtomicU32,
 }
 
 /// One direction.
 #[derive(Default)]
 pub(crate) struct Side {
-    /// There was an edge since somebody last began to wait.
+    /// There was an edge that nobody waited for.
     pub(crate) edge: bool,
-    /// The last read left room, so nothing was there any more: another is not worth a try before there is an edge.
-    pub(crate) drained: bool,
     /// The other end will send no more, so no edge may follow.
     pub(crate) closed: bool,
     pub(crate) line: Line,
@@ -94,7 +100,7 @@ impl Poller {
     }
 
     #[cfg(loom)]
-    pub(crate) fn poll(&self, _timeout: Option<Duration>) {
+    pub(crate) fn poll(&self, _timeout: Option<Duration>, _events: &mut Events) {
         self.interrupted.wait();
     }
 
@@ -112,18 +118,24 @@ impl Poller {
 
     /// Sleeps until something happens or `timeout` is over (`None`: for ever), and grants those who waited for it.
     #[cfg(not(loom))]
-    pub(crate) fn poll(&self, timeout: Option<Duration>) {
-        let mut events = Vec::<epoll::Event>::with_capacity(EVENTS_MAX);
+    pub(crate) fn poll(&self, timeout: Option<Duration>, events: &mut Events) {
+        events.clear();
+        events.reserve(EVENTS_MAX);
         // A time beyond what the kernel can express waits without one.
         let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
-        let buffer = rustix::buffer::spare_capacity(&mut events);
+        let buffer = rustix::buffer::spare_capacity(events);
         // Interrupted by a signal: there is nothing then, and the caller looks again.
         let _ = epoll::wait(&self.epoll, buffer, timeout.as_ref());
-        for event in &events {
+        if events.is_empty() {
+            return;
+        }
+        // Locked for all of them: whoever wakes touches no other lock of descriptors.
+        let sources = lock(&self.sources);
+        for event in events {
             let (key, flags) = (event.data.u64(), event.flags);
             if key != INTERRUPT
                 && key != RING
-                && let Some(edges) = self.edges(key)
+                && let Some(edges) = sources.edges(key)
             {
                 edges.happened(flags);
             }
@@ -134,16 +146,6 @@ impl Poller {
     pub(crate) fn watch_ring(&self, ring: impl AsFd) -> io::Result<()> {
         let data = EventData::new_u64(RING);
         Ok(epoll::add(&self.epoll, ring, data, EventFlags::IN)?)
-    }
-
-    fn edges(&self, key: u64) -> Option<Arc<Edges>> {
-        let sources = lock(&self.sources);
-        let (generation, edges) = sources.slots.get(key as u32 as usize)?;
-        if u64::from(*generation) == key >> 32 {
-            edges.clone()
-        } else {
-            None
-        }
     }
 
     /// Watches a descriptor from now on. What it is ready for already counts as an edge.
@@ -173,6 +175,14 @@ impl Poller {
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.epoll, descriptor, EventData::new_u64(key), flags)?;
         Ok(watch)
+    }
+}
+
+impl Sources {
+    fn edges(&self, key: u64) -> Option<&Edges> {
+        let (generation, edges) = self.slots.get(key as u32 as usize)?;
+        let is_current = u64::from(*generation) == key >> 32;
+        edges.as_deref().filter(|_| is_current)
     }
 }
 
@@ -215,8 +225,15 @@ impl Edges {
 }
 
 impl Side {
+    /// The running thread's wait for an edge.
+    pub(crate) fn begin_wait(&mut self) -> Waiting {
+        let waiting = Waiting::begin();
+        self.line.push(waiting.ticket(), ());
+        waiting
+    }
+
+    /// Who waited tries again, and sees all up to now. If nobody did, the next one to wait does.
     fn happened(&mut self) {
-        self.edge = true;
-        self.line.grant_all();
+        self.edge |= !self.line.grant_all();
     }
 }

@@ -19,7 +19,7 @@ use crate::group::GroupState;
 use crate::kernel::KernelRuntime;
 use crate::owned::{Owned, RuntimeOf};
 use crate::primitives::Word;
-use crate::primitives::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use crate::primitives::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::spawn::Priority;
 
 const RUNNING: u32 = 0;
@@ -44,7 +44,7 @@ thread_local! {
 /// What is known of one thread.
 pub(crate) struct Record {
     pub(crate) id: u64,
-    pub(crate) name: Option<Box<str>>,
+    extras: Option<Box<Extras>>,
     pub(crate) priority: Priority,
     pub(crate) group: Option<Arc<GroupState>>,
     pub(crate) place: Place,
@@ -64,15 +64,22 @@ pub(crate) enum Place {
     /// A worker, by its number, which is known once the thread has started.
     User {
         runtime: RuntimeOf,
-        worker: AtomicUsize,
-        /// Where its stack comes from, if not from the runtime's own slab.
-        slab: Option<Arc<Slab>>,
+        worker: AtomicU32,
     },
-    /// A kernel thread of a runtime, or (without one) a thread that this package did not make.
-    Kernel {
-        runtime: Option<Arc<KernelRuntime>>,
-        event: OnceLock<OwnedFd>,
-    },
+    Kernel(Box<KernelPlace>),
+}
+
+/// A kernel thread of a runtime, or (without one) a thread that this package did not make.
+pub(crate) struct KernelPlace {
+    pub(crate) runtime: Option<Arc<KernelRuntime>>,
+    event: OnceLock<OwnedFd>,
+}
+
+/// What few threads have: a million that are blocked should not have room for it.
+pub(crate) struct Extras {
+    pub(crate) name: Option<Box<str>>,
+    /// Where its stack comes from, if not from the runtime's own slab.
+    pub(crate) slab: Option<Arc<Slab>>,
 }
 
 /// How a kernel thread is blocked.
@@ -85,7 +92,7 @@ pub(crate) enum Blocked {
 /// What a thread may be given when it is made.
 pub(crate) struct Given {
     pub(crate) id: u64,
-    pub(crate) name: Option<Box<str>>,
+    pub(crate) extras: Extras,
     pub(crate) priority: Priority,
     pub(crate) group: Option<Arc<GroupState>>,
 }
@@ -102,11 +109,22 @@ pub(crate) fn next_id() -> u64 {
     })
 }
 
+impl Place {
+    pub(crate) fn of_kernel(runtime: Option<Arc<KernelRuntime>>) -> Self {
+        Self::Kernel(Box::new(KernelPlace {
+            runtime,
+            event: OnceLock::new(),
+        }))
+    }
+}
+
 impl Record {
     pub(crate) fn new(given: Given, place: Place, owned: Owned) -> Arc<Self> {
+        let Extras { name, slab } = &given.extras;
+        let has_extras = name.is_some() || slab.is_some();
         Arc::new(Self {
             id: given.id,
-            name: given.name,
+            extras: has_extras.then(|| Box::new(given.extras)),
             priority: given.priority,
             group: given.group,
             place,
@@ -123,15 +141,23 @@ impl Record {
     pub(crate) fn foreign() -> Arc<Self> {
         let given = Given {
             id: next_id(),
-            name: std::thread::current().name().map(Box::from),
+            extras: Extras {
+                name: std::thread::current().name().map(Box::from),
+                slab: None,
+            },
             priority: Priority::default(),
             group: None,
         };
-        let place = Place::Kernel {
-            runtime: None,
-            event: OnceLock::new(),
-        };
-        Self::new(given, place, Owned::empty())
+        Self::new(given, Place::of_kernel(None), Owned::empty())
+    }
+
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.extras.as_ref()?.name.as_deref()
+    }
+
+    /// Where its stack comes from, if not from the runtime's own slab.
+    pub(crate) fn slab(&self) -> Option<&Arc<Slab>> {
+        self.extras.as_ref()?.slab.as_ref()
     }
 
     /// Lets the thread go on, or not stop next time.
@@ -169,7 +195,7 @@ impl Record {
     fn wake_by(self: Arc<Self>, before: u32) {
         match (before, &self.place) {
             (BLOCKED, Place::User { .. }) => crate::worker::make_ready(self),
-            (BLOCKED, Place::Kernel { .. }) => {
+            (BLOCKED, Place::Kernel(_)) => {
                 self.state.wake();
             }
             (POLLING, _) => self.interrupt_poll(),
@@ -227,9 +253,10 @@ impl Record {
 
     /// The descriptor that interrupts this kernel thread's polls.
     pub(crate) fn event(&self) -> std::io::Result<&OwnedFd> {
-        let Place::Kernel { event, .. } = &self.place else {
+        let Place::Kernel(kernel) = &self.place else {
             unreachable!("user threads do not poll");
         };
+        let event = &kernel.event;
         if let Some(event) = event.get() {
             return Ok(event);
         }
@@ -239,8 +266,8 @@ impl Record {
     }
 
     fn interrupt_poll(&self) {
-        if let Place::Kernel { event, .. } = &self.place
-            && let Some(event) = event.get()
+        if let Place::Kernel(kernel) = &self.place
+            && let Some(event) = kernel.event.get()
         {
             // A full counter has woken it already.
             let _ = rustix::io::write(event, &1_u64.to_ne_bytes());

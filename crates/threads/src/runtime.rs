@@ -278,14 +278,14 @@ impl Home {
     }
 
     fn of_this_kernel_thread() -> io::Result<Self> {
-        here::with_record(|record| match &record.place {
-            Place::Kernel {
-                runtime: Some(runtime),
-                ..
-            } => Ok(Self::Kernel(Arc::clone(runtime))),
-            _ => Err(io::Error::other(
+        let runtime = here::with_record(|record| match &record.place {
+            Place::Kernel(kernel) => kernel.runtime.clone(),
+            Place::User { .. } => None,
+        });
+        runtime.map(Self::Kernel).ok_or_else(|| {
+            io::Error::other(
                 "the calling thread belongs to no runtime; call this inside Runtime::run",
-            )),
+            )
         })
     }
 

@@ -11,8 +11,8 @@ use crate::here;
 use crate::local;
 use crate::owned::{Body, Owned, RuntimeOf};
 use crate::packet::{Receiver, packet};
-use crate::primitives::atomic::{AtomicUsize, Ordering};
-use crate::record::{Given, Place, Record, next_id};
+use crate::primitives::atomic::{AtomicU32, Ordering};
+use crate::record::{Extras, Given, Place, Record, next_id};
 use crate::runtime::Home;
 use crate::wait::Cancel;
 
@@ -55,7 +55,7 @@ impl Thread {
 
     /// The name that it was given.
     pub fn name(&self) -> Option<&str> {
-        self.0.name.as_deref()
+        self.0.name()
     }
 
     /// Lets it return from [`park`](crate::park), or not stop there next time.
@@ -217,9 +217,12 @@ impl Builder {
 
     /// Makes the thread. If it fails, `body` was dropped.
     pub(crate) fn launch(self, home: &Home, body: Body<'static>) -> io::Result<Thread> {
-        let given = here::with_record(|parent| Given {
+        let mut given = here::with_record(|parent| Given {
             id: next_id(),
-            name: self.name.map(String::into_boxed_str),
+            extras: Extras {
+                name: self.name.map(String::into_boxed_str),
+                slab: None,
+            },
             priority: self.priority.unwrap_or(parent.priority),
             group: self
                 .group
@@ -244,14 +247,13 @@ impl Builder {
             }
             Home::Workers(shared) => shared,
         };
-        let slab = match self.stack_bytes {
-            None => None,
-            Some(bytes) => Some(Slab::new(bytes, Guards::Marks).map_err(io::Error::other)?),
-        };
+        if let Some(bytes) = self.stack_bytes {
+            let slab = Slab::new(bytes, Guards::Marks).map_err(io::Error::other)?;
+            given.extras.slab = Some(slab);
+        }
         let place = Place::User {
             runtime: RuntimeOf::new(shared),
-            worker: AtomicUsize::new(0),
-            slab,
+            worker: AtomicU32::new(0),
         };
         let record = Record::new(given, place, Owned::new(body));
         if let Some(group) = &group {
@@ -270,7 +272,7 @@ impl Builder {
 /// Runs a thread's function and drops its thread-locals. A panic in either is the thread's.
 fn run<T>(f: impl FnOnce() -> T) -> Result<T> {
     let result = catch_unwind(AssertUnwindSafe(f));
-    if here::with_locals(|locals| locals.borrow().is_empty()) {
+    if here::with_locals(|locals| locals.is_empty()) {
         return result;
     }
     match catch_unwind(local::clear) {

@@ -175,8 +175,11 @@ impl<W> Line<W> {
         false
     }
 
-    pub(crate) fn grant_all(&mut self) {
+    /// Grants all that still wait. False if there are none.
+    pub(crate) fn grant_all(&mut self) -> bool {
+        let any = self.grant_one();
         while self.grant_one() {}
+        any
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -21,6 +21,7 @@ pub(crate) use inbox::Inbox;
 pub(crate) use run::make_ready;
 
 use crate::here;
+use crate::poller::Events;
 use crate::primitives::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::record::{Place, Record};
 use crate::ring::Ring;
@@ -31,6 +32,8 @@ use timers::Timers;
 /// Turns between two looks at timers and descriptors adapt so that looks are about this far apart.
 const POLL_INTERVAL: Duration = Duration::from_micros(100);
 const POLL_TURNS_MAX: u32 = 4096;
+/// Turns before anything is known of their length.
+const TURNS: u32 = 64;
 /// Reads and writes that need not wait, between two turns of others.
 const CALLS_MAX: u32 = 128;
 /// Threads stolen at once.
@@ -76,11 +79,22 @@ impl Shared {
                 worker.spawn(record);
                 Ok(())
             }
-            _ => {
-                let at = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
-                self.inboxes[at].deliver(record)
-            }
+            _ => self.admit_from_outside(record),
         })
+    }
+
+    fn admit_from_outside(&self, record: Arc<Record>) -> Result<(), Arc<Record>> {
+        let at = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
+        let inbox = &self.inboxes[at];
+        if self.inboxes.len() == 1 {
+            return inbox.deliver(record);
+        }
+        inbox.offer_from_outside(record)?;
+        if !inbox.rouse() {
+            // Its worker may be held: then another one comes for it.
+            self.rouse_one();
+        }
+        Ok(())
     }
 
     /// Cancels all threads. Workers end when their last one has.
@@ -104,9 +118,32 @@ impl Shared {
         }
     }
 
+    /// Puts a new thread of the worker `own` where it will run: there, or with a worker that has nothing to do and fewer
+    /// new threads. Who wakes late would find that a burst has started and stays where it is.
+    pub(crate) fn place(&self, own: &Inbox, record: Arc<Record>) {
+        let count = own.unstarted_count();
+        let others = if count == 0 { &[] } else { &*self.inboxes };
+        let fewer = others
+            .iter()
+            .filter(|inbox| inbox.is_idle() && inbox.unstarted_count() < count);
+        match fewer.min_by_key(|inbox| inbox.unstarted_count()) {
+            Some(other) => {
+                other.offer(record);
+                if !other.rouse() {
+                    self.rouse_one();
+                }
+            }
+            None => {
+                own.offer(record);
+                self.rouse_one();
+            }
+        }
+    }
+
     /// Has a worker sleep by `poll`, unless `is_busy` finds something to do now that everybody can see that it is about
     /// to: who puts something there from now on wakes it.
     pub(crate) fn sleep(&self, inbox: &Inbox, is_busy: impl FnOnce() -> bool, poll: impl FnOnce()) {
+        inbox.set_idle(true);
         inbox.set_sleeping(true);
         self.sleepers.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -115,6 +152,11 @@ impl Shared {
         }
         self.sleepers.fetch_sub(1, Ordering::Relaxed);
         inbox.set_sleeping(false);
+        inbox.set_idle(false);
+        if inbox.has_unstarted() {
+            // Others have left it alone, and may not come to it while this one does something else.
+            self.rouse_one();
+        }
     }
 }
 
@@ -141,6 +183,7 @@ pub(crate) struct Worker {
     turns_left: Cell<u32>,
     turns: Cell<u32>,
     polled: Cell<Instant>,
+    events: RefCell<Events>,
     /// Whether the threads of this worker were told that the runtime closes.
     told: Cell<bool>,
     /// Whether timers and descriptors wake now: those run in the order of waking.
@@ -211,8 +254,9 @@ impl Worker {
             base: Record::foreign(),
             base_context: Cell::new(Context::NONE),
             turns_left: Cell::new(1),
-            turns: Cell::new(64),
+            turns: Cell::new(TURNS),
             polled: Cell::new(Instant::now()),
+            events: RefCell::default(),
             told: Cell::new(false),
             looking: Cell::new(false),
             calls_left: Cell::new(CALLS_MAX),
@@ -243,8 +287,7 @@ impl Worker {
         if self.shared.inboxes.len() == 1 || self.queue.borrow().sharing() {
             self.queue.borrow_mut().push(record);
         } else {
-            self.inbox.offer(record);
-            self.shared.rouse_one();
+            self.shared.place(&self.inbox, record);
         }
     }
 
@@ -402,22 +445,36 @@ impl Worker {
         None
     }
 
-    /// Timers, descriptors, the end of the runtime. Adapts how soon it comes again.
+    /// Descriptors and the rest, while there are threads to run. Adapts how soon it comes again.
     #[cold]
     fn look_around(&self) {
         let now = Instant::now();
-        let since = now - self.polled.replace(now);
+        let since = now - self.polled.get();
         let turns = self.turns.get();
         if since > 2 * POLL_INTERVAL {
-            self.turns.set((turns / 2).max(1));
+            let slower = since.as_nanos() / POLL_INTERVAL.as_nanos();
+            self.turns.set((u128::from(turns) / slower).max(1) as u32);
         } else if since < POLL_INTERVAL / 2 {
             self.turns.set((turns * 2).min(POLL_TURNS_MAX));
         }
+        if self.inbox.poller.is_watching() {
+            self.poll(Some(Duration::ZERO));
+        }
+        self.attend(now);
+    }
+
+    fn poll(&self, timeout: Option<Duration>) {
+        self.looking.set(true);
+        let mut events = self.events.borrow_mut();
+        self.inbox.poller.poll(timeout, &mut events);
+        self.looking.set(false);
+    }
+
+    /// All but descriptors, which were just polled: answers of the ring, timers, the end of the runtime.
+    fn attend(&self, now: Instant) {
+        self.polled.set(now);
         self.turns_left.set(self.turns.get());
         self.looking.set(true);
-        if self.inbox.poller.is_watching() {
-            self.inbox.poller.poll(Some(Duration::ZERO));
-        }
         self.reap();
         self.expire(now);
         self.remind();
@@ -477,22 +534,22 @@ impl Worker {
     fn sleep(&self, until: Option<u64>) {
         self.inbox.note_switch(0);
         let is_busy = || {
-            let others = &self.shared.inboxes;
+            let all = &self.shared.inboxes;
             self.inbox.has_mail()
+                || self.inbox.has_unstarted()
                 || self.shared.is_closing() && (!self.told.get() || self.live.borrow().is_empty())
-                || others.iter().any(|inbox| inbox.has_unstarted())
+                || all.iter().any(|inbox| inbox.has_spoils())
         };
         self.shared.sleep(&self.inbox, is_busy, || {
-            self.looking.set(true);
-            self.inbox.poller.poll(self.time_to_sleep(until));
-            self.reap();
-            self.looking.set(false);
+            self.poll(self.time_to_sleep(until));
         });
         if self.queue.borrow().sharing() {
             // Nobody pays for the sleep.
             self.queue.borrow_mut().charge(None);
         }
-        self.turns_left.set(1);
+        self.attend(Instant::now());
+        // What follows may be slower than what was before.
+        self.turns_left.set(self.turns.get().min(TURNS));
     }
 
     /// Until the next timer, or until a group may run again.
@@ -507,7 +564,7 @@ impl Worker {
     /// Keeps a thread among the live ones until it ends: its place there.
     fn start(&self, record: Arc<Record>) -> usize {
         if let Place::User { worker, .. } = &record.place {
-            worker.store(self.number, Ordering::Relaxed);
+            worker.store(self.number as u32, Ordering::Relaxed);
         }
         self.live.borrow_mut().insert(record)
     }

@@ -44,6 +44,12 @@ impl Moves {
         }
     }
 
+    /// Processes of which a copy is kept here. Their records, which are other nodes', say when it is not needed any more.
+    pub fn kept(&self) -> impl Iterator<Item = ProcessId> + '_ {
+        let held = self.holdings.keys().copied();
+        held.filter(|process| self.kept_copy(*process).is_some())
+    }
+
     /// Whether a move of the process, or the writing of its end, goes on here.
     #[must_use]
     pub fn is_busy(&self, process: ProcessId) -> bool {

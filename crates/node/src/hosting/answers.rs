@@ -232,6 +232,9 @@ impl Service {
                 self.remove_forgotten(hosting, process).await?;
                 Ok(None)
             }
+            HostingRequest::KeptCopy { process } => {
+                self.tell_of_copy(hosting, process).await.map(Some)
+            }
             HostingRequest::Shelf { folder, request } => self.shelve(node, folder, request).await,
             HostingRequest::Adopt {
                 process,

@@ -130,6 +130,7 @@ impl Service {
                 | HostingRequest::MoveProgress { .. }
                 | HostingRequest::StartListening { .. }
                 | HostingRequest::Listen { .. }
+                | HostingRequest::KeptCopy { .. }
         ) {
             return Ok(request);
         }
@@ -162,10 +163,14 @@ impl Service {
                     "that node is older and knows no ports of processes: upgrade it, or choose another one",
                 ))
             }
+            HostingRequest::KeptCopy { .. } => Err(Failure::refused(
+                "that node is older and goes on from no copies",
+            )),
             other => Ok(other),
         }
     }
 }
 
-/// The version of the protocol since which nodes are told how memory is to travel, and open ports for processes.
+/// The version of the protocol since which nodes are told how memory is to travel, open ports for processes, and go on from
+/// copies that they have kept.
 const SINCE: u16 = 3;

@@ -223,6 +223,7 @@ impl Driver {
             Input::IsBusy { process, busy } => {
                 let _ = busy.send(self.moves.is_busy(process));
             }
+            Input::KeptCopy { process, kept } => drop(kept.send(self.moves.kept_copy(process))),
             Input::TargetOf { attempt, target } => {
                 let _ = target.send(self.moves.target_by(attempt));
             }
@@ -333,6 +334,7 @@ impl Driver {
 
     /// Has the records of all that is held, and of all that the registry thinks is here, compared.
     fn compare(&mut self) {
+        self.moves.kept().for_each(|process| self.read(process));
         let (service, inputs) = (Arc::clone(&self.service), self.hosting.inputs.clone());
         tokio::spawn(async move {
             let mut after = None;

@@ -38,6 +38,11 @@ pub(super) enum Input {
         process: ProcessId,
         busy: oneshot::Sender<bool>,
     },
+    /// The epoch of the copy that is kept here of a process that was moved away.
+    KeptCopy {
+        process: ProcessId,
+        kept: oneshot::Sender<Option<Epoch>>,
+    },
     /// Where a process is going by this attempt, if it is.
     TargetOf {
         attempt: Attempt,

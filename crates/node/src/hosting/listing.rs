@@ -11,7 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Hosting;
-use crate::limits::{NAMES_MAX, PAGE_BYTES_MAX, PROBE_WITHIN, REPLY_BYTES_MAX, ROOM_AFTER_OTHERS};
+use crate::limits::{
+    LOOK_WITHIN, NAMES_MAX, PAGE_BYTES_MAX, PROBE_WITHIN, REPLY_BYTES_MAX, ROOM_AFTER_OTHERS,
+};
 use crate::message::{
     Brief, Capacity, Failure, FailureKind, Found, HostingReply, HostingRequest, KeepingsOf, Listed,
     Looked, ProcessEntry, RegistryRequest, Reply, Request, Room,
@@ -23,8 +25,16 @@ use crate::wire::encode_plain;
 const PAGE_SPARE_BYTES: usize = 1 << 10;
 
 impl Hosting {
+    /// All processes of the node. A runner that hangs holds nobody up.
     pub(super) async fn held(&self) -> Result<Vec<Brief>, Failure> {
-        match self.ask(Order::LookAll, Vec::new()).await? {
+        let asked = timeout(LOOK_WITHIN, self.ask(Order::LookAll, Vec::new()));
+        let answer = asked.await.map_err(|_| {
+            Failure::new(
+                FailureKind::Busy,
+                "the node's runner does not answer: is it stopped (`kill -CONT`), or is there no memory?",
+            )
+        })?;
+        match answer? {
             Answer::Seen(seen) => Ok(seen.into_iter().filter_map(brief).collect()),
             _ => Err(Failure::refused("the runner answers another question")),
         }
@@ -56,11 +66,7 @@ impl Hosting {
     }
 
     async fn capacity(&self) -> Result<Capacity, Failure> {
-        let processes = match self.runner() {
-            // Where it is not known, the node must not look empty.
-            Ok(_) => self.held().await?.len() as u32,
-            Err(_) => 0,
-        };
+        let processes = self.held().await?.len() as u32;
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = load
             .split(' ')
@@ -266,7 +272,7 @@ impl Service {
         Ok(HostingReply::Rooms(rooms))
     }
 
-    fn members(&self) -> Vec<NodeId> {
+    pub(super) fn members(&self) -> Vec<NodeId> {
         let roster = self.roster();
         roster.members.iter().map(|member| member.id).collect()
     }
@@ -282,10 +288,13 @@ impl Service {
         for node in nodes {
             if node == self.id {
                 let capacity = match hosting.closed() {
-                    Some(_) => Ok(None),
-                    None => hosting.capacity().await.map(Some),
+                    Some(_) => None,
+                    None => match hosting.capacity().await {
+                        Ok(capacity) => Some(capacity),
+                        Err(_) => continue,
+                    },
                 };
-                rooms.extend(capacity.map(|capacity| Room { node, capacity }));
+                rooms.push(Room { node, capacity });
                 continue;
             }
             let (transport, addresses) = (self.transport.clone(), self.addresses(node));

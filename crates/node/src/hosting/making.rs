@@ -95,7 +95,7 @@ impl Service {
     }
 
     /// It is this node's from now on, and runs.
-    async fn write_down(
+    pub(super) async fn write_down(
         &self,
         hosting: &Hosting,
         process: ProcessId,
@@ -149,11 +149,7 @@ impl Service {
                     .order(Order::Step { command, place }, Vec::new());
             }
         }
-        let (workshop, program) = (
-            std::sync::Arc::clone(&hosting.workshop),
-            what.info().program,
-        );
-        tokio::task::spawn_blocking(move || workshop.expect_moves(&program));
+        hosting.expect_moves(what.info().program);
         Ok(())
     }
 

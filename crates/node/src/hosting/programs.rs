@@ -1,17 +1,29 @@
-//! Programs that come from the node that has them: modules, never native code. Each is checked by its name.
+//! Programs: what this node has of them, and modules, never native code, that come from another. Each is checked by its name.
 
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sterna_migration::NodeId;
 use sterna_process::ProgramId;
 
+use tokio::time::Instant;
+
 use super::{Hosting, blocking};
-use crate::limits::{ANSWER_WITHIN, PROGRAM_BYTES_MAX, PROGRAM_PIECE_BYTES};
+use crate::limits::{ANSWER_WITHIN, PROGRAM_BYTES_MAX, PROGRAM_PIECE_BYTES, PROGRAM_SEEN_FOR};
 use crate::message::{Failure, FailureKind, HostingReply, HostingRequest, Reply, Request};
 use crate::service::Service;
 use crate::workshop::Workshop;
+
+/// What the workshop has said of programs. It is in another process, and asking it takes a fifth of what a start takes.
+#[derive(Default)]
+pub(super) struct Programs {
+    /// When they were there.
+    seen: Mutex<HashMap<ProgramId, Instant>>,
+    /// Of these it knows that they will be moved.
+    expected: Mutex<HashSet<ProgramId>>,
+}
 
 impl Hosting {
     /// A piece of a program that is here. Whoever puts it together compares it with its name.
@@ -36,12 +48,44 @@ impl Hosting {
         Ok(HostingReply::Program { total, bytes })
     }
 
+    /// Whether the program of a process that is to be started is here, or was a moment ago: if it was removed since, the
+    /// runner says so.
+    pub(super) async fn has_for_start(&self, program: ProgramId) -> bool {
+        let now = Instant::now();
+        let is_fresh = |at: &Instant| now.duration_since(*at) < PROGRAM_SEEN_FOR;
+        if locked(&self.programs.seen)
+            .get(&program)
+            .is_some_and(is_fresh)
+        {
+            return true;
+        }
+        let has = self.has(program).await;
+        let mut seen = locked(&self.programs.seen);
+        seen.retain(|_, at| is_fresh(at));
+        if has {
+            seen.insert(program, now);
+        }
+        has
+    }
+
+    /// Processes of a program may be moved: what that takes is made ready meanwhile, once.
+    pub(super) fn expect_moves(&self, program: ProgramId) {
+        if locked(&self.programs.expected).insert(program) {
+            let workshop = Arc::clone(&self.workshop);
+            tokio::task::spawn_blocking(move || workshop.expect_moves(&program));
+        }
+    }
+
     pub(super) async fn has(&self, program: ProgramId) -> bool {
         let workshop = Arc::clone(&self.workshop);
         blocking(move || workshop.has(&program))
             .await
             .unwrap_or(false)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// All of a program that is here.

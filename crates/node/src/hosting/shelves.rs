@@ -4,7 +4,8 @@
 //! DATA/snapshots/PROCESS/…      as `sterna-snapshot` says
 //! ```
 //!
-//! Only the owner of a process writes into its folder. A folder of no process is of a clone that is just being made.
+//! Only the owner of a process uses its folder. When it is lost every node may read it, as every node may go on with it. A
+//! folder of no process is of a clone that is just being made: who makes it alone knows its name.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -189,12 +190,9 @@ impl Service {
         folder: ProcessId,
         request: ShelfRequest,
     ) -> Result<Option<HostingReply>, Failure> {
-        let begins = matches!(
-            request,
-            ShelfRequest::Put { offset: 0, .. } | ShelfRequest::Remove { .. }
-        );
-        if begins {
-            self.may_write(node, folder).await?;
+        // What was begun rightly is brought to an end.
+        if !matches!(request, ShelfRequest::Put { offset: 1.., .. }) {
+            self.may_use(node, folder, &request).await?;
         }
         let shelf = self.folder(folder);
         let done = blocking(move || match request {
@@ -214,8 +212,12 @@ impl Service {
         }
     }
 
-    async fn may_write(&self, node: NodeId, folder: ProcessId) -> Result<(), Failure> {
-        let process = folder;
+    async fn may_use(
+        &self,
+        node: NodeId,
+        process: ProcessId,
+        request: &ShelfRequest,
+    ) -> Result<(), Failure> {
         let asked = self
             .ask_registry(RegistryRequest::Process { process })
             .await?;
@@ -226,11 +228,13 @@ impl Service {
             return Ok(());
         };
         let record = entry.record().map_err(Failure::refused)?;
-        match record.owner == node && record.life == Life::Alive {
-            true => Ok(()),
-            false => Err(Failure::new(
+        let reads = matches!(request, ShelfRequest::Get { .. } | ShelfRequest::List);
+        match record.life {
+            Life::Alive if record.owner == node => Ok(()),
+            Life::Lost if reads => Ok(()),
+            _ => Err(Failure::new(
                 FailureKind::Forbidden,
-                "only the owner of a process writes its snapshots",
+                "only the owner of a process uses its snapshots, and who goes on with it when it is lost",
             )),
         }
     }

@@ -1,4 +1,5 @@
-//! Rolling snapshots: made by the owner of a process, kept by another node, gone on from when the process is lost.
+//! Rolling snapshots: made by the owner of a process, kept by another node, gone on from when the process is
+//! [lost](super::recovery).
 //!
 //! The schedule is in the registry, so whoever owns the process next, after a move or a restart, goes on with it. A
 //! snapshot that cannot be kept is written down there as well: nobody believes to have one that is not.
@@ -8,14 +9,12 @@ use std::io::{self, PipeReader};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sterna_migration::{Life, NodeId};
+use sterna_migration::Life;
 use sterna_process::{ProcessId, ProgramId};
 use sterna_runner::copy::{self, Copy};
 use sterna_runner::message::{Answer, Order};
 use sterna_runner::{BESIDE, BESIDE_VERSION, Beside};
-use sterna_snapshot::{
-    Details, Found, Key, LoadError, PROGRAM, Saved, Shelf, Stored, newest, prune, save,
-};
+use sterna_snapshot::{Details, Found, Key, PROGRAM, Saved, Shelf, Stored, prune, save};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -29,8 +28,8 @@ use crate::limits::{
     SNAPSHOTS_SWEEP_EVERY, TROUBLE_BYTES_MAX,
 };
 use crate::message::{
-    Belongings, EventSort, Failure, FailureKind, HostingReply, HostingRequest, Keeper, Keeping,
-    KeepingsOf, LastSnapshot, Recovered, RegistryRequest, Reply, SnapshotOrder,
+    Belongings, EventSort, Failure, FailureKind, HostingReply, Keeper, Keeping, KeepingsOf,
+    LastSnapshot, RegistryRequest, Reply, SnapshotOrder,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
@@ -45,7 +44,7 @@ pub(super) struct Kept {
 }
 
 /// Why one snapshot cannot be gone on from, and whether an older one may.
-enum Stopped {
+pub(super) enum Stopped {
     Here(Failure),
     Damaged(String),
 }
@@ -67,7 +66,7 @@ impl Service {
         }
     }
 
-    async fn keeping(&self, process: ProcessId) -> Result<Option<Keeping>, Failure> {
+    pub(super) async fn keeping(&self, process: ProcessId) -> Result<Option<Keeping>, Failure> {
         let mut all = self.keepings(KeepingsOf::Process(process)).await?;
         Ok(all.remove(&process))
     }
@@ -339,85 +338,6 @@ impl Service {
         }
     }
 
-    /// A lost process is gone on with on some node.
-    pub(super) async fn recover_somewhere(
-        self: &Arc<Self>,
-        hosting: &Hosting,
-        process: ProcessId,
-        on: Option<NodeId>,
-    ) -> Result<HostingReply, Failure> {
-        match on.filter(|on| *on != self.id) {
-            None => self.recover(hosting, process).await,
-            Some(node) => {
-                let request = HostingRequest::Recover { process, on: None };
-                self.pass_on(node, request).await
-            }
-        }
-    }
-
-    /// A lost process is gone on with here, from the newest snapshot that is whole.
-    pub(super) async fn recover(
-        self: &Arc<Self>,
-        hosting: &Hosting,
-        process: ProcessId,
-    ) -> Result<HostingReply, Failure> {
-        let (record, info) = self.record_to_go_on(process).await?;
-        if record.life != Life::Lost {
-            return Err(Failure::refused(format!(
-                "process {} is frozen in a file: go on with it by `sterna thaw`",
-                process.short()
-            )));
-        }
-        let keeping = self.keeping(process).await?;
-        let keeping = keeping.ok_or_else(|| none_of(process))?;
-        let folder = (&keeping.to, process);
-        self.has_program(hosting, folder, info.program).await?;
-        let (mut before, mut passed_over) = (None, Vec::new());
-        loop {
-            let shelf = self.shelf(hosting, &keeping.to, process)?;
-            let found = blocking(move || newest(&*shelf, &keeping.key, before)).await?;
-            let found = match found.map_err(|error| Failure::refused(chain(&error)))? {
-                Ok(found) => found,
-                Err(problems) => {
-                    passed_over.extend(problems.iter().map(|error| chain(error)));
-                    return Err(nothing_whole(process, &passed_over));
-                }
-            };
-            passed_over.extend(
-                found
-                    .passed_over
-                    .iter()
-                    .map(|error: &LoadError| chain(error)),
-            );
-            let (number, at_ms) = (found.manifest.number, found.manifest.at_ms);
-            let output_bytes = found.manifest.output_bytes;
-            let what = As::Before {
-                record,
-                grant: None,
-                info: info.clone(),
-            };
-            match self.go_on_from(hosting, folder, process, found, what).await {
-                Ok(()) => {
-                    let text = format!("went on from snapshot {number}");
-                    hosting.news.event(process, EventSort::Started, text);
-                    return Ok(HostingReply::Recovered(Box::new(Recovered {
-                        process,
-                        node: self.id,
-                        snapshot: number,
-                        at_ms,
-                        output_bytes,
-                        passed_over,
-                    })));
-                }
-                Err(Stopped::Here(failure)) => return Err(failure),
-                Err(Stopped::Damaged(why)) => {
-                    passed_over.push(format!("snapshot {number}: {why}"));
-                    before = Some(number);
-                }
-            }
-        }
-    }
-
     /// Makes a process of what a folder has.
     pub(super) async fn make_from(
         self: &Arc<Self>,
@@ -434,7 +354,7 @@ impl Service {
         }
     }
 
-    async fn go_on_from(
+    pub(super) async fn go_on_from(
         self: &Arc<Self>,
         hosting: &Hosting,
         (keeper, folder): (&Keeper, ProcessId),
@@ -532,17 +452,6 @@ pub(super) fn new_key() -> Key {
 fn none_of(process: ProcessId) -> Failure {
     Failure::refused(format!(
         "there are no snapshots of process {}: they are made after `sterna snapshot`",
-        process.short()
-    ))
-}
-
-fn nothing_whole(process: ProcessId, passed_over: &[String]) -> Failure {
-    let why = match passed_over {
-        [] => "there is none where they are kept".to_owned(),
-        all => all.join("; "),
-    };
-    Failure::refused(format!(
-        "no snapshot of process {} can be gone on from: {why}",
         process.short()
     ))
 }

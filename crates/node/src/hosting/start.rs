@@ -87,7 +87,7 @@ impl Service {
                 "this machine cannot confine a process to its directories: see `sterna doctor`",
             ));
         }
-        if !hosting.has(order.program).await {
+        if !hosting.has_for_start(order.program).await {
             match asked_by {
                 Some(node) => self.fetch_program(hosting, node, order.program).await?,
                 None => {
@@ -194,8 +194,7 @@ impl Service {
         hosting
             .news
             .event(process, EventSort::Started, "was started");
-        let (workshop, program) = (Arc::clone(&hosting.workshop), order.program);
-        tokio::task::spawn_blocking(move || workshop.expect_moves(&program));
+        hosting.expect_moves(order.program);
         Ok(())
     }
 

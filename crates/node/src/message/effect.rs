@@ -86,6 +86,7 @@ impl HostingRequest {
             | Self::TreePieces { .. }
             | Self::TreesStill { .. }
             | Self::Rooms
+            | Self::KeptCopy { .. }
             | Self::File {
                 deed: FileDeed::Look { .. } | FileDeed::List { .. } | FileDeed::Read { .. },
                 ..

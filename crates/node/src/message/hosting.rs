@@ -4,15 +4,16 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use sterna_migration::{Attempt, NodeId, Travel};
-use sterna_process::{Description, MemoryLayout, ProcessId, ProgramId, Stats, Tag};
+use sterna_process::{Description, Epoch, MemoryLayout, ProcessId, ProgramId, Stats, Tag};
 use sterna_runner::bytes::Bytes;
 use sterna_runner::log::Record;
 use sterna_runner::message::{FileAnswer, FileDeed, WindowSize};
 
 use super::{
     Belongings, Binding, Cloned, DrainNews, DrainOrder, EventRecord, Keeping, ListenOrder,
-    MoveProgress, MoveReport, ProcessEntry, Recovered, Room, ShelfReply, ShelfRequest,
-    SnapshotOrder, ThawOrder, TreePage, TreeRound, TreeWish, TreesSent, is_process_name,
+    MoveProgress, MoveReport, ProcessEntry, Recovered, RecoveredCopy, Room, ShelfReply,
+    ShelfRequest, SnapshotOrder, ThawOrder, TreePage, TreeRound, TreeWish, TreesSent,
+    is_process_name,
 };
 use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
 
@@ -131,11 +132,11 @@ pub enum HostingRequest {
         /// What.
         order: SnapshotOrder,
     },
-    /// Go on with a lost process from its newest snapshot.
+    /// Go on with a lost process from what is newest: a copy that a node has kept, or a snapshot.
     Recover {
         /// Which.
         process: ProcessId,
-        /// Where; at the asked node if nothing is said.
+        /// Where; where the copy is, or at the asked node, if nothing is said.
         on: Option<NodeId>,
     },
     /// Make another process that is where this one is now.
@@ -318,6 +319,11 @@ pub enum HostingRequest {
         /// Rounds that are known.
         after: u32,
     },
+    /// Between nodes: is a copy kept of a process that is lost? From version 3 of the protocol on.
+    KeptCopy {
+        /// Which.
+        process: ProcessId,
+    },
     /// Some of all processes of the cluster, with how they are. From version 3 of the protocol on.
     ListPage {
         /// Those that run nowhere too.
@@ -487,6 +493,10 @@ pub enum HostingReply {
     Listening(SocketAddr),
     /// To [`HostingRequest::MoveProgress`].
     MoveProgress(MoveProgress),
+    /// To [`HostingRequest::KeptCopy`]: its epoch.
+    KeptCopy(Option<Epoch>),
+    /// To [`HostingRequest::Recover`], if it goes on from a copy that was kept.
+    RecoveredCopy(Box<RecoveredCopy>),
     /// To [`HostingRequest::ListPage`].
     ListedPage {
         /// Some processes.

@@ -145,6 +145,19 @@ pub struct Recovered {
     pub passed_over: Vec<String>,
 }
 
+/// What was gone on with, from a copy that its node has kept since the process left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveredCopy {
+    /// The process.
+    pub process: ProcessId,
+    /// Where it runs now.
+    pub node: NodeId,
+    /// Bytes of output until it left: what came later may come again.
+    pub output_bytes: u64,
+    /// Why it is not known whether a snapshot is newer.
+    pub passed_over: Vec<String>,
+}
+
 /// A clone that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cloned {

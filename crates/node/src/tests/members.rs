@@ -219,6 +219,15 @@ fn a_node_does_nothing_for_a_member_that_is_not_that_ones_to_ask() {
             request(ShelfRequest::Remove { name: name() }),
             FailureKind::Forbidden,
         ),
+        // Its memory, as it was.
+        (request(ShelfRequest::List), FailureKind::Forbidden),
+        (
+            request(ShelfRequest::Get {
+                name: name(),
+                offset: 1,
+            }),
+            FailureKind::Forbidden,
+        ),
         // A clone of another's process.
         (
             HostingRequest::Adopt {

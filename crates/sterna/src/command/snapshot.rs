@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use sterna_node::identity;
 use sterna_node::message::{
-    Cloned, HostingReply, HostingRequest, Keeper, Keeping, Nodes, Recovered, SnapshotOrder,
+    Cloned, HostingReply, HostingRequest, Keeper, Keeping, Nodes, SnapshotOrder,
 };
 use sterna_process::{Plain, ProcessId};
 
@@ -170,14 +170,14 @@ pub(crate) fn age_ms(at_ms: u64) -> u64 {
     show::since_epoch_ms(SystemTime::now()).saturating_sub(at_ms)
 }
 
-/// Goes on with a lost process from its newest snapshot.
+/// Goes on with a lost process from what is newest of it: a copy or a snapshot.
 #[derive(Debug, Args)]
 #[command(after_help = RECOVER_HELP)]
 pub(crate) struct Recover {
     /// The process: its name, or the beginning of its id.
     #[arg(value_name = "P", add = complete::processes())]
     process: String,
-    /// The node where it goes on [default: the one that is asked].
+    /// The node where it goes on [default: where a copy is, or the one that is asked].
     #[arg(long, value_name = "NODE", add = complete::nodes())]
     on: Option<String>,
     /// Print JSON.
@@ -193,8 +193,9 @@ Examples:
   sterna recover server --on lab-2
 
 What the process did after the snapshot is done again: what it has said to others, and written to shared directories,
-may be there twice. Its log is cut back to the snapshot. A process whose node only does not answer is not lost but
-unknown, and is not recovered: two of it must never run.";
+may be there twice. Its log is cut back to the snapshot. If it was lost just after it was moved, before the node that it
+came from heard that it runs there, that node still has a copy; the process goes on there with that, unless a snapshot is
+newer. A process whose node only does not answer is not lost but unknown, and is not recovered: two of it must never run.";
 
 impl Recover {
     pub(crate) fn run(self) -> Result<u8> {
@@ -204,50 +205,66 @@ impl Recover {
         let on = on.map(|name| node::member(&nodes, name)).transpose()?;
         let process = entry.process;
         let request = HostingRequest::Recover { process, on };
-        let Some(HostingReply::Recovered(recovered)) = self.which.hosting(request)? else {
-            return Err(node::unexpected());
+        let told = match self.which.hosting(request)? {
+            Some(HostingReply::Recovered(found)) => Told {
+                id: process,
+                node: node::name_of(&nodes, found.node),
+                snapshot: Some(found.snapshot),
+                at_ms: Some(found.at_ms),
+                age_ms: Some(age_ms(found.at_ms)),
+                output_bytes: found.output_bytes,
+                passed_over: found.passed_over,
+            },
+            Some(HostingReply::RecoveredCopy(found)) => Told {
+                id: process,
+                node: node::name_of(&nodes, found.node),
+                snapshot: None,
+                at_ms: None,
+                age_ms: None,
+                output_bytes: found.output_bytes,
+                passed_over: found.passed_over,
+            },
+            _ => return Err(node::unexpected()),
         };
-        let node = node::name_of(&nodes, recovered.node);
         match self.json {
-            true => json(&recovered, &node)?,
-            false => {
-                for problem in &recovered.passed_over {
-                    show::note(format_args!("passed over: {}", Plain(problem)));
-                }
-                let age = show::age(Duration::from_millis(age_ms(recovered.at_ms)));
-                show::print(format_args!(
-                    "{} goes on on {node} from snapshot {}, taken {age} ago\n  its output after byte {} was cut off, and \
-                     comes again; so does what else it did since\n",
-                    process.short(),
-                    recovered.snapshot,
-                    recovered.output_bytes
-                ));
-            }
+            true => show::json(&told)?,
+            false => told.print(),
         }
         Ok(0)
     }
 }
 
-fn json(recovered: &Recovered, node: &str) -> Result<()> {
-    #[derive(Serialize)]
-    struct Told<'a> {
-        id: ProcessId,
-        node: &'a str,
-        snapshot: u64,
-        at_ms: u64,
-        age_ms: u64,
-        output_bytes: u64,
-        passed_over: &'a [String],
+/// What was gone on with. Of a copy that a node had kept since a move there is no number and no time.
+#[derive(Serialize)]
+struct Told {
+    id: ProcessId,
+    node: String,
+    snapshot: Option<u64>,
+    at_ms: Option<u64>,
+    age_ms: Option<u64>,
+    output_bytes: u64,
+    passed_over: Vec<String>,
+}
+
+impl Told {
+    fn print(&self) {
+        for problem in &self.passed_over {
+            show::note(format_args!("passed over: {}", Plain(problem)));
+        }
+        let from = match (self.snapshot, self.age_ms) {
+            (Some(number), Some(age_ms)) => {
+                let age = show::age(Duration::from_millis(age_ms));
+                format!("from snapshot {number}, taken {age} ago")
+            }
+            _ => "with the copy that stood still there since its move".to_owned(),
+        };
+        show::print(format_args!(
+            "{} goes on on {} {from}\n  its output after byte {} was cut off, and comes again; so does what else it did since\n",
+            self.id.short(),
+            Plain(&self.node),
+            self.output_bytes
+        ));
     }
-    show::json(&Told {
-        id: recovered.process,
-        node,
-        snapshot: recovered.snapshot,
-        at_ms: recovered.at_ms,
-        age_ms: age_ms(recovered.at_ms),
-        output_bytes: recovered.output_bytes,
-        passed_over: &recovered.passed_over,
-    })
 }
 
 /// Makes another process that is where this one is now. The original runs on.

@@ -17,6 +17,7 @@
 //! - `hosted`: processes on nodes: moved, killed, and their nodes killed
 //! - `trial`: moves that are disturbed at a certain point
 //! - `phases`: each role of a move killed and stopped at each of its phases
+//! - `recovery`: what is gone on with when a target dies early
 //! - `live`: memory that goes while its process runs
 //! - `networks`: nodes in networks of their own: cut, lossy, of IPv6 alone
 //! - `hardship`: nodes whose disks are full; `clocks`: nodes whose clocks are wrong
@@ -55,6 +56,7 @@ mod nodes;
 mod parts;
 mod phases;
 mod places;
+mod recovery;
 mod run;
 #[path = "../../../node/src/tests/s3.rs"]
 mod s3;

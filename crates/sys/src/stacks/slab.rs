@@ -26,6 +26,9 @@ const CHUNK_BYTES_MAX: usize = 1 << 30;
 const USABLE_BYTES_MIN: usize = 4 * 4096;
 /// A usable stack is not larger than this.
 const USABLE_BYTES_MAX: usize = 1 << 32;
+/// Places, a cache line apart, at which stacks begin.
+const COLOURS: usize = 32;
+const LINE: usize = 64;
 
 /// Why there is no stack.
 #[derive(Debug, Error)]
@@ -103,7 +106,8 @@ unsafe impl Send for Stack {}
 unsafe impl Sync for Stack {}
 
 impl Slab {
-    /// A slab of stacks with at least `usable` bytes each, guard not counted.
+    /// A slab of stacks with `usable` bytes each, of which up to 2 KiB stay free above [`Stack::top`]. The guard is not
+    /// counted.
     ///
     /// # Errors
     /// [`StackError::Size`].
@@ -234,9 +238,11 @@ impl Drop for Slab {
 }
 
 impl Stack {
-    /// The address above the highest byte: where an empty stack begins. A multiple of 16.
+    /// Where an empty stack begins: a multiple of 16, up to 2 KiB below the end. What a thread that waits has used lies
+    /// there, and stacks lie at equal distances: if all began at the end, a thousand would share few sets of the caches.
     pub fn top(&self) -> usize {
-        self.base.as_ptr() as usize + self.slab.usable
+        let colour = self.bottom() / self.slab.stride() % COLOURS;
+        self.bottom() + self.slab.usable - colour * LINE
     }
 
     /// The lowest usable address.

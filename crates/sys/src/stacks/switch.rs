@@ -28,7 +28,31 @@ pub struct Context(usize);
 impl Context {
     /// No context. Switching to it is undefined.
     pub const NONE: Self = Self(0);
+
+    /// Has the processor fetch what the context touches first when it goes on. With many of them that is no longer in
+    /// the cache, and takes as long as the work of who runs meanwhile.
+    #[inline]
+    pub fn prefetch(self) {
+        for line in 0..PREFETCHED_LINES {
+            let address = self.0.wrapping_add(line * LINE);
+            // SAFETY: 1. A hint, which no address makes fault, and which changes no register and no memory.
+            #[cfg(target_arch = "x86_64")]
+            unsafe {
+                asm!("prefetcht0 [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+            }
+            // SAFETY: 1. As above.
+            #[cfg(target_arch = "aarch64")]
+            unsafe {
+                asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+            }
+        }
+    }
 }
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+/// From the frame that stopped to that of a thread's function, when it reads from a socket.
+const PREFETCHED_LINES: usize = 12;
 
 /// A context that will call `entry(argument)` on `stack` when it is first switched to.
 ///

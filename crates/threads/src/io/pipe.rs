@@ -20,8 +20,8 @@ pub struct PipeWriter {
 
 descriptor!(PipeReader, OwnedFd);
 descriptor!(PipeWriter, OwnedFd);
-read!(PipeReader);
-write!(PipeWriter);
+read!(PipeReader, |inner, buffer| rustix::io::read(inner, buffer));
+write!(PipeWriter, rustix::io::write);
 
 /// A pipe. To give one end to a child process, make it of the standard library's `std::io::pipe` and keep the other by
 /// `from_std`.

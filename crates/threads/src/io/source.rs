@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ pub(crate) struct Source<F: AsFd> {
     edges: Arc<Edges>,
     /// One for each worker whose threads have waited: each hears of edges by itself, however busy others are.
     watches: Mutex<Vec<Watch>>,
+    /// The address of a poller among those, or 0: mostly it is the next one asked for.
+    watched_at: AtomicUsize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,7 @@ impl<F: AsFd> Source<F> {
             write_timeout: Timeout::default(),
             edges: Arc::default(),
             watches: Mutex::default(),
+            watched_at: AtomicUsize::new(0),
         })
     }
 
@@ -71,33 +74,46 @@ impl<F: AsFd> Source<F> {
         &self.inner
     }
 
-    /// Of a stream of bytes: a read that leaves room has taken all there is, and the next one waits before it tries.
-    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Reads by `call`. A read of a stream that leaves room has taken all there is, and the next one waits before it tries.
+    pub(super) fn read(
+        &self,
+        buffer: &mut [u8],
+        call: impl Fn(&F, &mut [u8]) -> rustix::io::Result<usize>,
+    ) -> io::Result<usize> {
         let is_watched = here::with_worker(|worker| worker.is_some());
-        if is_watched && self.is_drained() {
-            self.wait(Direction::Read, self.read_timeout.deadline())?;
-        }
-        let length = self.call(Direction::Read, |inner| {
-            Ok(rustix::io::read(inner, &mut *buffer)?)
-        })?;
-        if is_watched && 0 < length && length < buffer.len() {
-            lock(&self.edges.read).drained = true;
+        let number = is_watched.then(|| self.begin_read()).transpose()?;
+        let length = self.call(Direction::Read, |inner| Ok(call(inner, buffer)?))?;
+        if let Some(number) = number
+            && 0 < length
+            && length < buffer.len()
+        {
+            self.edges.drained.store(number, Ordering::Release);
         }
         Ok(length)
     }
 
-    /// Whether nothing has come since a read found the end of what there was. Forgets about it, and about the edge that
-    /// came before the read that follows.
-    fn is_drained(&self) -> bool {
+    /// Waits if nothing has come since the last read found the end of what there was. The number of the read that
+    /// follows, before which no edge counts any more.
+    fn begin_read(&self) -> io::Result<u32> {
+        let reads = &self.edges.reads;
+        let is_drained = || {
+            let last = reads.load(Ordering::Relaxed);
+            last != 0 && last == self.edges.drained.load(Ordering::Acquire)
+        };
+        let may_wait = is_drained();
+        if may_wait {
+            self.begin_watch()?;
+        }
         let mut side = lock(&self.edges.read);
         let edge = std::mem::take(&mut side.edge) || side.closed;
-        std::mem::take(&mut side.drained) && !edge
-    }
-
-    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.call(Direction::Write, |inner| {
-            Ok(rustix::io::write(inner, bytes)?)
-        })
+        let waiting = (may_wait && is_drained() && !edge).then(|| side.begin_wait());
+        let number = reads.load(Ordering::Relaxed).wrapping_add(1);
+        reads.store(number, Ordering::Relaxed);
+        drop(side);
+        if let Some(waiting) = waiting {
+            self.finish_wait(waiting, Direction::Read, self.read_timeout.deadline())?;
+        }
+        Ok(number)
     }
 
     /// Tries `f` until it would not block.
@@ -149,37 +165,44 @@ impl<F: AsFd> Source<F> {
             if std::mem::take(&mut side.edge) {
                 return Ok(());
             }
-            let waiting = Waiting::begin();
-            side.line.push(waiting.ticket(), ());
-            waiting
+            side.begin_wait()
         };
-        match waiting.wait(deadline, Cancel::May) {
-            Outcome::Granted => {
-                // The next try will see everything up to now.
-                lock(side).edge = false;
-                Ok(())
-            }
-            Outcome::TimedOut => {
-                lock(side).line.remove(waiting);
-                Err(io::ErrorKind::TimedOut.into())
-            }
-            Outcome::Cancelled => {
-                lock(side).line.remove(waiting);
-                cancel::raise();
-            }
+        self.finish_wait(waiting, direction, deadline)
+    }
+
+    fn finish_wait(
+        &self,
+        waiting: Waiting,
+        direction: Direction,
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        let outcome = waiting.wait(deadline, Cancel::May);
+        if outcome == Outcome::Granted {
+            return Ok(());
+        }
+        lock(self.side(direction)).line.remove(waiting);
+        match outcome {
+            Outcome::Cancelled => cancel::raise(),
+            _ => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 
     fn begin_watch(&self) -> io::Result<()> {
-        let mut watches = lock(&self.watches);
         here::with_worker(|worker| {
             let Some(worker) = worker else {
                 return Err(io::ErrorKind::Unsupported.into());
             };
             let poller = &worker.inbox.poller;
+            let address = Arc::as_ptr(poller).addr();
+            // A watch keeps its poller, so no other one is at that address.
+            if self.watched_at.load(Ordering::Relaxed) == address {
+                return Ok(());
+            }
+            let mut watches = lock(&self.watches);
             if !watches.iter().any(|watch| watch.is_at(poller)) {
                 watches.push(poller.watch(&self.inner, &self.edges)?);
             }
+            self.watched_at.store(address, Ordering::Relaxed);
             Ok(())
         })
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 
 use super::source::{Direction, Source};
-use super::{descriptor, read, write};
+use super::{descriptor, read, socket, write};
 
 /// A socket that connections come to.
 #[derive(Debug)]
@@ -24,8 +24,7 @@ pub struct TcpStream {
 
 descriptor!(TcpListener, std::net::TcpListener);
 descriptor!(TcpStream, std::net::TcpStream);
-read!(TcpStream);
-write!(TcpStream);
+socket!(TcpStream);
 
 impl TcpListener {
     /// Listens. A name in `address` is looked up by the calling kernel thread: give an address.

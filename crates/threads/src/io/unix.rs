@@ -6,7 +6,7 @@ use std::os::unix::net::SocketAddr;
 use std::path::Path;
 
 use super::source::{Direction, Source};
-use super::{descriptor, read, write};
+use super::{descriptor, read, socket, write};
 
 /// A socket in the file system that connections come to.
 #[derive(Debug)]
@@ -22,8 +22,7 @@ pub struct UnixStream {
 
 descriptor!(UnixListener, std::os::unix::net::UnixListener);
 descriptor!(UnixStream, std::os::unix::net::UnixStream);
-read!(UnixStream);
-write!(UnixStream);
+socket!(UnixStream);
 
 impl UnixListener {
     /// Listens at a path that does not exist yet.

@@ -9,7 +9,7 @@ use crate::primitives::{Mutex, lock};
 use crate::record::Record;
 
 pub(crate) struct Inbox {
-    /// Threads of this worker that others woke, and new ones from outside the runtime.
+    /// Threads of this worker that others woke; if it is the only one, new ones from outside the runtime, too.
     mail: Mutex<Mail>,
     has_mail: AtomicBool,
     /// Threads that have not started: any worker may take them.
@@ -17,6 +17,8 @@ pub(crate) struct Inbox {
     unstarted_count: AtomicUsize,
     /// Whether the worker is about to sleep or sleeps.
     sleeping: AtomicBool,
+    /// The same until it has woken up: what it was given meanwhile is not stolen.
+    idle: AtomicBool,
     /// Switches so far, and the running thread's id or 0. Written by the worker only.
     switches: AtomicU64,
     running: AtomicU64,
@@ -39,6 +41,7 @@ impl Inbox {
             unstarted: Mutex::default(),
             unstarted_count: AtomicUsize::new(0),
             sleeping: AtomicBool::new(false),
+            idle: AtomicBool::new(false),
             switches: AtomicU64::new(0),
             running: AtomicU64::new(0),
             task: AtomicI32::new(0),
@@ -70,11 +73,21 @@ impl Inbox {
         std::mem::take(&mut mail.records)
     }
 
-    /// No more mail from now on, unless some is there. Whether it is closed.
+    /// Nothing more from others from now on, unless something is there. Whether it is closed.
     pub(crate) fn close(&self) -> bool {
         let mut mail = lock(&self.mail);
-        mail.closed = mail.records.is_empty();
+        mail.closed = mail.records.is_empty() && !self.has_unstarted();
         mail.closed
+    }
+
+    /// As [`Self::offer`], by who does not run on a worker. Given back if the worker has ended.
+    pub(crate) fn offer_from_outside(&self, record: Arc<Record>) -> Result<(), Arc<Record>> {
+        let mail = lock(&self.mail);
+        if mail.closed {
+            return Err(record);
+        }
+        self.offer(record);
+        Ok(())
     }
 
     pub(crate) fn offer(&self, record: Arc<Record>) {
@@ -86,7 +99,16 @@ impl Inbox {
 
     #[inline]
     pub(crate) fn has_unstarted(&self) -> bool {
-        self.unstarted_count.load(Ordering::Relaxed) > 0
+        self.unstarted_count() > 0
+    }
+
+    pub(super) fn unstarted_count(&self) -> usize {
+        self.unstarted_count.load(Ordering::Relaxed)
+    }
+
+    /// Whether others may take threads that have not started from here.
+    pub(crate) fn has_spoils(&self) -> bool {
+        self.has_unstarted() && !self.is_idle()
     }
 
     pub(crate) fn take_unstarted(&self) -> Option<Arc<Record>> {
@@ -100,9 +122,10 @@ impl Inbox {
         record
     }
 
-    /// Half of what another worker has, at most `limit`: taken from the end that its owner comes to last.
+    /// Half of what another worker has, at most `limit`: taken from the end that its owner comes to last. Nothing of one
+    /// that wakes up for it.
     pub(crate) fn steal(&self, limit: usize) -> VecDeque<Arc<Record>> {
-        if !self.has_unstarted() {
+        if !self.has_spoils() {
             return VecDeque::new();
         }
         let mut unstarted = lock(&self.unstarted);
@@ -121,6 +144,15 @@ impl Inbox {
     pub(super) fn set_sleeping(&self, sleeping: bool) {
         // Not a store: it comes after what others have swapped, not beside it.
         self.sleeping.swap(sleeping, Ordering::AcqRel);
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    /// By the worker itself.
+    pub(super) fn set_idle(&self, idle: bool) {
+        self.idle.store(idle, Ordering::Relaxed);
     }
 
     /// The worker runs on this kernel thread.

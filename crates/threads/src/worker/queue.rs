@@ -111,6 +111,12 @@ impl RunQueue {
         !self.shares.entries.is_empty()
     }
 
+    /// Who will probably be next after the one that was taken.
+    #[inline]
+    pub(super) fn ahead(&self) -> Option<&Record> {
+        self.normal.front().map(|record| &**record)
+    }
+
     #[inline]
     pub(super) fn pop(&mut self) -> Pick {
         if let Some(record) = self.urgent.pop_front() {

@@ -29,13 +29,10 @@ enum Target {
 
 /// Puts a started thread, which was blocked, among the ready ones of its worker.
 pub(crate) fn make_ready(record: Arc<Record>) {
-    let Place::User {
-        runtime, worker, ..
-    } = &record.place
-    else {
+    let Place::User { runtime, worker } = &record.place else {
         unreachable!("only user threads have a worker");
     };
-    let number = worker.load(Ordering::Relaxed);
+    let number = worker.load(Ordering::Relaxed) as usize;
     let is_here = |worker: &Worker| worker.number == number && runtime.is(&worker.shared);
     let home = here::with_worker(|worker| match worker {
         Some(worker) if is_here(worker) => None,
@@ -139,12 +136,17 @@ impl Worker {
                 // SAFETY: 1. As above.
                 let context = unsafe { (*own).context };
                 self.arrive(&record);
+                if let Some(ahead) = self.queue.borrow().ahead() {
+                    // SAFETY: 1. As above.
+                    unsafe { *context_of(ahead) }.prefetch();
+                }
                 let at = context_of(&record);
                 self.spare.set(Some(record));
                 return Target::Context(at, context);
             }
-            let takes_any = matches!(record.place, Place::User { slab: None, .. });
-            if takes_any && let Some(stack) = offered.take() {
+            if record.slab().is_none()
+                && let Some(stack) = offered.take()
+            {
                 self.settle_in(record, stack);
                 return Target::Takeover;
             }
@@ -162,11 +164,9 @@ impl Worker {
 
     /// A stack for a new thread, and where it begins.
     fn equip(&self, record: &Record) -> Result<(Stack, Context), StackError> {
-        let stack = match &record.place {
-            Place::User {
-                slab: Some(slab), ..
-            } => slab.take()?,
-            _ => match self.stacks.borrow_mut().pop() {
+        let stack = match record.slab() {
+            Some(slab) => slab.take()?,
+            None => match self.stacks.borrow_mut().pop() {
                 Some(stack) => stack,
                 None => self.shared.slab.take()?,
             },

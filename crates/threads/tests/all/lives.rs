@@ -281,3 +281,53 @@ fn unstarted_threads_are_taken_from_a_busy_worker() {
         handle.join().unwrap();
     });
 }
+
+#[test]
+fn a_burst_is_shared_between_workers() {
+    const BURSTS: usize = 20;
+    const THREADS: usize = 8;
+    let runtime = Runtime::builder(Implementation::Hybrid)
+        .workers(2)
+        .build()
+        .unwrap();
+    let elsewhere: usize = runtime.run(|| {
+        let here = std::thread::current().id();
+        let burst = |_| {
+            // Meanwhile nobody has anything to do.
+            sleep(Duration::from_millis(1));
+            let start = |_| spawn(|| std::thread::current().id());
+            let handles: Vec<_> = (0..THREADS).map(start).collect();
+            let ids = handles.into_iter().map(|handle| handle.join().unwrap());
+            ids.filter(|&id| id != here).count()
+        };
+        (0..BURSTS).map(burst).sum()
+    });
+    // Half, but for those during which the other worker was awake already.
+    assert!(elsewhere >= BURSTS * THREADS / 4, "{elsewhere}");
+}
+
+#[test]
+fn threads_from_outside_are_not_left_with_a_busy_worker() {
+    let runtime = Runtime::builder(Implementation::Hybrid)
+        .workers(2)
+        .build()
+        .unwrap();
+    let ran = Arc::new(AtomicUsize::new(0));
+    let theirs = Arc::clone(&ran);
+    let never_gives_way = move || {
+        while theirs.load(Ordering::Relaxed) < 2 {
+            std::hint::spin_loop();
+        }
+    };
+    let mut handles = vec![runtime.spawn(Builder::new(), never_gives_way).unwrap()];
+    for _ in 0..2 {
+        let theirs = Arc::clone(&ran);
+        let counts = move || {
+            theirs.fetch_add(1, Ordering::Relaxed);
+        };
+        handles.push(runtime.spawn(Builder::new(), counts).unwrap());
+    }
+    for handle in handles {
+        handle.join().unwrap();
+    }
+}
