@@ -12,9 +12,9 @@ use sterna_process::ImageKey;
 use crate::Plan;
 use crate::measure::{median, ms};
 use crate::movable::{Movable, freeze_to, pause};
-use crate::peers::{self, quietly};
 use crate::programs::Job;
 use crate::table::{Cell, Table};
+use sterna_benches::peers::{self, quietly};
 
 /// How long each program works before it is frozen.
 const WORK: Duration = Duration::from_millis(500);

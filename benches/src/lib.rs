@@ -1,4 +1,5 @@
-//! What the benches have in common: [`measure`] figures, and [`table`] for their form.
+//! What the benches have in common: [`measure`] figures, [`table`] for their form, and [`peers`] to compare with.
 
 pub mod measure;
+pub mod peers;
 pub mod table;

@@ -8,7 +8,6 @@
 //! * `run_time` what being movable costs; `moves` pauses, images and thaws; `looks` where a program stands;
 //!   `kill`; `starts` starting programs, many
 //!   small ones, idle ones; `criu` the same C program as a native process
-//! * `peers` other programs to compare with
 //!
 //! What processes cost that are moved between nodes is measured by the program beside this one, `sterna-benches-move`
 
@@ -17,7 +16,6 @@ mod kill;
 mod looks;
 mod movable;
 mod moves;
-mod peers;
 mod programs;
 mod run_time;
 mod starts;

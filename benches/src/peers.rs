@@ -14,7 +14,10 @@ fn folder(root: &Path) -> PathBuf {
 }
 
 /// Runs a program that has nothing to say unless it fails.
-pub(crate) fn quietly(command: &mut Command) -> Result<String> {
+///
+/// # Errors
+/// If it cannot be started, or fails.
+pub fn quietly(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -30,13 +33,15 @@ pub(crate) fn quietly(command: &mut Command) -> Result<String> {
 }
 
 /// `wasmtime`, the command.
-pub(crate) fn wasmtime(root: &Path) -> Option<PathBuf> {
+#[must_use]
+pub fn wasmtime(root: &Path) -> Option<PathBuf> {
     let path = folder(root).join("wasmtime");
     path.exists().then_some(path)
 }
 
 /// `criu`, as the words before its arguments: it brings its own libraries.
-pub(crate) fn criu(root: &Path) -> Option<Command> {
+#[must_use]
+pub fn criu(root: &Path) -> Option<Command> {
     let system = folder(root).join("criu");
     let libraries = system.join("usr/lib/x86_64-linux-gnu");
     let loader = libraries.join("ld-linux-x86-64.so.2");
@@ -50,7 +55,10 @@ pub(crate) fn criu(root: &Path) -> Option<Command> {
 }
 
 /// `bytes` instrumented by Binaryen so that it could be unwound at its calls; kept, since that takes long.
-pub(crate) fn asyncify(root: &Path, bytes: &Arc<[u8]>) -> Result<Option<Arc<[u8]>>> {
+///
+/// # Errors
+/// If Binaryen fails or the disk does.
+pub fn asyncify(root: &Path, bytes: &Arc<[u8]>) -> Result<Option<Arc<[u8]>>> {
     let binaryen = folder(root).join("node_modules/binaryen");
     if !binaryen.exists() {
         return Ok(None);

@@ -17,10 +17,10 @@ use wasmtime::Module;
 use crate::Plan;
 use crate::measure::{geometric_mean, median, ms, quantile};
 use crate::movable::{Movable, Ran};
-use crate::peers;
 use crate::programs::{Bench, Job, Work};
 use crate::stock::{Interruption, Stock, compile_asyncified};
 use crate::table::{Cell, Table};
+use sterna_benches::peers;
 
 /// A way of running a program.
 enum Way {

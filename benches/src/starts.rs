@@ -12,9 +12,9 @@ use sterna_sys::clock::process_cpu_time;
 use crate::Plan;
 use crate::measure::{median, ms};
 use crate::movable::{CACHE, Movable, finish};
-use crate::peers;
 use crate::programs::{Job, module};
 use crate::table::{Cell, Table};
+use sterna_benches::peers;
 
 /// What CPython is asked to do.
 const LINE: &str = "print('ready', flush=True)";

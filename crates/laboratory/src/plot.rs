@@ -82,6 +82,21 @@ pub struct Lines {
     pub series: Vec<Line>,
     /// Places on the horizontal axis with a name, such as sizes of caches.
     pub marks: Vec<(f64, String)>,
+    /// Stretches of the horizontal axis with a name, such as phases.
+    pub bands: Vec<Band>,
+}
+
+/// A stretch of the horizontal axis.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Band {
+    /// Where it begins.
+    pub from: f64,
+    /// Where it ends.
+    pub to: f64,
+    /// What it is.
+    pub name: String,
+    /// Which colour.
+    pub colour: usize,
 }
 
 /// An axis.
@@ -224,12 +239,19 @@ mod tests {
                 y: axis(Scale::Linear),
                 series: vec![line],
                 marks: vec![(48.0, "L1".to_owned())],
+                bands: vec![Band {
+                    from: 2.0,
+                    to: 9.0,
+                    name: "a <band>".to_owned(),
+                    colour: 8,
+                }],
             }),
             Chart::Lines(Lines {
                 x: axis(Scale::Linear),
                 y: axis(Scale::Logarithmic),
                 series: Vec::new(),
                 marks: Vec::new(),
+                bands: Vec::new(),
             }),
             Chart::Lanes(Lanes {
                 seconds: 1.0,

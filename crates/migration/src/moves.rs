@@ -192,6 +192,18 @@ impl Moves {
         cancelled
     }
 
+    /// The target of a move that was started here is silent. If it has not accepted the process yet the move ends, of
+    /// which the registry knows nothing; from then on silence decides nothing.
+    pub fn target_silent(&mut self, now: Time, attempt: Attempt) {
+        self.step(now, attempt.process, |activity, turn| {
+            if let Activity::Source(source) = activity
+                && source.attempt() == attempt
+            {
+                source.target_silent(turn);
+            }
+        });
+    }
+
     /// Something happened.
     pub fn handle(&mut self, now: Time, event: Event) {
         match event {

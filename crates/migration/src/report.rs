@@ -134,7 +134,7 @@ pub enum MoveFailure {
     #[error("the target refused the process")]
     Refused(#[source] Refusal),
     /// The target did not answer.
-    #[error("the target did not answer within the limit: is its node running?")]
+    #[error("the target did not answer: is its node running?")]
     Unanswered,
     /// It was cancelled.
     #[error("the move was cancelled")]

@@ -402,6 +402,18 @@ impl Source {
         }
     }
 
+    /// Whether the target was asked, and has not said that it takes the process.
+    pub(crate) fn is_offering(&self) -> bool {
+        self.phase == Phase::Offering
+    }
+
+    /// The target has not answered for so long that nobody waits for its answer any more.
+    pub(crate) fn target_silent(&mut self, turn: &mut Turn<'_>) {
+        if self.is_offering() {
+            self.withdraw(turn, MoveFailure::Unanswered);
+        }
+    }
+
     /// Gives the move up, as far as this can still be done.
     pub(crate) fn cancel(&mut self, turn: &mut Turn<'_>) -> bool {
         match self.phase {

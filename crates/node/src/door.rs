@@ -10,6 +10,7 @@
 //! | processes | yes | yes, but for finding and listing them and their nodes | |
 //! | messages, channels and programs of moves | | yes; only the two nodes of a move are heard | |
 //! | open a port for a process; serve its clients | | yes; only the node that has it serves them | |
+//! | take a port of a process over | | yes; only from the node that has it | |
 //! | take a piece of the registry; follow it | | yes; from its home only; as far as it is signed | |
 //!
 //! A removed node is nobody, with a ticket or without.
@@ -120,6 +121,7 @@ const fn is_between_nodes(request: &HostingRequest) -> bool {
             | HostingRequest::Unlisten { .. }
             | HostingRequest::Clients { .. }
             | HostingRequest::KeptCopy { .. }
+            | HostingRequest::TakePort { .. }
     )
 }
 

@@ -17,7 +17,7 @@
 //! - `channels`: connections for image and pages; `programs`: modules that other nodes have
 //! - `bindings`: what an arriving process may be bound to; `copies`: directories that go along, `travels`: how
 //! - `draining`: the node is emptied before its machine goes
-//! - `attaching`: clients of processes, by way of their ingresses
+//! - `attaching`: clients of processes, by way of their ingresses; `ports`: these move to other nodes
 //! - `known`: what the node remembers of its processes, should the registry forget
 //! - `logs`: output, wherever it was written; `listing`: all processes, as they are
 //! - `making`: a process of a copy, under its own name or a new one; `files`: freeze and thaw; `clones`
@@ -45,6 +45,7 @@ mod listing;
 mod logs;
 mod making;
 mod news;
+mod ports;
 mod programs;
 mod recovery;
 mod relay;
@@ -65,6 +66,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sterna_migration::{Event, Message, NodeId};
 use sterna_process::ProcessId;
 use sterna_runner::Handle;
+use sterna_runner::limits::PROCESSES_MAX;
 use sterna_runner::message::{Answer, Ended, Order};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -85,6 +87,7 @@ use input::Input;
 use news::News;
 use programs::Programs;
 pub(crate) use runner::{runner_errors, runner_socket};
+use snapshots::Turns;
 pub(crate) use stores::Stores;
 pub use stores::{OpenStoreError, ParseStoreError, StoreAt};
 
@@ -110,6 +113,7 @@ pub(crate) struct Hosting {
     news: News,
     draining: Draining,
     programs: Programs,
+    turns: Turns,
     /// For what a runner needs made ready.
     preparing: Arc<Semaphore>,
     /// How processes ended, until it is written down.
@@ -156,6 +160,7 @@ impl Hosting {
             news,
             draining: Draining::default(),
             programs: Programs::default(),
+            turns: Turns::default(),
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             ended: Mutex::default(),
         }
@@ -250,6 +255,15 @@ impl Hosting {
         let heard = Input::Event(Event::Message { from, message });
         if self.inputs.try_send(heard).is_err() {
             tracing::debug!("a message of {attempt} is not heard: too much is said at once");
+        }
+    }
+
+    /// Notes how a process ended, by the word of a runner: with no longer texts, and no more ends, than it can have.
+    fn note_end(&self, mut ended: Ended) {
+        ended.exit = ended.exit.bounded();
+        let mut known = self.ended();
+        if known.len() < PROCESSES_MAX || known.contains_key(&ended.process) {
+            known.insert(ended.process, ended);
         }
     }
 

@@ -71,16 +71,6 @@ impl Ingress {
         Ok(opened)
     }
 
-    /// Closes the ports of a process: its clients are cut off.
-    pub(crate) fn close(&self, process: ProcessId) {
-        self.ports().retain(|(of, _), port| {
-            if *of == process {
-                port.close();
-            }
-            *of != process
-        });
-    }
-
     /// Closes ports of a process that was not started: nobody has ever been attached to them.
     pub(crate) fn close_unused(&self, process: ProcessId) {
         self.ports().retain(|(of, _), port| {
@@ -92,23 +82,28 @@ impl Ingress {
         });
     }
 
-    /// Ports at which clients are connected: whose, the number, and how many clients.
-    pub(crate) fn connected(&self) -> Vec<(ProcessId, u16, usize)> {
-        let ports = self.ports();
-        let connected = ports.iter().filter_map(|((process, _), port)| {
-            let clients = port.clients();
-            (clients > 0).then(|| (*process, port.address().port(), clients))
-        });
-        connected.collect()
+    /// Closes a port of a process: its clients are cut off.
+    pub(crate) fn close_one(&self, process: ProcessId, index: u32) {
+        if let Some(port) = self.ports().remove(&(process, index)) {
+            port.close();
+        }
     }
 
-    /// Processes with ports to which nobody is attached, and for how long.
-    pub(crate) fn unattached(&self) -> Vec<(ProcessId, Duration)> {
+    /// All ports: of which process, which of that one's, where, and how many clients are connected.
+    pub(crate) fn all(&self) -> Vec<(ProcessId, u32, SocketAddr, usize)> {
         let ports = self.ports();
-        let waiting = ports
-            .iter()
-            .filter_map(|((process, _), port)| Some((*process, port.has_waited()?)));
-        waiting.collect()
+        let all = ports.iter();
+        all.map(|((process, index), port)| (*process, *index, port.address(), port.clients()))
+            .collect()
+    }
+
+    /// Ports to which nobody is attached, and for how long: of which process, and which of that one's.
+    pub(crate) fn unattached(&self) -> Vec<((ProcessId, u32), Duration)> {
+        let ports = self.ports();
+        let waiting = ports.iter();
+        waiting
+            .filter_map(|(which, port)| Some((*which, port.has_waited()?)))
+            .collect()
     }
 
     fn ports(&self) -> MutexGuard<'_, HashMap<(ProcessId, u32), Arc<Port>>> {

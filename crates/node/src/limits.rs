@@ -143,6 +143,10 @@ pub const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(200);
 pub const DRAIN_ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// For news of a move in one answer.
 pub const NEWS_WITHIN: Duration = Duration::from_secs(8);
+/// How often the target of a move is asked whether it is there, until it has accepted the process.
+pub const TARGET_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it may not answer in a row before the move is given up.
+pub const TARGET_MISSES_MAX: u32 = 3;
 /// How often records are compared with what the runner holds, without being asked.
 pub const COMPARE_EVERY: Duration = Duration::from_secs(10);
 /// How often output is looked for that nobody can ask for any more.

@@ -23,7 +23,10 @@ use crate::handover::Handover;
 use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::ticket::{Seal, Secret};
 pub use belongings::{Belongings, Binding, BindingSort};
-pub use draining::{DrainEntry, DrainFate, DrainNews, DrainOrder, DrainStage, RegistryFate, Room};
+pub use draining::{
+    DrainEntry, DrainFate, DrainNews, DrainOrder, DrainPort, DrainStage, PortFate, RegistryFate,
+    Room,
+};
 pub(crate) use effect::Effect;
 pub use events::{EventRecord, EventSort};
 pub use hosting::{
@@ -216,6 +219,15 @@ pub enum RegistryRequest {
     ProcessesChanged {
         /// The revision of what is known.
         after: u64,
+    },
+    /// What a process has, [`ProcessInfo::extra`], is something else now. Only its owner says so, who knows what it was.
+    SetExtra {
+        /// Which process.
+        process: ProcessId,
+        /// What it was.
+        before: Vec<u8>,
+        /// What it is.
+        extra: Vec<u8>,
     },
 }
 

@@ -137,6 +137,11 @@ impl<S: Store> Registry<S> {
             RegistryRequest::SetKeeping { process, bytes } => {
                 self.set_keeping(by, process, bytes).await
             }
+            RegistryRequest::SetExtra {
+                process,
+                before,
+                extra,
+            } => self.set_extra(by, process, (before, extra)).await,
             RegistryRequest::Keepings(of) => self.keepings(of).await,
             RegistryRequest::ProcessesChanged { after } => self.processes_changed(after).await,
         }

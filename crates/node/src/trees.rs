@@ -3,6 +3,7 @@
 //! - `tree`: a [`Tree`] is a list of entries; two of them make a [`Plan`]
 //! - `scan`: the list of what is in a directory
 //! - `write`: a [`Writer`] makes entries beneath a directory
+//! - `remove`: all that is in a directory
 //! - `making`: one tree becomes another, while contents come in pieces
 //! - `deeds`: what is done with directories of users
 //! - `give_back`: changes of a copy go into the directory that it was made of
@@ -15,6 +16,7 @@
 mod deeds;
 mod give_back;
 mod making;
+mod remove;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,7 @@ pub(crate) use deeds::perform;
 pub use deeds::{TreeDeed, TreeDone};
 pub(crate) use give_back::{Returned, give_back};
 pub(crate) use making::{Making, piece_bytes};
+pub(crate) use remove::remove;
 pub(crate) use scan::{Scan, copy, measure, read_piece, scan};
 pub(crate) use tree::{Size, Tree};
 pub(crate) use write::Writer;

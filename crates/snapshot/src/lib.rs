@@ -1,13 +1,14 @@
 //! Rolling snapshots of a process: an image and its pages, of which only those are written that the last snapshot has not.
 //!
 //! ```text
-//! FOLDER/manifest-NUMBER       image, list of pages, where each is: pack, place, hash; marked with a key
-//! FOLDER/pack-NUMBER-INDEX     pages that were new in snapshot NUMBER, one after the other
+//! FOLDER/manifest-NUMBER-EPOCH image, list of pages, where each is: pack, place, hash; marked with a key
+//! FOLDER/pack-NUMBER-INDEX     pages that were new in snapshot NUMBER, one after the other; INDEX begins by chance
 //! FOLDER/program               the program, so that nothing else is needed to go on
 //! ```
 //!
-//! A manifest is written last, so what has one is whole. A folder is written by one node at a time, the owner of the
-//! process, and read by whoever has the key. Pages are recognised by hash within the folder alone: what one process has
+//! A manifest is written last, so what has one is whole. A folder is written by the owner of the process, and read by
+//! whoever has the key. After a move the owner before may still be writing: whatever the two do one after the other, the
+//! newest snapshot is whole. Pages are recognised by hash within the folder alone: what one process has
 //! in its memory says nothing about another's.
 //!
 //! - [`Shelf`]: where a folder is kept, e.g. another node; [`Folder`]: a directory here

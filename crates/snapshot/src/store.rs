@@ -33,6 +33,9 @@ pub enum SaveError {
     /// The image cannot be encoded.
     #[error("could not encode the image")]
     Image(#[from] SectionError),
+    /// Another owner of the process has kept a later one meanwhile, or removed what this one builds upon.
+    #[error("another node has written snapshots of the process meanwhile")]
+    Overtaken,
 }
 
 /// Why there is nothing to go on from.
@@ -79,6 +82,9 @@ pub struct Details {
     pub at_ms: u64,
     /// Bytes of output until then.
     pub output_bytes: u64,
+    /// By chance: where the numbers of packs begin, so that two who write at the same time, before and after a move say,
+    /// have other names.
+    pub first_pack: u32,
 }
 
 /// What was kept.
@@ -92,7 +98,7 @@ pub struct Saved {
     pub bytes_new: u64,
 }
 
-/// Keeps a snapshot, built upon the one before if that is whole.
+/// Keeps a snapshot, built upon the one before if that is whole. One node does not do that twice at once.
 ///
 /// # Errors
 /// See [`SaveError`].
@@ -105,13 +111,12 @@ pub fn save(
 ) -> Result<Saved, SaveError> {
     let names = shelf.list()?;
     let before = last(shelf, key, &names);
-    let number = names.iter().filter_map(|name| number_of(name)).max();
     let mut packing = Packing {
         shelf,
-        number: number.map_or(0, |number| number + 1),
+        number: number_after(newest_name(&names)),
         known: before.map_or_else(HashMap::new, |manifest| known(&manifest)),
         pack: Vec::new(),
-        packs: 0,
+        next_pack: details.first_pack,
         pages_new: 0,
         bytes_new: 0,
         places: Vec::new(),
@@ -126,7 +131,7 @@ pub fn save(
         }
     }
     packing.flush()?;
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         number: packing.number,
         process: details.process,
         epoch: details.epoch,
@@ -136,8 +141,9 @@ pub fn save(
         runs,
         places: packing.places,
     };
+    settle(shelf, key, &names, &mut manifest)?;
     let encoded = manifest.encode(key);
-    shelf.put(&manifest_name(manifest.number), &encoded)?;
+    shelf.put(&manifest_name(&manifest), &encoded)?;
     Ok(Saved {
         pages_new: packing.pages_new,
         bytes_new: packing.bytes_new + encoded.len() as u64,
@@ -145,9 +151,41 @@ pub fn save(
     })
 }
 
+/// Looks what another owner has done since `names` were there: a manifest is the newest one and whole, or is not written.
+fn settle(
+    shelf: &dyn Shelf,
+    key: &Key,
+    names: &[String],
+    manifest: &mut Manifest,
+) -> Result<(), SaveError> {
+    let now = shelf.list()?;
+    if let Some(theirs) = newest_name(&now).filter(|theirs| Some(*theirs) > newest_name(names)) {
+        match read(shelf, key, theirs) {
+            Err(LoadError::Shelf(error)) => return Err(error.into()),
+            Ok(theirs) if theirs.epoch > manifest.epoch => return Err(SaveError::Overtaken),
+            _ => {}
+        }
+        manifest.number = number_after(Some(theirs));
+    }
+    match missing(manifest, &now) {
+        None => Ok(()),
+        Some(_) => Err(SaveError::Overtaken),
+    }
+}
+
+fn newest_name(names: &[String]) -> Option<&String> {
+    names.iter().rev().find(|name| name.starts_with(MANIFEST))
+}
+
+/// Counted from manifests alone: one who writes at the same time has the same number, and nobody removes its packs as older.
+fn number_after(manifest: Option<&String>) -> u64 {
+    let number = manifest.and_then(|name| number_of(name));
+    number.map_or(0, |number| number.saturating_add(1))
+}
+
 /// The last snapshot, if all that it needs is there.
 fn last(shelf: &dyn Shelf, key: &Key, names: &[String]) -> Option<Manifest> {
-    let name = names.iter().rev().find(|name| name.starts_with(MANIFEST))?;
+    let name = newest_name(names)?;
     let bytes = shelf.get(name).ok()??;
     let manifest = Manifest::decode(&bytes, key).ok()?;
     missing(&manifest, names).is_none().then_some(manifest)
@@ -174,7 +212,7 @@ struct Packing<'a> {
     number: u64,
     known: HashMap<[u8; 32], Place>,
     pack: Vec<u8>,
-    packs: u32,
+    next_pack: u32,
     pages_new: u64,
     bytes_new: u64,
     places: Vec<Place>,
@@ -189,7 +227,7 @@ impl Packing<'_> {
         let hash = *blake3::hash(page).as_bytes();
         let new = Place::Pack {
             number: self.number,
-            pack: self.packs,
+            pack: self.next_pack,
             at: (self.pack.len() / PAGE_SIZE) as u32,
             hash,
         };
@@ -208,16 +246,17 @@ impl Packing<'_> {
     fn flush(&mut self) -> Result<(), ShelfError> {
         if !self.pack.is_empty() {
             self.shelf
-                .put(&pack_name(self.number, self.packs), &self.pack)?;
+                .put(&pack_name(self.number, self.next_pack), &self.pack)?;
             self.bytes_new += self.pack.len() as u64;
             self.pack.clear();
-            self.packs += 1;
+            self.next_pack = self.next_pack.wrapping_add(1);
         }
         Ok(())
     }
 }
 
-/// Removes all but the newest `keep` snapshots, and the pages that only others needed.
+/// Removes all but the newest `keep` snapshots, and the pages that were needed only by such as were removed before: who
+/// builds upon one of those that go now, and has not written its manifest, finds its pages.
 ///
 /// # Errors
 /// The shelf cannot be used. What was not removed is removed the next time.
@@ -228,22 +267,26 @@ pub fn prune(shelf: &dyn Shelf, key: &Key, keep: usize) -> Result<(), LoadError>
         .filter(|name| name.starts_with(MANIFEST))
         .collect();
     let (old, kept) = manifests.split_at(manifests.len().saturating_sub(keep.max(1)));
+    let newest = kept.last().and_then(|name| number_of(name));
     let mut needed = BTreeSet::new();
-    for name in kept {
-        // One that cannot be read may need anything: then only what is older than all is known not to be needed.
+    for (place, name) in manifests.iter().enumerate() {
         match read(shelf, key, name) {
             Ok(manifest) => {
                 let packs = manifest.packs().into_keys();
                 needed.extend(packs.map(|(number, pack)| pack_name(number, pack)));
             }
             Err(LoadError::Shelf(error)) => return Err(error.into()),
+            Err(_) if place < old.len() => {}
+            // It may need anything.
             Err(_) => return Ok(()),
         }
     }
     for name in old {
         shelf.remove(name)?;
     }
-    for name in names.iter().filter(|name| name.starts_with(PACK)) {
+    // Of later ones the manifests are yet to come.
+    let is_before = |name: &String| name.starts_with(PACK) && number_of(name) < newest;
+    for name in names.iter().filter(|name| is_before(name)) {
         if !needed.contains(name) {
             shelf.remove(name)?;
         }
@@ -411,8 +454,9 @@ impl PageProvider for Stored<'_> {
     }
 }
 
-fn manifest_name(number: u64) -> String {
-    format!("{MANIFEST}{number:020}")
+/// Of two owners with one number the later one's is after the other's.
+fn manifest_name(manifest: &Manifest) -> String {
+    format!("{MANIFEST}{:020}-{:020}", manifest.number, manifest.epoch.0)
 }
 
 fn pack_name(number: u64, pack: u32) -> String {

@@ -1,5 +1,6 @@
 //! Snapshots as they are written, pruned, damaged and read again.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -7,7 +8,9 @@ use sterna_process::{
     Description, Epoch, Image, ImageHeader, MemoryLayout, PAGE_SIZE, PageProvider, PageRun,
     PageSet, ProcessId, ProgramId, Region, RegionId, Sections, Tag,
 };
-use sterna_snapshot::{Details, Folder, Key, Shelf, Stored, newest, prune, save};
+use sterna_snapshot::{
+    Details, Folder, Key, SaveError, Shelf, ShelfError, Stored, newest, prune, save,
+};
 
 const KEY: Key = Key::from_bytes([5; 32]);
 const PAGES: u64 = 2000;
@@ -38,6 +41,7 @@ fn details(output_bytes: u64) -> Details {
         epoch: Epoch(3),
         at_ms: 1,
         output_bytes,
+        first_pack: 0,
     }
 }
 
@@ -157,6 +161,146 @@ fn a_snapshot_whose_pages_are_gone_is_passed_over_and_not_built_upon() {
     assert_eq!(restored(&shelf), Some((1, old)));
     assert_eq!(keep(&shelf, &new, 3), 600);
     assert_eq!(restored(&shelf), Some((3, new)));
+}
+
+#[test]
+fn what_was_kept_under_names_without_epochs_is_built_upon() {
+    let directory = tempfile::tempdir().unwrap();
+    let shelf = Folder::at(directory.path().join("p"));
+    let memory: Memory = (0..600).map(|page| (page, 1 + page as u16)).collect();
+    keep(&shelf, &memory, 1);
+    let name = shelf.list().unwrap().remove(0);
+    let manifest = shelf.get(&name).unwrap().unwrap();
+    shelf.remove(&name).unwrap();
+    shelf
+        .put(&format!("manifest-{:020}", 0), &manifest)
+        .unwrap();
+    assert_eq!(restored(&shelf), Some((1, memory.clone())));
+    assert_eq!(keep(&shelf, &memory, 2), 0);
+    prune(&shelf, &KEY, 1).unwrap();
+    assert_eq!(restored(&shelf), Some((2, memory)));
+}
+
+/// A folder into which somebody else writes once, before its next use but so many.
+struct Shared<'a> {
+    folder: &'a Folder,
+    before: Cell<usize>,
+    other: RefCell<Option<Box<dyn FnOnce() + 'a>>>,
+}
+
+impl Shared<'_> {
+    fn used(&self) -> &Folder {
+        match self.before.get() {
+            0 => {
+                if let Some(other) = self.other.take() {
+                    other();
+                }
+            }
+            before => self.before.set(before - 1),
+        }
+        self.folder
+    }
+}
+
+impl Shelf for Shared<'_> {
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ShelfError> {
+        self.used().put(name, bytes)
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, ShelfError> {
+        self.used().get(name)
+    }
+
+    fn list(&self) -> Result<Vec<String>, ShelfError> {
+        self.used().list()
+    }
+
+    fn remove(&self, name: &str) -> Result<(), ShelfError> {
+        self.used().remove(name)
+    }
+}
+
+/// What the owner in an epoch does, who keeps one snapshot.
+fn own(shelf: &dyn Shelf, memory: &Memory, epoch: u64) -> Result<(), SaveError> {
+    let details = Details {
+        epoch: Epoch(epoch),
+        // Far from each other, and over the end.
+        first_pack: (epoch as u32).wrapping_mul(1 << 30).wrapping_sub(1),
+        ..details(epoch)
+    };
+    let pages = set(memory);
+    save(shelf, &KEY, &details, &image(), &mut &pages)?;
+    prune(shelf, &KEY, 1).unwrap();
+    Ok(())
+}
+
+/// Whether the newest snapshot is of an epoch.
+fn is_of(shelf: &dyn Shelf, epoch: u64) -> bool {
+    let found = newest(shelf, &KEY, None).unwrap().unwrap();
+    found.manifest.epoch == Epoch(epoch)
+}
+
+/// Packs of the newest snapshot.
+fn packs(shelf: &dyn Shelf) -> BTreeMap<(u64, u32), u64> {
+    newest(shelf, &KEY, None).unwrap().unwrap().manifest.packs()
+}
+
+/// While the owner in the first of two epochs keeps a snapshot, the one in the other does, at each moment.
+fn check_two_owners([first, second]: [u64; 2]) {
+    let memory: Memory = (0..1200).map(|page| (page, 1 + page as u16)).collect();
+    let changed = |epoch: u64| -> Memory {
+        let pages = 0..1100 - 100 * epoch;
+        let pages = pages.map(|page| (page, (2000 * epoch + page) as u16));
+        memory.clone().into_iter().chain(pages).collect()
+    };
+    for before in 0.. {
+        let began_after = Cell::new(false);
+        let directory = tempfile::tempdir().unwrap();
+        let folder = Folder::at(directory.path().join("p"));
+        own(&folder, &memory, 1).unwrap();
+        let shared = Shared {
+            folder: &folder,
+            before: Cell::new(before),
+            other: RefCell::new(Some(Box::new(|| {
+                began_after.set(before == 0 || is_of(&folder, first));
+                own(&folder, &changed(second), second).unwrap();
+            }))),
+        };
+        let kept = own(&shared, &changed(first), first);
+        if shared.other.take().is_some() {
+            assert!(before > 8, "there were only {before} moments");
+            return;
+        }
+        let Some((epoch, found)) = restored(&folder) else {
+            panic!("nothing is whole, after {before} uses");
+        };
+        assert_eq!(found, changed(epoch), "after {before} uses");
+        // The later owner's is the newest unless one of them began when the other had ended.
+        assert!(
+            epoch == 3 || began_after.get(),
+            "after {before} uses: {epoch}"
+        );
+        assert!(first == 2 || kept.is_ok(), "after {before} uses");
+        assert!(kept.is_ok() || epoch == 3, "after {before} uses");
+        // And goes on with what there is.
+        own(&folder, &memory, 4).unwrap();
+        let mut needed = packs(&folder);
+        own(&folder, &memory, 4).unwrap();
+        assert_eq!(restored(&folder), Some((4, memory.clone())));
+        needed.extend(packs(&folder));
+        let left = folder.list().unwrap().len() - 1;
+        assert!(left <= needed.len(), "{left} packs of {}", needed.len());
+    }
+}
+
+#[test]
+fn an_owner_that_writes_beside_the_next_one_leaves_it_whole() {
+    check_two_owners([2, 3]);
+}
+
+#[test]
+fn an_owner_beside_which_the_one_before_writes_goes_on() {
+    check_two_owners([3, 2]);
 }
 
 #[test]

@@ -9,7 +9,8 @@ use crate::clocks::nanoseconds;
 use crate::memory::Memory;
 use crate::rights::Rights;
 use crate::step::{Halt, Interest, Outcome, Wait};
-use crate::table::Resource;
+use crate::streams::HostFile;
+use crate::table::{Entry, Resource};
 use crate::wasi::{Arguments, Pending, Wasi};
 use rustix::event::PollFlags;
 use serde::{Deserialize, Serialize};
@@ -166,13 +167,12 @@ impl Wasi {
         if count == 0 || count > SUBSCRIPTIONS_MAX {
             return Err(Errno::INVAL.into());
         }
-        m.check(input, count * version.subscription_bytes())?;
+        let stride = version.subscription_bytes();
+        m.check(input, count * stride)?;
         m.check(output, count * EVENT_BYTES)?;
         m.check(events_count, 4)?;
         let subscriptions = (0..count)
-            .map(|index| {
-                Subscription::get(m, input + index * version.subscription_bytes(), version)
-            })
+            .map(|index| Subscription::get(m, input + index * stride, version))
             .collect::<Result<Vec<_>, _>>()?;
 
         let now = nanoseconds(self.clocks.now());
@@ -187,6 +187,7 @@ impl Wasi {
         };
         let mut wait = Wait::default();
         let mut written = 0;
+        let mut ready = self.ready(&subscriptions).into_iter();
         for (subscription, &deadline) in subscriptions.iter().zip(&deadlines) {
             let event = match subscription.on {
                 On::Clock {
@@ -207,7 +208,9 @@ impl Wasi {
                     };
                     clock_event(deadline, now, &mut wait)
                 }
-                On::Descriptor { fd, interest } => self.descriptor_event(fd, interest, &mut wait),
+                On::Descriptor { fd, interest } => {
+                    self.descriptor_event(fd, interest, &mut ready, &mut wait)
+                }
             };
             if let Some(event) = event {
                 event.put(m, output + written * EVENT_BYTES, subscription)?;
@@ -217,21 +220,42 @@ impl Wasi {
         if written > 0 {
             return Ok(m.put_u32(events_count, written)?);
         }
-        let unstable = version == Version::Unstable;
         self.pending = Some(Pending::Poll(PendingPoll {
             arguments: call_arguments(a),
-            unstable,
+            unstable: version == Version::Unstable,
             deadlines,
         }));
         Err(Halt::Wait(wait))
     }
 
+    /// What of all descriptors is ready that the kernel has to be asked about, in their order.
+    fn ready(&self, subscriptions: &[Subscription]) -> Vec<PollFlags> {
+        let of = |subscription: &Subscription| match subscription.on {
+            On::Descriptor { fd, interest } => {
+                let host = self.polled(fd).ok()?.host()?;
+                Some((host, interest))
+            }
+            On::Clock { .. } => None,
+        };
+        let all: Vec<_> = subscriptions.iter().filter_map(of).collect();
+        HostFile::all_ready(&all)
+    }
+
+    fn polled(&self, fd: u32) -> Result<&Entry, Errno> {
+        let entry = self.table.get(fd)?;
+        entry.require(Rights::POLL_FD_READWRITE)?;
+        Ok(entry)
+    }
+
     /// What is to be said of a descriptor now; if nothing, adds it to what is waited for.
-    fn descriptor_event(&self, fd: u32, interest: Interest, wait: &mut Wait) -> Option<Event> {
-        let entry = match self.table.get(fd).and_then(|entry| {
-            entry.require(Rights::POLL_FD_READWRITE)?;
-            Ok(entry)
-        }) {
+    fn descriptor_event(
+        &self,
+        fd: u32,
+        interest: Interest,
+        ready: &mut impl Iterator<Item = PollFlags>,
+        wait: &mut Wait,
+    ) -> Option<Event> {
+        let entry = match self.polled(fd) {
             Ok(entry) => entry,
             Err(errno) => return Some(Event::failed(errno)),
         };
@@ -245,7 +269,7 @@ impl Wasi {
                 ..Event::PLAIN
             });
         };
-        let ready = host.ready(interest);
+        let ready = ready.next()?;
         if ready.is_empty() {
             wait.add(host.fd(), interest);
             return None;

@@ -27,6 +27,15 @@ use crate::memory::TRANSFER_MAX;
 const PIPE_WRITE_MAX: usize = 4096;
 /// What is written at once to a terminal that says it has room, if it cannot be made non-blocking.
 const TERMINAL_WRITE_MAX: usize = 256;
+/// Descriptors that the kernel is asked about at once; it takes no more than a process may have open (poll(2)).
+const POLLED_AT_ONCE: usize = 256;
+
+fn wanted(interest: Interest) -> PollFlags {
+    let mut wanted = PollFlags::empty();
+    wanted.set(PollFlags::IN, interest.read);
+    wanted.set(PollFlags::OUT, interest.write);
+    wanted
+}
 
 /// What a host descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,23 +162,28 @@ impl HostFile {
 
     /// Readiness now. What cannot be asked counts as ready: the transfer will tell.
     pub(crate) fn ready(&self, interest: Interest) -> PollFlags {
-        let mut wanted = PollFlags::empty();
-        wanted.set(PollFlags::IN, interest.read);
-        wanted.set(PollFlags::OUT, interest.write);
-        let mut polled = [PollFd::new(&self.fd, wanted)];
-        match retry_on_intr(|| {
-            poll(
-                &mut polled,
-                Some(&Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 0,
-                }),
-            )
-        }) {
-            Ok(0) => PollFlags::empty(),
-            Ok(_) => polled[0].revents(),
-            Err(_) => wanted,
+        let all = HostFile::all_ready(&[(self, interest)]);
+        all.first().copied().unwrap_or(wanted(interest))
+    }
+
+    /// The same of many, in their order, with one call of the kernel for [`POLLED_AT_ONCE`].
+    pub(crate) fn all_ready(all: &[(&HostFile, Interest)]) -> Vec<PollFlags> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut ready = Vec::with_capacity(all.len());
+        for some in all.chunks(POLLED_AT_ONCE) {
+            let polled = some.iter();
+            let mut polled: Vec<_> = polled
+                .map(|(file, interest)| PollFd::new(&file.fd, wanted(*interest)))
+                .collect();
+            match retry_on_intr(|| poll(&mut polled, Some(&now))) {
+                Ok(_) => ready.extend(polled.iter().map(PollFd::revents)),
+                Err(_) => ready.extend(some.iter().map(|(_, interest)| wanted(*interest))),
+            }
         }
+        ready
     }
 
     /// What one write may carry, in bytes.

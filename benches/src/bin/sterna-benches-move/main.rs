@@ -4,17 +4,21 @@
 //! on loopback. What a move takes is what the node's own report says, whose parts must add up.
 //!
 //! * `cluster` nodes and what is asked of them
+//! * `clients` what clients of a server see of moves, beside the same server compiled natively (`native`) and moved by `criu`
 //! * `moves` programs that compute, moved to and fro; their very first move
 //! * `live` heaps that are written while they are copied
 //! * `large` a process of 1 GiB
 //! * `many` a node with many processes, and how quickly they start
 //! * `registry` the same moves with the registry in a file and in an etcd
 
+mod clients;
 mod cluster;
+mod criu;
 mod large;
 mod live;
 mod many;
 mod moves;
+mod native;
 mod registry;
 
 use std::path::PathBuf;
@@ -36,6 +40,12 @@ struct Cli {
     /// Moves of each program
     #[arg(long, value_name = "N", default_value_t = 24)]
     rounds: usize,
+    /// Moves of a server beside those that are measured, in which every answer to its clients is checked
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    checked: usize,
+    /// Only five moves of each program
+    #[arg(long)]
+    quick: bool,
     /// Processes of a crowded node
     #[arg(long, value_name = "N", default_value_t = 1000)]
     processes: usize,
@@ -54,6 +64,8 @@ struct Cli {
 enum Part {
     /// Programs that compute
     Programs,
+    /// A server whose clients write while it moves
+    Clients,
     /// Their first move, with empty caches
     First,
     /// Heaps that are written while they are copied
@@ -71,8 +83,12 @@ struct Plan {
     root: PathBuf,
     sterna: PathBuf,
     rounds: usize,
+    checked: usize,
     processes: usize,
 }
+
+/// Moves of each program if it is to be quick.
+const ROUNDS_QUICK: usize = 5;
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
@@ -92,7 +108,11 @@ fn run(cli: &Cli) -> Result<()> {
     let plan = Plan {
         root: cli.root.canonicalize()?,
         sterna: cli.sterna.canonicalize()?,
-        rounds: cli.rounds,
+        rounds: match cli.quick {
+            true => ROUNDS_QUICK.min(cli.rounds),
+            false => cli.rounds,
+        },
+        checked: cli.checked,
         processes: cli.processes,
     };
     let parts = [
@@ -100,6 +120,7 @@ fn run(cli: &Cli) -> Result<()> {
             Part::Programs,
             moves::programs as fn(&Plan) -> Result<Option<Table>>,
         ),
+        (Part::Clients, clients::measure),
         (Part::First, moves::first),
         (Part::Live, live::measure),
         (Part::Large, large::measure),

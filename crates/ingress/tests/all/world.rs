@@ -56,7 +56,7 @@ impl AddAssign for Happened {
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -67,21 +67,21 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit.max(1)
     }
 }
 
 /// One end of a connection as who uses it sees it.
-#[derive(Default)]
-struct User {
-    sent: u64,
-    has_ended: bool,
-    received: u64,
-    saw_end: bool,
+#[derive(Debug, Default)]
+pub(crate) struct User {
+    pub(crate) sent: u64,
+    pub(crate) has_ended: bool,
+    pub(crate) received: u64,
+    pub(crate) saw_end: bool,
     /// It sees nothing any more: it has closed it, or it broke.
-    gone: bool,
-    broke: bool,
+    pub(crate) gone: bool,
+    pub(crate) broke: bool,
 }
 
 pub(crate) struct World {
@@ -107,7 +107,7 @@ fn byte(id: ConnectionId, by_process: bool, offset: u64) -> u8 {
     (mixed.wrapping_mul(0x85EB_CA6B) >> 13) as u8
 }
 
-fn bytes(id: ConnectionId, by_process: bool, from: u64, count: usize) -> Vec<u8> {
+pub(crate) fn bytes(id: ConnectionId, by_process: bool, from: u64, count: usize) -> Vec<u8> {
     (from..from + count as u64)
         .map(|offset| byte(id, by_process, offset))
         .collect()
@@ -473,7 +473,12 @@ impl World {
 }
 
 /// These bytes are the next ones.
-fn check(id: ConnectionId, by_process: bool, user: &mut User, got: &[u8]) -> Result<(), String> {
+pub(crate) fn check(
+    id: ConnectionId,
+    by_process: bool,
+    user: &mut User,
+    got: &[u8],
+) -> Result<(), String> {
     if got != bytes(id, by_process, user.received, got.len()) {
         return Err(format!("{id:?}: wrong bytes after {}", user.received));
     }

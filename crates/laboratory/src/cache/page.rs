@@ -107,6 +107,7 @@ impl Cache {
                 },
                 series,
                 marks: self.marks(),
+                bands: Vec::new(),
             }),
         }
     }
@@ -151,6 +152,7 @@ impl Cache {
                 },
                 series,
                 marks: Vec::new(),
+                bands: Vec::new(),
             }),
         }
     }

@@ -109,6 +109,7 @@ pub(super) fn shown(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Nanoseconds => scaled(value, 1000.0, &["ns", "µs", "ms", "s"]),
         Unit::Bytes => scaled(value, 1024.0, &["B", "KiB", "MiB", "GiB"]),
+        Unit::Seconds if value == 0.0 => "0 s".to_owned(),
         Unit::Seconds if value < 1.0 => scaled(value * 1e9, 1000.0, &["ns", "µs", "ms", "s"]),
         Unit::Seconds => format!("{} s", digits(value)),
         Unit::Share => format!("{} %", digits(value * 100.0)),
@@ -160,6 +161,7 @@ mod tests {
             (5e8, Unit::Nanoseconds, "500 ms"),
             (4096.0, Unit::Bytes, "4 KiB"),
             (0.02, Unit::Seconds, "20 ms"),
+            (0.0, Unit::Seconds, "0 s"),
             (0.5, Unit::Share, "50 %"),
             (0.0, Unit::Count, "0"),
             (100.0, Unit::Count, "100"),

@@ -15,6 +15,10 @@ const BAR: f64 = 15.0;
 const LANE: f64 = 14.0;
 const PLOT_HEIGHT: f64 = 320.0;
 const LEGEND_STEP: f64 = 16.0;
+/// Lines with more points than this have no dots.
+const DOTS_MAX: usize = 100;
+/// A band is never narrower.
+const BAND_MIN: f64 = 1.0;
 /// Width of a letter, about.
 const LETTER: f64 = 7.0;
 
@@ -80,6 +84,24 @@ impl Drawing {
         }
     }
 
+    /// Bands behind lines, and their names from a height on.
+    fn bands(&mut self, lines: &Lines, kinds: &[(&str, usize)], x: &Layout, below: f64) {
+        for band in &lines.bands {
+            let (from, to) = (x.at(band.from) * INNER, x.at(band.to) * INNER);
+            let size = ((to - from).max(BAND_MIN), PLOT_HEIGHT);
+            let length = shown(band.to - band.from, lines.x.unit);
+            let title = format!("{}: {length}", band.name);
+            let class = format!("band {}", fill(band.colour));
+            self.rect((LEFT + from, TOP), size, &class, &title);
+        }
+        for (number, (name, colour)) in kinds.iter().enumerate() {
+            let below = below + number as f64 * LEGEND_STEP;
+            let class = format!("band {}", fill(*colour));
+            self.rect((LEFT, below - 6.0), (24.0, 12.0), &class, name);
+            self.text((LEFT + 32.0, below + 4.0), "start", "", name);
+        }
+    }
+
     /// Vertical rules with their values below.
     fn scale_below(&mut self, layout: &Layout, unit: Unit, to: f64) {
         for tick in &layout.ticks {
@@ -137,9 +159,12 @@ fn draw_lines(lines: &Lines) -> Drawing {
     let points = || lines.series.iter().flat_map(|line| &line.points);
     let x = Layout::of(lines.x.scale, lines.x.unit, points().map(|point| point.0));
     let y = Layout::of(lines.y.scale, lines.y.unit, points().map(|point| point.1));
-    let legend = lines.series.len() as f64 * LEGEND_STEP;
+    let bands = kinds_of_bands(lines);
+    let legend = (lines.series.len() + bands.len()) as f64 * LEGEND_STEP;
     let end = TOP + PLOT_HEIGHT;
     let mut drawing = Drawing::new(end + BOTTOM + legend + 8.0);
+    let below = end + BOTTOM + lines.series.len() as f64 * LEGEND_STEP;
+    drawing.bands(lines, &bands, &x, below);
     drawing.scale_below(&x, lines.x.unit, end);
     for tick in &y.ticks {
         let at = end - y.at(*tick) * PLOT_HEIGHT;
@@ -176,7 +201,8 @@ fn draw_lines(lines: &Lines) -> Drawing {
             drawing.body,
             "<polyline points=\"{path}\" class=\"{class}\"/>"
         );
-        for (across, up) in &line.points {
+        let dots = line.points.iter().filter(|_| line.points.len() <= DOTS_MAX);
+        for (across, up) in dots {
             let (px, py) = (LEFT + x.at(*across) * INNER, end - y.at(*up) * PLOT_HEIGHT);
             let title = format!(
                 "{}: {} at {}",
@@ -192,6 +218,17 @@ fn draw_lines(lines: &Lines) -> Drawing {
         drawing.text((LEFT + 32.0, below + 4.0), "start", "", &line.name);
     }
     drawing
+}
+
+/// Names of bands, each once, and their colours.
+fn kinds_of_bands(lines: &Lines) -> Vec<(&str, usize)> {
+    let mut kinds: Vec<(&str, usize)> = Vec::new();
+    for band in &lines.bands {
+        if kinds.iter().all(|(name, _)| *name != band.name) {
+            kinds.push((&band.name, band.colour));
+        }
+    }
+    kinds
 }
 
 fn draw_lanes(lanes: &Lanes) -> Drawing {

@@ -28,6 +28,13 @@ impl Moves {
         source.map(Source::target)
     }
 
+    /// Whether a target was asked by this attempt and has not accepted yet.
+    #[must_use]
+    pub fn is_offered(&self, attempt: Attempt) -> bool {
+        let source = self.source(attempt.process);
+        source.is_some_and(|source| source.attempt() == attempt && source.is_offering())
+    }
+
     fn source(&self, process: ProcessId) -> Option<&Source> {
         match self.activities.get(&process) {
             Some(Activity::Source(source)) => Some(source),
@@ -44,7 +51,11 @@ impl Moves {
         }
     }
 
-    /// Processes of which a copy is kept here. Their records, which are other nodes', say when it is not needed any more.
+    /// Processes of which copies are kept here after moves that are over, since their targets have not said that they run.
+    /// Their records, which are other nodes', are to be given from time to time, as [`Event::Record`]: then the targets are
+    /// asked again, or a copy is seen not to be needed any more.
+    ///
+    /// [`Event::Record`]: crate::Event::Record
     pub fn kept(&self) -> impl Iterator<Item = ProcessId> + '_ {
         let held = self.holdings.keys().copied();
         held.filter(|process| self.kept_copy(*process).is_some())

@@ -197,6 +197,24 @@ fn before_the_declaration_a_source_can_simply_leave() {
 }
 
 #[test]
+fn a_target_that_falls_silent_is_given_up_before_the_declaration_only() {
+    let mut source = Script::source(0);
+    assert!(source.moves.is_offered(ATTEMPT));
+    source.moves.target_silent(source.now(), ATTEMPT);
+    let actions = source.actions();
+    assert_eq!(actions[0], sent(T, Body::Abort));
+    let stayed = Outcome::Stayed(MoveFailure::Unanswered);
+    assert_eq!(report(&actions).outcome, stayed);
+
+    for step in 1..=5 {
+        let mut source = Script::source(step);
+        assert!(!source.moves.is_offered(ATTEMPT));
+        source.moves.target_silent(source.now(), ATTEMPT);
+        assert_eq!(source.actions(), []);
+    }
+}
+
+#[test]
 fn from_the_declaration_on_a_source_settles_by_writing() {
     for step in 1..=5 {
         let mut source = Script::source(step);
@@ -252,6 +270,22 @@ fn a_source_that_comes_too_late_keeps_its_copy_until_the_target_is_done() {
         move_id: MOVE,
     };
     assert_eq!(source.moves.holding(P), Some(frozen));
+}
+
+#[test]
+fn a_target_that_was_silent_is_asked_again_and_the_copy_goes() {
+    let mut source = Script::source(5);
+    source.hears(T, Body::Committed);
+    assert_eq!(source.moves.kept().next(), None, "it is being asked");
+    let actions = source.waits_for(|action| matches!(action, Action::Notify(_)));
+    let copy = Copied::Kept;
+    assert_eq!(report(&actions).outcome, Outcome::Moved { copy });
+    assert_eq!(source.moves.kept().collect::<Vec<_>>(), [P]);
+    assert_eq!(source.record(committed())[0], sent(T, Body::Ask));
+    let attempt = ATTEMPT;
+    let discard = told(Command::Discard { attempt });
+    assert_eq!(source.hears(T, Body::Done(Timings::default())), [discard]);
+    assert_eq!(source.moves.holding(P), None);
 }
 
 #[test]

@@ -172,6 +172,10 @@ impl Service {
             HostingRequest::Listen { .. } | HostingRequest::Unlisten { .. } => {
                 hosting.answer_ingress(&request)
             }
+            HostingRequest::TakePort { process, index } => {
+                let taken = self.take_port(hosting, node, (process, index));
+                taken.await.map(Some)
+            }
             HostingRequest::Message { bytes } => {
                 let (message, found) = Message::decode(&bytes).map_err(Failure::refused)?;
                 let newest = self.transport.versions().of_moves();
@@ -437,6 +441,12 @@ impl Hosting {
         let (source, answered) = oneshot::channel();
         self.tell(Input::SourceOf { attempt, source }).await;
         answered.await.ok().flatten()
+    }
+
+    pub(super) async fn is_offered(&self, attempt: Attempt) -> bool {
+        let (offered, answered) = oneshot::channel();
+        self.tell(Input::IsOffered { attempt, offered }).await;
+        answered.await.unwrap_or(false)
     }
 
     pub(super) async fn cancel(&self, attempt: Attempt) -> Result<(), Failure> {

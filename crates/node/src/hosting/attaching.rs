@@ -174,7 +174,7 @@ impl Service {
         self: Arc<Self>,
         hosting: Arc<Hosting>,
         (process, index): (ProcessId, u32),
-        listen: Listen,
+        mut listen: Listen,
         wish: Arc<Wish>,
     ) {
         let mut pause = RETRY_FIRST;
@@ -196,6 +196,12 @@ impl Service {
             // Or at once, when it has just come back.
             if timeout(pause, wish.again.notified()).await.is_ok() {
                 pause = RETRY_FIRST;
+            }
+            // Perhaps it has moved.
+            if let Ok(entry) = self.entry(process).await
+                && let Some(now) = Listen::of(&entry.info.extra, index)
+            {
+                listen = now;
             }
         }
     }
@@ -245,7 +251,7 @@ impl Service {
     ) -> Result<Way, Failure> {
         let port = listen.address.port();
         if listen.ingress == self.id {
-            let epoch = self.epoch_of_owner(self.id, process).await?;
+            let epoch = self.epoch_of_owner(self.id, process, index).await?;
             let port = hosting.ingress.listen(process, index, port)?;
             return Ok(Way::Here(port, epoch));
         }
@@ -287,45 +293,53 @@ impl Service {
         else {
             return Err(Failure::refused("not a request of this sort"));
         };
-        let epoch = self.epoch_of_owner(node, process).await?;
+        let epoch = self.epoch_of_owner(node, process, index).await?;
         Ok((hosting.ingress.listen(process, index, port)?, epoch))
     }
 
-    /// The epoch of a process, if it is this node's as the registry has it.
-    async fn epoch_of_owner(&self, node: NodeId, process: ProcessId) -> Result<Epoch, Failure> {
-        let record = self
-            .entry(process)
-            .await?
-            .record()
-            .map_err(Failure::refused)?;
-        match record.owner == node && record.life == Life::Alive {
-            true => Ok(record.epoch),
-            false => Err(Failure::new(
-                FailureKind::Forbidden,
-                "only the node that has a process serves its clients",
-            )),
-        }
+    /// The epoch of a process, if it is that node's, and the port this one's, as the registry has it.
+    async fn epoch_of_owner(
+        &self,
+        node: NodeId,
+        process: ProcessId,
+        index: u32,
+    ) -> Result<Epoch, Failure> {
+        let entry = self.entry(process).await?;
+        let record = entry.record().map_err(Failure::refused)?;
+        let listen = Listen::of(&entry.info.extra, index);
+        let why = if record.owner != node || record.life != Life::Alive {
+            "only the node that has a process serves its clients"
+        } else if listen.is_some_and(|listen| listen.ingress != self.id) {
+            "the port is another node's by now"
+        } else {
+            return Ok(record.epoch);
+        };
+        Err(Failure::new(FailureKind::Forbidden, why))
     }
 
-    /// Closes ports of processes that run nowhere any more.
+    /// Closes ports of processes that run nowhere any more, or have their ports elsewhere.
     pub(crate) async fn watch_ports(self: Arc<Self>, hosting: Arc<Hosting>) {
         loop {
             sleep(UNATTACHED_WITHIN).await;
-            for (process, waited) in hosting.ingress.unattached() {
+            for ((process, index), waited) in hosting.ingress.unattached() {
                 let asked = self
                     .ask_registry(RegistryRequest::Process { process })
                     .await;
                 let is_over = match asked {
-                    Ok(Reply::Process(Some(entry))) => entry
-                        .record()
-                        .is_ok_and(|record| record.life != Life::Alive),
+                    Ok(Reply::Process(Some(entry))) => {
+                        let listen = Listen::of(&entry.info.extra, index);
+                        listen.is_some_and(|listen| listen.ingress != self.id)
+                            || entry
+                                .record()
+                                .is_ok_and(|record| record.life != Life::Alive)
+                    }
                     // Its ports are opened before it has a record.
                     Ok(Reply::Process(None)) => waited >= NOT_STARTED_WITHIN,
                     // Nobody knows: the clients wait.
                     _ => false,
                 };
                 if is_over {
-                    hosting.ingress.close(process);
+                    hosting.ingress.close_one(process, index);
                 }
             }
         }

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use sterna_migration::{Grant, MoveId, NodeId, Offer, Order as Move, Travel};
+use sterna_migration::{Attempt, Grant, MoveId, NodeId, Offer, Order as Move, Travel};
 use sterna_process::ProcessId;
 use sterna_runner::message::Seen;
 use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
 use super::Hosting;
 use super::copies::copied;
 use super::input::Input;
 use crate::identity::random;
-use crate::limits::ANSWER_WITHIN;
+use crate::limits::{ANSWER_WITHIN, PROBE_WITHIN, TARGET_LOOK_EVERY, TARGET_MISSES_MAX};
 use crate::message::{
     Belongings, Failure, FailureKind, HostingReply, HostingRequest, Reply, Request,
 };
@@ -21,7 +22,7 @@ impl Service {
     /// Begins to move a process of this node.
     pub(super) async fn begin_move(
         self: &Arc<Self>,
-        hosting: &Hosting,
+        hosting: &Arc<Hosting>,
         process: ProcessId,
         (target, travel): (NodeId, Travel),
         dry_run: bool,
@@ -52,13 +53,46 @@ impl Service {
         let (begun, attempt) = oneshot::channel();
         hosting.tell(Input::Begin { order, begun }).await;
         match attempt.await {
-            Ok(Ok(attempt)) => Ok(HostingReply::Moving {
-                source: self.id,
-                attempt,
-            }),
+            Ok(Ok(attempt)) => {
+                let watching = Arc::clone(self).watch_target(Arc::clone(hosting), attempt, target);
+                tokio::spawn(watching);
+                Ok(HostingReply::Moving {
+                    source: self.id,
+                    attempt,
+                })
+            }
             Ok(Err(error)) => Err(Failure::refused(error)),
             Err(_) => Err(Failure::new(FailureKind::Internal, "the node is stopping")),
         }
+    }
+
+    /// Gives a move up whose target dies before it has accepted. One that answers may be fetching and compiling the program.
+    async fn watch_target(
+        self: Arc<Self>,
+        hosting: Arc<Hosting>,
+        attempt: Attempt,
+        target: NodeId,
+    ) {
+        let mut missed = 0;
+        while hosting.is_offered(attempt).await {
+            if missed == TARGET_MISSES_MAX {
+                return hosting.tell(Input::TargetSilent { attempt }).await;
+            }
+            sleep(TARGET_LOOK_EVERY).await;
+            missed = match self.answers(target).await {
+                true => 0,
+                false => missed + 1,
+            };
+        }
+    }
+
+    /// Whether a node answers now.
+    pub(super) async fn answers(&self, node: NodeId) -> bool {
+        let addresses = self.addresses(node);
+        let asked = self
+            .transport
+            .ask(node, &addresses, &Request::Status, PROBE_WITHIN);
+        matches!(timeout(PROBE_WITHIN, asked).await, Ok(Ok(_)))
     }
 
     /// Asks first what would make the move fail: before anything is written anywhere.
@@ -118,6 +152,14 @@ impl Service {
         }
     }
 
+    /// Whether a node speaks an older version of the protocol than [`SINCE`].
+    pub(super) async fn is_older(&self, node: NodeId) -> Result<bool, Failure> {
+        let addresses = self.addresses(node);
+        let version = self.transport.version_with(node, &addresses).await;
+        let version = version.map_err(|error| Failure::new(FailureKind::Unreachable, error))?;
+        Ok(version < SINCE)
+    }
+
     /// A request as another node understands it, which may be older.
     pub(super) async fn as_understood(
         &self,
@@ -131,14 +173,11 @@ impl Service {
                 | HostingRequest::StartListening { .. }
                 | HostingRequest::Listen { .. }
                 | HostingRequest::KeptCopy { .. }
+                | HostingRequest::TakePort { .. }
         ) {
             return Ok(request);
         }
-        let version = self
-            .transport
-            .version_with(node, &self.addresses(node))
-            .await;
-        if version.map_err(|error| Failure::new(FailureKind::Unreachable, error))? >= SINCE {
+        if !self.is_older(node).await? {
             return Ok(request);
         }
         match request {
@@ -158,11 +197,11 @@ impl Service {
             HostingRequest::MoveProgress {
                 source, attempt, ..
             } => Ok(HostingRequest::MoveNews { source, attempt }),
-            HostingRequest::StartListening { .. } | HostingRequest::Listen { .. } => {
-                Err(Failure::refused(
-                    "that node is older and knows no ports of processes: upgrade it, or choose another one",
-                ))
-            }
+            HostingRequest::StartListening { .. }
+            | HostingRequest::Listen { .. }
+            | HostingRequest::TakePort { .. } => Err(Failure::refused(
+                "that node is older and knows no ports of processes: upgrade it, or choose another one",
+            )),
             HostingRequest::KeptCopy { .. } => Err(Failure::refused(
                 "that node is older and goes on from no copies",
             )),

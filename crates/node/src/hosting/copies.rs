@@ -84,7 +84,9 @@ pub(super) struct Origin {
 impl Copies {
     /// Those in a folder.
     pub(super) fn new(folder: PathBuf, bytes_max: u64, workshop: Arc<dyn Workshop>) -> Self {
-        let _ = fs::remove_dir_all(folder.join(GONE));
+        if let Err(error) = trees::remove(&folder.join(GONE)) {
+            tracing::warn!("old copies are not removed: {error}");
+        }
         let here = fs::read_dir(&folder).into_iter().flatten().flatten();
         let here = here.filter_map(|entry| {
             let process = entry.file_name().to_str()?.parse().ok()?;
@@ -284,7 +286,7 @@ impl Copies {
         let moved = make_folder(&gone).and_then(|()| fs::rename(self.of(process), &away));
         match moved {
             Ok(()) => {
-                if let Err(error) = fs::remove_dir_all(&away) {
+                if let Err(error) = trees::remove(&away) {
                     tracing::warn!("a copy is removed at the next start of the node: {error}");
                 }
             }
@@ -296,7 +298,9 @@ impl Copies {
     /// Removes one copy of several; all that is here for the process with the last.
     fn remove_one(&self, process: ProcessId, number: usize) {
         let folder = self.of(process);
-        let _ = fs::remove_dir_all(folder.join(number.to_string()));
+        if let Err(error) = trees::remove(&folder.join(number.to_string())) {
+            tracing::warn!("a copy is removed with its process: {error}");
+        }
         if fs::remove_dir(&folder).is_ok() {
             self.state().here.remove(&process);
         }

@@ -19,7 +19,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sterna_migration::{Attempt, Holding, Travel};
+use sterna_migration::{Attempt, Holding, Life, Record, Travel};
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Order};
 use tokio::task::JoinSet;
@@ -31,12 +31,11 @@ use self::progress::Refused;
 use super::Hosting;
 use super::report::STAYED;
 use crate::identity::NodeId;
-use crate::limits::{
-    DRAIN_ENDS_WITHIN, DRAIN_LOOK_EVERY, DRAIN_MOVES_AT_ONCE, DRAIN_WITHIN_MAX, PROBE_WITHIN,
-};
+use crate::limits::{DRAIN_ENDS_WITHIN, DRAIN_LOOK_EVERY, DRAIN_MOVES_AT_ONCE, DRAIN_WITHIN_MAX};
 use crate::message::{
     Brief, DrainEntry, DrainFate, DrainNews, DrainOrder, DrainStage, Failure, FailureKind,
-    HostingReply, KeepingsOf, MoveProgress, MoveReport, RegistryFate, Remains, Request,
+    HostingReply, KeepingsOf, MoveProgress, MoveReport, PortFate, RegistryFate, RegistryRequest,
+    Remains, Reply,
 };
 use crate::service::Service;
 
@@ -92,7 +91,7 @@ impl Service {
                     && !cut
                 {
                     return Err(Failure::refused(format!(
-                        "clients are connected at ports of this node, and are cut off when it ends, wherever their servers \
+                        "clients are connected at ports of this node, and are cut off when these move, wherever their servers \
                          are: {clients}; drain it with --cut if that may be"
                     )));
                 }
@@ -100,7 +99,7 @@ impl Service {
                     true => self.plan_drain(hosting, &targets).await?,
                     false => {
                         let within = Duration::from_millis(within_ms);
-                        self.begin_drain(hosting, within, targets)?;
+                        self.begin_drain(hosting, within, targets, cut)?;
                         hosting.draining.news()
                     }
                 }
@@ -116,18 +115,18 @@ impl Service {
         let Some(hosting) = &self.hosting else {
             return;
         };
+        if let Some(clients) = self.clients_to_cut(hosting).await {
+            tracing::warn!("clients of this node's ports are cut off: {clients}");
+        }
         let begun = match hosting.closed() {
             Some(_) => Ok(()),
             None => self
                 .drain_targets(&[])
-                .and_then(|targets| self.begin_drain(hosting, within, targets)),
+                .and_then(|targets| self.begin_drain(hosting, within, targets, true)),
         };
         match begun {
             Ok(()) => warn_of_stayed(&hosting.draining.ended().await),
             Err(failure) => tracing::warn!("{failure}"),
-        }
-        if let Some(clients) = self.clients_to_cut(hosting).await {
-            tracing::warn!("clients of this node's ports are cut off: {clients}");
         }
         // A runner that has nothing left ends, too.
         if let Err(failure) = hosting.stop(Remains::Left).await {
@@ -138,11 +137,12 @@ impl Service {
     /// Who is connected at this node's ports, if anybody is.
     async fn clients_to_cut(&self, hosting: &Hosting) -> Option<String> {
         let mut told = Vec::new();
-        for (process, port, clients) in hosting.ingress.connected() {
+        let all = hosting.ingress.all().into_iter();
+        for (process, _, address, clients) in all.filter(|(.., clients)| *clients > 0) {
             let entry = self.entry(process).await.ok();
             let name = entry.and_then(|entry| entry.name);
             let name = name.unwrap_or_else(|| process.short());
-            told.push(format!("{name} at port {port} ({clients})"));
+            told.push(format!("{name} at port {} ({clients})", address.port()));
         }
         told.sort();
         (!told.is_empty()).then(|| told.join(", "))
@@ -183,6 +183,7 @@ impl Service {
         hosting: &Arc<Hosting>,
         within: Duration,
         targets: HashSet<NodeId>,
+        cut: bool,
     ) -> Result<(), Failure> {
         if within.is_zero() || within > DRAIN_WITHIN_MAX {
             return Err(Failure::refused(
@@ -193,7 +194,7 @@ impl Service {
         hosting.news.node_event("the node is being drained");
         let (service, hosting) = (Arc::clone(self), Arc::clone(hosting));
         tokio::spawn(async move {
-            service.drain(&hosting, Arc::new(targets)).await;
+            service.drain(&hosting, Arc::new(targets), cut).await;
             hosting.news.node_event(match hosting.draining.end() {
                 DrainStage::Drained => "the node is drained",
                 DrainStage::Cancelled => "the node is not drained: that was given up",
@@ -259,8 +260,13 @@ impl Service {
         Ok(valued.into_iter().map(|(_, brief)| brief).collect())
     }
 
-    /// Moves all away, and then the registry.
-    async fn drain(self: &Arc<Self>, hosting: &Arc<Hosting>, targets: Arc<HashSet<NodeId>>) {
+    /// Moves all away, then the ports, and then the registry.
+    async fn drain(
+        self: &Arc<Self>,
+        hosting: &Arc<Hosting>,
+        targets: Arc<HashSet<NodeId>>,
+        cut: bool,
+    ) {
         let draining = &hosting.draining;
         let (mut known, mut waiting) = (HashSet::new(), VecDeque::new());
         let mut was_quiet = false;
@@ -295,38 +301,52 @@ impl Service {
             }
         }
         self.settle_stayed(hosting).await;
+        if !draining.is_cancelled() {
+            self.move_ports_away(hosting, cut).await;
+        }
         self.move_registry_away(hosting, &targets).await;
     }
 
-    /// Says of those whose turn did not come why they stay, and of those that are not here any more that they are gone.
+    /// Says of those whose turn did not come why they stay, and of those that are not here any more that they are gone. If
+    /// the runner does not say what is here, all stays that the registry has here.
     async fn settle_stayed(&self, hosting: &Hosting) {
-        let Ok(held) = hosting.held().await else {
-            return;
+        let (here, is_known) = match hosting.held().await {
+            Ok(held) => (held.iter().map(|brief| brief.process).collect(), true),
+            Err(_) => (self.recorded_here().await, false),
         };
-        let held: HashSet<ProcessId> = held.iter().map(|brief| brief.process).collect();
         let why = match hosting.draining.is_cancelled() {
+            _ if !is_known => "the node's runner does not answer",
             true => "it was given up before its turn came",
             false => "the time was over before its turn came",
         };
-        hosting.draining.change(|news| {
-            for entry in &mut news.processes {
-                match &entry.fate {
-                    DrainFate::Moved { .. } | DrainFate::Gone => {}
-                    _ if !held.contains(&entry.process) => entry.fate = DrainFate::Gone,
-                    DrainFate::Stayed { .. } => {}
-                    DrainFate::Waiting | DrainFate::Moving { .. } => {
-                        let why = why.to_owned();
-                        entry.fate = DrainFate::Stayed { why };
-                    }
-                }
+        hosting.draining.settle(&here, is_known, why);
+    }
+
+    /// Living processes of this node, by the registry.
+    async fn recorded_here(&self) -> HashSet<ProcessId> {
+        let (node, mut after, mut here) = (self.id, None, HashSet::new());
+        loop {
+            let request = RegistryRequest::ProcessesOf { node, after };
+            let Ok(Reply::Records(page)) = self.ask_registry(request).await else {
+                return here;
+            };
+            let is_here = |bytes: &[u8]| {
+                let record = Record::decode(bytes);
+                record.is_ok_and(|record| record.owner == node && record.life == Life::Alive)
+            };
+            let records = page.records.into_iter();
+            here.extend(records.filter_map(|(of, bytes)| is_here(&bytes).then_some(of)));
+            after = page.next;
+            if after.is_none() {
+                return here;
             }
-        });
+        }
     }
 
     /// Moves one process to some node, and notes what became of it.
     async fn move_away(
         self: &Arc<Self>,
-        hosting: &Hosting,
+        hosting: &Arc<Hosting>,
         brief: &Brief,
         targets: &HashSet<NodeId>,
     ) {
@@ -363,7 +383,7 @@ impl Service {
     /// Moves a process, or gives that up when the time is over.
     async fn try_move(
         self: &Arc<Self>,
-        hosting: &Hosting,
+        hosting: &Arc<Hosting>,
         process: ProcessId,
         to: NodeId,
     ) -> Tried {
@@ -436,14 +456,9 @@ impl Service {
 
     /// Until a node does not answer.
     async fn falls_silent(&self, node: NodeId) {
-        let addresses = self.addresses(node);
-        let mut answers = true;
-        while answers {
+        sleep(DRAIN_LOOK_EVERY).await;
+        while self.answers(node).await {
             sleep(DRAIN_LOOK_EVERY).await;
-            let asked = self
-                .transport
-                .ask(node, &addresses, &Request::Status, PROBE_WITHIN);
-            answers = matches!(timeout(PROBE_WITHIN, asked).await, Ok(Ok(_)));
         }
     }
 
@@ -479,6 +494,11 @@ fn warn_of_stayed(news: &DrainNews) {
     for entry in &news.processes {
         if let DrainFate::Stayed { why } = &entry.fate {
             tracing::warn!("process {} stays here: {why}", entry.process.short());
+        }
+    }
+    for port in &news.ports {
+        if let PortFate::Stayed { why } = &port.fate {
+            tracing::warn!("port {} stays here: {why}", port.address.port());
         }
     }
     if let RegistryFate::Stayed { why } = &news.registry {

@@ -27,7 +27,6 @@ use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX, SWEEP_EVERY};
 use crate::message::{EventSort, How, MoveReport, RegistryRequest, Reply, RoundNews, SwapBytes};
 use crate::registry::Deed;
 use crate::service::Service;
-use sterna_runner::limits::PROCESSES_MAX;
 
 struct Driver {
     service: Arc<Service>,
@@ -137,10 +136,9 @@ impl Service {
             }
             match hosting.get_runner(life).await {
                 Ok((runner, held)) => {
-                    let ended = held.ended.iter();
-                    hosting
-                        .ended()
-                        .extend(ended.map(|ended| (ended.process, ended.clone())));
+                    for ended in &held.ended {
+                        hosting.note_end(ended.clone());
+                    }
                     hosting.runner.send_replace(Some(runner.clone()));
                     return (runner, held);
                 }
@@ -191,6 +189,7 @@ impl Driver {
         }
     }
 
+    // long because: one arm for each input
     async fn take(&mut self, input: Input) -> Option<Ended> {
         let now = self.now();
         match input {
@@ -220,9 +219,11 @@ impl Driver {
             Input::Cancel { attempt, done } => {
                 let _ = done.send(self.moves.cancel(now, attempt.process));
             }
-            Input::IsBusy { process, busy } => {
-                let _ = busy.send(self.moves.is_busy(process));
+            Input::IsOffered { attempt, offered } => {
+                let _ = offered.send(self.moves.is_offered(attempt));
             }
+            Input::TargetSilent { attempt } => self.moves.target_silent(now, attempt),
+            Input::IsBusy { process, busy } => drop(busy.send(self.moves.is_busy(process))),
             Input::KeptCopy { process, kept } => drop(kept.send(self.moves.kept_copy(process))),
             Input::TargetOf { attempt, target } => {
                 let _ = target.send(self.moves.target_by(attempt));
@@ -287,15 +288,9 @@ impl Driver {
                 }
                 self.moves.handle(now, Event::Runner(event));
             }
-            Said::Ended(ended) => {
-                let mut known = self.hosting.ended();
-                // More than it can have are not its own.
-                if known.len() < PROCESSES_MAX || known.contains_key(&ended.process) {
-                    known.insert(ended.process, ended);
-                }
-            }
+            Said::Ended(ended) => self.hosting.note_end(ended),
             Said::Watched { attempt, us, ready } => {
-                if self.moves.target_of(attempt.process).is_some() {
+                if self.moves.target_by(attempt).is_some() {
                     self.watched.insert(attempt, (us, ready));
                 }
             }

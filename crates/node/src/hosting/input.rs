@@ -33,6 +33,13 @@ pub(super) enum Input {
         attempt: Attempt,
         done: oneshot::Sender<Result<(), sterna_migration::moves::CancelError>>,
     },
+    /// Whether a target has still to say that it takes a process by this attempt.
+    IsOffered {
+        attempt: Attempt,
+        offered: oneshot::Sender<bool>,
+    },
+    /// It does not answer.
+    TargetSilent { attempt: Attempt },
     /// Whether a process takes part in a move, or its end is being written down.
     IsBusy {
         process: ProcessId,

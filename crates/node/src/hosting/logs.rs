@@ -38,8 +38,8 @@ struct Part {
 /// Where a process writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Writing {
-    /// Here, or nobody knows better.
-    Here,
+    /// Here, or nobody knows better; so many bytes until now, if the runner says that.
+    Here(Option<u64>),
     /// On another node: that one has what comes.
     Elsewhere,
     /// Nowhere any more, and last here.
@@ -222,7 +222,11 @@ impl Service {
         loop {
             // Asked before: what it writes last is there when its end is known.
             let state = self.writing(process, Instant::now() >= until).await;
-            let page = match hosting.had(process, after).await? {
+            let had = match state {
+                Writing::Here(Some(end)) if end <= after => Had::Nothing,
+                _ => hosting.had(process, after).await?,
+            };
+            let page = match had {
                 Had::Page(page) => page,
                 Had::Later { start, node } => {
                     self.part_elsewhere(process, after, start, node).await
@@ -255,14 +259,17 @@ impl Service {
         };
         // Once its end is written down, the runner forgets it.
         let ended = hosting.ended().contains_key(&process);
-        if !for_certain && !ended && hosting.seen(process).await.is_ok() {
-            return Writing::Here;
+        if !for_certain
+            && !ended
+            && let Ok(seen) = hosting.seen(process).await
+        {
+            return Writing::Here(Some(seen.output_bytes));
         }
         let record = self.entry(process).await.map(|entry| entry.record());
         match record {
             Ok(Ok(record)) if record.owner != self.id => Writing::Elsewhere,
             Ok(Ok(record)) if record.life != Life::Alive => Writing::Over,
-            _ => Writing::Here,
+            _ => Writing::Here(None),
         }
     }
 

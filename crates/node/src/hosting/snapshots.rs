@@ -4,6 +4,8 @@
 //! The schedule is in the registry, so whoever owns the process next, after a move or a restart, goes on with it. A
 //! snapshot that cannot be kept is written down there as well: nobody believes to have one that is not.
 
+mod turns;
+
 use std::collections::HashMap;
 use std::io::{self, PipeReader};
 use std::sync::Arc;
@@ -13,12 +15,14 @@ use sterna_migration::Life;
 use sterna_process::{ProcessId, ProgramId};
 use sterna_runner::copy::{self, Copy};
 use sterna_runner::message::{Answer, Order};
-use sterna_runner::{BESIDE, BESIDE_VERSION, Beside};
+use sterna_runner::{BESIDE, BESIDE_VERSION, Beside, fault};
 use sterna_snapshot::{Details, Found, Key, PROGRAM, Saved, Shelf, Stored, prune, save};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use self::turns::Turn;
+pub(super) use self::turns::Turns;
 use super::making::As;
 use super::stores::Place;
 use super::{Hosting, blocking};
@@ -28,8 +32,8 @@ use crate::limits::{
     SNAPSHOTS_SWEEP_EVERY, TROUBLE_BYTES_MAX,
 };
 use crate::message::{
-    Belongings, EventSort, Failure, FailureKind, HostingReply, Keeper, Keeping, KeepingsOf,
-    LastSnapshot, RegistryRequest, Reply, SnapshotOrder,
+    Belongings, EventSort, Failure, FailureKind, Keeper, Keeping, KeepingsOf, LastSnapshot,
+    RegistryRequest, Reply,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
@@ -91,7 +95,7 @@ impl Service {
                 let Some(every) = keeping.every_ms.map(Duration::from_millis) else {
                     continue;
                 };
-                // A store that is slow gets one after the other: two at once would write the same objects.
+                // None waits for its turn behind another one of the schedule.
                 let due = match tried.get(&process) {
                     Some((at, making)) => at.elapsed() >= every && making.is_finished(),
                     None => is_due(&keeping, every),
@@ -104,7 +108,7 @@ impl Service {
                 };
                 let (service, hosting) = (Arc::clone(&self), Arc::clone(&hosting));
                 let making = tokio::spawn(async move {
-                    let made = service.snapshot(&hosting, process, keeping).await;
+                    let made = service.snapshot_on_schedule(&hosting, process).await;
                     if let Err(failure) = made {
                         tracing::debug!("no snapshot of {}: {failure}", process.short());
                     }
@@ -152,58 +156,40 @@ impl Service {
         Ok(())
     }
 
-    /// What a user wants of a process of this node.
-    pub(super) async fn see_to_snapshots(
-        self: &Arc<Self>,
+    /// What is to be written down when a user's snapshot is there: a schedule without any would be believed.
+    async fn wanted(
+        &self,
         hosting: &Hosting,
         process: ProcessId,
-        order: SnapshotOrder,
-    ) -> Result<HostingReply, Failure> {
-        hosting.seen(process).await?;
+        to: Option<Keeper>,
+        schedule: Option<(u64, u32)>,
+    ) -> Result<Keeping, Failure> {
         let known = self.keeping(process).await?;
-        let (every_ms, to, keep) = match order {
-            SnapshotOrder::Stop => {
-                let mut keeping = known.ok_or_else(|| none_of(process))?;
-                keeping.every_ms = None;
-                self.set_keeping(process, &keeping).await?;
-                return Ok(HostingReply::Keeping(Box::new(keeping)));
-            }
-            SnapshotOrder::Once { to } => {
-                let every_ms = known.as_ref().and_then(|keeping| keeping.every_ms);
-                (
-                    every_ms,
-                    to,
-                    known.as_ref().map_or(KEEP, |known| known.keep),
-                )
-            }
-            SnapshotOrder::Every { every_ms, to, keep } => (Some(every_ms), to, keep),
+        let known = known.as_ref();
+        let (every_ms, keep) = match (schedule, known) {
+            (Some((every_ms, keep)), _) => (Some(every_ms), keep),
+            (None, Some(known)) => (known.every_ms, known.keep),
+            (None, None) => (None, KEEP),
         };
         let entry = self.entry(process).await?;
         let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
         belongings.none_is_copied("a snapshot")?;
-        let to = to.or(known.as_ref().map(|keeping| keeping.to.clone()));
+        let to = to.or_else(|| known.map(|known| known.to.clone()));
         let to = to.ok_or_else(|| {
             Failure::refused(
                 "say where the snapshots are to be kept: --to NODE, or --to store:NAME",
             )
         })?;
         self.check(hosting, &to, (every_ms, keep))?;
-        let key = match known.as_ref() {
-            Some(keeping) => keeping.key,
-            None => new_key(),
-        };
-        let last = known.filter(|keeping| keeping.to == to);
-        let keeping = Keeping {
-            key,
+        let last = known.filter(|known| known.to == to);
+        Ok(Keeping {
+            key: known.map_or_else(new_key, |known| known.key),
+            last: last.and_then(|known| known.last),
             to,
             every_ms,
             keep,
-            last: last.and_then(|keeping| keeping.last),
             trouble: None,
-        };
-        // Written down when the first one is there: a schedule without any would be believed.
-        let keeping = self.snapshot(hosting, process, keeping).await?;
-        Ok(HostingReply::Keeping(Box::new(keeping)))
+        })
     }
 
     fn check(
@@ -232,26 +218,39 @@ impl Service {
         }
     }
 
-    /// Makes a snapshot, and writes down how that went.
+    /// Makes a snapshot, whose turn it must be, and writes down how that went. Of what was said meanwhile nothing is undone.
+    /// `wanted`: how often it had been said to make no more, when a user wanted this one.
     async fn snapshot(
         self: &Arc<Self>,
         hosting: &Hosting,
         process: ProcessId,
-        mut keeping: Keeping,
+        turn: &Turn,
+        keeping: Keeping,
+        wanted: Option<u64>,
     ) -> Result<Keeping, Failure> {
         let at_ms = now_ms();
-        let copied = self
-            .copy_to(
-                hosting,
-                process,
-                (&keeping.to, process),
-                (keeping.key, keeping.keep),
-            )
-            .await;
+        let to = (&keeping.to, process);
+        let copied = self.copy_to(hosting, process, to, (keeping.key, keeping.keep));
+        let copied = match copied.await {
+            Err(failure) if failure.kind == FailureKind::NotHere => return Err(failure),
+            copied => copied,
+        };
+        let stops = turn.stops.lock().await;
+        let mut now = match (&copied, wanted) {
+            (Ok(_), Some(stops_then)) => Keeping {
+                every_ms: keeping.every_ms.filter(|_| stops_then == *stops),
+                ..keeping
+            },
+            // Of one that was never kept, or elsewhere, nothing is written down.
+            _ => match self.keeping(process).await? {
+                Some(known) if known.to == keeping.to => known,
+                _ => return copied.and_then(|_| Err(none_of(process))),
+            },
+        };
         let failed = match copied {
             Ok(Kept { saved, stood_us }) => {
-                keeping.trouble = None;
-                keeping.last = Some(LastSnapshot {
+                now.trouble = None;
+                now.last = Some(LastSnapshot {
                     number: saved.manifest.number,
                     at_ms,
                     output_bytes: saved.manifest.output_bytes,
@@ -262,34 +261,22 @@ impl Service {
                 });
                 None
             }
-            Err(failure) if failure.kind == FailureKind::NotHere => return Err(failure),
             Err(failure) => {
                 let mut trouble = failure.message.clone();
                 trouble.truncate(trouble.floor_char_boundary(TROUBLE_BYTES_MAX));
-                if keeping.trouble.as_ref() != Some(&trouble) {
+                if now.trouble.as_ref() != Some(&trouble) {
                     hosting.news.event(
                         process,
                         EventSort::Other,
                         format!("has no new snapshot: {trouble}"),
                     );
                 }
-                keeping.trouble = Some(trouble);
+                now.trouble = Some(trouble);
                 Some(failure)
             }
         };
-        match failed {
-            None => {
-                self.set_keeping(process, &keeping).await?;
-                Ok(keeping)
-            }
-            Some(failure) => {
-                // Of one that was never kept nothing is written down.
-                if self.keeping(process).await?.is_some() {
-                    self.set_keeping(process, &keeping).await?;
-                }
-                Err(failure)
-            }
-        }
+        self.set_keeping(process, &now).await?;
+        failed.map_or(Ok(now), Err)
     }
 
     /// Keeps a copy of a process of this node in a folder.
@@ -432,8 +419,10 @@ fn keep_copy(
         epoch: image.header.epoch,
         at_ms,
         output_bytes: beside.map_or(0, |beside| beside.output_bytes),
+        first_pack: u32::from_le_bytes(random()),
     };
     let saved = save(shelf, key, &details, &image, &mut copy).map_err(text)?;
+    fault::point("service kept", &saved.manifest);
     Ok(KeptCopy(saved, image.header.program))
 }
 

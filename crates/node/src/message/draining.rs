@@ -1,5 +1,7 @@
 //! What is asked of a node that is to be emptied, and how it says it gets on.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 use sterna_migration::NodeId;
 use sterna_process::ProcessId;
@@ -17,7 +19,7 @@ pub enum DrainOrder {
         to: Vec<NodeId>,
         /// Only say where each could go.
         dry_run: bool,
-        /// Also if clients are connected at the node's ports, who are cut off when it ends.
+        /// Also if clients are connected at the node's ports, who are cut off.
         cut: bool,
     },
     /// Answers when there is other news than this, or after a while.
@@ -40,6 +42,36 @@ pub struct DrainNews {
     pub processes: Vec<DrainEntry>,
     /// What becomes of the registry.
     pub registry: RegistryFate,
+    /// What became of the node's ports whose processes are elsewhere.
+    pub ports: Vec<DrainPort>,
+}
+
+/// A port of a node that is drained, at which clients reach a process of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainPort {
+    /// Whose.
+    pub process: ProcessId,
+    /// Where it was.
+    pub address: SocketAddr,
+    /// What became of it.
+    pub fate: PortFate,
+}
+
+/// What became of such a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PortFate {
+    /// It is at the node that has the process.
+    Moved {
+        /// Which.
+        to: NodeId,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// It stays, and goes with the node.
+    Stayed {
+        /// Why.
+        why: String,
+    },
 }
 
 /// How far a node is with it.

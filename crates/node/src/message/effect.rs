@@ -53,6 +53,7 @@ impl RegistryRequest {
             | Self::Remove { .. }
             | Self::CreateRecord { .. }
             | Self::SwapRecord(_)
+            | Self::SetExtra { .. }
             | Self::Forget { .. }
             | Self::AnnounceProcesses { .. }
             | Self::SetKeeping { .. } => Effect::Once,
@@ -120,6 +121,7 @@ impl HostingRequest {
                 ..
             }
             | Self::Listen { .. }
+            | Self::TakePort { .. }
             | Self::Unlisten { .. } => Effect::Once,
             Self::Start(_)
             | Self::StartListening { .. }

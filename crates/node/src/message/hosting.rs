@@ -324,12 +324,18 @@ pub enum HostingRequest {
         /// Which.
         process: ProcessId,
     },
+    /// Between nodes: the asking node has a port of a process of the asked one, and ends: open it here. From version 3 on.
+    TakePort {
+        /// Which process.
+        process: ProcessId,
+        /// Which of its ports.
+        index: u32,
+    },
     /// Some of all processes of the cluster, with how they are. From version 3 of the protocol on.
     ListPage {
         /// Those that run nowhere too.
         ended: bool,
-        /// The last one that is known: `next` of [`HostingReply::ListedPage`].
-        after: Option<ProcessId>,
+        after: Option<ProcessId>, // `next` of the page before
     },
 }
 
@@ -489,7 +495,7 @@ pub enum HostingReply {
     Drain(Box<DrainNews>),
     /// To [`HostingRequest::Rooms`]: of those that answer.
     Rooms(Vec<Room>),
-    /// To [`HostingRequest::Listen`]: where.
+    /// To [`HostingRequest::Listen`] and [`HostingRequest::TakePort`]: where.
     Listening(SocketAddr),
     /// To [`HostingRequest::MoveProgress`].
     MoveProgress(MoveProgress),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use sterna_migration::NodeId;
 
+use super::Belongings;
 use crate::limits::{LISTEN_NAME_BYTES_MAX, LISTENS_MAX};
 
 /// A port that a process is to have.
@@ -42,6 +43,14 @@ impl ListenOrder {
 }
 
 impl Listen {
+    /// One of those that are kept with a process's record, if this program can read them.
+    #[must_use]
+    pub fn of(extra: &[u8], index: u32) -> Option<Self> {
+        let mut listens = Belongings::decode(extra)?.listens;
+        let index = index as usize;
+        (index < listens.len()).then(|| listens.swap_remove(index))
+    }
+
     /// The environment variables by which a process learns of its ports, as sd_listen_fds(3) has them.
     #[must_use]
     pub fn variables(listens: &[Self]) -> Vec<(Vec<u8>, Vec<u8>)> {

@@ -8,7 +8,7 @@ use crate::limits::{
     ARGUMENTS_BYTES_MAX, EXTRA_BYTES_MAX, FILE_BYTES_MAX, PROCESS_NAME_BYTES_MAX, TEXT_BYTES_MAX,
 };
 
-/// How a process began. Written once, with its first record.
+/// How a process began. Written once, with its first record, but for `extra`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessInfo {
     /// What it is to be called, which no other living process of the cluster is.

@@ -36,6 +36,7 @@ impl<S: Store> Registry<S> {
             | RegistryRequest::SwapRecord(_)
             | RegistryRequest::Forget { .. }
             | RegistryRequest::SetKeeping { .. }
+            | RegistryRequest::SetExtra { .. }
             | RegistryRequest::AnnounceProcesses { .. } => true,
             RegistryRequest::Status
             | RegistryRequest::Roster { .. }

@@ -316,6 +316,51 @@ impl<S: Store> Registry<S> {
         Ok(free.then(|| change(name_key(name), None, Some(id))))
     }
 
+    /// What an owner keeps of its process is something else from now on.
+    pub(super) async fn set_extra(
+        &self,
+        by: NodeId,
+        process: ProcessId,
+        (before, extra): (Vec<u8>, Vec<u8>),
+    ) -> Result<Reply, Failure> {
+        for _ in 0..TRIES_MAX {
+            let Some((revision, stored)) = self.stored(process).await? else {
+                return Err(Failure::new(FailureKind::NotHere, "no such process"));
+            };
+            self.settled(&stored).await?;
+            let record = stored.decoded()?;
+            if record.owner != by || record.life != Life::Alive {
+                return Err(Failure::new(
+                    FailureKind::Forbidden,
+                    "only a process's owner says what it has, while it lives",
+                ));
+            }
+            let found = self.store.get(&key(INFOS, process)).await?;
+            let entry = found.ok_or_else(damaged)?;
+            let mut info: ProcessInfo = read(&entry.value)?;
+            if info.extra != before {
+                return Err(contended());
+            }
+            info.extra.clone_from(&extra);
+            if !info.is_plain() {
+                return Err(Failure::refused("it has more than can be kept"));
+            }
+            let changes = vec![
+                change(
+                    key(INFOS, process),
+                    Some(entry.revision),
+                    Some(write(&info)),
+                ),
+                // Whose it is does not change meanwhile.
+                change(key(RECORDS, process), Some(revision), Some(stored.write())),
+            ];
+            if self.store.swap_all(changes).await?.is_some() {
+                return Ok(Reply::Done);
+            }
+        }
+        Err(contended())
+    }
+
     pub(super) async fn forget(&self, process: ProcessId) -> Result<Reply, Failure> {
         for _ in 0..TRIES_MAX {
             let Some((revision, stored)) = self.stored(process).await? else {

@@ -119,6 +119,7 @@ impl Cluster {
     }
 }
 
+// long because: a row for each request
 #[test]
 fn the_registry_gives_a_member_nothing_that_belongs_to_another() {
     let cluster = Cluster::new();
@@ -168,7 +169,18 @@ fn the_registry_gives_a_member_nothing_that_belongs_to_another() {
         (create(other, evil, Some("job")), FailureKind::Taken),
         (create(other, owner, None), FailureKind::Forbidden),
         (
-            RegistryRequest::SetKeeping { process, bytes },
+            RegistryRequest::SetKeeping {
+                process,
+                bytes: bytes.clone(),
+            },
+            FailureKind::Forbidden,
+        ),
+        (
+            RegistryRequest::SetExtra {
+                process,
+                before: Vec::new(),
+                extra: bytes,
+            },
             FailureKind::Forbidden,
         ),
         (RegistryRequest::Forget { process }, FailureKind::Refused),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,8 +11,8 @@ use serde::Serialize;
 use sterna_migration::NodeId;
 use sterna_node::identity;
 use sterna_node::message::{
-    DrainEntry, DrainFate, DrainNews, DrainOrder, DrainStage, HostingReply, HostingRequest, Nodes,
-    RegistryFate,
+    DrainEntry, DrainFate, DrainNews, DrainOrder, DrainPort, DrainStage, HostingReply,
+    HostingRequest, Nodes, PortFate, RegistryFate,
 };
 use sterna_process::{Plain, ProcessId};
 
@@ -36,8 +37,8 @@ pub(crate) struct Drain {
     /// Only say where each process could go.
     #[arg(long)]
     dry_run: bool,
-    /// Also if clients are connected at its ports (`run --listen`): they are cut off when the node ends, wherever their
-    /// servers are by then.
+    /// Also if clients are connected at its ports (`run --listen`): they are cut off when these move to the nodes that have
+    /// the servers.
     #[arg(long)]
     cut: bool,
     /// Give it up, or let a node that was drained take processes again.
@@ -58,7 +59,8 @@ Examples:
 
 Processes without a snapshot go first, then those with snapshots; in both, those first that have used most processor time
 since their last snapshot for each byte of memory. Each goes to the least crowded node that exports what it needs and has
-room; four are under way at once. The registry goes last. From now on the node takes no processes, and stays so when all
+room; four are under way at once. Then ports at which clients reach processes of other nodes are opened there, under the same
+number if it is free, and closed here. The registry goes last. From now on the node takes no processes, and stays so when all
 have left, until it is started again or this is cancelled; if something stays, it takes processes again.
 
 The node does this by itself: Ctrl-C ends the watching only. `sterna node start --on-signal drain` does the same on SIGTERM.
@@ -73,6 +75,22 @@ struct Told<'a> {
     stage: &'static str,
     processes: Vec<Row<'a>>,
     registry: Registry<'a>,
+    ports: Vec<Port<'a>>,
+}
+
+/// A port whose process is elsewhere.
+#[derive(Serialize)]
+struct Port<'a> {
+    id: ProcessId,
+    name: &'a str,
+    /// Where it was.
+    address: SocketAddr,
+    /// `moved` or `stayed`.
+    fate: &'static str,
+    to: Option<String>,
+    /// Where it is.
+    address_now: Option<SocketAddr>,
+    why: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -197,15 +215,14 @@ impl Viewer<'_> {
         for entry in &news.processes {
             let before = shown.insert(entry.process, entry.fate.clone());
             if entry.fate != DrainFate::Waiting && before.as_ref() != Some(&entry.fate) {
-                let (name, outcome) = (self.called(entry), self.outcome(entry));
+                let (name, outcome) = (Plain(self.called(entry.process)), self.outcome(entry));
                 show::note(format_args!("{} {name} {outcome}", entry.process.short()));
             }
         }
     }
 
-    fn called(&self, entry: &DrainEntry) -> Plain<'_> {
-        let name = self.names.get(&entry.process);
-        Plain(name.map_or("", String::as_str))
+    fn called(&self, process: ProcessId) -> &str {
+        self.names.get(&process).map_or("", String::as_str)
     }
 
     fn node(&self, id: NodeId) -> String {
@@ -237,13 +254,23 @@ impl Viewer<'_> {
         for entry in &news.processes {
             table.row([
                 entry.process.short(),
-                self.called(entry).to_string(),
+                Plain(self.called(entry.process)).to_string(),
                 show::bytes(entry.memory_bytes),
                 self.outcome(entry),
             ]);
         }
         if !news.processes.is_empty() {
             show::print(table.shown(Paint::stdout()));
+        }
+        for port in &news.ports {
+            let (name, number) = (Plain(self.called(port.process)), port.address.port());
+            let became = match &port.fate {
+                PortFate::Moved { to, address } => {
+                    format!("is at {} now: {address}", self.node(*to))
+                }
+                PortFate::Stayed { why } => format!("stays: {}", Plain(why)),
+            };
+            show::print(format_args!("port {number} of {name} {became}\n"));
         }
         match &news.registry {
             RegistryFate::Elsewhere => {}
@@ -289,6 +316,25 @@ impl Viewer<'_> {
             },
             processes: news.processes.iter().map(|entry| self.row(entry)).collect(),
             registry: Registry { fate, to, why },
+            ports: news.ports.iter().map(|port| self.port(port)).collect(),
+        }
+    }
+
+    fn port<'a>(&'a self, port: &'a DrainPort) -> Port<'a> {
+        let (fate, to, address_now, why) = match &port.fate {
+            PortFate::Moved { to, address } => {
+                ("moved", Some(self.node(*to)), Some(*address), None)
+            }
+            PortFate::Stayed { why } => ("stayed", None, None, Some(&**why)),
+        };
+        Port {
+            id: port.process,
+            name: self.called(port.process),
+            address: port.address,
+            fate,
+            to,
+            address_now,
+            why,
         }
     }
 
@@ -302,7 +348,7 @@ impl Viewer<'_> {
         };
         Row {
             id: entry.process,
-            name: self.names.get(&entry.process).map_or("", String::as_str),
+            name: self.called(entry.process),
             memory_bytes: entry.memory_bytes,
             fate,
             to: to.map(|to| self.node(to)),

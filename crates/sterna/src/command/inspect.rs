@@ -14,6 +14,7 @@ use sterna_process::{
 };
 use sterna_runner::message::WindowSize;
 
+use super::ps::PortRow;
 use crate::client;
 use crate::key;
 use crate::local::Local;
@@ -152,6 +153,7 @@ impl Inspect {
             file: entry.info.file.clone(),
             arguments: entry.info.arguments.clone(),
             belongings: Belongings::decode(&entry.info.extra),
+            ports: PortRow::all(&entry.info.extra, &nodes),
             brief: looked.brief,
             layout: looked.layout,
             has_input: looked.has_input,
@@ -181,6 +183,8 @@ struct Hosted {
     arguments: Vec<String>,
     /// Its limits and directories; null if a newer node wrote them down.
     belongings: Option<Belongings>,
+    /// Where its clients connect.
+    ports: Vec<PortRow>,
     brief: Brief,
     layout: MemoryLayout,
     has_input: bool,
@@ -232,6 +236,10 @@ impl Hosted {
             let only = if binding.read_only { ", read-only" } else { "" };
             let path = Plain(&binding.guest_path);
             page.line("directory", format_args!("{path}, {sort}{only}"));
+        }
+        for port in &self.ports {
+            let (name, node, address) = (Plain(&port.name), Plain(&port.node), port.address);
+            page.line("port", format_args!("{name}, of {node}: {address}"));
         }
         page.layout(&self.layout);
         page.description(&self.description);

@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod balance;
+pub(crate) mod bench;
 pub(crate) mod cp;
 pub(crate) mod demo;
 pub(crate) mod doctor;
@@ -24,6 +25,7 @@ pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod snapshot;
+mod stage;
 pub(crate) mod stats;
 pub(crate) mod steer;
 pub(crate) mod thaw;

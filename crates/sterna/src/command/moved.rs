@@ -129,7 +129,7 @@ fn us(time: Duration) -> u64 {
     time.as_micros().try_into().unwrap_or(u64::MAX)
 }
 
-fn strategy(strategy: Strategy) -> &'static str {
+pub(super) fn strategy(strategy: Strategy) -> &'static str {
     match strategy {
         Strategy::StopAndCopy => "stop-and-copy",
         Strategy::PreCopy => "pre-copy",

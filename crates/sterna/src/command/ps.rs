@@ -94,7 +94,7 @@ pub(crate) struct PortRow {
 
 impl PortRow {
     /// Those of a process of the cluster.
-    fn all(belongings: &[u8], nodes: &Nodes) -> Vec<Self> {
+    pub(crate) fn all(belongings: &[u8], nodes: &Nodes) -> Vec<Self> {
         let listens = Belongings::decode(belongings).unwrap_or_default().listens;
         let row = |listen: Listen| Self {
             name: listen.name,

@@ -1,91 +1,14 @@
 //! Servers on nodes, and their clients, which stay connected while the server moves and hear of it when it is lost.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use crate::cluster::{Cluster, How, Node, free_address, has_id};
+use crate::kv::Client;
 use crate::world::{World, guest, until};
-
-/// Longer than anything takes that is waited for: a client that hears nothing for so long fails.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A client of the key-value store, on one connection.
-struct Client {
-    to: TcpStream,
-    from: BufReader<TcpStream>,
-}
-
-impl Client {
-    fn connect(address: SocketAddr) -> io::Result<Self> {
-        let to = TcpStream::connect(address)?;
-        to.set_nodelay(true)?;
-        to.set_read_timeout(Some(PATIENCE))?;
-        let from = BufReader::new(to.try_clone()?);
-        Ok(Self { to, from })
-    }
-
-    /// The same as soon as the port is open. Who tries long enough meets itself: a socket that connects from the very port
-    /// that nobody listens at (tcp(7), simultaneous open).
-    #[track_caller]
-    fn connect_soon(address: SocketAddr) -> Self {
-        let mut connected = None;
-        until("the port is open", || {
-            let client = Self::connect(address).ok();
-            connected = client.filter(|client| client.to.local_addr().unwrap() != address);
-            connected.is_some()
-        });
-        connected.unwrap()
-    }
-
-    fn send(&mut self, method: &str, key: &str, body: &str) -> io::Result<()> {
-        let length = body.len();
-        let request = format!(
-            "{method} /{key} HTTP/1.1\r\nHost: kv\r\nContent-Length: {length}\r\n\r\n{body}"
-        );
-        self.to.write_all(request.as_bytes())
-    }
-
-    /// The body of the next answer, which must be a good one.
-    fn receive(&mut self) -> io::Result<String> {
-        let mut status = String::new();
-        if self.from.read_line(&mut status)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        assert!(status.starts_with("HTTP/1.1 200"), "{status:?}");
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            self.from.read_line(&mut line)?;
-            match line.trim_end().split_once(": ") {
-                Some(("Content-Length", text)) => length = text.parse().unwrap(),
-                Some(_) => {}
-                None => break,
-            }
-        }
-        let mut body = vec![0; length];
-        self.from.read_exact(&mut body)?;
-        Ok(String::from_utf8(body).unwrap())
-    }
-
-    fn ask(&mut self, method: &str, key: &str, body: &str) -> io::Result<String> {
-        self.send(method, key, body)?;
-        self.receive()
-    }
-
-    /// Writes a key. How often that was done.
-    fn put(&mut self, key: &str, value: &str) -> io::Result<u64> {
-        let answer = self.ask("PUT", key, value)?;
-        Ok(answer.trim_end().parse().unwrap())
-    }
-
-    fn get(&mut self, key: &str) -> io::Result<String> {
-        self.ask("GET", key, "")
-    }
-}
 
 /// Clients that write without end, each its own key: that is done exactly once each time.
 struct Load {
@@ -134,18 +57,7 @@ fn serve(cluster: &Cluster, options: &[&str], listen: &str) -> SocketAddr {
     let kv = guest("kv");
     let words = ["run", "--detach", "--name", "kv", "--listen", listen];
     cluster.ask(&[&words, options, &[&kv, "1"]].concat()).ok();
-    address(cluster)
-}
-
-fn address(cluster: &Cluster) -> SocketAddr {
-    let listed = cluster.json(&["ps", "--json"]);
-    let rows = listed.as_array().unwrap();
-    let row = rows.iter().find(|row| row["name"] == "kv").unwrap();
-    row["ports"][0]["address"]
-        .as_str()
-        .unwrap()
-        .parse()
-        .unwrap()
+    cluster.address_of("kv")
 }
 
 /// Whether a client is cut off: not only that nothing comes.
@@ -357,9 +269,13 @@ fn a_node_is_not_drained_of_clients_unless_they_may_be_cut_off() {
         cluster.ask(drain).fails(1, &[&port, "--cut"]);
     }
     cluster.is_at("kv", "one");
-    cluster.ask(&["drain", "one", "--cut"]).ok();
+    let told = cluster.ask(&["drain", "one", "--cut"]).ok();
     cluster.is_at("kv", "two");
-    // As long as the node is there.
+    assert!(is_cut_off(&mut client));
+    let address = cluster.address_of("kv");
+    let moved = format!("of kv is at two now: {address}");
+    assert!(told.contains(&moved), "{told}");
+    let mut client = Client::connect(address).unwrap();
     assert_eq!(client.put("key", "value").unwrap(), 2);
 }
 
@@ -398,7 +314,53 @@ fn idle_clients_leave_a_node_what_it_needs_itself() {
     assert_eq!(idle[0].put("key", "value").unwrap(), 1);
     cluster.ask(&["drain", "one", "--cut"]).ok();
     cluster.is_at("kv", "two");
-    assert_eq!(idle[0].get("key").unwrap(), "value");
+}
+
+/// A cluster whose nodes have addresses of their own, so that two can have the same port.
+fn apart(names: &[&str]) -> Cluster {
+    let number = |name: &str| 1 + names.iter().position(|one| *one == name).unwrap();
+    Cluster::new_so(names, |_, name| {
+        let port = free_address().rsplit_once(':').unwrap().1.to_owned();
+        (format!("127.0.0.{}:{port}", number(name)), How::default())
+    })
+}
+
+#[test]
+fn a_drained_ingress_leaves_its_ports_to_the_nodes_that_have_the_processes() {
+    let mut cluster = apart(&["home", "one", "two"]);
+    // One goes along with its process, the other one follows it.
+    let address = serve(&cluster, &["--on", "one"], "one:0");
+    let (kv, words) = (guest("kv"), ["run", "--detach", "--name", "other"]);
+    let more = ["--listen", "one:0", "--on", "two", &kv, "1"];
+    cluster.ask(&[&words[..], &more].concat()).ok();
+    let mut client = Client::connect(address).unwrap();
+    assert_eq!(client.put("key", "value").unwrap(), 1);
+    drop(client);
+    let other = cluster.address_of("other");
+    // The clients are gone as soon as that is noticed.
+    until("it is drained", || {
+        let drain = cluster.ask(&["drain", "one", "--to", "two", "--json"]);
+        drain.0.status.success()
+    });
+    for (name, before) in [("kv", address), ("other", other)] {
+        let now = cluster.address_of(name);
+        assert_eq!(now.port(), before.port(), "the number is free there");
+        assert_eq!(now.ip().to_string(), "127.0.0.3");
+        let inspected = cluster.ask(&["inspect", name]).ok();
+        let port = format!("of two: {now}");
+        assert!(inspected.contains(&port), "{inspected}");
+        until("it is closed", || TcpStream::connect(before).is_err());
+    }
+    cluster.kill("one");
+    let mut client =
+        Client::connect(SocketAddr::new([127, 0, 0, 3].into(), address.port())).unwrap();
+    assert_eq!(client.get("key").unwrap(), "value");
+    // The port stays where it is now when the process moves on, and when services die.
+    cluster.ask(&["move", "kv", "home"]).ok();
+    cluster.kill("home");
+    cluster.start_again("home");
+    assert_eq!(client.put("key", "value").unwrap(), 2);
+    cluster.start_again("one");
 }
 
 #[test]

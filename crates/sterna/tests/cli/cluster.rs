@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -376,6 +376,15 @@ impl Cluster {
         let row = rows.iter().rfind(is_meant)?;
         let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
         Some((text("node"), text("state")))
+    }
+
+    /// Where clients of a process connect.
+    pub(crate) fn address_of(&self, process: &str) -> SocketAddr {
+        let listed = self.json(&["ps", "--json"]);
+        let rows = listed.as_array().unwrap();
+        let row = rows.iter().find(|row| row["name"] == process).unwrap();
+        let address = row["ports"][0]["address"].as_str().unwrap();
+        address.parse().unwrap()
     }
 
     #[track_caller]

@@ -192,3 +192,87 @@ fn a_clone_does_the_rest_of_the_work_too() {
     other.stop(&world);
     one.stop(&world);
 }
+
+/// A cluster whose nodes have a store `kept`, with a process on `two`.
+fn with_store(environment: &[(String, String)]) -> (World, Node, Node) {
+    let world = World::new();
+    let kept = world.path("kept");
+    fs::create_dir(&kept).unwrap();
+    let start = |name| {
+        let how = How {
+            options: vec!["--store".into(), format!("kept=file://{}", kept.display())],
+            environment: environment.to_vec(),
+            ..How::default()
+        };
+        Node::start_so(&world, name, "127.0.0.1:0", how)
+    };
+    let (one, other) = (start("one"), start("two"));
+    join(&world, &one, &other);
+    run(&one, &world, "two", ENDLESS);
+    (world, one, other)
+}
+
+const ONCE: [&str; 4] = ["snapshot", "lua", "--once", "--json"];
+
+#[test]
+fn snapshots_that_are_wanted_at_once_are_made_one_after_the_other() {
+    let (world, one, mut other) = with_store(&[]);
+    let every = ["--every", "1s", "--keep", "1", "--to", "store:kept"];
+    one.ok(&world, &[&["snapshot", "lua"][..], &every].concat());
+    let mut numbers = Vec::new();
+    for _ in 0..3 {
+        let at_once: Vec<_> = (0..4).map(|_| one.begin(&world, &ONCE)).collect();
+        for mut making in at_once {
+            let kept: Value = serde_json::from_str(&making.ended(0)).unwrap();
+            assert_eq!(kept["every_ms"], 1000, "{kept}");
+            numbers.push(kept["number"].as_u64().unwrap());
+        }
+    }
+    numbers.sort_unstable();
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+    other.kill_runner();
+    other.kill();
+    other.start_again(&world);
+    until("the loss is known", || {
+        one.ok(&world, &["ps", "-a"]).contains("lost")
+    });
+    let recovered = one.json(&world, &["recover", "lua", "--json"]);
+    assert_eq!(recovered["passed_over"], Value::Array(Vec::new()));
+    assert!(recovered["snapshot"].as_u64() >= numbers.last().copied());
+    let before = one.ok(&world, &["logs", "lua"]);
+    until("it goes on", || one.ok(&world, &["logs", "lua"]) > before);
+    other.stop(&world);
+    one.stop(&world);
+}
+
+#[test]
+fn a_schedule_that_is_ended_while_a_snapshot_is_made_stays_ended() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let arm = |text: &str| fs::write(file.path(), text).unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let (world, one, other) = with_store(&[("STERNA_FAULTS".into(), path)]);
+    let every = |every| ["snapshot", "lua", "--every", every, "--to", "store:kept"];
+    let stands = || {
+        let text = fs::read_to_string(file.path()).unwrap();
+        text.starts_with("reached")
+    };
+    one.ok(&world, &every("1s"));
+    arm("service kept Manifest");
+    until("one of the schedule is kept, and not written down", stands);
+    let told = one.ok(&world, &["snapshot", "lua", "--stop"]);
+    assert!(told.contains("no more snapshots"), "{told}");
+    arm("");
+    let kept = one.json(&world, &ONCE);
+    assert_eq!(kept["every_ms"], Value::Null, "{kept}");
+    // And one with which a schedule was to begin.
+    arm("service kept Manifest");
+    let mut making = one.begin(&world, &every("1h"));
+    until("it is kept, and not written down", stands);
+    one.ok(&world, &["snapshot", "lua", "--stop"]);
+    arm("");
+    making.ended(0);
+    let kept = one.json(&world, &ONCE);
+    assert_eq!(kept["every_ms"], Value::Null, "{kept}");
+    other.stop(&world);
+    one.stop(&world);
+}

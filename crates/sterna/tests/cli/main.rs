@@ -19,9 +19,12 @@
 //! - `phases`: each role of a move killed and stopped at each of its phases
 //! - `recovery`: what is gone on with when a target dies early
 //! - `live`: memory that goes while its process runs
+//! - `network`: namespaces with links that are cut and lossy; `detour`: whatever is sent to nodes takes longer
 //! - `networks`: nodes in networks of their own: cut, lossy, of IPv6 alone
 //! - `hardship`: nodes whose disks are full; `clocks`: nodes whose clocks are wrong
-//! - `clients`: servers with clients that stay connected while they move
+//! - `clients`: servers with clients that stay connected while they move; `kv`: one such client
+//! - `leaks`: what is left of moves in which somebody is killed, while all others live on
+//! - `histories`: what clients see whatever happens to everybody else, and `linear`, whether it can have happened
 //! - `copied`: directories that are copied along; moves that cannot be because of directories
 //! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
 //! - `buckets`: snapshots in what speaks the protocol of S3
@@ -40,17 +43,23 @@ mod control;
 mod copied;
 mod deaths;
 mod demo;
+mod detour;
 mod draining;
 mod etcd;
 mod faults;
 mod found;
 mod hardship;
+mod histories;
 mod hosted;
 mod journeys;
 mod keeping;
+mod kv;
+mod leaks;
 mod left;
+mod linear;
 mod live;
 mod moves;
+mod network;
 mod networks;
 mod nodes;
 mod parts;

@@ -1,8 +1,15 @@
 //! Each role of a move is killed, and stopped, at each of its phases.
 
+use std::fs;
+use std::time::Duration;
+
+use serde_json::Value;
+use sterna_migration::Limits;
+
+use crate::cluster::{Cluster, How, free_address};
 use crate::trial::Fate::{self, Either, Lives, Lost};
-use crate::trial::{Fault, Role, Trial};
-use crate::world::until;
+use crate::trial::{Fault, Role, Trial, faults};
+use crate::world::{guest, until};
 
 const SOURCE_SERVICE: [&str; 12] = [
     "service hear Accept",
@@ -121,6 +128,51 @@ fn a_runner_that_is_stopped_at_any_phase_goes_on() {
 fn a_targets_runner_that_is_stopped_at_any_phase_is_given_up_or_waited_for() {
     let points = |(point, _)| lives(point);
     check(Role::TargetRunner, Fault::Stop, TARGET_RUNNER.map(points));
+}
+
+/// With the limits that users have, of which the longest is for a target that compiles.
+#[test]
+fn a_target_that_dies_before_it_accepts_is_not_waited_for() {
+    let mut cluster = Cluster::new_so(&["home", "one", "two"], |world, name| {
+        let mut how = How::default();
+        if name == "two" {
+            let file = faults(world, name);
+            fs::write(&file, "service order Prepare").unwrap();
+            let file = file.to_str().unwrap().to_owned();
+            how.environment.push(("STERNA_FAULTS".to_owned(), file));
+        }
+        (free_address(), how)
+    });
+    cluster.have_runners();
+    let (lua, endless) = (guest("lua"), "while true do end");
+    let words = ["run", "--detach", "--on", "one", "--name", "p"];
+    let words = [&words[..], &[&*lua, "-e", endless]].concat();
+    cluster.ask(&words).ok();
+    let mut moving = cluster.begin(&["move", "p", "two", "--json"]);
+    let file = faults(&cluster.world, "two");
+    until("it is there", || {
+        assert!(!moving.out.has_ended(), "{}", moving.err.text());
+        fs::read_to_string(&file).unwrap().starts_with("reached")
+    });
+    cluster.kill("two");
+    assert_eq!(moving.end().code(), Some(3), "{}", moving.err.text());
+    let report: Value = serde_json::from_str(&moving.out.text()).unwrap();
+    assert!(
+        report["outcome"]
+            .as_str()
+            .unwrap()
+            .contains("did not answer"),
+        "{report}"
+    );
+    let took = Duration::from_micros(report["total_us"].as_u64().unwrap());
+    assert!(took < Limits::default().accept_within / 2, "{took:?}");
+    cluster.is_at("p", "one");
+    fs::write(&file, "").unwrap();
+    cluster.start_again("two");
+    until("it is taken", || {
+        cluster.ask(&["move", "p", "two"]).0.status.success()
+    });
+    cluster.ask(&["kill", "p"]).ok();
 }
 
 /// So much that it cannot all be on its way.

@@ -85,25 +85,20 @@ pub(crate) fn program(name: &str, until: &str) -> String {
 
 impl Trial {
     pub(crate) fn new() -> Self {
-        Self::on(|_| (free_address(), Vec::new()))
+        Self::on(|_| (free_address(), How::default()))
     }
 
-    /// On nodes at these addresses, started by these commands.
-    pub(crate) fn on(place: impl Fn(&str) -> (String, Vec<String>)) -> Self {
+    /// On nodes at these addresses, started so.
+    pub(crate) fn on(place: impl Fn(&str) -> (String, How)) -> Self {
         let cluster = Cluster::new_so(&["home", "one", "two"], |world, name| {
-            let (address, within) = place(name);
+            let (address, mut how) = place(name);
             let file = faults(world, name);
             fs::write(&file, "").unwrap();
             let variable = (
                 "STERNA_FAULTS".to_owned(),
                 file.to_str().unwrap().to_owned(),
             );
-            let environment = vec![variable];
-            let how = How {
-                within,
-                environment,
-                ..How::default()
-            };
+            how.environment.push(variable);
             (address, how)
         });
         cluster.have_runners();
@@ -254,13 +249,19 @@ impl Trial {
         fate.unwrap()
     }
 
-    fn is_lost_once(&self, id: &str, case: &str) {
-        let told = self.cluster.ask(&["events", "--json"]).ok();
-        let events = told
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let lost = events.filter(|event| event["event"] == "lost" && has_id(event, id));
-        assert_eq!(lost.count(), 1, "{case}: {told}");
+    pub(crate) fn is_lost_once(&self, id: &str, case: &str) {
+        // The registry has it a moment before it is told.
+        let mut times = 0;
+        until("it is told", || {
+            let told = self.cluster.ask(&["events", "--json"]).ok();
+            let events = told
+                .lines()
+                .map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let lost = events.filter(|event| event["event"] == "lost" && has_id(event, id));
+            times = lost.count();
+            times > 0
+        });
+        assert_eq!(times, 1, "{case}");
         let listed = self.cluster.json(&["ps", "--all", "--json"]);
         let rows = listed.as_array().unwrap().iter();
         assert_eq!(rows.filter(|row| has_id(row, id)).count(), 1, "{case}");

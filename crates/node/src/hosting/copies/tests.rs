@@ -1,5 +1,8 @@
 //! Room for copies, and what is left of them.
 
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use sterna_migration::MoveId;
 use sterna_process::Epoch;
 
@@ -79,4 +82,56 @@ fn what_comes_finds_an_empty_place_and_is_known_by_its_attempt() {
     assert_eq!(here.all_arriving(), [attempt(2)]);
     here.has_arrived(attempt(2));
     assert!(here.all_arriving().is_empty());
+}
+
+/// From here on this thread is stopped by permissions, as a service is.
+fn obey_permissions() {
+    let mut mine = capabilities(None).unwrap();
+    mine.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+    set_capabilities(None, mine).unwrap();
+}
+
+#[test]
+fn copies_with_directories_that_nobody_may_write_into_are_removed() {
+    obey_permissions();
+    let folder = tempfile::tempdir().unwrap();
+    let outside = folder.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let closed = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    closed(&outside, 0o555);
+    let here = copies(folder.path(), 1500);
+    let [one, two] = [(); 2].map(|()| ProcessId::random());
+    let make = |process: ProcessId| {
+        here.make_place(process).unwrap();
+        let copy = here.of(process).join("0");
+        for (directory, mode) in [("listed", 0o555), ("searched", 0o111), ("none", 0)] {
+            let path = copy.join(directory).join("deeper");
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("file"), [1; 10]).unwrap();
+            symlink(&outside, path.join("link")).unwrap();
+            closed(&path, mode);
+            closed(path.parent().unwrap(), mode);
+        }
+        closed(&copy, 0o555);
+        copy
+    };
+    let copy = make(one);
+    assert!(
+        fs::remove_dir_all(copy).is_err(),
+        "permissions say nothing here"
+    );
+    here.remove(one);
+    make(two);
+    here.remove_one(two, 0);
+    let copies = folder.path().join("copies");
+    assert_eq!(files(&copies), 1, "an empty folder for what is gone");
+    // What a service before could not remove goes at the next start.
+    let left = make(one);
+    fs::rename(left.parent().unwrap(), copies.join("gone/left")).unwrap();
+    drop(Copies::new(copies.clone(), 1500, Prison::new().0));
+    assert_eq!(files(&copies), 0);
+    let mode = fs::metadata(&outside).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o555, "a link was followed");
 }

@@ -1,6 +1,6 @@
 //! How far a node is with being drained: [`Progress`], for those who do it and those who watch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use sterna_migration::NodeId;
@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::choice;
 use crate::limits::{DRAIN_TRIES_MAX, NEWS_WITHIN};
 use crate::message::{
-    Brief, DrainEntry, DrainFate, DrainNews, DrainStage, Failure, RegistryFate, Room,
+    Brief, DrainEntry, DrainFate, DrainNews, DrainPort, DrainStage, Failure, PortFate,
+    RegistryFate, Room,
 };
 
 /// How far it is, and for how long it may go on.
@@ -66,7 +67,7 @@ impl Progress {
         self.news()
     }
 
-    pub(super) fn change(&self, change: impl FnOnce(&mut DrainNews)) {
+    pub(in crate::hosting) fn change(&self, change: impl FnOnce(&mut DrainNews)) {
         self.news.send_modify(|news| {
             change(news);
             news.number += 1;
@@ -114,8 +115,8 @@ impl Progress {
                 *news = DrainNews {
                     number: news.number + 1,
                     stage: DrainStage::Draining,
-                    processes: Vec::new(),
                     registry,
+                    ..DrainNews::default()
                 };
             }
             begun.is_ok()
@@ -145,15 +146,46 @@ impl Progress {
         }
     }
 
+    /// No process is moved any more. What is here stays, and why if nobody has said; what is not is gone, unless that is not
+    /// known: then what did not leave stays, too.
+    pub(super) fn settle(&self, here: &HashSet<ProcessId>, is_known: bool, why: &str) {
+        self.change(|news| {
+            let known: HashSet<_> = news.processes.iter().map(|entry| entry.process).collect();
+            let unseen = here.difference(&known).map(|process| DrainEntry {
+                process: *process,
+                memory_bytes: 0,
+                fate: DrainFate::Waiting,
+            });
+            news.processes.extend(unseen);
+            for entry in &mut news.processes {
+                match &entry.fate {
+                    DrainFate::Moved { .. } | DrainFate::Gone => {}
+                    _ if is_known && !here.contains(&entry.process) => entry.fate = DrainFate::Gone,
+                    DrainFate::Stayed { .. } => {}
+                    DrainFate::Waiting | DrainFate::Moving { .. } => {
+                        let why = why.to_owned();
+                        entry.fate = DrainFate::Stayed { why };
+                    }
+                }
+            }
+        });
+    }
+
     /// Nobody works at it any more. What came of it.
     pub(super) fn end(&self) -> DrainStage {
         let cancelled = self.is_cancelled();
         self.change(|news| {
-            let stays = |entry: &DrainEntry| matches!(entry.fate, DrainFate::Stayed { .. });
+            let has_left = |fate: &_| matches!(fate, DrainFate::Moved { .. } | DrainFate::Gone);
+            let stays = |entry: &DrainEntry| !has_left(&entry.fate);
+            let port_stays = |port: &DrainPort| matches!(port.fate, PortFate::Stayed { .. });
             let registry_stays = matches!(news.registry, RegistryFate::Stayed { .. });
             news.stage = match cancelled {
                 true => DrainStage::Cancelled,
-                false if registry_stays || news.processes.iter().any(stays) => {
+                false
+                    if registry_stays
+                        || news.processes.iter().any(stays)
+                        || news.ports.iter().any(port_stays) =>
+                {
                     DrainStage::Incomplete
                 }
                 false => DrainStage::Drained,
@@ -234,5 +266,51 @@ impl Refused {
             true => "no other node that answers has room and takes processes".to_owned(),
             false => told.join("; "),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(fate: DrainFate) -> DrainEntry {
+        DrainEntry {
+            process: ProcessId::random(),
+            memory_bytes: 1,
+            fate,
+        }
+    }
+
+    /// What came of a drain, and how many stay, with one entry of each fate; `sees`: whether the runner still answers.
+    fn settled(sees: bool) -> (DrainStage, usize) {
+        let to = NodeId::from_bytes([1; 32]);
+        let moved = DrainFate::Moved {
+            to,
+            downtime_us: None,
+        };
+        let fates = [DrainFate::Waiting, DrainFate::Moving { to }, moved];
+        let progress = Progress::default();
+        progress.change(|news| news.processes.extend(fates.map(entry)));
+        let unseen = HashSet::from([ProcessId::random()]);
+        match sees {
+            true => progress.settle(&HashSet::new(), true, "late"),
+            false => progress.settle(&unseen, false, "no answer"),
+        }
+        let stage = progress.end();
+        let all = progress.news().processes;
+        let stayed = all.iter().filter(|entry| match &entry.fate {
+            DrainFate::Stayed { why } => why == "no answer",
+            _ => false,
+        });
+        (stage, stayed.count())
+    }
+
+    #[test]
+    fn what_is_not_known_to_have_left_stays() {
+        assert_eq!(settled(true), (DrainStage::Drained, 0));
+        assert_eq!(settled(false), (DrainStage::Incomplete, 3));
+        let progress = Progress::default();
+        progress.change(|news| news.processes.push(entry(DrainFate::Waiting)));
+        assert_eq!(progress.end(), DrainStage::Incomplete);
     }
 }

@@ -19,10 +19,10 @@ local function mandelbrot(rows, columns)
     for column = 0, columns - 1 do
       local cr, ci = -2.2 + 3.2 * column / columns, -1.2 + 2.4 * row / rows
       local r, i, n = 0.0, 0.0, 0
-      while n < 20000 and r * r + i * i < 4 do
+      while n < 8000 and r * r + i * i < 4 do
         r, i, n = r * r - i * i + cr, 2 * r * i + ci, n + 1
       end
-      local shade = n == 20000 and #shades or n % (#shades - 1) + 1
+      local shade = n == 8000 and #shades or n % (#shades - 1) + 1
       line[#line + 1] = shades:sub(shade, shade)
     end
     say("  %s", table.concat(line))
@@ -109,9 +109,9 @@ local function words(rounds)
 end
 
 mandelbrot(30, 64)
-pi(3600, 90)
+pi(2400, 80)
 queens(9)
-words(4000)
+words(1500)
 if not log then return end
 log:close()
 local check, length = 0, 0

@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::stage::{LUA, NODES, Property};
+use super::live::{self, Live};
+use super::story::{LUA, Property};
 use super::{Accident, Hop, Outcome};
+use crate::command::stage::{KV, NODES};
 use crate::show::{self, Paint};
 
 /// Names of frames that are shown for a hop.
@@ -14,9 +16,9 @@ const BACK_TRACE_SHOWN: usize = 14;
 
 pub(super) fn compiled(took: Duration, paint: Paint) -> String {
     format!(
-        "{} Lua 5.4, {} of WebAssembly, is compiled to native code in {}.",
+        "{} A server and Lua 5.4, {} of WebAssembly, are compiled to native code in {}.",
         paint.bold("1"),
-        show::bytes(LUA.len() as u64),
+        show::bytes((KV.len() + LUA.len()) as u64),
         show::time(took)
     )
 }
@@ -28,6 +30,44 @@ pub(super) fn raised(took: Duration, paint: Paint) -> String {
         NODES.join(", "),
         show::time(took)
     )
+}
+
+pub(super) fn serving(paint: Paint) -> String {
+    format!(
+        "{} A key-value server with a heap of {} MiB moves round them, and {} clients on connections that they keep write \
+         {} times a second into all of it.\n",
+        paint.bold("3"),
+        live::HEAP_MIB,
+        live::CLIENTS,
+        live::RATE
+    )
+}
+
+pub(super) fn live(live: &Live, paint: Paint) -> String {
+    let head = "MOVE   FROM → TO      ROUNDS  STOOD STILL  LONGEST GAP OF A CLIENT  WITHOUT A MOVE";
+    let mut text = format!("{}\n", paint.bold(head));
+    for (number, one) in live.moves.iter().enumerate() {
+        let seen = &one.seen;
+        let _ = writeln!(
+            text,
+            "{:>4}  {:>5} → {:<5}  {:>6}  {:>11}  {:>23}  {:>14}",
+            number + 1,
+            one.from,
+            one.to,
+            one.rounds,
+            seen.downtime_us
+                .map_or_else(|| "–".to_owned(), show::time_us),
+            show::time_us(seen.gap_us),
+            show::time_us(seen.quiet_gap_us),
+        );
+    }
+    let _ = writeln!(
+        text,
+        "\n  {} requests, all answered, all answers right: {} failed.\n",
+        live.requests.answered,
+        paint.green("0")
+    );
+    text
 }
 
 pub(super) fn undisturbed(
@@ -44,7 +84,7 @@ pub(super) fn undisturbed(
     };
     format!(
         "{} A script runs on {}, undisturbed: {lines} lines of output in {}{without}.",
-        paint.bold("3"),
+        paint.bold("4"),
         NODES[0],
         show::time(took)
     )
@@ -53,7 +93,7 @@ pub(super) fn undisturbed(
 pub(super) fn journey(hops: u16, paint: Paint) -> String {
     format!(
         "{} The same again; {hops} times it is moved to the next node in the middle of its work.\n",
-        paint.bold("4")
+        paint.bold("5")
     )
 }
 
@@ -138,7 +178,7 @@ pub(super) fn verdict(outcome: &Outcome, paint: Paint) -> String {
     format!(
         "\n{} Its output ({} lines, {} bytes){file}: {verdict}, byte for byte.\n  \
          It was moved {} times, and stood still for {} each time (median). One of its nodes was killed.",
-        paint.bold("5"),
+        paint.bold("6"),
         outcome.output_lines,
         outcome.output_bytes,
         outcome.hops.len(),

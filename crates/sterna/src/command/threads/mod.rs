@@ -50,7 +50,7 @@ fn player() -> Result<Player> {
 
 /// How results are put out.
 #[derive(Debug, Args)]
-struct Output {
+pub(super) struct Output {
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -61,7 +61,7 @@ struct Output {
 
 impl Output {
     /// Prints a result, as JSON or as the text that `text` makes of it, and draws it if that is wanted.
-    fn put<T: Serialize>(
+    pub(super) fn put<T: Serialize>(
         &self,
         result: &T,
         text: impl FnOnce(&T) -> String,

@@ -1,4 +1,9 @@
-//! Where the demo plays: a directory of its own, and this program's own commands as processes in it, nodes among them.
+//! Where demo and bench play: a directory of its own, and this program's own commands as processes in it, nodes among
+//! them.
+//!
+//! - `server`: a server with clients, which moves between the nodes
+
+mod server;
 
 use std::env;
 use std::fmt;
@@ -17,28 +22,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use sterna_node::message::{HostingReply, HostingRequest, Remains, Reply, Request};
-use sterna_process::{FrameDescription, ProcessId};
+use sterna_node::message::{Remains, Reply, Request};
+use sterna_process::ProcessId;
 
-use super::parsed;
 use crate::host::Signals;
 use crate::show::Lines;
-
-/// The interpreter.
-pub(super) const LUA: &[u8] = include_bytes!("../../../../../guests/wasm/lua.wasm");
-const STORY: &str = include_str!("story.lua");
+pub(super) use server::{KV, Server};
 
 /// Where commands say what is wrong, unless they have a file of their own.
-const ERRORS: &str = "errors.txt";
-/// Tries of one move.
-const MOVES_MAX: u32 = 3;
-/// How `sterna move` ends if the process stayed and trying again can help.
-const STAYED: i32 = 3;
-
+pub(super) const ERRORS: &str = "errors.txt";
 /// How often it is looked whether somebody pressed Ctrl-C.
-const TICK: Duration = Duration::from_millis(20);
+pub(super) const TICK: Duration = Duration::from_millis(20);
 /// After so long without a word from a program something is wrong.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Somebody pressed Ctrl-C.
 #[derive(Debug)]
@@ -73,33 +69,13 @@ pub(super) struct Actor {
     interrupted: Arc<AtomicBool>,
 }
 
-/// What `sterna move --json` says.
-#[derive(serde::Deserialize)]
-pub(super) struct Moved {
-    pub(super) from: String,
-    pub(super) to: String,
-    pub(super) image_bytes: u64,
-    pub(super) pages: u64,
-    pub(super) downtime_us: Option<u64>,
-    pub(super) total_us: u64,
-}
-
-/// What a process on the nodes may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Property {
-    /// A directory, which all nodes export.
-    Directory,
-    /// Nothing: this machine cannot confine a process to directories.
-    Nothing,
-}
-
 impl Stage {
-    /// Makes the directory and puts interpreter and script into it.
-    pub(super) fn set() -> Result<Self> {
+    /// Makes the directory and puts files into it; those beneath `work` are in a folder that nodes export.
+    pub(super) fn set(files: &[(&str, &[u8])]) -> Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&interrupted);
         Signals::catch()?.each(move |_| flag.store(true, Ordering::Relaxed))?;
-        let name = format!("sterna-demo-{}", ProcessId::random().short());
+        let name = format!("sterna-stage-{}", ProcessId::random().short());
         let directory = env::temp_dir().join(name);
         let shown = directory.display();
         DirBuilder::new()
@@ -114,19 +90,25 @@ impl Stage {
             interrupted,
             nodes: Vec::new(),
         };
-        let written = fs::create_dir(stage.path("work"))
-            .and_then(|()| fs::write(stage.path("lua.wasm"), LUA))
-            .and_then(|()| fs::write(stage.path("work/story.lua"), STORY));
+        let written = fs::create_dir(stage.path("work")).and_then(|()| {
+            let mut files = files.iter();
+            files.try_for_each(|(name, bytes)| fs::write(stage.path(name), bytes))
+        });
         written.with_context(|| format!("could not write into {}", stage.directory.display()))?;
         Ok(stage)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
+    /// How many nodes there are.
+    fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Where a node keeps what it has.
-    fn data(&self, number: usize) -> PathBuf {
+    pub(super) fn data(&self, number: usize) -> PathBuf {
         self.path(NODES[number])
     }
 
@@ -146,9 +128,9 @@ impl Stage {
         command
     }
 
-    /// Compiles the interpreter, for moves too.
-    pub(super) fn compile(&self) -> Result<()> {
-        let arguments = ["programs", "add", "--moves", "--json", "lua.wasm"];
+    /// Compiles a program, for moves too.
+    pub(super) fn compile(&self, program: &str) -> Result<()> {
+        let arguments = ["programs", "add", "--moves", "--json", program];
         // On a terminal it shows how it gets on.
         if io::stderr().is_terminal() {
             let mut command = self.sterna(0, &arguments);
@@ -159,9 +141,9 @@ impl Stage {
         self.ask(0, &arguments).map(drop)
     }
 
-    /// Starts the nodes, which become one cluster.
-    pub(super) fn raise_nodes(&mut self) -> Result<()> {
-        for number in 0..NODES.len() {
+    /// Starts so many nodes, which become one cluster.
+    pub(super) fn raise_nodes(&mut self, count: usize) -> Result<()> {
+        for number in 0..count.min(NODES.len()) {
             let node = self.start_node(number)?;
             self.nodes.push(node);
             if number > 0 {
@@ -219,128 +201,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Keeps a process as it is now on a node.
-    pub(super) fn snapshot(&self, name: &str, on: usize) -> Result<()> {
-        let arguments = ["snapshot", name, "--once", "--to", NODES[on]];
-        self.ask(0, &arguments).map(drop)
-    }
-
-    /// Goes on with a lost process on a node, as soon as it is known that it is lost. How much of its output there was.
-    pub(super) fn recover(&self, name: &str, on: usize) -> Result<usize> {
-        #[derive(serde::Deserialize)]
-        struct Recovered {
-            output_bytes: usize,
-        }
-        let arguments = ["recover", name, "--on", NODES[on], "--json"];
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let mut actor = self.start(0, &arguments, ERRORS)?;
-            let mut output = Vec::new();
-            actor.read_to_end(&mut output)?;
-            if actor.wait()?.success() {
-                return Ok(parsed::<Recovered>(&output, "recover")?.output_bytes);
-            }
-            if Instant::now() > deadline {
-                bail!("the process was not recovered: {}", actor.said());
-            }
-            thread::sleep(TICK);
-        }
-    }
-
-    /// Waits until a process writes more.
-    pub(super) fn wait_for_growth(&self, number: usize, process: ProcessId) -> Result<()> {
-        let logs = self
-            .data(number)
-            .join("hosting/logs")
-            .join(process.to_string());
-        let bytes = || -> u64 {
-            let files = fs::read_dir(&logs).into_iter().flatten().flatten();
-            files
-                .filter_map(|file| Some(file.metadata().ok()?.len()))
-                .sum()
-        };
-        let (before, deadline) = (bytes(), Instant::now() + PATIENCE);
-        while bytes() == before {
-            self.check()?;
-            if Instant::now() > deadline {
-                bail!("the process has not written anything for {PATIENCE:?}");
-            }
-            thread::sleep(TICK);
-        }
-        Ok(())
-    }
-
-    /// Starts the script on the first node.
-    pub(super) fn run(&self, name: &str, property: Property) -> Result<ProcessId> {
-        #[derive(serde::Deserialize)]
-        struct Started {
-            id: ProcessId,
-        }
-        let run = ["run", "--detach", "--json", "--name", name];
-        let rest: &[&str] = match property {
-            Property::Directory => &["--dir", "work::/work:shared", "lua.wasm", "/work/story.lua"],
-            Property::Nothing => &["lua.wasm", "-e", STORY],
-        };
-        let json = self.ask(0, &[&run[..], rest].concat())?;
-        Ok(parsed::<Started>(&json, "run")?.id)
-    }
-
-    /// Follows what a process writes, wherever it is.
-    pub(super) fn follow(&self, name: &str) -> Result<Actor> {
-        self.start(0, &["logs", "--follow", name], "logs.txt")
-    }
-
-    /// What a process has written until now.
-    pub(super) fn written(&self, name: &str) -> Result<Vec<u8>> {
-        self.ask(0, &["logs", name])
-    }
-
-    /// Moves a process. If it stays, and trying again can help, it is tried again.
-    pub(super) fn hop(&self, name: &str, target: usize) -> Result<Moved> {
-        let arguments = ["move", name, NODES[target], "--json"];
-        let mut outcome = String::new();
-        for _ in 0..MOVES_MAX {
-            let mut actor = self.start(0, &arguments, ERRORS)?;
-            let mut output = Vec::new();
-            actor.read_to_end(&mut output)?;
-            let code = actor.wait()?.code();
-            if code == Some(0) {
-                return parsed(&output, "move");
-            }
-            outcome = format!(
-                "{}{}",
-                actor.said(),
-                Lines(&String::from_utf8_lossy(&output))
-            );
-            if code != Some(STAYED) {
-                break;
-            }
-        }
-        bail!("the process was not moved: {outcome}")
-    }
-
-    /// The calls that a process is in, innermost first; none if it does not say.
-    pub(super) fn frames(&self, process: ProcessId) -> Vec<FrameDescription> {
-        let request = Request::Hosting(HostingRequest::Describe { process });
-        match sterna_node::ask(&self.data(0), &request) {
-            Ok(Reply::Hosting(HostingReply::Described(described))) => described.frames,
-            _ => Vec::new(),
-        }
-    }
-
-    /// The file that the script wrote, which is removed for the next run.
-    pub(super) fn take_log(&self, property: Property) -> Result<Vec<u8>> {
-        if property == Property::Nothing {
-            return Ok(Vec::new());
-        }
-        let path = self.path("work/log.txt");
-        let log = fs::read(&path).context("the script has written no log")?;
-        fs::remove_file(path)?;
-        Ok(log)
-    }
-
     /// Starts a command; what it has to say goes into a file of this name.
-    fn start(&self, node: usize, arguments: &[&str], errors: &str) -> Result<Actor> {
+    pub(super) fn start(&self, node: usize, arguments: &[&str], errors: &str) -> Result<Actor> {
         let said = File::create(self.path(errors))?;
         self.begin(self.sterna(node, arguments).stderr(said), errors)
     }
@@ -361,7 +223,7 @@ impl Stage {
     }
 
     /// What a command prints.
-    fn ask(&self, node: usize, arguments: &[&str]) -> Result<Vec<u8>> {
+    pub(super) fn ask(&self, node: usize, arguments: &[&str]) -> Result<Vec<u8>> {
         let mut actor = self.start(node, arguments, ERRORS)?;
         let mut output = Vec::new();
         actor.read_to_end(&mut output)?;
@@ -369,7 +231,7 @@ impl Stage {
         Ok(output)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         match self.interrupted.load(Ordering::Relaxed) {
             true => Err(Interrupted.into()),
             false => Ok(()),
@@ -419,7 +281,7 @@ fn read(mut output: ChildStdout) -> Result<Receiver<Vec<u8>>> {
 impl Actor {
     /// Reads until there are so many lines.
     pub(super) fn read_lines(&mut self, output: &mut Vec<u8>, lines: usize) -> Result<()> {
-        while super::count_lines(output) < lines {
+        while count_lines(output) < lines {
             if !self.read_piece(output)? {
                 bail!("its output ended too early: {}", self.said());
             }
@@ -456,7 +318,7 @@ impl Actor {
         }
     }
 
-    fn wait(&mut self) -> Result<ExitStatus> {
+    pub(super) fn wait(&mut self) -> Result<ExitStatus> {
         self.child.wait().context("could not wait for a process")
     }
 
@@ -473,9 +335,22 @@ impl Actor {
     }
 
     /// What it wrote to standard error.
-    fn said(&self) -> String {
+    pub(super) fn said(&self) -> String {
         Lines(&read_text(&self.errors)).to_string()
     }
+}
+
+pub(super) fn count_lines(output: &[u8]) -> usize {
+    output.iter().filter(|&&byte| byte == b'\n').count()
+}
+
+/// What a command of ours printed as JSON.
+pub(super) fn parsed<T: serde::de::DeserializeOwned>(json: &[u8], what: &str) -> Result<T> {
+    if json.is_empty() {
+        bail!("`sterna {what}` printed nothing");
+    }
+    serde_json::from_slice(json)
+        .with_context(|| format!("`sterna {what}` printed what is not understood"))
 }
 
 fn read_text(path: &Path) -> String {

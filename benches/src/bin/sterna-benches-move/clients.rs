@@ -1,0 +1,210 @@
+//! A server whose clients write while it moves: what `sterna bench move` of this build measures, and beside it the same
+//! server compiled natively, moved by others.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use sterna_benches::measure::{median, quantile};
+use sterna_benches::table::{Cell, Table};
+use sterna_laboratory::clients::{
+    Heap, Hop, KEYS_PER_MIB, Load, Move, Moved, Orders, Pace, Way, moves,
+};
+
+use crate::Plan;
+use crate::criu::Criu;
+
+/// Connections, and writes a second on all of them.
+const CLIENTS: usize = 64;
+const RATE: u32 = 10_000;
+/// Of the heap, in MiB, with which others are compared.
+const PEERS_MIB: u64 = 64;
+/// Moves by others: each takes much longer.
+const PEERS_ROUNDS_MAX: usize = 20;
+
+/// Something that moves the native server.
+pub(crate) trait Mover {
+    /// Where clients connect.
+    fn address(&self) -> std::net::SocketAddr;
+    /// Moves it once.
+    fn hop(&mut self) -> Result<Moved>;
+}
+
+pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
+    let measured = by_sterna(plan)?;
+    let note = format!(
+        "A key-value server, all of whose heap is written, moved {} times in each way while {CLIENTS} clients on connections \
+         that they keep make {RATE} writes a second, due at their times whether there are answers or not. Milliseconds: the \
+         longest time between two answers that any client saw in a move, the same in as much time without one, and what it \
+         was more; how long nobody executed the server; how long memory went while it ran; how long the slowest hundredth of \
+         requests took before and then. Answers a second then, and after the moves, relative to before. Moves beside these in \
+         which every answer was checked, too: {}. Capacity: {}",
+        plan.rounds,
+        measured.checked,
+        measured
+            .heaps
+            .iter()
+            .map(capacity)
+            .collect::<Vec<_>>()
+            .join("; ")
+    );
+    let mut table = Table::new("Clients of a server that moves", &note, &COLUMNS);
+    for heap in &measured.heaps {
+        for way in &heap.ways {
+            row(
+                &mut table,
+                &format!("{} MiB, {}", heap.bytes >> 20, way.strategy),
+                way,
+            );
+        }
+    }
+    let tally = &measured.tally;
+    ensure!(
+        tally.is_clean(),
+        "{table}\n{} requests failed and {} answers were wrong: {:?}",
+        tally.failed,
+        tally.wrong,
+        tally.first_fault
+    );
+    table.note.push_str(&format!(
+        ". Of {} requests none failed, and no answer was wrong.",
+        tally.answered
+    ));
+    let measured = match Criu::start(plan, PEERS_MIB) {
+        Ok(Some(mut criu)) => by(&mut criu, plan).map(Some),
+        Ok(None) => {
+            eprintln!("criu: skipped, there is none; cargo xtask bench move --install gets it");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    };
+    match measured {
+        Ok(None) => {}
+        Ok(Some((way, failed))) => {
+            row(
+                &mut table,
+                &format!("{PEERS_MIB} MiB, native, CRIU dump and restore"),
+                &way,
+            );
+            table
+                .note
+                .push_str(&format!(" With CRIU {failed} requests failed."));
+        }
+        Err(error) => eprintln!("criu: skipped, it does not work here: {error:#}"),
+    }
+    Ok(Some(table))
+}
+
+/// What the command measures.
+fn by_sterna(plan: &Plan) -> Result<Move> {
+    let folder = plan.root.join("target/bench");
+    fs::create_dir_all(&folder)?;
+    let plot = folder.join("move.html");
+    let mut command = Command::new(&plan.sterna);
+    command
+        .args(["bench", "move", "--json", "--plot"])
+        .arg(&plot)
+        .args(["--moves", &plan.rounds.to_string()])
+        .args(["--checked", &plan.checked.to_string()])
+        .args(["--rate", &RATE.to_string()])
+        .args(["--clients", &CLIENTS.to_string()])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    let output = command.output().context("could not start the command")?;
+    // It fails, too, if answers were wrong, which is told below.
+    let measured = serde_json::from_slice(&output.stdout);
+    let measured = measured.with_context(|| format!("`sterna bench move`: {}", output.status))?;
+    eprintln!("drawn: {}", plot.display());
+    Ok(measured)
+}
+
+/// What clients see when others move the server, and how many of their requests failed.
+fn by(mover: &mut dyn Mover, plan: &Plan) -> Result<(Way, u64)> {
+    let load = Load::begin(&Orders {
+        address: mover.address(),
+        clients: CLIENTS,
+        pace: Pace::Open(RATE.into()),
+        keys: PEERS_MIB * KEYS_PER_MIB,
+    })?;
+    mover.hop()?;
+    load.take();
+    let rounds = plan.rounds.min(PEERS_ROUNDS_MAX);
+    let way = moves(&load, CLIENTS, rounds, &mut || mover.hop())?;
+    let tally = load.end();
+    ensure!(
+        tally.wrong == 0,
+        "answers were wrong: {:?}",
+        tally.first_fault
+    );
+    Ok((way, tally.failed))
+}
+
+const COLUMNS: [&str; 14] = [
+    "heap, way",
+    "longest gap",
+    "without a move",
+    "more: median",
+    "90 % within",
+    "max",
+    "wanted",
+    "downtime",
+    "copied in",
+    "p99 before",
+    "p99 then",
+    "answers then",
+    "wanted then",
+    "answers after",
+];
+
+/// Milliseconds that a gap may be longer than without a move.
+fn wanted(way: &Way) -> Cell {
+    match way.strategy.as_str() {
+        "pre-copy" => Cell::Number(8.0, 0),
+        "post-copy" => Cell::Number(5.0, 0),
+        _ => Cell::None,
+    }
+}
+
+fn row(table: &mut Table, name: &str, way: &Way) {
+    let ms = |us: f64| match us.is_nan() {
+        true => Cell::None,
+        false => Cell::Number(us / 1e3, 1),
+    };
+    let middle = |of: &dyn Fn(&Hop) -> Option<u64>| {
+        let values = way.hops.iter().filter_map(of).map(|us| us as f64);
+        ms(median(&values.collect::<Vec<_>>()))
+    };
+    let above = way.above_us();
+    let share = |per_second: f64| Cell::Number(per_second / way.before.per_second, 3);
+    let copying = way.copying;
+    table.row(
+        name,
+        vec![
+            middle(&|hop| Some(hop.gap_us)),
+            middle(&|hop| Some(hop.quiet_gap_us)),
+            ms(median(&above)),
+            ms(quantile(&above, 0.9)),
+            ms(quantile(&above, 1.0)),
+            wanted(way),
+            middle(&|hop| hop.downtime_us),
+            middle(&|hop| (hop.copy_us > 0).then_some(hop.copy_us)),
+            ms(way.before.p99_us as f64),
+            copying.map_or(Cell::None, |effect| ms(effect.p99_us as f64)),
+            copying.map_or(Cell::None, |effect| share(effect.per_second)),
+            copying.map_or(Cell::None, |_| Cell::Number(0.8, 1)),
+            share(way.after.per_second),
+        ],
+    );
+}
+
+fn capacity(heap: &Heap) -> String {
+    let capacity = &heap.capacity;
+    format!(
+        "{} MiB {:.0} answers a second if each client asks as soon as it is answered, {:.2} of that while rounds are held \
+         back to last 3 s, {:.2} after them",
+        heap.bytes >> 20,
+        capacity.before,
+        capacity.in_rounds / capacity.before,
+        capacity.after / capacity.before
+    )
+}
