@@ -287,10 +287,8 @@ pub enum HostingRequest {
         /// Which process.
         process: ProcessId,
     },
-    /// Between nodes: the asking node has a process, whose clients come to the asked one. After [`Reply::Done`] there are
-    /// [frames](sterna_ingress::Frame) both ways.
-    ///
-    /// [`Reply::Done`]: super::Reply::Done
+    /// Between nodes: the asking node has a process, whose clients come to the asked one. After
+    /// [`Done`](super::Reply::Done) there are [frames](sterna_ingress::Frame) both ways.
     Clients {
         /// Which process.
         process: ProcessId,
@@ -335,7 +333,8 @@ pub enum HostingRequest {
     ListPage {
         /// Those that run nowhere too.
         ended: bool,
-        after: Option<ProcessId>, // `next` of the page before
+        /// The last one that is known: `next` of [`HostingReply::ListedPage`].
+        after: Option<ProcessId>,
     },
 }
 
