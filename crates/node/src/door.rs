@@ -130,6 +130,7 @@ const fn is_for_users(request: &HostingRequest) -> bool {
     matches!(
         request,
         HostingRequest::List { .. }
+            | HostingRequest::ListPage { .. }
             | HostingRequest::Find { .. }
             | HostingRequest::EventsOf { .. }
             | HostingRequest::Rooms

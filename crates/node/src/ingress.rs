@@ -11,6 +11,7 @@
 //! that: while nobody is attached it waits.
 
 mod client;
+mod places;
 mod port;
 #[cfg(test)]
 mod tests;
@@ -25,11 +26,13 @@ use sterna_process::ProcessId;
 use crate::identity::random;
 use crate::limits::PORTS_MAX;
 use crate::message::{Failure, FailureKind};
+use places::Places;
 pub(crate) use port::Port;
 
 /// All ports of this node.
 pub(crate) struct Ingress {
     address: IpAddr,
+    places: Arc<Places>,
     ports: Mutex<HashMap<(ProcessId, u32), Arc<Port>>>,
 }
 
@@ -38,6 +41,7 @@ impl Ingress {
     pub(crate) fn new(address: IpAddr) -> Self {
         Self {
             address,
+            places: Arc::new(Places::new()),
             ports: Mutex::default(),
         }
     }
@@ -61,7 +65,8 @@ impl Ingress {
         }
         let address = SocketAddr::new(self.address, number);
         let life = u64::from_le_bytes(random()) | 1;
-        let opened = Port::open(address, life).map_err(|error| cannot_listen(address, &error))?;
+        let opened = Port::open(address, life, Arc::clone(&self.places));
+        let opened = opened.map_err(|error| cannot_listen(address, &error))?;
         ports.insert((process, index), Arc::clone(&opened));
         Ok(opened)
     }

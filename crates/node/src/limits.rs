@@ -84,12 +84,14 @@ pub const STRANGER_WITHIN: Duration = Duration::from_secs(30);
 pub const CONNECTIONS_MAX: usize = 1024;
 /// Of those, with keys that are no member's.
 pub const STRANGERS_MAX: usize = 64;
-/// Of those, of one key: a node has one, and others that die. Of more, the oldest is closed.
+/// Of those, of one key: a node has two, and others that die. Of more, the oldest is closed.
 pub const CONNECTIONS_OF_ONE_MAX: usize = 8;
 /// Connections from which on a peer must prove its address before it gets an answer.
 pub const CONNECTIONS_UNPROVEN_MAX: usize = 256;
-/// Requests at the same time on one connection.
+/// Requests at the same time on one connection, beside attachments to ports.
 pub const REQUESTS_MAX: u32 = 64;
+/// Requests of one node that are carried out at the same time, whatever becomes of their connections.
+pub const DEEDS_OF_ONE_MAX: usize = CONNECTIONS_OF_ONE_MAX * REQUESTS_MAX as usize;
 /// Replies that wait to be read on one connection, in bytes. Who lets more pile up hears that there are too many.
 pub const REPLIES_WAITING_BYTES: usize = 16 << 20;
 /// Requests at the same time on the local socket.
@@ -245,6 +247,8 @@ pub const PORTS_MAX: usize = 1024;
 pub const LISTENS_MAX: usize = 16;
 /// Longest name of a port, in bytes (`FDNAME_MAX` of sd_listen_fds(3)).
 pub const LISTEN_NAME_BYTES_MAX: usize = 255;
+/// Clients that are connected to all ports of a node, and never more than a quarter of the descriptors that it may have.
+pub const CLIENTS_MAX: usize = 16 << 10;
 /// Frames that are read or made ready at once, in bytes.
 pub const FRAMES_BYTES: usize = 64 << 10;
 /// Between two tries of a node to attach a process to its ingress, at most. Its clients wait for that long.

@@ -2,6 +2,7 @@
 
 mod belongings;
 mod draining;
+mod effect;
 mod events;
 mod hosting;
 mod ingress;
@@ -26,6 +27,7 @@ pub use draining::{
     DrainEntry, DrainFate, DrainNews, DrainOrder, DrainPort, DrainStage, PortFate, RegistryFate,
     Room,
 };
+pub(crate) use effect::Effect;
 pub use events::{EventRecord, EventSort};
 pub use hosting::{
     Brief, Capacity, Deed, Found, HostingReply, HostingRequest, Listed, LogPage, Looked, Missing,

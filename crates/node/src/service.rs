@@ -90,6 +90,7 @@ pub(crate) struct Service {
     /// Of each key.
     connections_of: endpoints::ConnectionsOf,
     strangers: AtomicUsize,
+    deeds: endpoints::Deeds,
     /// Those who have asked the node to stop, and wait for the end of their connection: dropped last, after the
     /// data directory's lock.
     waiting_for_end: Mutex<Vec<UnixStream>>,
@@ -124,6 +125,7 @@ impl Service {
             connections: AtomicUsize::new(0),
             connections_of: Mutex::default(),
             strangers: AtomicUsize::new(0),
+            deeds: Mutex::default(),
             waiting_for_end: Mutex::default(),
         }
     }
@@ -550,6 +552,7 @@ impl Service {
         let mut stop = self.stop.subscribe();
         let _ = stop.wait_for(|stop| *stop).await;
         tasks.shutdown().await;
+        self.give_up_deeds();
         let _ = fs::remove_file(self.data.socket());
         self.transport.close().await;
     }

@@ -4,6 +4,7 @@
 //! - `frames`: what is on the wire when it is not what it should be
 //! - `versions`: older and newer nodes
 //! - `hostile`: peers that do not keep to the protocol
+//! - `broken`: connections that break, or are used up, in the middle of work
 //! - `captive`: a runner that was taken over
 //! - `members`: a node of the cluster that wants what is not its own
 //! - `samples`: the bytes of requests and replies, and what becomes of them when they are changed
@@ -14,9 +15,11 @@
 //! - `moving`: the registry goes from node to node, which are killed meanwhile
 //! - `recovery`: backups, and what happens when one is put back
 //! - `etcd`: the registry in an etcd
+//! - `pages`: lists that are longer than an answer
 //! - `processes`: what it knows of processes
 //! - `s3`: a server for tests of stores
 
+mod broken;
 pub(crate) mod captive;
 mod durable;
 mod etcd;
@@ -24,6 +27,7 @@ mod frames;
 mod hostile;
 mod members;
 mod moving;
+mod pages;
 mod processes;
 mod records;
 mod recovery;

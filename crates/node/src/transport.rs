@@ -1,11 +1,13 @@
 //! QUIC between nodes: [`Transport`] dials others and asks them; `service` answers those who dial in.
 //!
 //! A connection's first stream carries the hellos, each further one a request and its reply. Connections are kept
-//! for the next request, and made again when they have died.
+//! for the next request, and made again when they have died. What stays for long has one of its own: so it takes no room
+//! from requests, and is not given up with a connection on which one of them was not answered.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,10 +18,10 @@ use tokio::time::timeout;
 
 use crate::identity::{NodeId, NodeKey};
 use crate::limits::{
-    FRAME_WITHIN, GOODBYE_WITHIN, HELLO_WITHIN, IDLE_MAX, PROBE_OLD_WITHIN, REPLY_BYTES_MAX,
-    REQUEST_BYTES_MAX, REQUESTS_MAX,
+    ANSWER_WITHIN, FRAME_WITHIN, GOODBYE_WITHIN, HELLO_WITHIN, IDLE_MAX, PROBE_OLD_WITHIN,
+    PROBE_WITHIN, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, REQUESTS_MAX,
 };
-use crate::message::{Reply, Request};
+use crate::message::{Effect, Reply, Request};
 use crate::tls;
 use crate::wire::{self, Hello, Versions, WireError};
 
@@ -78,9 +80,30 @@ pub(crate) struct Connected {
     hello: Hello,
     /// When that was heard.
     heard: Instant,
+    /// When it last answered, in milliseconds after that.
+    answered_ms: Arc<AtomicU64>,
     /// Of the protocol, that both speak.
     version: u16,
 }
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Use {
+    /// Requests that are answered soon.
+    Asking,
+    /// Requests about which more is said.
+    Staying,
+}
+
+/// Why there is no answer.
+struct Unanswered {
+    why: WireError,
+    /// Whether the request can have been read.
+    was_sent: bool,
+}
+
+/// That one task connects to a node, and why the last one could not.
+type Dialling = Arc<tokio::sync::Mutex<Option<(Instant, DialError)>>>;
 
 /// The node's end of all connections to others.
 pub(crate) struct Transport {
@@ -90,7 +113,9 @@ pub(crate) struct Transport {
     dialler: Endpoint,
     key: NodeKey,
     versions: Versions,
-    open: Mutex<HashMap<NodeId, Connected>>,
+    open: Mutex<HashMap<(NodeId, Use), Connected>>,
+    /// For connections that stay.
+    dialling: Mutex<HashMap<NodeId, Dialling>>,
 }
 
 /// What a node speaks and is spoken to through, before it does.
@@ -142,6 +167,7 @@ impl Transport {
             key,
             versions,
             open: Mutex::default(),
+            dialling: Mutex::default(),
         })
     }
 
@@ -162,17 +188,15 @@ impl Transport {
         node: NodeId,
         addresses: &[SocketAddr],
     ) -> Result<u16, DialError> {
-        let open = self.lock().get(&node).map(|connected| connected.version);
-        if let Some(version) = open {
-            return Ok(version);
-        }
-        let connected = self.dial(node, addresses).await?;
-        let version = connected.version;
-        self.lock().insert(node, connected);
-        Ok(version)
+        let connected = match self.open(node, Use::Asking) {
+            Some(open) => open,
+            None => self.renew(node, addresses).await?,
+        };
+        Ok(connected.version)
     }
 
-    /// Asks a node something, on a connection that is open or on a new one, and says on which.
+    /// Asks a node something, on a connection that is open or on a new one, and says on which. If the one that is open is
+    /// dead, it is asked again on a new one, unless it may have read already what must not be done twice.
     pub(crate) async fn ask(
         &self,
         node: NodeId,
@@ -180,24 +204,31 @@ impl Transport {
         request: &Request,
         within: Duration,
     ) -> Result<(Reply, Connected), DialError> {
-        let open = self.lock().get(&node).cloned();
-        if let Some(connected) = open {
+        let is_repeatable = request.effect() != Effect::EachTime;
+        if let Some(connected) = self.open(node, Use::Asking) {
             let old_within = match request {
                 Request::Status => PROBE_OLD_WITHIN,
                 _ => within,
             };
-            match connected.ask(request, old_within).await {
-                Ok(reply) => return Ok((reply, connected)),
-                Err(WireError::Io(_) | WireError::TimedOut { .. } | WireError::CutShort) => {
-                    self.forget(node, &connected);
+            if is_repeatable || connected.lives(PROBE_OLD_WITHIN).await {
+                match connected.ask(request, old_within).await {
+                    Ok(reply) => return Ok((reply, connected)),
+                    Err(Unanswered { why, .. }) if !why.is_of_connection() => {
+                        return Err(unusable(node, why));
+                    }
+                    Err(Unanswered { why, was_sent }) if was_sent && !is_repeatable => {
+                        self.forget(node, &connected);
+                        return Err(unusable(node, why));
+                    }
+                    Err(_) => {}
                 }
-                Err(why) => return Err(unusable(node, why)),
             }
+            self.forget(node, &connected);
         }
         let connected = self.renew(node, addresses).await?;
         match connected.ask(request, within).await {
             Ok(reply) => Ok((reply, connected)),
-            Err(why) => {
+            Err(Unanswered { why, .. }) => {
                 self.forget(node, &connected);
                 Err(unusable(node, why))
             }
@@ -211,17 +242,43 @@ impl Transport {
         addresses: &[SocketAddr],
         request: &Request,
     ) -> Result<(quinn::SendStream, quinn::RecvStream), DialError> {
-        let open = self.lock().get(&node).cloned();
-        if let Some(connected) = open {
+        if let Some(connected) = self.open(node, Use::Staying) {
             match connected.begin(request).await {
                 Ok(streams) => return Ok(streams),
                 Err(_) => self.forget(node, &connected),
             }
         }
-        let connected = self.dial(node, addresses).await?;
-        self.lock().insert(node, connected.clone());
+        let connected = self.dial_to_stay(node, addresses).await?;
         let begun = connected.begin(request).await;
         begun.map_err(|why| unusable(node, why))
+    }
+
+    /// Connects for what stays. Of many that want it at once one does, and what comes of it is true for all.
+    async fn dial_to_stay(
+        &self,
+        node: NodeId,
+        addresses: &[SocketAddr],
+    ) -> Result<Connected, DialError> {
+        let wanted = Instant::now();
+        let dialling = {
+            let mut all = self.dialling.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(node).or_default())
+        };
+        let mut failed = dialling.lock().await;
+        if let Some(connected) = self.open(node, Use::Staying) {
+            return Ok(connected);
+        }
+        if let Some((at, error)) = &*failed
+            && *at >= wanted
+        {
+            return Err(error.clone());
+        }
+        let dialled = self.dial(node, addresses).await;
+        match &dialled {
+            Ok(connected) => drop(self.lock().insert((node, Use::Staying), connected.clone())),
+            Err(error) => *failed = Some((Instant::now(), error.clone())),
+        }
+        dialled
     }
 
     /// Makes a new connection, which is used from then on.
@@ -231,7 +288,15 @@ impl Transport {
         addresses: &[SocketAddr],
     ) -> Result<Connected, DialError> {
         let connected = self.dial(node, addresses).await?;
-        self.lock().insert(node, connected.clone());
+        self.lock().insert((node, Use::Asking), connected.clone());
+        if let Some(other) = self.open(node, Use::Staying) {
+            // The node answers. If it does not on this one, it was started again, and silence would be noticed late.
+            tokio::spawn(async move {
+                if !other.lives(PROBE_WITHIN).await {
+                    other.connection.close(CLOSE_DONE.into(), b"silent");
+                }
+            });
+        }
         Ok(connected)
     }
 
@@ -291,22 +356,28 @@ impl Transport {
 
     /// Closes what is open to a node.
     pub(crate) fn hang_up(&self, node: NodeId) {
-        if let Some(connected) = self.lock().remove(&node) {
-            connected.connection.close(CLOSE_DONE.into(), b"removed");
-        }
-    }
-
-    fn forget(&self, node: NodeId, connected: &Connected) {
-        connected.connection.close(CLOSE_DONE.into(), b"");
         let mut open = self.lock();
-        let same =
-            |known: &Connected| known.connection.stable_id() == connected.connection.stable_id();
-        if open.get(&node).is_some_and(same) {
-            open.remove(&node);
+        for of in [Use::Asking, Use::Staying] {
+            if let Some(connected) = open.remove(&(node, of)) {
+                connected.connection.close(CLOSE_DONE.into(), b"removed");
+            }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Connected>> {
+    /// What is open to a node, as far as is known.
+    fn open(&self, node: NodeId, of: Use) -> Option<Connected> {
+        let open = self.lock().get(&(node, of)).cloned();
+        open.filter(|connected| connected.connection.close_reason().is_none())
+    }
+
+    /// Uses a connection no more. Others may still be answered on it; it is closed after the last of them.
+    fn forget(&self, node: NodeId, connected: &Connected) {
+        self.lock().retain(|(of, _), known| {
+            *of != node || known.connection.stable_id() != connected.connection.stable_id()
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(NodeId, Use), Connected>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -324,20 +395,42 @@ impl Connected {
     }
 
     /// Asks on a stream of its own.
-    async fn ask(&self, request: &Request, within: Duration) -> Result<Reply, WireError> {
+    async fn ask(&self, request: &Request, within: Duration) -> Result<Reply, Unanswered> {
+        let mut was_sent = false;
         let asked = timeout(within, async {
             let (mut to, mut from) = self.begin(request).await?;
+            was_sent = true;
             let _ = to.finish();
             wire::receive(&mut from, REPLY_BYTES_MAX, within).await
         });
-        asked.await.map_err(|_| WireError::TimedOut { within })?
+        let answered = asked.await;
+        match answered.unwrap_or(Err(WireError::TimedOut { within })) {
+            Ok(reply) => {
+                let now_ms = u64::try_from(self.heard.elapsed().as_millis());
+                let now_ms = now_ms.unwrap_or(u64::MAX);
+                self.answered_ms.store(now_ms, Ordering::Relaxed);
+                Ok(reply)
+            }
+            Err(why) => Err(Unanswered { why, was_sent }),
+        }
     }
 
+    /// Whether the other end has answered within this time, or does so.
+    async fn lives(&self, within: Duration) -> bool {
+        let answered = Duration::from_millis(self.answered_ms.load(Ordering::Relaxed));
+        self.heard.elapsed().saturating_sub(answered) < within
+            || self.ask(&Request::Status, within).await.is_ok()
+    }
+
+    /// Sends a request. If that fails, it is not read: its end is missing.
     async fn begin(
         &self,
         request: &Request,
     ) -> Result<(quinn::SendStream, quinn::RecvStream), WireError> {
-        let (mut to, from) = self.connection.open_bi().await.map_err(io::Error::from)?;
+        let within = ANSWER_WITHIN;
+        let opened = timeout(within, self.connection.open_bi()).await;
+        let opened = opened.map_err(|_| WireError::TimedOut { within })?;
+        let (mut to, from) = opened.map_err(io::Error::from)?;
         wire::send(&mut to, request, REQUEST_BYTES_MAX, FRAME_WITHIN).await?;
         Ok((to, from))
     }
@@ -353,6 +446,7 @@ async fn greet(connecting: quinn::Connecting, versions: Versions) -> Result<Conn
         version: hello.version(&versions)?,
         hello,
         heard: Instant::now(),
+        answered_ms: Arc::default(),
     })
 }
 

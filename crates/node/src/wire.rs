@@ -79,6 +79,13 @@ pub enum WireError {
     Io(#[source] io::Error),
 }
 
+impl WireError {
+    /// Whether it says something of the connection, and nothing of the message.
+    pub(crate) const fn is_of_connection(&self) -> bool {
+        matches!(self, Self::Io(_) | Self::TimedOut { .. } | Self::CutShort)
+    }
+}
+
 impl From<io::Error> for WireError {
     fn from(error: io::Error) -> Self {
         match error.kind() {

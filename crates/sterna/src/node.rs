@@ -8,7 +8,7 @@ use clap::Args;
 use sterna_migration::{Life, NodeId};
 use sterna_node::identity;
 use sterna_node::message::{
-    Found, HostingReply, HostingRequest, Nodes, ProcessEntry, Remains, Reply, Request,
+    Found, HostingReply, HostingRequest, Listed, Nodes, ProcessEntry, Remains, Reply, Request,
 };
 use sterna_process::Plain;
 
@@ -81,6 +81,22 @@ impl Which {
             Reply::Hosting(reply) => Ok(Some(reply)),
             Reply::Done => Ok(None),
             _ => Err(unexpected()),
+        }
+    }
+
+    /// All processes of its cluster; `ended`: those that run nowhere, too.
+    pub(crate) fn listed(&self, ended: bool) -> Result<Vec<Listed>> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let request = HostingRequest::ListPage { ended, after };
+            let Some(HostingReply::ListedPage { listed, next }) = self.hosting(request)? else {
+                return Err(unexpected());
+            };
+            all.extend(listed);
+            after = next;
+            if after.is_none() {
+                return Ok(all);
+            }
         }
     }
 

@@ -92,14 +92,14 @@ fn serve() -> Result<()> {
     Ok(())
 }
 
-/// As many descriptors as there may be: each process has some.
-fn allow_descriptors() {
+/// As many descriptors as there may be: each process has some, and each client of one.
+pub(crate) fn allow_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let most = Rlimit {
         current: limit.maximum,
         maximum: limit.maximum,
     };
-    // Fewer processes, then.
+    // Fewer processes and clients, then.
     let _ = setrlimit(Resource::Nofile, most);
 }
 

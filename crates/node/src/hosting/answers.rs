@@ -67,6 +67,10 @@ impl Service {
                 started.await.map(Some)
             }
             HostingRequest::List { ended } => self.listed(hosting, ended).await.map(Some),
+            HostingRequest::ListPage { ended, after } => {
+                let (listed, next) = self.listed_after(hosting, ended, after).await?;
+                Ok(Some(HostingReply::ListedPage { listed, next }))
+            }
             HostingRequest::Find { text } => self.find(text).await.map(Some),
             HostingRequest::Wait { process } => self.wait_for(process).await.map(Some),
             HostingRequest::Steer {

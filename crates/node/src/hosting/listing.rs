@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 
+use serde::Serialize;
 use sterna_migration::{Holding, Life, NodeId};
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Order, Seen};
@@ -10,12 +11,18 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Hosting;
-use crate::limits::{LOOK_WITHIN, NAMES_MAX, PROBE_WITHIN, ROOM_AFTER_OTHERS};
+use crate::limits::{
+    LOOK_WITHIN, NAMES_MAX, PAGE_BYTES_MAX, PROBE_WITHIN, REPLY_BYTES_MAX, ROOM_AFTER_OTHERS,
+};
 use crate::message::{
     Brief, Capacity, Failure, FailureKind, Found, HostingReply, HostingRequest, KeepingsOf, Listed,
     Looked, ProcessEntry, RegistryRequest, Reply, Request, Room,
 };
 use crate::service::Service;
+use crate::wire::encode_plain;
+
+/// Of an answer with a list, for what is around that, in bytes.
+const PAGE_SPARE_BYTES: usize = 1 << 10;
 
 impl Hosting {
     /// All processes of the node. A runner that hangs holds nobody up.
@@ -123,18 +130,29 @@ impl Service {
         }
     }
 
+    /// All processes.
     async fn entries(&self, ended: bool) -> Result<Vec<ProcessEntry>, Failure> {
         let (mut entries, mut after) = (Vec::new(), None);
         loop {
-            let request = RegistryRequest::Processes { ended, after };
-            let Reply::Processes(page) = self.ask_registry(request).await? else {
-                return Err(Failure::refused("the registry answers another question"));
-            };
-            entries.extend(page.entries);
-            after = page.next;
+            let (some, next) = self.entries_after(ended, after).await?;
+            entries.extend(some);
+            after = next;
             if after.is_none() {
                 return Ok(entries);
             }
+        }
+    }
+
+    /// Some processes after one, in the order of ids, and the last of them if there are more.
+    async fn entries_after(
+        &self,
+        ended: bool,
+        after: Option<ProcessId>,
+    ) -> Result<(Vec<ProcessEntry>, Option<ProcessId>), Failure> {
+        let request = RegistryRequest::Processes { ended, after };
+        match self.ask_registry(request).await? {
+            Reply::Processes(page) => Ok((page.entries, page.next)),
+            _ => Err(Failure::refused("the registry answers another question")),
         }
     }
 
@@ -145,6 +163,44 @@ impl Service {
         ended: bool,
     ) -> Result<HostingReply, Failure> {
         let entries = self.entries(ended).await?;
+        Ok(HostingReply::Listed(self.looked_at(hosting, entries).await))
+    }
+
+    /// Some processes after one, so many that an answer has room for them, and the last of them if there are more.
+    pub(super) async fn listed_after(
+        &self,
+        hosting: &Hosting,
+        ended: bool,
+        after: Option<ProcessId>,
+    ) -> Result<(Vec<Listed>, Option<ProcessId>), Failure> {
+        let (mut entries, mut next) = (Vec::new(), after);
+        // Nodes that do not answer are waited for on each page: there are to be few.
+        let mut bytes = 0;
+        loop {
+            let (some, last) = self.entries_after(ended, next).await?;
+            bytes += some.iter().map(size).sum::<usize>();
+            entries.extend(some);
+            next = last;
+            if next.is_none() || bytes >= PAGE_BYTES_MAX {
+                break;
+            }
+        }
+        let mut listed = self.looked_at(hosting, entries).await;
+        let mut bytes = 0;
+        let fits = listed.iter().take_while(|one| {
+            bytes += size(one);
+            bytes < REPLY_BYTES_MAX - PAGE_SPARE_BYTES
+        });
+        let fits = fits.count().max(1);
+        if fits < listed.len() {
+            listed.truncate(fits);
+            next = listed.last().map(|one| one.entry.process);
+        }
+        Ok((listed, next))
+    }
+
+    /// Processes, with how they are where their nodes answer.
+    async fn looked_at(&self, hosting: &Hosting, entries: Vec<ProcessEntry>) -> Vec<Listed> {
         let mut owners: BTreeMap<NodeId, usize> = BTreeMap::new();
         for record in entries.iter().filter_map(|entry| entry.record().ok()) {
             if record.life == Life::Alive {
@@ -179,7 +235,7 @@ impl Service {
             brief: briefs.remove(&entry.process),
             entry,
         });
-        Ok(HostingReply::Listed(listed.collect()))
+        listed.collect()
     }
 
     /// Who may be meant by a text.
@@ -272,6 +328,11 @@ impl Service {
 pub(super) fn crowded(capacity: &Capacity) -> u64 {
     let load = u64::from(capacity.load_hundredths) + 100 * u64::from(capacity.processes);
     load / u64::from(capacity.processors.max(1))
+}
+
+/// Length in an answer, in bytes.
+fn size(value: &impl Serialize) -> usize {
+    encode_plain(value).len()
 }
 
 fn lives(entry: &ProcessEntry) -> bool {

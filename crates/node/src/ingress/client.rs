@@ -57,7 +57,6 @@ impl Client {
         stream: TcpStream,
     ) {
         let _ = stream.set_nodelay(true);
-        let mut buffer = vec![0; BUFFER_BYTES];
         let mut has_ended = false;
         loop {
             match self.over.load(Ordering::SeqCst) {
@@ -68,7 +67,7 @@ impl Client {
             let Some(port) = port.upgrade() else {
                 return reset(stream);
             };
-            let turn = match turn(&port, id, &stream, &mut buffer, &mut has_ended) {
+            let turn = match turn(&port, id, &stream, &mut has_ended) {
                 Ok(turn) => turn,
                 Err(error) => {
                     tracing::debug!("a client is gone: {error}");
@@ -101,9 +100,10 @@ fn turn(
     port: &Port,
     id: ConnectionId,
     stream: &TcpStream,
-    buffer: &mut [u8],
     has_ended: &mut bool,
 ) -> io::Result<Turn> {
+    // Not the client's: there are many of which nothing comes.
+    let mut buffer = [0; BUFFER_BYTES];
     let writes = loop {
         let written = port.with(|front| {
             let (bytes, end) = front.pending(id);

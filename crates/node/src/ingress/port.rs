@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use super::client::{Client, Over};
+use super::places::Places;
 use crate::limits::{FRAMES_BYTES, RETRY_FIRST};
 
 /// Number of the attachment of a port that is closed.
@@ -27,6 +28,7 @@ pub(crate) struct Port {
     /// Number of the attachment that counts.
     attachment: watch::Sender<u64>,
     accepting: OnceLock<AbortHandle>,
+    places: Arc<Places>,
 }
 
 struct State {
@@ -55,7 +57,11 @@ pub(crate) enum AttachmentError {
 
 impl Port {
     /// Listens, as nobody has with this number before, on the runtime of whoever calls.
-    pub(super) fn open(address: SocketAddr, life: u64) -> io::Result<Arc<Self>> {
+    pub(super) fn open(
+        address: SocketAddr,
+        life: u64,
+        places: Arc<Places>,
+    ) -> io::Result<Arc<Self>> {
         let listener = StdTcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
@@ -71,6 +77,7 @@ impl Port {
             }),
             attachment: watch::Sender::new(0),
             accepting: OnceLock::new(),
+            places,
         });
         // Somebody may connect at once, and finds the port whole.
         let accepting = tokio::spawn(accept(Arc::downgrade(&port), listener));
@@ -224,6 +231,9 @@ impl Port {
     }
 
     fn welcome(self: &Arc<Self>, stream: TcpStream, from: SocketAddr) {
+        let Some(place) = self.places.take() else {
+            return;
+        };
         let mut state = self.lock();
         let Some(id) = state.front.accept(&from.to_string()) else {
             tracing::warn!("{} has as many clients as it may", self.address);
@@ -233,7 +243,11 @@ impl Port {
         state.clients.insert(id, Arc::clone(&client));
         self.see_to_events(&mut state);
         drop(state);
-        tokio::spawn(client.serve(Arc::downgrade(self), id, stream));
+        let served = client.serve(Arc::downgrade(self), id, stream);
+        tokio::spawn(async move {
+            served.await;
+            drop(place);
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,5 +1,6 @@
 //! A port with real clients; the other end of its attachments is an echo.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
@@ -9,12 +10,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use super::Port;
+use super::places::Places;
 
 /// Attachments, one in place of the other.
 const TIMES: u64 = 300;
 
 fn port() -> Arc<Port> {
-    Port::open(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).unwrap()
+    open(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 16).unwrap()
+}
+
+fn open(address: SocketAddr, places: usize) -> io::Result<Arc<Port>> {
+    Port::open(address, 1, Arc::new(Places::of(places)))
 }
 
 /// Attaches, and echoes what clients send until it does so again.
@@ -99,7 +105,7 @@ fn a_client_that_connects_at_once_is_answered() {
             });
             let port = loop {
                 // The client may have got the port itself: it connects from any.
-                match Port::open(address, 1) {
+                match open(address, 1) {
                     Ok(port) => break port,
                     Err(_) => tokio::task::yield_now().await,
                 }
@@ -146,6 +152,38 @@ fn clients_of_a_port_that_is_closed_are_cut_off() {
         let ended = client.read(&mut [0]).await;
         assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
         assert!(port.has_waited().is_some());
+    });
+}
+
+#[test]
+fn clients_for_whom_there_is_no_place_are_turned_away() {
+    on_runtime(async {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let places = Arc::new(Places::of(2));
+        let one = Port::open(any, 1, Arc::clone(&places)).unwrap();
+        let other = Port::open(any, 1, places).unwrap();
+        let (mut first, mut second) = (
+            TcpStream::connect(one.address()).await.unwrap(),
+            TcpStream::connect(other.address()).await.unwrap(),
+        );
+        echo(&one, &Arc::default(), 1).await;
+        echo(&other, &Arc::default(), 1).await;
+        for client in [&mut first, &mut second] {
+            client.write_u8(7).await.unwrap();
+            assert_eq!(client.read_u8().await.unwrap(), 7);
+        }
+        let mut third = TcpStream::connect(one.address()).await.unwrap();
+        let ended = third.read(&mut [0]).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+        other.close();
+        // A place is free as soon as its client has heard of that.
+        loop {
+            let mut client = TcpStream::connect(one.address()).await.unwrap();
+            let _ = client.write_u8(8).await;
+            if matches!(client.read_u8().await, Ok(8)) {
+                break;
+            }
+        }
     });
 }
 

@@ -22,7 +22,7 @@ use crate::limits::{ARGUMENTS_BYTES_MAX, BINDINGS_MAX, FILE_BYTES_MAX};
 pub enum HostingRequest {
     /// Start a process. Descriptors: its directories that are fixed or copied, in their order.
     Start(Box<StartOrder>),
-    /// All processes of the cluster, with how they are.
+    /// All processes of the cluster, with how they are. Of very many [`HostingRequest::ListPage`] is to be asked for.
     List {
         /// Those that run nowhere too.
         ended: bool,
@@ -287,10 +287,8 @@ pub enum HostingRequest {
         /// Which process.
         process: ProcessId,
     },
-    /// Between nodes: the asking node has a process, whose clients come to the asked one. After [`Reply::Done`] there are
-    /// [frames](sterna_ingress::Frame) both ways.
-    ///
-    /// [`Reply::Done`]: super::Reply::Done
+    /// Between nodes: the asking node has a process, whose clients come to the asked one. After
+    /// [`Done`](super::Reply::Done) there are [frames](sterna_ingress::Frame) both ways.
     Clients {
         /// Which process.
         process: ProcessId,
@@ -324,13 +322,19 @@ pub enum HostingRequest {
         /// Which.
         process: ProcessId,
     },
-    /// Between nodes: the asking node has a port of a process of the asked one, and is to end: open it in its place. From
-    /// version 3 of the protocol on.
+    /// Between nodes: the asking node has a port of a process of the asked one, and ends: open it here. From version 3 on.
     TakePort {
         /// Which process.
         process: ProcessId,
         /// Which of its ports.
         index: u32,
+    },
+    /// Some of all processes of the cluster, with how they are. From version 3 of the protocol on.
+    ListPage {
+        /// Those that run nowhere too.
+        ended: bool,
+        /// The last one that is known: `next` of [`HostingReply::ListedPage`].
+        after: Option<ProcessId>,
     },
 }
 
@@ -498,6 +502,13 @@ pub enum HostingReply {
     KeptCopy(Option<Epoch>),
     /// To [`HostingRequest::Recover`], if it goes on from a copy that was kept.
     RecoveredCopy(Box<RecoveredCopy>),
+    /// To [`HostingRequest::ListPage`].
+    ListedPage {
+        /// Some processes.
+        listed: Vec<Listed>,
+        /// If there are more: the last one.
+        next: Option<ProcessId>,
+    },
 }
 
 /// A process as its node sees it.

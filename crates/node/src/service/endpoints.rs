@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sterna_sys::identity::peer_credentials;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -17,11 +18,11 @@ use crate::door::Authority;
 use crate::hosting::serve_clients;
 use crate::identity::NodeId;
 use crate::limits::{
-    CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX, CONNECTIONS_UNPROVEN_MAX, FRAME_WITHIN, HELLO_WITHIN,
-    LOCAL_MAX, REPLIES_WAITING_BYTES, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RETRY_FIRST,
-    STRANGER_WITHIN, STRANGERS_MAX,
+    CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX, CONNECTIONS_UNPROVEN_MAX, DEEDS_OF_ONE_MAX,
+    FRAME_WITHIN, HELLO_WITHIN, LOCAL_MAX, REPLIES_WAITING_BYTES, REPLY_BYTES_MAX,
+    REQUEST_BYTES_MAX, REQUESTS_MAX, RETRY_FIRST, STRANGER_WITHIN, STRANGERS_MAX,
 };
-use crate::message::{Failure, FailureKind, HostingRequest, Reply, Request};
+use crate::message::{Effect, Failure, FailureKind, HostingRequest, Reply, Request};
 use crate::tls;
 use crate::transport::CLOSE_REFUSED;
 use crate::wire::{self, WireError};
@@ -89,10 +90,50 @@ impl Drop for Listed<'_> {
 /// Room for replies that wait to be read on one connection, in KiB.
 type ReplyRoom = Arc<Semaphore>;
 
-/// A reply as a frame, and the room that it takes; that there is none, if so.
+/// Attachments of one connection: beside them there is room for as many requests as without.
+struct Attached {
+    connection: quinn::Connection,
+    count: Mutex<u32>,
+}
+
+/// One of them, until it is dropped.
+struct Attachment(Arc<Attached>);
+
+impl Attached {
+    fn enter(self: &Arc<Self>) -> Attachment {
+        self.count(|count| count + 1);
+        Attachment(Arc::clone(self))
+    }
+
+    fn count(&self, change: impl FnOnce(u32) -> u32) {
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count = change(*count);
+        let most = REQUESTS_MAX + *count;
+        self.connection.set_max_concurrent_bi_streams(most.into());
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.0.count(|count| count - 1);
+    }
+}
+
+/// What is carried out for each node to its end, whatever becomes of the connection on which it was asked for.
+pub(super) type Deeds = Mutex<HashMap<NodeId, JoinSet<()>>>;
+
+/// A reply as a frame; that it is too long, if so.
+fn encoded(reply: &Reply) -> Result<Vec<u8>, WireError> {
+    wire::encode(reply, REPLY_BYTES_MAX).or_else(|error| {
+        let failure = Failure::refused(format!("the answer cannot be given: {error}"));
+        wire::encode(&Reply::Failed(failure), REPLY_BYTES_MAX)
+    })
+}
+
+/// The same, and the room that it takes; that there is none, if so.
 fn framed(reply: &Reply, room: &ReplyRoom) -> Result<(Vec<u8>, OwnedSemaphorePermit), WireError> {
     let taken = |frame: &[u8]| Arc::clone(room).try_acquire_many_owned((frame.len() >> 10) as u32);
-    let frame = wire::encode(reply, REPLY_BYTES_MAX)?;
+    let frame = encoded(reply)?;
     if let Ok(permit) = taken(&frame) {
         return Ok((frame, permit));
     }
@@ -176,6 +217,10 @@ impl Service {
         let patience = Instant::now() + STRANGER_WITHIN;
         let mut requests = JoinSet::new();
         let room = Arc::new(Semaphore::new(REPLIES_WAITING_BYTES >> 10));
+        let attached = Arc::new(Attached {
+            connection: connection.clone(),
+            count: Mutex::default(),
+        });
         loop {
             while requests.try_join_next().is_some() {}
             let stream = tokio::select! {
@@ -187,9 +232,8 @@ impl Service {
             let Ok((to, from)) = stream else {
                 return "";
             };
-            let room = Arc::clone(&room);
-            let connection = connection.clone();
-            requests.spawn(Arc::clone(self).serve_request(connection, node, (to, from), room));
+            let on = (Arc::clone(&attached), Arc::clone(&room));
+            requests.spawn(Arc::clone(self).serve_request(node, (to, from), on));
         }
     }
 
@@ -206,28 +250,66 @@ impl Service {
         greeted.map(drop)
     }
 
+    /// Hears a request and answers it. If its connection breaks this is dropped, but not what was begun.
     async fn serve_request(
         self: Arc<Self>,
-        connection: quinn::Connection,
         node: NodeId,
         (mut to, mut from): (quinn::SendStream, quinn::RecvStream),
-        room: ReplyRoom,
+        (attached, room): (Arc<Attached>, ReplyRoom),
     ) {
         let request = wire::receive(&mut from, REQUEST_BYTES_MAX, FRAME_WITHIN).await;
         // Looked up for each request: a node may have been admitted or removed meanwhile.
         let authority = self.authority(node);
+        let request = match request {
+            Ok(Request::Hosting(request @ HostingRequest::Clients { .. })) => {
+                match self.port_for(authority, &request).await {
+                    Ok((port, epoch)) => {
+                        let _attachment = attached.enter();
+                        return serve_clients((&port, epoch), &mut to, &mut from).await;
+                    }
+                    Err(failure) => Err(failure),
+                }
+            }
+            Ok(request) => Ok(request),
+            Err(error) => Err(Failure::refused(error)),
+        };
+        let is_deed = matches!(&request, Ok(request) if request.effect() != Effect::None);
+        let connection = attached.connection.clone();
+        let service = Arc::clone(&self);
+        let replying = service.reply(connection, (authority, request), (to, from), room);
+        match (is_deed, authority) {
+            (true, Authority::Member(_)) => self.carry_out(node, replying),
+            _ => replying.await,
+        }
+    }
+
+    /// Does something for a node to its end. If it has very much under way, not at all.
+    fn carry_out(&self, node: NodeId, deed: impl Future<Output = ()> + Send + 'static) {
+        let mut deeds = self.deeds.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_node = deeds.entry(node).or_default();
+        while of_node.try_join_next().is_some() {}
+        if of_node.len() < DEEDS_OF_ONE_MAX {
+            of_node.spawn(deed);
+        }
+    }
+
+    /// Ends what is being carried out.
+    pub(super) fn give_up_deeds(&self) {
+        let mut deeds = self.deeds.lock().unwrap_or_else(PoisonError::into_inner);
+        deeds.clear();
+    }
+
+    async fn reply(
+        self: Arc<Self>,
+        connection: quinn::Connection,
+        (authority, request): (Authority, Result<Request, Failure>),
+        (mut to, mut from): (quinn::SendStream, quinn::RecvStream),
+        room: ReplyRoom,
+    ) {
         let reply = match request {
             Ok(Request::Hosting(request @ HostingRequest::Freeze { .. })) => {
                 self.freeze_for(authority, request, &mut to, &mut from)
                     .await
-            }
-            Ok(Request::Hosting(request @ HostingRequest::Clients { .. })) => {
-                match self.port_for(authority, &request).await {
-                    Ok((port, epoch)) => {
-                        return serve_clients((&port, epoch), &mut to, &mut from).await;
-                    }
-                    Err(failure) => Reply::Failed(failure),
-                }
             }
             request => {
                 // Nothing that comes after the request is read.
@@ -237,7 +319,7 @@ impl Service {
                         let origin = Origin::Node(&connection);
                         self.answer(authority, request, origin).await
                     }
-                    Err(error) => not_understood(&error),
+                    Err(failure) => Reply::Failed(failure),
                 }
             }
         };
@@ -295,7 +377,9 @@ impl Service {
             }
             Err(failure) => Reply::Failed(failure),
         };
-        let _ = wire::send(&mut stream, &reply, REPLY_BYTES_MAX, FRAME_WITHIN).await;
+        if let Ok(frame) = encoded(&reply) {
+            let _ = timeout(FRAME_WITHIN, stream.write_all(&frame)).await;
+        }
         if stops && matches!(reply, Reply::Done) {
             let mut waiting = self
                 .waiting_for_end
@@ -331,8 +415,4 @@ async fn hear(stream: UnixStream, uid: u32) -> Option<(Heard, UnixStream)> {
     });
     let (heard, stream) = hearing.await.ok()??;
     Some((heard, UnixStream::from_std(stream).ok()?))
-}
-
-fn not_understood(error: &WireError) -> Reply {
-    Reply::Failed(Failure::refused(error))
 }

@@ -156,10 +156,7 @@ impl Drain {
 
     /// What processes are called.
     fn names(&self) -> Result<HashMap<ProcessId, String>> {
-        let request = HostingRequest::List { ended: false };
-        let Some(HostingReply::Listed(listed)) = self.which.hosting(request)? else {
-            return Err(node::unexpected());
-        };
+        let listed = self.which.listed(false)?;
         let named = listed.into_iter().map(|one| one.entry);
         let named = named.filter_map(|entry| Some((entry.process, entry.name?)));
         Ok(named.collect())

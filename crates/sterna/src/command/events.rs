@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 use sterna_node::NodeId;
@@ -273,11 +273,7 @@ impl Shower<'_> {
         if let Some(name) = self.names.get(&process) {
             return Ok(name.clone());
         }
-        let request = HostingRequest::List { ended: true };
-        let Some(HostingReply::Listed(listed)) = self.which.hosting(request)? else {
-            bail!(node::unexpected());
-        };
-        for one in listed {
+        for one in self.which.listed(true)? {
             self.names.insert(one.entry.process, one.entry.info.name);
         }
         Ok(self.names.entry(process).or_default().clone())

@@ -25,7 +25,7 @@ use sterna_process::Plain;
 use crate::command::{doctor, drain};
 use crate::host::Signals;
 use crate::node::{self, Which};
-use crate::{manager, service, show};
+use crate::{manager, runner, service, show};
 
 /// Makes this machine a node, and brings nodes together.
 #[derive(Debug, Args)]
@@ -191,6 +191,7 @@ impl Start {
         }
         let signals = Signals::catch()?;
         let data = self.data.map_or_else(node::default, Ok)?;
+        runner::allow_descriptors();
         let manager = manager::start(&data)?;
         let mut options = Options {
             data,

@@ -171,10 +171,7 @@ pub(crate) fn all(which: &Which, ended: bool) -> Result<Vec<Row>> {
 
 /// Those of the cluster.
 fn on_nodes(which: &Which, ended: bool) -> Result<Vec<Row>> {
-    let request = HostingRequest::List { ended };
-    let Some(HostingReply::Listed(listed)) = which.hosting(request)? else {
-        return Err(node::unexpected());
-    };
+    let listed = which.listed(ended)?;
     let nodes = which.nodes()?;
     let mut rows: Vec<Row> = listed
         .into_iter()

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::cluster::{Cluster, How, Node, free_address, has_id};
 use crate::kv::Client;
-use crate::world::{guest, until};
+use crate::world::{World, guest, until};
 
 /// Clients that write without end, each its own key: that is done exactly once each time.
 pub(crate) struct Load {
@@ -277,6 +277,43 @@ fn a_node_is_not_drained_of_clients_unless_they_may_be_cut_off() {
     assert!(told.contains(&moved), "{told}");
     let mut client = Client::connect(address).unwrap();
     assert_eq!(client.put("key", "value").unwrap(), 2);
+}
+
+/// Nodes of whose services each may have so many descriptors, as `ulimit` has it.
+fn limited(limit: &str) -> (Cluster, SocketAddr) {
+    let limited = |_: &World, _: &str| {
+        let shell = format!("ulimit {limit} && exec \"$@\"");
+        let how = How {
+            within: ["sh", "-c", &shell, "sh"].map(str::to_owned).to_vec(),
+            ..How::default()
+        };
+        (free_address(), how)
+    };
+    let cluster = Cluster::new_so(&["one", "two"], limited);
+    let address = serve(&cluster, &[], "0");
+    (cluster, address)
+}
+
+#[test]
+fn a_node_takes_as_many_descriptors_for_clients_as_it_can_get() {
+    let (cluster, address) = limited("-Sn 256");
+    let connect = |_| Client::connect(address).unwrap();
+    let mut idle: Vec<Client> = (0..400).map(connect).collect();
+    assert_eq!(idle[399].put("key", "value").unwrap(), 1);
+    cluster.ask(&["nodes"]).ok();
+}
+
+/// Anybody may connect, and stay connected.
+#[test]
+fn idle_clients_leave_a_node_what_it_needs_itself() {
+    let (cluster, address) = limited("-n 512");
+    let connect = |_| Client::connect(address).unwrap();
+    let mut idle: Vec<Client> = (0..600).map(connect).collect();
+    // When the last is turned away, all have been seen to.
+    assert!(is_cut_off(idle.last_mut().unwrap()));
+    assert_eq!(idle[0].put("key", "value").unwrap(), 1);
+    cluster.ask(&["drain", "one", "--cut"]).ok();
+    cluster.is_at("kv", "two");
 }
 
 /// A cluster whose nodes have addresses of their own, so that two can have the same port.

@@ -35,14 +35,14 @@ impl Look {
             return Err(node::unexpected());
         };
         let all: Nodes = which.nodes()?;
-        let (mut seen, mut last) = (Seen::new(), listed(which)?);
+        let (mut seen, mut last) = (Seen::new(), which.listed(false)?);
         let begun = Instant::now();
         note(&mut seen, &last);
         let mut span = Duration::ZERO;
         for _ in 1..LOOKS {
             thread::sleep(LOOK_AGAIN_AFTER);
             span = begun.elapsed();
-            last = listed(which)?;
+            last = which.listed(false)?;
             note(&mut seen, &last);
         }
         let mut look = Self {
@@ -91,13 +91,6 @@ impl Look {
     pub(super) fn process(&self, step: &Step) -> Option<&ProcessLoad> {
         let mut processes = self.loads[step.from].processes.iter();
         processes.find(|process| process.id == step.process)
-    }
-}
-
-fn listed(which: &Which) -> Result<Vec<Listed>> {
-    match which.hosting(HostingRequest::List { ended: false })? {
-        Some(HostingReply::Listed(listed)) => Ok(listed),
-        _ => Err(node::unexpected()),
     }
 }
 
