@@ -315,7 +315,9 @@ impl Rounds {
     fn stop(&mut self, end: RoundsEnd, limits: &Limits) -> Next {
         let expected = self.expected(limits);
         self.travelled.end = Some(end);
-        if self.travel.strategy.is_none() && self.can_follow && expected > self.goal(limits) {
+        // A little that is slow is no reason to depend on the source for longer.
+        let saved = expected.saturating_sub(self.fixed);
+        if self.travel.strategy.is_none() && self.can_follow && saved > self.goal(limits) {
             self.travelled.strategy = Strategy::PostCopy;
             self.travelled.expected = Some(self.fixed);
             return Next::Pause;

@@ -271,7 +271,7 @@ impl Source {
                 self.left(turn);
             }
             // It lives, and its memory is still coming.
-            (Body::Committed, Phase::Confirming { .. }) => {
+            (Body::Committed, Phase::Confirming { .. }) if self.is_followed() => {
                 self.phase = Phase::Confirming { asks: 0 }
             }
             (Body::Done(timings), _) if self.granted => self.done(turn, timings),

@@ -107,6 +107,7 @@ const fn is_between_nodes(request: &HostingRequest) -> bool {
         request,
         HostingRequest::Message { .. }
             | HostingRequest::Channel { .. }
+            | HostingRequest::SaltedChannel(..)
             | HostingRequest::Program { .. }
             | HostingRequest::MayCome { .. }
             | HostingRequest::LogPart { .. }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! AES-256-GCM (RFC 5116), a key for each direction, derived from a secret that the services exported from their TLS
-//! session for this move alone (RFC 5705). The nonce is the record's number, and the length is under the seal; so a
+//! session for this connection alone (RFC 5705). The nonce is the record's number, and the length is under the seal; so a
 //! record that was changed, left out, repeated or moved is noticed. Nobody asks again: a channel that is broken is
 //! replaced by a new one with another secret.
 

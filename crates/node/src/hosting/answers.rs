@@ -186,13 +186,12 @@ impl Service {
                 Ok(None)
             }
             HostingRequest::Channel { attempt } => {
-                // Attempts are in the registry, where every node can read them.
-                if hosting.source_of(attempt).await != Some(node) {
-                    let message = "no process is coming from you by that move";
-                    return Err(Failure::new(FailureKind::Forbidden, message));
-                }
-                let expected = hosting.channels.expect(connection, node, attempt);
-                expected.map(Some)
+                let expected = hosting.expect_channel(connection, node, (attempt, None));
+                expected.await.map(Some)
+            }
+            HostingRequest::SaltedChannel(attempt, salt) => {
+                let expected = hosting.expect_channel(connection, node, (attempt, Some(salt)));
+                expected.await.map(Some)
             }
             HostingRequest::Program { program, offset } => {
                 hosting.program_piece(program, offset).await.map(Some)

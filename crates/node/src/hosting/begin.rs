@@ -174,6 +174,7 @@ impl Service {
                 | HostingRequest::Listen { .. }
                 | HostingRequest::KeptCopy { .. }
                 | HostingRequest::TakePort { .. }
+                | HostingRequest::SaltedChannel(..)
         ) {
             return Ok(request);
         }
@@ -202,6 +203,7 @@ impl Service {
             | HostingRequest::TakePort { .. } => Err(Failure::refused(
                 "that node is older and knows no ports of processes: upgrade it, or choose another one",
             )),
+            HostingRequest::SaltedChannel(attempt, _) => Ok(HostingRequest::Channel { attempt }),
             HostingRequest::KeptCopy { .. } => Err(Failure::refused(
                 "that node is older and goes on from no copies",
             )),

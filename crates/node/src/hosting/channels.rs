@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! source: service                          target: service
-//!   │ Channel{attempt} ───── QUIC ────────────►│ expects a caller
+//!   │ SaltedChannel ──────── QUIC ────────────►│ expects a caller
 //!   │◄──────────────────────────────── port    │
 //!   │ both export a secret from this session, for this move (RFC 5705)
 //!   │ TCP, says the name that follows from it ►│ knows the caller by it
@@ -29,6 +29,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::hosting::Hosting;
+use crate::identity::random;
 use crate::limits::{
     CHANNEL_SILENCE, CHANNEL_WITHIN, CHANNELS_UNNAMED_MAX, CHANNELS_WAITING_MAX, RETRY_FIRST,
 };
@@ -57,10 +58,18 @@ struct Expected {
     until: Instant,
 }
 
-/// What both ends of a session have in common for one move.
-fn secret(connection: &quinn::Connection, attempt: Attempt) -> Result<Secret, Failure> {
+/// Which move a connection is for, and a salt, another one each time: no key may seal two records of one number. Nodes before
+/// version 3 of the protocol know none.
+pub(super) type Which = (Attempt, Option<[u8; 16]>);
+
+/// What both ends of a session have in common for one connection of a move.
+fn secret(connection: &quinn::Connection, (attempt, salt): Which) -> Result<Secret, Failure> {
     let mut secret = Secret([0; 32]);
-    let exported = connection.export_keying_material(&mut secret.0, LABEL, &encode_plain(&attempt));
+    let context = match salt {
+        Some(salt) => encode_plain(&(attempt, salt)),
+        None => encode_plain(&attempt),
+    };
+    let exported = connection.export_keying_material(&mut secret.0, LABEL, &context);
     match exported {
         Ok(()) => Ok(secret),
         Err(_) => Err(Failure::new(
@@ -87,13 +96,14 @@ impl Channels {
 
     /// Expects a node to connect for a move, which has asked on this connection and is the move's source now. Whether
     /// it still is when it connects, the runner knows.
-    pub(super) fn expect(
+    fn expect(
         &self,
         connection: &quinn::Connection,
         source: NodeId,
-        attempt: Attempt,
+        which: Which,
     ) -> Result<HostingReply, Failure> {
-        let secret = secret(connection, attempt)?;
+        let secret = secret(connection, which)?;
+        let (attempt, _) = which;
         let port = *self.port.lock().unwrap_or_else(PoisonError::into_inner);
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         expected.retain(|_, expected| expected.until > Instant::now());
@@ -133,6 +143,23 @@ impl Channels {
     }
 }
 
+impl Hosting {
+    /// Expects a node to connect for a move, if it is the source.
+    pub(super) async fn expect_channel(
+        &self,
+        connection: &quinn::Connection,
+        node: NodeId,
+        which: Which,
+    ) -> Result<HostingReply, Failure> {
+        // Attempts are in the registry, where every node can read them.
+        if self.source_of(which.0).await != Some(node) {
+            let message = "no process is coming from you by that move";
+            return Err(Failure::new(FailureKind::Forbidden, message));
+        }
+        self.channels.expect(connection, node, which)
+    }
+}
+
 impl Service {
     /// Connects to the target of a move.
     pub(super) async fn open_channel(
@@ -167,7 +194,11 @@ impl Service {
         attempt: Attempt,
     ) -> Result<(SocketAddr, Secret), Failure> {
         let unreachable = |why: String| unreachable(target, why);
-        let request = Request::Hosting(HostingRequest::Channel { attempt });
+        let salt = random();
+        let request = HostingRequest::SaltedChannel(attempt, salt);
+        let request = self.as_understood(target, request).await?;
+        let salt = matches!(request, HostingRequest::SaltedChannel(..)).then_some(salt);
+        let request = Request::Hosting(request);
         let addresses = self.addresses(target);
         let asked = self
             .transport
@@ -180,7 +211,7 @@ impl Service {
             _ => return Err(unreachable("it answers another question".into())),
         };
         let connection = connected.connection();
-        let secret = secret(connection, attempt)?;
+        let secret = secret(connection, (attempt, salt))?;
         let to = SocketAddr::new(connection.remote_address().ip(), port);
         Ok((to, secret))
     }

@@ -110,6 +110,7 @@ impl HostingRequest {
             // Moves take messages that come twice.
             | Self::Message { .. }
             | Self::Channel { .. }
+            | Self::SaltedChannel(..)
             | Self::Shelf {
                 request: ShelfRequest::Remove { .. },
                 ..

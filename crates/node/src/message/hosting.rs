@@ -113,9 +113,9 @@ pub enum HostingRequest {
         /// Its bytes.
         bytes: Vec<u8>,
     },
-    /// Between nodes: a connection for image and pages is to be made, with a secret from this very session.
+    /// Between nodes: a connection for the image and pages of a move, before version 3 of the protocol.
     Channel {
-        /// Of which move.
+        /// Of which.
         attempt: Attempt,
     },
     /// Between nodes: a piece of a program.
@@ -336,6 +336,8 @@ pub enum HostingRequest {
         /// The last one that is known: `next` of [`HostingReply::ListedPage`].
         after: Option<ProcessId>,
     },
+    /// Between nodes: a connection for a move is to be made, with a secret from this session and a salt. From version 3 on.
+    SaltedChannel(Attempt, [u8; 16]),
 }
 
 /// What is done to a process.
@@ -391,14 +393,12 @@ impl StartOrder {
     pub fn is_plain(&self) -> bool {
         let arguments: usize = self.arguments.iter().map(|one| one.len() + 1).sum();
         let bindings = &self.belongings.bindings;
-        let path = |binding: &Binding| {
-            binding.guest_path.starts_with('/') && binding.guest_path.len() <= FILE_BYTES_MAX
-        };
+        let is_path = |path: &str| path.starts_with('/') && path.len() <= FILE_BYTES_MAX;
         self.name.as_deref().is_none_or(is_process_name)
             && self.file.len() <= FILE_BYTES_MAX
             && arguments <= ARGUMENTS_BYTES_MAX
             && bindings.len() <= BINDINGS_MAX
-            && bindings.iter().all(path)
+            && bindings.iter().all(|binding| is_path(&binding.guest_path))
     }
 }
 

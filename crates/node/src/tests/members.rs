@@ -224,6 +224,10 @@ fn a_node_does_nothing_for_a_member_that_is_not_that_ones_to_ask() {
         ),
         // A move that is not its own.
         (HostingRequest::Channel { attempt }, FailureKind::Forbidden),
+        (
+            HostingRequest::SaltedChannel(attempt, [7; 16]),
+            FailureKind::Forbidden,
+        ),
         // A folder of another's process, from the beginning and from the middle.
         (request(put(0, name())), FailureKind::Forbidden),
         (request(put(1, name())), FailureKind::Refused),

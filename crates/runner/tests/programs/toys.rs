@@ -49,8 +49,8 @@ fn program(code: Vec<Instruction>) -> Program {
     Program::from_bytes(toy.encode())
 }
 
-/// Lines of the shorter one that counts.
-pub(crate) const COUNTED: u32 = 400;
+/// Lines of the shorter one that counts: it takes longer than a test until it is stopped.
+pub(crate) const COUNTED: u32 = 4000;
 
 /// One with many pages, that it changes.
 pub(crate) fn large() -> Program {

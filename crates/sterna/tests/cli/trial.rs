@@ -61,6 +61,9 @@ pub(crate) enum Fate {
 
 use Fate::{Lives, Lost};
 
+/// At each point the same happens, however fast the machine is.
+const STOP_AND_COPY: &[&str] = &["--strategy", "stop-and-copy"];
+
 /// One cluster in which many moves are disturbed.
 pub(crate) struct Trial {
     pub(crate) cluster: Cluster,
@@ -106,7 +109,7 @@ impl Trial {
         Self {
             cluster,
             written,
-            way: &[],
+            way: STOP_AND_COPY,
         }
     }
 

@@ -4,8 +4,8 @@
 //! Three nodes of this machine become a cluster. A server moves between them while clients write into all of its heap,
 //! and all their answers are right. Then a Lua interpreter runs `story.lua` there twice: once undisturbed, and
 //! once on its way from node to node, in the middle of its work; and one of the nodes is killed as no program can
-//! prevent it, and with it the interpreter, which comes back from its snapshot. Everything is done by this program's own commands in a directory of its own, as a user would do it, without
-//! root and without the net.
+//! prevent it, and with it the interpreter, which comes back from its snapshot. Everything is done by this program's own
+//! commands in a directory of its own, as a user would do it, without root and without the net.
 //!
 //! - `live`: the server
 //! - `story`: the program and what is done to it

@@ -111,7 +111,7 @@ end
 mandelbrot(30, 64)
 pi(2400, 80)
 queens(9)
-words(1500)
+words(4000)
 if not log then return end
 log:close()
 local check, length = 0, 0
