@@ -132,7 +132,7 @@ fn a_target_is_done_when_all_has_come_and_not_before() {
     assert!(target.moves.is_busy(P));
     let committed = sent(S, Body::Committed);
     for asked in [Body::Ask, state()] {
-        assert_eq!(target.hears(S, asked), [committed.clone()]);
+        assert_eq!(target.hears(S, asked), std::slice::from_ref(&committed));
     }
     assert_eq!(target.hears(S, Body::Abort), []);
     let done = target.runner(FOLLOWED);
@@ -180,7 +180,7 @@ fn what_does_not_come_loses_the_process_if_it_was_committed() {
         if follows {
             target.runner(resumed(true));
         }
-        assert_eq!(target.runner(unfollowed()), [lost.clone()]);
+        assert_eq!(target.runner(unfollowed()), std::slice::from_ref(&lost));
     }
     // In doubt it is shut out that it was.
     let mut target = Script::target(5);
