@@ -45,7 +45,7 @@ Examples:
   sterna demo --hops 40
   sterna demo --json | jq '.live.moves[].gap_us'
 
-It needs neither root nor the net, takes half a minute, and leaves nothing behind, also after Ctrl-C.";
+It needs neither root nor the net, takes a minute, and leaves nothing behind, also after Ctrl-C.";
 
 /// What the process is called.
 const NAME: &str = "story";
