@@ -4,24 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// The value below which the share `q` of `values` lies; NaN if there are none.
-#[must_use]
-pub fn quantile(values: &[f64], q: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let Some(last) = sorted.len().checked_sub(1) else {
-        return f64::NAN;
-    };
-    let at = q * last as f64;
-    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-    low + (high - low) * at.fract()
-}
-
-/// The middle value.
-#[must_use]
-pub fn median(values: &[f64]) -> f64 {
-    quantile(values, 0.5)
-}
+pub use sterna_laboratory::statistics::{median, quantile};
 
 /// The mean of ratios.
 #[must_use]

@@ -22,6 +22,7 @@ mod place;
 pub mod plot;
 pub mod role;
 pub mod stall;
+pub mod statistics;
 pub mod tlp;
 
 pub use place::Machine;

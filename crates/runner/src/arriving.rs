@@ -9,8 +9,8 @@ use std::thread;
 use sterna_ingress::Back;
 use sterna_migration::{Attempt, Grant, NodeId, Offer, RunnerEvent};
 use sterna_process::{
-    Directory, Epoch, Image, Incoming, Listener, Memory, PageRun, PageRuns, Paused, Program,
-    ReadLimits, Resources, Stdio,
+    Directory, Epoch, Image, Incoming, Listener, Memory, MemoryLayout, PageRun, PageRuns, Paused,
+    Program, ReadLimits, Resources, Stdio,
 };
 
 use crate::channel::{Breaker, Receiver, Sender};
@@ -43,10 +43,18 @@ pub(crate) struct Arrival {
     wanted: Option<(NodeId, Grant)>,
     /// What came of making it.
     made: Option<Result<Made, String>>,
-    pub(crate) breaker: Option<Breaker>,
+    /// Of its connections.
+    pub(crate) breakers: Vec<Breaker>,
 }
 
 impl Arrival {
+    /// Nothing more is to come.
+    pub(crate) fn hang_up(&mut self) {
+        self.breakers
+            .drain(..)
+            .for_each(|breaker| breaker.hang_up());
+    }
+
     /// Whether that is the node that has it until now.
     pub(crate) fn comes_from(&self, node: NodeId) -> bool {
         self.came_from == Some(node)
@@ -225,7 +233,7 @@ fn room(
         came_from: place.came_from,
         wanted: None,
         made: None,
-        breaker: None,
+        breakers: Vec::new(),
     };
     let inner = Inner {
         epoch: attempt.epoch,
@@ -257,11 +265,9 @@ pub(crate) fn receive(
 ) -> Result<(), PumpError> {
     receiver.set_patience(None)?;
     if let Stage::Arriving(arrival) = &mut hosted.lock().stage {
-        let before = arrival.breaker.replace(sender.breaker()?);
-        // What it still has to say belongs to an earlier try.
-        if let Some(before) = before {
-            before.hang_up();
-        }
+        // What earlier ones still have to say belongs to an earlier try.
+        arrival.hang_up();
+        arrival.breakers.push(sender.breaker()?);
     }
     let (role, service, hosted) = (Arc::clone(role), service.clone(), Arc::clone(hosted));
     thread::Builder::new()
@@ -357,20 +363,20 @@ impl Taking {
                         return Err(PumpError::RoundsMissing { sent, here });
                     }
                 }
-                Record::Later(runs) => {
-                    let layout = memory.layout();
-                    if !runs.iter().all(|run| layout.could_contain(*run)) {
-                        return Err(PumpError::Malformed);
-                    }
-                    self.later.get_or_insert_default().extend(runs);
-                }
+                Record::Later(runs) => self.comes_later(runs, &memory.layout())?,
                 Record::End if self.image.len() as u64 == self.image_bytes => {
                     let rest = self
                         .later
                         .take()
                         .map(|later| self.rest(later))
                         .transpose()?;
-                    pump::got(&mut locked(&self.sender))?;
+                    if let Err(error) = pump::got(&mut locked(&self.sender)) {
+                        // Nothing was made: the source may push anew.
+                        if rest.is_some() {
+                            self.hosted.lock().close_rest();
+                        }
+                        return Err(error);
+                    }
                     self.make(rest.clone());
                     if let Some(rest) = rest {
                         rest::follow(receiver, &rest, true);
@@ -380,6 +386,19 @@ impl Taking {
                 _ => return Err(PumpError::Malformed),
             }
         }
+    }
+
+    /// Pages that are not among those that come now. In order, so there are no more runs than the layout has pages.
+    fn comes_later(&mut self, runs: Vec<PageRun>, layout: &MemoryLayout) -> Result<(), PumpError> {
+        let later = self.later.get_or_insert_default();
+        for run in runs {
+            let after = |last: &PageRun| (last.region(), last.end()) <= (run.region(), run.first());
+            if !layout.could_contain(run) || !later.last().is_none_or(after) {
+                return Err(PumpError::Malformed);
+            }
+            later.push(run);
+        }
+        Ok(())
     }
 
     /// How many rounds have come.

@@ -101,10 +101,8 @@ impl Following {
             return Duration::ZERO;
         };
         let sent = self.sent.load(Ordering::Relaxed);
-        let micros = u128::from(sent) * 1_000_000 / u128::from(rate.max(1));
-        let due = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
         let left = self.kept_until.saturating_duration_since(Instant::now());
-        due.saturating_sub(self.begun.elapsed()).min(left)
+        pump::early(sent, rate, self.begun).min(left)
     }
 
     /// Sends all that is left, on one connection of several: on a lane, or where answers go.

@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::retry_on_intr;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::io::{ioctl_fionread, retry_on_intr};
+use rustix::pipe::{
+    PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, tee,
+};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{QueueSelector, Winsize, tcflush, tcgetwinsize, tcsetwinsize};
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,9 @@ use sterna_process::{Section, SectionError, Sections, Tag};
 
 use crate::limits::{LINE_BYTES_MAX, UNREAD_BYTES_MAX};
 use crate::message::WindowSize;
+
+#[cfg(test)]
+mod tests;
 
 /// What a terminal takes for the end of its input: `VEOF` of termios(3), as a new terminal has it.
 const END_OF_INPUT: u8 = 4;
@@ -46,6 +51,8 @@ struct Inner {
     leaves: bool,
     /// Taken out, to be given again.
     carried: Carried,
+    /// There is a thread that does so.
+    is_catching_up: bool,
 }
 
 enum Writer {
@@ -94,6 +101,7 @@ impl Input {
                 writer,
                 leaves: false,
                 carried: Carried::default(),
+                is_catching_up: false,
             }),
         }
     }
@@ -126,11 +134,15 @@ impl Input {
             }
             wait_for_room(&full, left)?;
         }
-        match end && taken == bytes.len() {
-            // Whoever gives sees by the number that bytes are left; that the end is, only so.
-            true => Err(io::Error::other("it is being moved: try again")),
-            false => Ok(taken),
+        if end && taken == bytes.len() {
+            let mut inner = self.lock();
+            if inner.leaves {
+                // Whoever gives sees by the number that bytes are left; that the end is, only so.
+                return Err(io::Error::other("it is being moved: try again"));
+            }
+            inner.end_after_all();
         }
+        Ok(taken)
     }
 
     /// Makes the terminal so large; whether there is one.
@@ -153,6 +165,14 @@ impl Input {
     pub(crate) fn take_out(&self) -> io::Result<Section> {
         let mut inner = self.lock();
         inner.leaves = true;
+        if let Writer::Pipe { write: None, read } = &inner.writer {
+            // Nothing could be put back.
+            let carried = Carried {
+                unread: looked_at(read)?,
+                ..inner.carried.clone()
+            };
+            return Section::encode(INPUT, INPUT_VERSION, &carried).map_err(io::Error::other);
+        }
         let mut unread = inner.writer.unread()?;
         let size = inner.size();
         let carried = &mut inner.carried;
@@ -171,9 +191,14 @@ impl Input {
             let _ = tcsetwinsize(master, size.to_system());
         }
         let caught_up = inner.catch_up();
-        drop(inner);
         // It fitted before; but who has many pipes gets small ones (pipe(7)).
-        if matches!(caught_up, Ok(false)) {
+        let starts = matches!(caught_up, Ok(false)) && !inner.is_catching_up;
+        inner.is_catching_up |= starts;
+        drop(inner);
+        if let Err(error) = caught_up {
+            tracing::warn!("input that a process had not read is lost: {error}");
+        }
+        if starts {
             let this = Arc::downgrade(self);
             let catching_up =
                 move || while let Some(true) = this.upgrade().map(|it| it.catch_up()) {};
@@ -190,17 +215,20 @@ impl Input {
 
     /// Gives of what was carried what there is room for, which is waited for a little. Whether there is more.
     fn catch_up(&self) -> bool {
-        let full = {
-            let mut inner = self.lock();
-            match inner.leaves {
-                true => return false,
-                false => match inner.catch_up() {
-                    Ok(false) => inner.writer.again(),
-                    Ok(true) | Err(_) => return false,
-                },
-            }
+        let mut inner = self.lock();
+        let full = match inner.leaves {
+            true => None,
+            false => match inner.catch_up() {
+                Ok(false) => inner.writer.again().ok(),
+                Ok(true) | Err(_) => None,
+            },
         };
-        full.is_ok_and(|full| wait_for_room(&full, CATCH_UP_WITHIN).is_ok())
+        inner.is_catching_up = full.is_some();
+        drop(inner);
+        full.is_some_and(|full| {
+            let _ = wait_for_room(&full, CATCH_UP_WITHIN);
+            true
+        })
     }
 
     /// Takes over what came with the process, to [give it again](Self::give_again) when it runs.
@@ -235,6 +263,14 @@ impl Inner {
             self.end()?;
         }
         Ok(is_all)
+    }
+
+    /// Ends the input when all that was carried has been given.
+    fn end_after_all(&mut self) {
+        match &self.writer {
+            Writer::Pipe { .. } => self.carried.has_ended = true,
+            Writer::Terminal { .. } => self.carried.unread.push(END_OF_INPUT),
+        }
     }
 
     /// Ends the input: for good on a pipe, once on a terminal.
@@ -325,6 +361,22 @@ impl Writer {
     }
 }
 
+/// What is in a pipe, which stays there (tee(2)).
+fn looked_at(pipe: &File) -> io::Result<Vec<u8>> {
+    let held = ioctl_fionread(pipe)? as usize;
+    if held == 0 {
+        return Ok(Vec::new());
+    }
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    fcntl_setpipe_size(&write, fcntl_getpipe_size(pipe)?)?;
+    match tee(pipe, &write, held, SpliceFlags::NONBLOCK)? == held {
+        true => read_out(&read.into(), false),
+        false => Err(io::Error::other(
+            "its input cannot be looked at: there are too many pipes (pipe-user-pages-soft)",
+        )),
+    }
+}
+
 /// Reads until there is nothing. A line of a terminal that does not end as lines do was ended by [`END_OF_INPUT`].
 fn read_out(mut from: &File, is_terminal: bool) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
@@ -376,171 +428,5 @@ impl WindowSize {
             columns: size.ws_col,
             rows: size.ws_row,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rustix::pty::{grantpt, openpt, unlockpt};
-
-    use super::*;
-
-    const SOON: Duration = Duration::from_secs(20);
-
-    fn terminal() -> (Arc<Input>, File) {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let master = openpt(flags).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let slave = File::from(ioctl_tiocgptpeer(&master, flags).unwrap());
-        never_block(&slave).unwrap();
-        (Input::terminal(master.into()).unwrap().into(), slave)
-    }
-
-    fn pipe() -> (Arc<Input>, OwnedFd) {
-        let (input, end) = Input::pipe().unwrap();
-        (input.into(), end)
-    }
-
-    /// Lines that the process reads, so many.
-    fn read_lines(slave: &mut File, count: usize) -> String {
-        let (mut all, mut line) = (Vec::new(), [0; 100]);
-        while all.iter().filter(|&&byte| byte == b'\n').count() < count {
-            let got = slave.read(&mut line).unwrap();
-            all.extend_from_slice(&line[..got]);
-        }
-        String::from_utf8(all).unwrap()
-    }
-
-    fn carried(input: &Input) -> Carried {
-        input.take_out().unwrap().decode().unwrap()
-    }
-
-    #[test]
-    fn a_full_pipe_takes_a_part_and_the_rest_travels() {
-        let (input, end) = pipe();
-        let much = vec![b'x'; 1 << 20];
-        let taken = input.give(&much, false, Duration::ZERO).unwrap();
-        assert!(0 < taken && taken < much.len(), "{taken}");
-        let mut first = [0; 10];
-        File::from(end).read_exact(&mut first).unwrap();
-        assert_eq!(carried(&input).unread.len(), taken - 10);
-        assert_eq!(input.give(b"more", false, SOON).unwrap(), 0, "it leaves");
-    }
-
-    #[test]
-    fn input_of_one_that_stays_is_there_again() {
-        let (input, end) = pipe();
-        input.give(b"not read", false, SOON).unwrap();
-        assert_eq!(carried(&input).unread, b"not read");
-        input.give_again();
-        input.give(b", and more", true, SOON).unwrap();
-        let mut all = String::new();
-        File::from(end).read_to_string(&mut all).unwrap();
-        assert_eq!(all, "not read, and more");
-    }
-
-    #[test]
-    fn an_end_travels() {
-        let (input, _end) = pipe();
-        input.give(b"the last", true, SOON).unwrap();
-        let carried = carried(&input);
-        assert!(carried.has_ended && carried.unread == b"the last");
-        let (there, end) = pipe();
-        there.carry(carried);
-        there.give_again();
-        let mut all = String::new();
-        File::from(end).read_to_string(&mut all).unwrap();
-        assert_eq!(all, "the last");
-    }
-
-    #[test]
-    fn lines_that_nobody_has_read_and_one_that_is_being_typed_travel() {
-        let (input, mut slave) = terminal();
-        let size = WindowSize {
-            columns: 91,
-            rows: 23,
-        };
-        assert!(input.resize(size).unwrap());
-        input.give(b"read\nnot read\nhalf a", false, SOON).unwrap();
-        let mut line = [0; 100];
-        let got = slave.read(&mut line).unwrap();
-        assert_eq!(&line[..got], b"read\n");
-        let carried = carried(&input);
-        assert_eq!(carried.unread, b"not read\nhalf a");
-        let (there, mut slave) = terminal();
-        there.carry(carried);
-        there.give_again();
-        assert_eq!(there.size(), Some(size));
-        there.give(b" line\n", false, SOON).unwrap();
-        assert_eq!(read_lines(&mut slave, 2), "not read\nhalf a line\n");
-    }
-
-    #[test]
-    fn a_line_that_is_being_typed_to_one_that_stays_is_there_once() {
-        let (input, mut slave) = terminal();
-        input.give(b"not read\nhalf a", false, SOON).unwrap();
-        for _ in 0..3 {
-            assert_eq!(carried(&input).unread, b"not read\nhalf a");
-            input.give_again();
-        }
-        input.give(b" line\n", false, SOON).unwrap();
-        assert_eq!(read_lines(&mut slave, 2), "not read\nhalf a line\n");
-    }
-
-    #[test]
-    fn ends_of_input_at_a_terminal_travel_in_their_places() {
-        let (input, _slave) = terminal();
-        input.give(b"a line\n", true, SOON).unwrap();
-        input.give(b"no line", true, SOON).unwrap();
-        input.give(b"the next\n", false, SOON).unwrap();
-        let carried = carried(&input);
-        assert_eq!(carried.unread, b"a line\n\x04no line\x04the next\n");
-        let (there, mut slave) = terminal();
-        there.carry(carried);
-        there.give_again();
-        let mut line = [0; 100];
-        let reads: Vec<usize> = (0..4).map(|_| slave.read(&mut line).unwrap()).collect();
-        assert_eq!(reads, [7, 0, 7, 9]);
-    }
-
-    #[test]
-    fn what_does_not_fit_into_a_smaller_pipe_follows_before_what_comes_later() {
-        let (input, end) = pipe();
-        let mut much: Vec<u8> = (0..60_000_u32).map(|at| (at % 251) as u8).collect();
-        assert_eq!(input.give(&much, false, SOON).unwrap(), much.len());
-        let carried = carried(&input);
-        drop((input, end));
-        let (there, end) = pipe();
-        rustix::pipe::fcntl_setpipe_size(&end, 4096).unwrap();
-        there.carry(carried);
-        there.give_again();
-        let more = Arc::clone(&there);
-        let giving = thread::spawn(move || more.give(b"and more", true, SOON).unwrap());
-        let flags = fcntl_getfl(&end).unwrap();
-        fcntl_setfl(&end, flags - OFlags::NONBLOCK).unwrap();
-        let mut all = Vec::new();
-        File::from(end).read_to_end(&mut all).unwrap();
-        assert_eq!(giving.join().unwrap(), 8);
-        much.extend(b"and more");
-        assert!(all == much, "{} bytes of {}", all.len(), much.len());
-    }
-
-    #[test]
-    fn an_end_that_comes_too_late_is_said_not_to_be_taken() {
-        let (input, _end) = pipe();
-        drop(carried(&input));
-        assert!(input.give(b"", true, Duration::ZERO).is_err());
-        assert_eq!(input.give(b"x", true, Duration::ZERO).unwrap(), 0);
-    }
-
-    #[test]
-    fn a_pipe_has_no_size() {
-        let (input, _end) = pipe();
-        let size = WindowSize {
-            columns: 1,
-            rows: 1,
-        };
-        assert!(!input.resize(size).unwrap() && input.size().is_none());
     }
 }

@@ -107,9 +107,7 @@ impl Outgoing {
         let mut held_back = Duration::ZERO;
         let keep_to_rate = |sent: u64| {
             let Some(rate) = rate_max else { return };
-            let micros = u128::from(sent) * 1_000_000 / u128::from(rate.max(1));
-            let due = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
-            let early = due.saturating_sub(begun.elapsed());
+            let early = pump::early(sent, rate, begun);
             if !early.is_zero() {
                 let waited = Instant::now();
                 self.wait_for(early);

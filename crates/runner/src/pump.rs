@@ -13,6 +13,7 @@
 //! are only named.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -40,6 +41,13 @@ const END: u8 = b'e';
 const WANT: u8 = b'w';
 const GOT: u8 = b'G';
 const FAILED: u8 = b'F';
+
+/// How much too early it is for so many bytes at a rate, in bytes a second, since it was begun.
+pub(crate) fn early(sent: u64, rate: u64, begun: Instant) -> Duration {
+    let micros = u128::from(sent) * 1_000_000 / u128::from(rate.max(1));
+    let due = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+    due.saturating_sub(begun.elapsed())
+}
 
 /// Why something was not sent or not understood.
 #[derive(Debug, thiserror::Error)]

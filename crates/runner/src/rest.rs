@@ -26,9 +26,6 @@ use crate::limits::{FOLLOWED_WAITING_MAX, FOLLOWED_WITHIN, KILL_WITHIN, SETTLE_W
 use crate::pump::{self, PumpError, RECORD_PAGES, Record};
 use crate::role::Role;
 
-/// Between two looks at whether the process was taken away.
-const TOLD_EVERY: Duration = Duration::from_millis(5);
-
 /// What is missing of a process's memory.
 pub(crate) struct Rest {
     pub(crate) attempt: Attempt,
@@ -110,15 +107,11 @@ impl Rest {
         bytes: Option<&[u8]>,
         first: bool,
     ) -> Result<(), PumpError> {
-        let full =
-            |state: &mut State| state.end.is_none() && state.waiting.len() >= FOLLOWED_WAITING_MAX;
-        let mut state = match first {
-            true => self.state(),
-            false => {
-                let waited = self.changed.wait_while(self.state(), full);
-                waited.unwrap_or_else(PoisonError::into_inner)
-            }
+        let full = |state: &mut State| {
+            state.end.is_none() && state.queue(first).len() >= FOLLOWED_WAITING_MAX
         };
+        let waited = self.changed.wait_while(self.state(), full);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         let taken = state.left.take(run);
         if taken != [run] {
             return Err(PumpError::Malformed);
@@ -134,10 +127,7 @@ impl Rest {
         };
         set.insert(run, bytes)?;
         state.quiet = Duration::ZERO;
-        match first {
-            true => state.first.push_back(set),
-            false => state.waiting.push_back(set),
-        }
+        state.queue(first).push_back(set);
         drop(state);
         self.changed.notify_all();
         Ok(())
@@ -216,9 +206,12 @@ impl Rest {
 
     /// All is in its place.
     fn is_whole(&self) {
-        let ended = self.state().end.replace(End::Whole);
-        if ended.is_some() {
-            return;
+        {
+            let mut state = self.state();
+            if state.end.is_some() {
+                return;
+            }
+            state.end = Some(End::Whole);
         }
         if let (Some(role), Some(hosted)) = (self.role.upgrade(), self.hosted.upgrade()) {
             hosted
@@ -232,6 +225,14 @@ impl Rest {
 }
 
 impl State {
+    /// Pieces that came because they were asked for, or others: each of these waits to be put in its place.
+    fn queue(&mut self, first: bool) -> &mut VecDeque<PageSet> {
+        match first {
+            true => &mut self.first,
+            false => &mut self.waiting,
+        }
+    }
+
     fn hang_up(&mut self) {
         self.first.clear();
         self.waiting.clear();
@@ -272,8 +273,12 @@ pub(crate) fn receive_lane(
 ) -> Result<(), PumpError> {
     let hosted = Arc::clone(hosted);
     let breaker = receiver.breaker()?;
+    // Nothing comes on it before the image has, which takes its time; if that never comes, the arrival ends this.
+    receiver.set_patience(None)?;
+    if let Stage::Arriving(arrival) = &mut hosted.lock().stage {
+        arrival.breakers.push(receiver.breaker()?);
+    }
     let taking = move || {
-        // Nothing comes on it before the image has.
         let arrives = receiver.wait().is_ok();
         let rest = hosted
             .lock()
@@ -282,11 +287,11 @@ pub(crate) fn receive_lane(
             .filter(|rest| arrives && rest.attempt == attempt);
         drop(hosted);
         match rest {
-            Some(rest) if receiver.set_patience(None).is_ok() => {
+            Some(rest) => {
                 rest.has(breaker);
                 follow(&mut receiver, &rest, false);
             }
-            _ => breaker.hang_up(),
+            None => breaker.hang_up(),
         }
     };
     thread::Builder::new().name("lane".into()).spawn(taking)?;
@@ -314,11 +319,10 @@ impl PageSource for Following {
     }
 
     fn completed(&self, within: Duration) -> Result<Arrival, PageSourceError> {
-        let nothing = |state: &mut State| {
-            state.end.is_none()
-                && state.first.is_empty()
-                && state.waiting.is_empty()
-                && state.left.count() > 0
+        let nothing = |state: &mut State| match &state.end {
+            Some(End::Broken { is_told, .. }) => !is_told,
+            Some(_) => false,
+            None => state.first.is_empty() && state.waiting.is_empty() && state.left.count() > 0,
         };
         let waited = self
             .0
@@ -327,11 +331,7 @@ impl PageSource for Following {
         let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         match &state.end {
             Some(End::Whole) => return Ok(Arrival::Done),
-            Some(End::Broken { is_told: false, .. }) => {
-                drop(state);
-                thread::sleep(within.min(TOLD_EVERY));
-                return Ok(Arrival::Nothing);
-            }
+            Some(End::Broken { is_told: false, .. }) => return Ok(Arrival::Nothing),
             Some(End::Broken { reason, .. }) => {
                 return Err(PageSourceError::Gone {
                     reason: reason.clone(),

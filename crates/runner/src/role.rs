@@ -346,10 +346,8 @@ impl Role {
             {
                 outgoing.hang_up();
             }
-            if let Stage::Arriving(arrival) = &inner.stage
-                && let Some(breaker) = &arrival.breaker
-            {
-                breaker.hang_up();
+            if let Stage::Arriving(arrival) = &mut inner.stage {
+                arrival.hang_up();
             }
         }
         let mut holdings = Holdings {

@@ -331,11 +331,7 @@ pub(crate) fn discard(role: &Role, attempt: Attempt) {
         Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } | Stage::Made { paused, .. } => {
             paused.discard()
         }
-        Stage::Arriving(arrival) => {
-            if let Some(breaker) = &arrival.breaker {
-                breaker.hang_up();
-            }
-        }
+        Stage::Arriving(mut arrival) => arrival.hang_up(),
         _ => {}
     }
 }

@@ -52,3 +52,5 @@ pub mod stacks;
 pub mod tracking;
 #[cfg(feature = "trees")]
 pub mod trees;
+#[cfg(any(feature = "missing", feature = "tracking"))]
+mod userfault;

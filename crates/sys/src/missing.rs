@@ -17,7 +17,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,20 +26,17 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, UserfaultfdFlags};
 use thiserror::Error;
 
-use crate::memory::pagemap::last_errno;
 use crate::memory::{PAGE_BYTES, PageRun, Reservation, os_page_bytes};
+use crate::userfault::{OpenError, Userfault};
 
 #[cfg(test)]
 mod tests;
 
 /// `_IOWR(0xAA, …)` of `include/uapi/linux/userfaultfd.h`, the same on x86-64 and AArch64.
-const UFFDIO_API: libc::Ioctl = 0xC018_AA3F_u32 as libc::Ioctl;
-const UFFDIO_REGISTER: libc::Ioctl = 0xC020_AA00_u32 as libc::Ioctl;
 const UFFDIO_WAKE: libc::Ioctl = 0x8010_AA02_u32 as libc::Ioctl;
 const UFFDIO_COPY: libc::Ioctl = 0xC028_AA03_u32 as libc::Ioctl;
 const UFFDIO_ZEROPAGE: libc::Ioctl = 0xC020_AA04_u32 as libc::Ioctl;
 
-const UFFD_API: u64 = 0xAA;
 const FEATURE_MISSING_SHMEM: u64 = 1 << 5;
 const FEATURE_MINOR_SHMEM: u64 = 1 << 10;
 const REGISTER_MODE_MISSING: u64 = 1;
@@ -52,23 +49,6 @@ const RANGES_MAX: usize = 2048;
 const FAULTS_AT_ONCE: usize = 16;
 /// `struct uffd_msg`.
 const MESSAGE_BYTES: usize = 32;
-
-/// `struct uffdio_api`.
-#[repr(C)]
-struct ApiArgument {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-/// `struct uffdio_register`.
-#[repr(C)]
-struct RegisterArgument {
-    start: u64,
-    len: u64,
-    mode: u64,
-    ioctls: u64,
-}
 
 /// `struct uffdio_copy`.
 #[repr(C)]
@@ -130,6 +110,15 @@ pub enum StartMissingError {
     WrongContents,
 }
 
+impl From<OpenError> for StartMissingError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Unavailable(error) => Self::Userfaultfd(error),
+            OpenError::Features(error) => Self::Features(error),
+        }
+    }
+}
+
 /// A page that somebody waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Touched {
@@ -142,7 +131,7 @@ pub struct Touched {
 /// Memories of which pages are missing, until it is dropped. See the [module](self).
 #[derive(Debug)]
 pub struct MissingPages {
-    userfault: OwnedFd,
+    userfault: Userfault,
     woken: OwnedFd,
     memories: Vec<Arc<Reservation>>,
 }
@@ -226,20 +215,8 @@ impl MissingPages {
         if bytes != PAGE_BYTES {
             return Err(StartMissingError::PageSize { bytes });
         }
-        let flags = UserfaultfdFlags::CLOEXEC
-            | UserfaultfdFlags::NONBLOCK
-            | UserfaultfdFlags::from_bits_retain(1);
-        // SAFETY: 1. The descriptor stays in this type: who touches a missing page waits for what `give` is given, or the drop.
-        let userfault = unsafe { rustix::mm::userfaultfd(flags) };
-        let userfault = userfault.map_err(|error| StartMissingError::Userfaultfd(error.into()))?;
-        let mut api = ApiArgument {
-            api: UFFD_API,
-            features: FEATURE_MISSING_SHMEM | FEATURE_MINOR_SHMEM,
-            ioctls: 0,
-        };
-        // SAFETY: 1. The argument is the structure this request reads and writes.
-        check(unsafe { libc::ioctl(userfault.as_raw_fd(), UFFDIO_API, &raw mut api) })
-            .map_err(|error| StartMissingError::Features(error.into()))?;
+        let features = FEATURE_MISSING_SHMEM | FEATURE_MINOR_SHMEM;
+        let userfault = Userfault::open(UserfaultfdFlags::NONBLOCK, features)?;
         let os = |step| {
             move |error: Errno| StartMissingError::Os {
                 step,
@@ -297,21 +274,10 @@ impl MissingPages {
         if first == end {
             return Ok(());
         }
-        let mut argument = RegisterArgument {
-            start: address(memory, first),
-            len: (end - first) * PAGE_BYTES as u64,
-            mode,
-            ioctls: 0,
-        };
-        // SAFETY: 1. The argument is the structure this request reads and writes. 2. The range is accessible memory of our own
-        // reservation, which nobody uses meanwhile and which lives as long as this type.
-        check(unsafe {
-            libc::ioctl(
-                self.userfault.as_raw_fd(),
-                UFFDIO_REGISTER,
-                &raw mut argument,
-            )
-        })
+        let len = (end - first) * PAGE_BYTES as u64;
+        // SAFETY: 1. The range is accessible memory of our own reservation, which lives as long as this type. Who touches a
+        // missing page of it waits for what `give` is given, or the drop.
+        unsafe { self.userfault.register(address(memory, first), len, mode) }
     }
 
     /// Waits for somebody to touch a page that is not there, for so long or until [`wake`](Self::wake) is called: which ones.
@@ -378,9 +344,8 @@ impl MissingPages {
             };
             // SAFETY: 1. The argument is the structure this request reads and writes. 2. `from` is that many bytes of a slice.
             // 3. `to` is memory of our own reservation, checked by `fill`; where a page is there already, nothing is written.
-            let result =
-                unsafe { libc::ioctl(self.userfault.as_raw_fd(), UFFDIO_COPY, &raw mut argument) };
-            (check(result), argument.copied)
+            let result = unsafe { self.userfault.ask(UFFDIO_COPY, &mut argument) };
+            (result, argument.copied)
         })
     }
 
@@ -410,14 +375,8 @@ impl MissingPages {
             };
             // SAFETY: 1. The argument is the structure this request reads and writes. 2. The range is memory of our own
             // reservation, checked by `fill`; where a page is there already, nothing is written.
-            let result = unsafe {
-                libc::ioctl(
-                    self.userfault.as_raw_fd(),
-                    UFFDIO_ZEROPAGE,
-                    &raw mut argument,
-                )
-            };
-            (check(result), argument.done)
+            let result = unsafe { self.userfault.ask(UFFDIO_ZEROPAGE, &mut argument) };
+            (result, argument.done)
         })
     }
 
@@ -487,7 +446,7 @@ impl MissingPages {
             len: PAGE_BYTES as u64,
         };
         // SAFETY: 1. The argument is the structure this request reads. 2. It only has threads look again.
-        check(unsafe { libc::ioctl(self.userfault.as_raw_fd(), UFFDIO_WAKE, &raw mut argument) })
+        unsafe { self.userfault.ask(UFFDIO_WAKE, &mut argument) }
     }
 }
 
@@ -523,12 +482,5 @@ fn ranges(runs: &[PageRun]) -> Vec<PageRun> {
             return joined;
         }
         gap = (gap * 2).max(1);
-    }
-}
-
-fn check(result: libc::c_int) -> rustix::io::Result<()> {
-    match result < 0 {
-        true => Err(last_errno()),
-        false => Ok(()),
     }
 }

@@ -15,7 +15,6 @@
 #![allow(unsafe_code, reason = "userfaultfd and its ioctls")]
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -24,16 +23,14 @@ use thiserror::Error;
 
 use crate::memory::pagemap::{self, Pagemap, Query};
 use crate::memory::{PAGE_BYTES, PageRun, Reservation, os_page_bytes};
+use crate::userfault::{OpenError, Userfault};
 
 #[cfg(test)]
 mod tests;
 
 /// `_IOWR(0xAA, …)` of `include/uapi/linux/userfaultfd.h`, the same on x86-64 and AArch64.
-const UFFDIO_API: libc::Ioctl = 0xC018_AA3F_u32 as libc::Ioctl;
-const UFFDIO_REGISTER: libc::Ioctl = 0xC020_AA00_u32 as libc::Ioctl;
 const UFFDIO_WRITEPROTECT: libc::Ioctl = 0xC018_AA06_u32 as libc::Ioctl;
 
-const UFFD_API: u64 = 0xAA;
 const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 const FEATURE_WP_ASYNC: u64 = 1 << 15;
 const REGISTER_MODE_WP: u64 = 1 << 1;
@@ -51,23 +48,6 @@ const WRITTEN: Query = Query {
     all_of: IS_WRITTEN | pagemap::IS_PFNZERO,
     any_of: pagemap::IS_PRESENT | pagemap::IS_SWAPPED,
 };
-
-/// `struct uffdio_api`.
-#[repr(C)]
-struct ApiArgument {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-/// `struct uffdio_register`.
-#[repr(C)]
-struct RegisterArgument {
-    start: u64,
-    len: u64,
-    mode: u64,
-    ioctls: u64,
-}
 
 /// `struct uffdio_writeprotect`.
 #[repr(C)]
@@ -101,6 +81,15 @@ pub enum StartTrackingError {
     /// A trial gave wrong pages.
     #[error("tracking gives wrong answers on this kernel")]
     WrongAnswer,
+}
+
+impl From<OpenError> for StartTrackingError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Unavailable(error) => Self::Userfaultfd(error),
+            OpenError::Features(error) => Self::Features(error),
+        }
+    }
 }
 
 /// Why a look at the dirty pages failed. The pages written so far are still known to the kernel, except those it had already
@@ -175,7 +164,7 @@ pub fn available() -> Result<(), StartTrackingError> {
 /// ```
 #[derive(Debug)]
 pub struct DirtyTracker {
-    userfault: OwnedFd,
+    userfault: Userfault,
     pagemap: Pagemap,
     memory: Arc<Reservation>,
     /// Put back by the user; sorted and disjoint.
@@ -190,36 +179,16 @@ impl DirtyTracker {
     /// A feature is missing, or the memory is tracked already, or the kernel is out of memory.
     pub fn start(memory: Arc<Reservation>) -> Result<DirtyTracker, StartTrackingError> {
         let pagemap = Pagemap::open().map_err(|error| StartTrackingError::Pagemap(error.into()))?;
-        // SAFETY: 1. The descriptor stays in this type, which uses it for asynchronous write protection alone: it never
-        // withholds or invents contents of pages.
-        let userfault = unsafe {
-            rustix::mm::userfaultfd(
-                UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::from_bits_retain(1),
-            )
-        }
-        .map_err(|error| StartTrackingError::Userfaultfd(error.into()))?;
-        let mut api = ApiArgument {
-            api: UFFD_API,
-            features: FEATURE_WP_ASYNC | FEATURE_WP_UNPOPULATED,
-            ioctls: 0,
-        };
-        // SAFETY: 1. The argument is the structure this request reads and writes.
-        check(unsafe { libc::ioctl(userfault.as_raw_fd(), UFFDIO_API, &raw mut api) })
-            .map_err(|error| StartTrackingError::Features(error.into()))?;
-        let start = memory.as_ptr() as u64;
-        let mut register = RegisterArgument {
-            start,
-            len: memory.capacity() as u64,
-            mode: REGISTER_MODE_WP,
-            ioctls: 0,
-        };
-        // SAFETY: 1. The argument is the structure this request reads and writes. 2. Asynchronous write protection of our own
-        // reservation changes no contents.
-        check(unsafe { libc::ioctl(userfault.as_raw_fd(), UFFDIO_REGISTER, &raw mut register) })
-            .map_err(|error| StartTrackingError::Memory {
+        let features = FEATURE_WP_ASYNC | FEATURE_WP_UNPOPULATED;
+        let userfault = Userfault::open(UserfaultfdFlags::empty(), features)?;
+        let (start, len) = (memory.as_ptr() as u64, memory.capacity() as u64);
+        // SAFETY: 1. Asynchronous write protection of our own reservation never withholds or invents contents of pages.
+        unsafe { userfault.register(start, len, REGISTER_MODE_WP) }.map_err(|error| {
+            StartTrackingError::Memory {
                 step: "UFFDIO_REGISTER",
                 source: error.into(),
-            })?;
+            }
+        })?;
         let tracker = DirtyTracker {
             userfault,
             pagemap,
@@ -306,13 +275,7 @@ impl DirtyTracker {
                 mode: WRITEPROTECT_MODE_WP,
             };
             // SAFETY: 1. The argument is the structure this request reads. 2. It sets marks in our own reservation only.
-            match check(unsafe {
-                libc::ioctl(
-                    self.userfault.as_raw_fd(),
-                    UFFDIO_WRITEPROTECT,
-                    &raw mut argument,
-                )
-            }) {
+            match unsafe { self.userfault.ask(UFFDIO_WRITEPROTECT, &mut argument) } {
                 // The kernel asks to try again while mappings change (another thread grows a memory).
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 result => return result,
@@ -332,12 +295,4 @@ fn merged(mut runs: Vec<PageRun>) -> Vec<PageRun> {
         joins
     });
     runs
-}
-
-fn check(result: libc::c_int) -> rustix::io::Result<()> {
-    if result < 0 {
-        Err(pagemap::last_errno())
-    } else {
-        Ok(())
-    }
 }

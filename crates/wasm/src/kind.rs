@@ -121,7 +121,6 @@ impl WasmKind {
     pub fn new(engine: Engine, programs: Arc<dyn Programs>) -> Result<WasmKind, wasmtime::Error> {
         let linker = host::linker(engine.wasmtime())?;
         pages::scanner();
-        later::is_possible();
         Ok(WasmKind {
             engine,
             linker,

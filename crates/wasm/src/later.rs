@@ -20,6 +20,7 @@ use sterna_process::{Arrival, MemoryError, PAGE_SIZE, PageRun, PageSet, PageSour
 use sterna_sys::memory::{self, Reservation};
 use sterna_sys::missing::{self, MissingPages};
 
+use crate::pages::by_memory;
 use crate::stop::Signals;
 
 /// Between two looks at whether it is over.
@@ -57,16 +58,8 @@ impl Later {
         signals: Arc<Signals>,
         lost: impl FnOnce() + Send + 'static,
     ) -> Result<Arc<Later>, MemoryError> {
-        let mut runs = vec![Vec::new(); memories.len()];
-        for &run in rest.missing().iter() {
-            let of_memory = runs.get_mut(run.region().0 as usize);
-            of_memory
-                .ok_or(MemoryError::OutOfRange { run })?
-                .push(memory::PageRun {
-                    first: run.first(),
-                    count: run.count(),
-                });
-        }
+        let runs: Vec<_> = rest.missing().iter().copied().collect();
+        let runs = by_memory(&runs, memories.len())?;
         let runs = memories.iter().cloned().zip(runs.iter().map(Vec::as_slice));
         let missing = MissingPages::start(&runs.collect::<Vec<_>>());
         let later = Arc::new(Later {

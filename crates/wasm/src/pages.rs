@@ -211,18 +211,9 @@ impl sterna_process::Memory for GuestPages {
 
     fn put_back(&self, runs: &[PageRun]) -> Result<(), MemoryError> {
         self.with_trackers(|trackers| {
-            let mut by_region = vec![Vec::new(); trackers.len()];
-            for &run in runs {
-                let of_region = by_region.get_mut(run.region().0 as usize);
-                of_region
-                    .ok_or(MemoryError::OutOfRange { run })?
-                    .push(memory::PageRun {
-                        first: run.first(),
-                        count: run.count(),
-                    });
-            }
+            let runs = by_memory(runs, trackers.len())?;
             // All at once: each time they are put in order.
-            for (tracker, runs) in trackers.iter_mut().zip(by_region) {
+            for (tracker, runs) in trackers.iter_mut().zip(runs) {
                 tracker.put_back(&runs);
             }
             Ok(())
@@ -233,4 +224,22 @@ impl sterna_process::Memory for GuestPages {
         let mut trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
         trackers.take().map(drop).ok_or(MemoryError::NotTracking)
     }
+}
+
+/// The runs of each of so many memories.
+pub(crate) fn by_memory(
+    runs: &[PageRun],
+    count: usize,
+) -> Result<Vec<Vec<memory::PageRun>>, MemoryError> {
+    let mut all = vec![Vec::new(); count];
+    for &run in runs {
+        let of_memory = all.get_mut(run.region().0 as usize);
+        of_memory
+            .ok_or(MemoryError::OutOfRange { run })?
+            .push(memory::PageRun {
+                first: run.first(),
+                count: run.count(),
+            });
+    }
+    Ok(all)
 }

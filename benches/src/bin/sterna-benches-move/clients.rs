@@ -5,7 +5,6 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use sterna_benches::measure::{median, quantile};
 use sterna_benches::table::{Cell, Table};
 use sterna_laboratory::clients::{
     Heap, Hop, KEYS_PER_MIB, Load, Move, Moved, Orders, Pace, Way, moves,
@@ -44,7 +43,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
         measured
             .heaps
             .iter()
-            .map(capacity)
+            .filter_map(capacity)
             .collect::<Vec<_>>()
             .join("; ")
     );
@@ -54,6 +53,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
             row(
                 &mut table,
                 &format!("{} MiB, {}", heap.bytes >> 20, way.strategy),
+                heap.bytes >> 20,
                 way,
             );
         }
@@ -84,6 +84,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
             row(
                 &mut table,
                 &format!("{PEERS_MIB} MiB, native, CRIU dump and restore"),
+                PEERS_MIB,
                 &way,
             );
             table
@@ -156,55 +157,49 @@ const COLUMNS: [&str; 14] = [
     "answers after",
 ];
 
-/// Milliseconds that a gap may be longer than without a move.
-fn wanted(way: &Way) -> Cell {
+/// Milliseconds that a gap may be longer than without a move: with a large heap half as long again.
+fn wanted(heap_mib: u64, way: &Way) -> Cell {
+    let factor = if heap_mib > PEERS_MIB { 1.5 } else { 1.0 };
     match way.strategy.as_str() {
-        "pre-copy" => Cell::Number(8.0, 0),
-        "post-copy" => Cell::Number(5.0, 0),
+        "pre-copy" => Cell::Number(8.0 * factor, 1),
+        "post-copy" => Cell::Number(5.0 * factor, 1),
         _ => Cell::None,
     }
 }
 
-fn row(table: &mut Table, name: &str, way: &Way) {
-    let ms = |us: f64| match us.is_nan() {
-        true => Cell::None,
-        false => Cell::Number(us / 1e3, 1),
-    };
-    let middle = |of: &dyn Fn(&Hop) -> Option<u64>| {
-        let values = way.hops.iter().filter_map(of).map(|us| us as f64);
-        ms(median(&values.collect::<Vec<_>>()))
-    };
-    let above = way.above_us();
-    let share = |per_second: f64| Cell::Number(per_second / way.before.per_second, 3);
-    let copying = way.copying;
+fn row(table: &mut Table, name: &str, heap_mib: u64, way: &Way) {
+    let ms = |us: f64| Cell::Number(us / 1e3, 1);
+    let middle = |of: &dyn Fn(&Hop) -> Option<u64>| way.middle_us(of).map_or(Cell::None, ms);
+    let share = |effect: &_| Cell::Number(way.share_of(effect), 3);
+    let copying = way.copying.as_ref();
     table.row(
         name,
         vec![
             middle(&|hop| Some(hop.gap_us)),
             middle(&|hop| Some(hop.quiet_gap_us)),
-            ms(median(&above)),
-            ms(quantile(&above, 0.9)),
-            ms(quantile(&above, 1.0)),
-            wanted(way),
+            ms(way.above_us(0.5)),
+            ms(way.above_us(0.9)),
+            ms(way.above_us(1.0)),
+            wanted(heap_mib, way),
             middle(&|hop| hop.downtime_us),
             middle(&|hop| (hop.copy_us > 0).then_some(hop.copy_us)),
             ms(way.before.p99_us as f64),
             copying.map_or(Cell::None, |effect| ms(effect.p99_us as f64)),
-            copying.map_or(Cell::None, |effect| share(effect.per_second)),
+            copying.map_or(Cell::None, share),
             copying.map_or(Cell::None, |_| Cell::Number(0.8, 1)),
-            share(way.after.per_second),
+            share(&way.after),
         ],
     );
 }
 
-fn capacity(heap: &Heap) -> String {
-    let capacity = &heap.capacity;
-    format!(
+fn capacity(heap: &Heap) -> Option<String> {
+    let capacity = heap.capacity.as_ref()?;
+    Some(format!(
         "{} MiB {:.0} answers a second if each client asks as soon as it is answered, {:.2} of that while rounds are held \
          back to last 3 s, {:.2} after them",
         heap.bytes >> 20,
         capacity.before,
         capacity.in_rounds / capacity.before,
         capacity.after / capacity.before
-    )
+    ))
 }

@@ -19,6 +19,7 @@ use super::walk::{Filler, LINE_BYTES, Set, clock_cost};
 use crate::carrier::{Carrier, Figure, Placement};
 use crate::place::{apart, pin, processors_of};
 use crate::role::{COUNT, COUNTING_WORDS, Player, STOP, WORDS, started};
+use crate::statistics::median;
 
 /// Accesses between two looks at the clock.
 const STRETCH: usize = 2000;
@@ -102,18 +103,13 @@ impl Recorder {
     }
 
     /// What a tick costs, and of how many that is the median.
-    fn finish(mut self) -> io::Result<(f64, usize)> {
+    fn finish(self) -> io::Result<(f64, usize)> {
         let count = self.costs_ns.len();
         match count {
             0 => Err(io::Error::other("no tick came")),
-            _ => Ok((median(&mut self.costs_ns), count)),
+            _ => Ok((median(&self.costs_ns), count)),
         }
     }
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Between ticks, and how long they are looked at.
@@ -195,7 +191,7 @@ fn quiet(set: &Set, span: Duration) -> f64 {
         Ok(true)
     });
     debug_assert!(walked.is_ok());
-    median(&mut took)
+    median(&took)
 }
 
 /// Walks while somebody else ticks.
@@ -291,7 +287,7 @@ fn by_turns(
         direct.push(begun.elapsed().as_nanos() as f64);
     }
     let clock_ns = clock_cost().as_nanos() as f64;
-    let direct_ns = (median(&mut direct) - clock_ns).max(0.0);
+    let direct_ns = (median(&direct) - clock_ns).max(0.0);
     let mut due = Instant::now() + rate.period;
     let mut ticked = false;
     stretches(set, rate.span, |took_ns| {

@@ -33,7 +33,7 @@ pub struct Heap {
     /// The ways in which its memory went.
     pub ways: Vec<Way>,
     /// How much it can do.
-    pub capacity: Capacity,
+    pub capacity: Option<Capacity>,
 }
 
 /// Answers a second, if each client asks again as soon as it has its answer.
@@ -54,12 +54,6 @@ impl Heap {
             mib => format!("{mib} MiB"),
         }
     }
-}
-
-/// The middle value; 0 if there is none.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// In microseconds; a unit for nanoseconds is there.
@@ -95,16 +89,14 @@ impl Move {
         let ways = |heap: &Heap| {
             let name = heap.name();
             let group = |way: &Way| {
-                let hops = |of: &dyn Fn(&super::Hop) -> u64| {
-                    let values = way.hops.iter().map(|hop| of(hop) as f64 * NS);
-                    Some(median(values.collect()))
-                };
+                let hops =
+                    |of: &dyn Fn(&super::Hop) -> Option<u64>| way.middle_us(of).map(|us| us * NS);
                 Group {
                     label: format!("{name}, {}", way.strategy),
                     values: vec![
-                        hops(&|hop| hop.gap_us),
-                        hops(&|hop| hop.quiet_gap_us),
-                        hops(&|hop| hop.downtime_us.unwrap_or(0)),
+                        hops(&|hop| Some(hop.gap_us)),
+                        hops(&|hop| Some(hop.quiet_gap_us)),
+                        hops(&|hop| hop.downtime_us),
                     ],
                 }
             };
@@ -151,12 +143,8 @@ fn over_time(heap: &Heap, way: &Way) -> Part {
             .collect(),
     };
     let hops = &way.hops;
-    let above = median(way.above_us()) / 1e3;
-    let still = median(
-        hops.iter()
-            .filter_map(|hop| Some(hop.downtime_us? as f64))
-            .collect(),
-    );
+    let above = way.above_us(0.5) / 1e3;
+    let still = way.middle_us(&|hop| hop.downtime_us).unwrap_or(f64::NAN);
     Part {
         heading: format!("{}, {}", heap.name(), way.strategy),
         text: format!(

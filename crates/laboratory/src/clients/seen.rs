@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Load, us};
+use crate::statistics::{median, quantile};
 
 /// Before the first move.
 const BEFORE: Duration = Duration::from_secs(2);
@@ -95,10 +96,22 @@ pub struct Phase {
 }
 
 impl Way {
-    /// How much longer the longest gap was than without a move: for each move, in microseconds.
-    pub fn above_us(&self) -> Vec<f64> {
+    /// How much longer the longest gap was than without a move, in microseconds: not more in this share of the moves.
+    pub fn above_us(&self, share: f64) -> f64 {
         let above = |hop: &Hop| hop.gap_us as f64 - hop.quiet_gap_us as f64;
-        self.hops.iter().map(above).collect()
+        quantile(&self.hops.iter().map(above).collect::<Vec<_>>(), share)
+    }
+
+    /// The median of a time, in microseconds; `None` if no move had it.
+    pub fn middle_us(&self, of: &dyn Fn(&Hop) -> Option<u64>) -> Option<f64> {
+        let values = self.hops.iter().filter_map(of).map(|us| us as f64);
+        let middle = median(&values.collect::<Vec<_>>());
+        (!middle.is_nan()).then_some(middle)
+    }
+
+    /// Answers a second, relative to before.
+    pub fn share_of(&self, effect: &Effect) -> f64 {
+        effect.per_second / self.before.per_second
     }
 }
 

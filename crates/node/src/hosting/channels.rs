@@ -53,7 +53,7 @@ struct Expected {
     /// Whether it is for memory that follows its process.
     lane: bool,
     source: NodeId,
-    attempt: Attempt,
+    which: Which,
     secret: Secret,
     until: Instant,
 }
@@ -102,9 +102,12 @@ impl Channels {
         source: NodeId,
         which: Which,
     ) -> Result<HostingReply, Failure> {
-        let secret = secret(connection, which)?;
-        let (attempt, _) = which;
+        self.announce(&secret(connection, which)?, source, which)?;
         let port = *self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(HostingReply::Channel { port })
+    }
+
+    fn announce(&self, secret: &Secret, source: NodeId, which: Which) -> Result<(), Failure> {
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         expected.retain(|_, expected| expected.until > Instant::now());
         if expected.len() >= CHANNELS_WAITING_MAX * (1 + usize::from(LANES)) {
@@ -114,18 +117,18 @@ impl Channels {
             ));
         }
         let until = Instant::now() + CHANNEL_WITHIN;
-        let lanes = (1..=LANES).map(|number| (true, of_lane(&secret, number)));
+        let lanes = (1..=LANES).map(|number| (true, of_lane(secret, number)));
         for (lane, secret) in lanes.chain([(false, secret.clone())]) {
             let caller = Expected {
                 lane,
                 source,
-                attempt,
+                which,
                 secret: secret.clone(),
                 until,
             };
             expected.insert(name(&secret), caller);
         }
-        Ok(HostingReply::Channel { port })
+        Ok(())
     }
 
     /// Whether anybody is expected.
@@ -137,9 +140,10 @@ impl Channels {
 
     fn take(&self, name: &[u8; NAME_BYTES]) -> Option<Expected> {
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
-        expected
-            .remove(name)
-            .filter(|expected| expected.until > Instant::now())
+        let found = expected.remove(name)?;
+        // Whoever has asked connects for the move or for what follows it, and asks anew for the other.
+        expected.retain(|_, other| other.which != found.which || other.lane == found.lane);
+        (found.until > Instant::now()).then_some(found)
     }
 }
 
@@ -182,7 +186,10 @@ impl Service {
         let mut lanes = Vec::new();
         for number in 1..=LANES {
             let secret = of_lane(&secret, number);
-            lanes.push((connect(target, to, &secret).await?, secret));
+            let Ok(lane) = connect(target, to, &secret).await else {
+                break;
+            };
+            lanes.push((lane, secret));
         }
         Ok(lanes)
     }
@@ -253,7 +260,7 @@ impl Service {
         let Some(Expected {
             lane,
             source,
-            attempt,
+            which: (attempt, _),
             secret,
             ..
         }) = hosting.channels.take(&said)
@@ -311,4 +318,40 @@ fn blocking_stream(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {
     sockopt::set_tcp_keepintvl(&stream, CHANNEL_SILENCE / 6)?;
     sockopt::set_tcp_user_timeout(&stream, CHANNEL_SILENCE.as_millis() as u32)?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use sterna_migration::MoveId;
+    use sterna_process::{Epoch, ProcessId};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn however_many_moves_follow_each_other_no_name_is_left() {
+        let channels = Channels::default();
+        for number in 0..2 * (CHANNELS_WAITING_MAX * 3) {
+            let attempt = Attempt {
+                process: ProcessId::random(),
+                epoch: Epoch(0),
+                move_id: MoveId::from_bytes(crate::identity::random()),
+            };
+            let which = (attempt, Some([7; 16]));
+            let secret = Secret(crate::identity::random());
+            channels
+                .announce(&secret, NodeId::from_bytes([1; 32]), which)
+                .unwrap();
+            // In turns for the move itself, and for what follows it.
+            match number % 2 {
+                0 => assert!(!channels.take(&name(&secret)).unwrap().lane),
+                _ => {
+                    for lane in 1..=LANES {
+                        let name = name(&of_lane(&secret, lane));
+                        assert!(channels.take(&name).unwrap().lane);
+                    }
+                }
+            }
+            assert!(!channels.expects_some(), "after move {number}");
+        }
+    }
 }

@@ -8,10 +8,14 @@
 //!    │ closes its own: who is connected is cut off; what was attached here attaches there
 //! ```
 
+use std::net::SocketAddr;
+
 use sterna_process::ProcessId;
+use tokio::time::{Instant, timeout_at};
 
 use super::Hosting;
 use crate::identity::NodeId;
+use crate::limits::DRAIN_ENDS_WITHIN;
 use crate::message::{
     Belongings, DrainPort, Failure, HostingReply, HostingRequest, PortFate, RegistryRequest,
 };
@@ -66,30 +70,20 @@ impl Service {
     /// Has the ports of this node opened where their processes are by now. One at which clients are connected stays, unless
     /// these may be cut off.
     pub(super) async fn move_ports_away(&self, hosting: &Hosting, cut: bool) {
+        let until = Instant::now() + DRAIN_ENDS_WITHIN;
         for (process, index, address, clients) in hosting.ingress.all() {
-            let entry = self.entry(process).await;
-            let record = entry.and_then(|entry| entry.record().map_err(Failure::refused));
-            let fate = match record {
-                // It stays here itself.
-                Ok(record) if record.owner == self.id => continue,
-                Ok(_) if clients > 0 && !cut => Err(Failure::refused(format!(
-                    "{clients} clients are connected: drain the node with --cut if they may be cut off"
-                ))),
-                Ok(record) => {
-                    let request = HostingRequest::TakePort { process, index };
-                    let taken = self.pass_on(record.owner, request).await;
-                    taken.map(|taken| (record.owner, taken))
-                }
-                Err(failure) => Err(failure),
+            let moved = match hosting.draining.is_cancelled() {
+                true => Ok(Err(Failure::refused("it was given up before that"))),
+                false => timeout_at(until, self.move_port_away(process, index, clients, cut)).await,
             };
-            let fate = match fate {
-                Ok((to, HostingReply::Listening(address))) => {
+            let moved = moved
+                .unwrap_or_else(|_| Err(Failure::refused("the time was over before it was moved")));
+            let fate = match moved {
+                Ok(None) => continue,
+                Ok(Some((to, address))) => {
                     hosting.ingress.close_one(process, index);
                     PortFate::Moved { to, address }
                 }
-                Ok(_) => PortFate::Stayed {
-                    why: "the other node answers another question".to_owned(),
-                },
                 Err(failure) => PortFate::Stayed {
                     why: failure.message,
                 },
@@ -101,6 +95,31 @@ impl Service {
                     fate,
                 });
             });
+        }
+    }
+
+    /// Has one opened where its process is: where, or `None` if it is here.
+    async fn move_port_away(
+        &self,
+        process: ProcessId,
+        index: u32,
+        clients: usize,
+        cut: bool,
+    ) -> Result<Option<(NodeId, SocketAddr)>, Failure> {
+        let record = self.entry(process).await?.record();
+        let owner = record.map_err(Failure::refused)?.owner;
+        if owner == self.id {
+            return Ok(None);
+        }
+        if clients > 0 && !cut {
+            return Err(Failure::refused(format!(
+                "{clients} clients are connected: drain the node with --cut if they may be cut off"
+            )));
+        }
+        let request = HostingRequest::TakePort { process, index };
+        match self.pass_on(owner, request).await? {
+            HostingReply::Listening(address) => Ok(Some((owner, address))),
+            _ => Err(Failure::refused("the other node answers another question")),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Programs: what this node has of them, and modules, never native code, that come from another. Each is checked by its name.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,13 +16,13 @@ use crate::message::{Failure, FailureKind, HostingReply, HostingRequest, Reply, 
 use crate::service::Service;
 use crate::workshop::Workshop;
 
-/// What the workshop has said of programs. It is in another process, and asking it takes a fifth of what a start takes.
+/// What the workshop has said of programs: it is in another process, and need not be asked at each start.
 #[derive(Default)]
 pub(super) struct Programs {
     /// When they were there.
     seen: Mutex<HashMap<ProgramId, Instant>>,
-    /// Of these it knows that they will be moved.
-    expected: Mutex<HashSet<ProgramId>>,
+    /// When it was told that processes of them may be moved.
+    expected: Mutex<HashMap<ProgramId, Instant>>,
 }
 
 impl Hosting {
@@ -68,9 +68,13 @@ impl Hosting {
         has
     }
 
-    /// Processes of a program may be moved: what that takes is made ready meanwhile, once.
+    /// Processes of a program may be moved: what that takes is made ready meanwhile, which the workshop does once.
     pub(super) fn expect_moves(&self, program: ProgramId) {
-        if locked(&self.programs.expected).insert(program) {
+        let mut expected = locked(&self.programs.expected);
+        expected.retain(|_, told| told.elapsed() < PROGRAM_SEEN_FOR);
+        let is_new = expected.insert(program, Instant::now()).is_none();
+        drop(expected);
+        if is_new {
             let workshop = Arc::clone(&self.workshop);
             tokio::task::spawn_blocking(move || workshop.expect_moves(&program));
         }

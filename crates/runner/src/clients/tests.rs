@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,22 +20,33 @@ use crate::limits::CARRIED_BYTES_MAX;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The ingress, which serves its attachments on threads.
-struct Ingress(Arc<Mutex<Front>>);
+struct Ingress {
+    front: Arc<Mutex<Front>>,
+    /// Number of the attachment that counts, as the front has it.
+    attached: Arc<AtomicU64>,
+}
 
 impl Ingress {
     fn new() -> Self {
-        Self(Arc::new(Mutex::new(Front::new(1))))
+        Self {
+            front: Arc::new(Mutex::new(Front::new(1))),
+            attached: Arc::default(),
+        }
     }
 
     fn front(&self) -> MutexGuard<'_, Front> {
-        self.0.lock().unwrap()
+        self.front.lock().unwrap()
     }
 
     fn attach(&self, port: &Port) {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        self.front().attach();
+        let number = {
+            let mut front = self.front();
+            front.attach();
+            self.attached.fetch_add(1, Ordering::SeqCst) + 1
+        };
         port.attach(theirs.into()).unwrap();
-        let front = Arc::clone(&self.0);
+        let (front, attached) = (Arc::clone(&self.front), Arc::clone(&self.attached));
         ours.set_read_timeout(Some(Duration::from_millis(1)))
             .unwrap();
         thread::spawn(move || {
@@ -48,6 +60,9 @@ impl Ingress {
                 }
                 let mut frames = Vec::new();
                 let mut front = front.lock().unwrap();
+                if attached.load(Ordering::SeqCst) != number {
+                    return;
+                }
                 while let Some(frame) = decoder.frame().unwrap() {
                     front.take(&frame).unwrap();
                 }

@@ -52,6 +52,8 @@ pub(super) const ALWAYS: &[i64] = &[
     libc::SYS_recvfrom,
     libc::SYS_sendmsg,
     libc::SYS_shutdown,
+    // what is in a pipe, without taking it out
+    libc::SYS_tee,
     libc::SYS_accept4,
     libc::SYS_getsockopt,
     libc::SYS_getsockname,

@@ -1,6 +1,7 @@
 //! Tests of tracking: the answer of every look against the pages really written since the one before.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use super::*;

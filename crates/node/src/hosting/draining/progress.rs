@@ -194,7 +194,7 @@ impl Progress {
         self.stage()
     }
 
-    pub(super) fn is_cancelled(&self) -> bool {
+    pub(in crate::hosting) fn is_cancelled(&self) -> bool {
         self.until.borrow().cancelled
     }
 

@@ -5,11 +5,13 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Args;
 use sterna_laboratory::Machine;
 use sterna_laboratory::clients::{Capacity, Heap, Load, Move, Pace, Tally, Way, moves};
+use sterna_laboratory::statistics::median;
 use sterna_migration::{Strategy, Travel};
+use sterna_process::Plain;
 
 use crate::command::moved;
 use crate::command::stage::{Interrupted, KV, Server, Stage};
@@ -58,6 +60,8 @@ const MOVES_QUICK: usize = 5;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// For how long answers are counted, and how long the rounds are held back to last meanwhile.
 const COUNTED: Duration = Duration::from_secs(2);
+/// How often, of which the median counts; in rounds once.
+const COUNTS: usize = 5;
 const HELD_BACK: Duration = Duration::from_secs(3);
 const HEAP_MAX_MIB: u64 = 3072;
 
@@ -118,12 +122,17 @@ impl Moves {
     fn heap(&self, stage: &Stage, mib: u64) -> Result<(Heap, Tally)> {
         let steps = Steps::new();
         let name = show::bytes(mib << 20);
+        let mut server = stage.serve(mib)?;
+        let strategies = possible(&mut server)?;
+        server.kill()?;
         steps.set(&format!("{name}: capacity"), 0.0);
-        let capacity = self.capacity(stage, mib)?;
+        let capacity = match strategies.contains(&Strategy::PreCopy) {
+            true => Some(self.capacity(stage, mib)?),
+            false => None,
+        };
         let mut server = stage.serve(mib)?;
         let pace = Pace::Open(self.rate.into());
         let load = Load::begin(&server.orders(self.clients.into(), pace))?;
-        let strategies = possible(&mut server)?;
         thread::sleep(WARM_UP);
         load.take();
         let mut ways = Vec::new();
@@ -184,7 +193,8 @@ impl Moves {
         server.hop(by(Strategy::PreCopy))?;
         server.hop(by(Strategy::PreCopy))?;
         thread::sleep(WARM_UP);
-        let before = count();
+        let often = || median(&[(); COUNTS].map(|()| count()));
+        let before = often();
         let slow = Travel {
             rate_max: Some((mib << 20) / HELD_BACK.as_secs()),
             ..by(Strategy::PreCopy)
@@ -207,7 +217,7 @@ impl Moves {
         );
         let in_rounds = in_rounds.map_err(|_| anyhow!("nothing was counted"))?;
         thread::sleep(WARM_UP);
-        let after = count();
+        let after = often();
         let tally = load.end();
         ensure!(
             tally.is_clean(),
@@ -223,7 +233,7 @@ impl Moves {
     }
 }
 
-/// The ways in which this machine's nodes move a server. It has been at each node then, and all is compiled there.
+/// The ways in which this machine's nodes move a server. All is compiled at each node then.
 fn possible(server: &mut Server<'_>) -> Result<Vec<Strategy>> {
     let mut possible = Vec::new();
     for strategy in STRATEGIES {
@@ -231,17 +241,19 @@ fn possible(server: &mut Server<'_>) -> Result<Vec<Strategy>> {
         if travel.check().is_err() {
             continue;
         }
-        let (_, there) = server.hop(travel)?;
-        server.hop(travel)?;
-        let travelled = there.travelled.context("no figures of a move")?;
-        match travelled.strategy == strategy {
-            true => possible.push(strategy),
-            false => show::note(format_args!(
-                "without {}: {}",
-                moved::strategy(strategy),
-                travelled.why_not.unwrap_or_default()
-            )),
-        }
+        let (_, there) = server.try_hop(travel)?;
+        let travelled = there.travelled.filter(|_| there.report.moved);
+        let why = match travelled {
+            Some(travelled) if travelled.strategy == strategy => {
+                possible.push(strategy);
+                server.hop(travel)?;
+                continue;
+            }
+            Some(travelled) => travelled.why_not.unwrap_or_default(),
+            None => there.report.outcome,
+        };
+        let word = moved::strategy(strategy);
+        show::note(format_args!("without {word}: {}", Plain(&why)));
     }
     Ok(possible)
 }
@@ -285,11 +297,14 @@ fn text(measured: &Move) -> String {
     }
     let _ = write!(text, "{}", table.shown(paint));
     for heap in &measured.heaps {
-        let Capacity {
+        let Some(Capacity {
             before,
             in_rounds,
             after,
-        } = heap.capacity;
+        }) = heap.capacity
+        else {
+            continue;
+        };
         let _ = writeln!(
             text,
             "\n{}: as fast as it can, {before:.0} answers a second; {:.2} of that in rounds, {:.2} after the move",
@@ -317,32 +332,24 @@ fn text(measured: &Move) -> String {
 
 fn row(heap: &Heap, way: &Way) -> [String; 12] {
     let middle = |of: &dyn Fn(&sterna_laboratory::clients::Hop) -> Option<u64>| {
-        let values = way.hops.iter().filter_map(of).map(|us| us as f64);
-        quantile(values.collect(), 0.5).map_or_else(|| "–".to_owned(), ms)
+        way.middle_us(of).map_or_else(|| "–".to_owned(), ms)
     };
-    let above = |share| quantile(way.above_us(), share).map_or_else(String::new, ms);
-    let share = |per_second: f64| format!("{:.3}", per_second / way.before.per_second);
-    let copying = way.copying;
+    let share = |effect: &_| format!("{:.3}", way.share_of(effect));
+    let copying = way.copying.as_ref();
     [
         show::bytes(heap.bytes),
         way.strategy.clone(),
         middle(&|hop| Some(hop.gap_us)),
         middle(&|hop| Some(hop.quiet_gap_us)),
-        above(0.5),
-        above(0.9),
+        ms(way.above_us(0.5)),
+        ms(way.above_us(0.9)),
         middle(&|hop| hop.downtime_us),
-        middle(&|hop| Some(hop.copy_us)),
-        copying.map_or_else(String::new, |effect| share(effect.per_second)),
+        middle(&|hop| (hop.copy_us > 0).then_some(hop.copy_us)),
+        copying.map_or_else(String::new, share),
         ms(way.before.p99_us as f64),
         copying.map_or_else(String::new, |effect| ms(effect.p99_us as f64)),
-        share(way.after.per_second),
+        share(&way.after),
     ]
-}
-
-fn quantile(mut values: Vec<f64>, share: f64) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let last = values.len().checked_sub(1)?;
-    values.get((share * last as f64).round() as usize).copied()
 }
 
 fn ms(us: f64) -> String {

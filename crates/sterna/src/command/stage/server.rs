@@ -87,6 +87,17 @@ impl Server<'_> {
 
     /// Moves it to the next node.
     pub(in crate::command) fn hop(&mut self, travel: Travel) -> Result<(Moved, MoveEnd)> {
+        let (moved, end) = self.try_hop(travel)?;
+        ensure!(
+            end.report.moved,
+            "the server was not moved: it {}",
+            Plain(&end.report.outcome)
+        );
+        Ok((moved, end))
+    }
+
+    /// The same, if that is possible; the report says whether.
+    pub(in crate::command) fn try_hop(&mut self, travel: Travel) -> Result<(Moved, MoveEnd)> {
         self.stage.check()?;
         let next = (self.at + 1) % self.nodes.len();
         let ask = |request| match sterna_node::ask(
@@ -120,12 +131,9 @@ impl Server<'_> {
             }
         };
         let report = &end.report;
-        ensure!(
-            report.moved,
-            "the server was not moved: it {}",
-            Plain(&report.outcome)
-        );
-        self.at = next;
+        if report.moved {
+            self.at = next;
+        }
         let rounds = end.travelled.as_ref().map_or(0, |one| one.rounds.len());
         let part = |(part, us): &(String, u64)| {
             // Without rounds it is only counted then what is to be sent.
