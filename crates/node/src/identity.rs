@@ -23,6 +23,8 @@ const PUBLIC_HEAD: [u8; 12] = [
 const PRIVATE_HEAD: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
+/// What the secret of resets is derived for.
+const RESETS: &str = "sterna 2026-11-30 stateless resets";
 const FILE_HEAD: &str = "sterna node key 1";
 const FILE_BYTES_MAX: u64 = 1024;
 
@@ -63,6 +65,7 @@ pub enum KeyError {
 pub struct NodeKey {
     id: NodeId,
     signing: Arc<dyn SigningKey>,
+    resets: [u8; 32],
 }
 
 impl NodeKey {
@@ -128,7 +131,11 @@ impl NodeKey {
         let id = public
             .and_then(|public| id_of(&public))
             .expect("an Ed25519 key has an Ed25519 public key");
-        Self { id, signing }
+        Self {
+            id,
+            signing,
+            resets: blake3::derive_key(RESETS, seed),
+        }
     }
 
     /// The node that has this key.
@@ -139,6 +146,12 @@ impl NodeKey {
 
     pub(crate) fn signing(&self) -> Arc<dyn SigningKey> {
         Arc::clone(&self.signing)
+    }
+
+    /// By which others learn that a connection which this node no longer knows was its own (RFC 9000, 10.3): the same
+    /// after each start.
+    pub(crate) const fn resets(&self) -> &[u8; 32] {
+        &self.resets
     }
 }
 

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use quinn::crypto::{CryptoError, HmacKey};
 use quinn::{ClientConfig, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig};
+use quinn_proto::HashedConnectionIdGenerator;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -157,13 +159,13 @@ impl Transport {
     pub(crate) fn new(key: NodeKey, versions: Versions, sockets: Sockets) -> io::Result<Self> {
         let mut server = ServerConfig::with_crypto(Arc::new(tls::server(&key)));
         server.transport_config(Arc::new(limits()));
-        let endpoint = |server, socket| {
+        let endpoint = |config, server, socket| {
             let runtime = Arc::new(TokioRuntime);
-            Endpoint::new(EndpointConfig::default(), server, socket, runtime)
+            Endpoint::new(config, server, socket, runtime)
         };
         Ok(Self {
-            endpoint: endpoint(Some(server), sockets.listening)?,
-            dialler: endpoint(None, sockets.dialling)?,
+            endpoint: endpoint(resetting(&key), Some(server), sockets.listening)?,
+            dialler: endpoint(EndpointConfig::default(), None, sockets.dialling)?,
             key,
             versions,
             open: Mutex::default(),
@@ -453,6 +455,45 @@ async fn greet(connecting: quinn::Connecting, versions: Versions) -> Result<Conn
 fn unusable(node: NodeId, why: WireError) -> DialError {
     let why = Arc::new(why);
     DialError::Unusable { node, why }
+}
+
+/// What tokens of resets are derived from.
+struct ResetKey([u8; 32]);
+
+impl ResetKey {
+    fn hash(&self, data: &[u8]) -> blake3::Hash {
+        blake3::keyed_hash(&self.0, data)
+    }
+}
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        signature_out.copy_from_slice(self.hash(data).as_bytes());
+    }
+
+    fn signature_len(&self) -> usize {
+        blake3::OUT_LEN
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        // In constant time.
+        match self.hash(data) == *signature {
+            true => Ok(()),
+            false => Err(CryptoError),
+        }
+    }
+}
+
+/// An endpoint that knows the connections of the one before it as such, and resets them: so others notice at once that
+/// a node was started again, and do not wait for answers that will not come.
+fn resetting(key: &NodeKey) -> EndpointConfig {
+    let secret = ResetKey(*key.resets());
+    // Their hash is a weak one, and must not tell anything of that.
+    let ids = secret.hash(b"ids");
+    let ids = u64::from_le_bytes(*ids.as_bytes().first_chunk().expect("it has 32"));
+    let mut config = EndpointConfig::new(Arc::new(secret));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    config
 }
 
 /// What QUIC itself lets a peer do.

@@ -49,7 +49,7 @@ pub(crate) fn start(data: &Path) -> Result<Started> {
         .descriptor(SERVICE, there.into())
         .stderr(errors)
         // Ctrl-C is for the service, which ends it.
-        .in_its_own_session();
+        .without_terminal();
     // For the runners that it starts; and now, since a service opens no such file later.
     if let Some(faults) = fault::handed_on() {
         manager = manager.descriptor(fault::DESCRIPTOR, faults);

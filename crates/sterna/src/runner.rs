@@ -42,7 +42,7 @@ pub(crate) fn start(bound: OwnedFd, cache: File, errors: File) -> io::Result<Own
         .descriptor(LISTENER, bound)
         .descriptor(PROGRAMS, cache.into())
         .stderr(errors)
-        .in_its_own_session();
+        .without_terminal();
     if let Some(faults) = fault::handed_on() {
         runner = runner.descriptor(fault::DESCRIPTOR, faults);
     }

@@ -17,6 +17,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use thiserror::Error;
@@ -82,7 +83,7 @@ pub struct Spawn {
     command: Command,
     descriptors: Vec<OwnedFd>,
     die_with_thread: bool,
-    own_session: bool,
+    without_terminal: bool,
 }
 
 impl Spawn {
@@ -98,7 +99,7 @@ impl Spawn {
             command,
             descriptors: Vec::new(),
             die_with_thread: false,
-            own_session: false,
+            without_terminal: false,
         }
     }
 
@@ -161,9 +162,10 @@ impl Spawn {
         self
     }
 
-    /// The child leads a session of its own (setsid(2)): signals from this process's terminal do not reach it.
-    pub fn in_its_own_session(mut self) -> Spawn {
-        self.own_session = true;
+    /// The child has no terminal, and signals from this process's terminal do not reach it. It stays in the session: with one of
+    /// its own it would be scheduled apart (sched(7), autogroups), and wait longer for this process than both must.
+    pub fn without_terminal(mut self) -> Spawn {
+        self.without_terminal = true;
         self
     }
 
@@ -176,7 +178,7 @@ impl Spawn {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
             .current
             .unwrap_or(1 << 20);
-        let own_session = self.own_session;
+        let without_terminal = self.without_terminal;
         let parent = self.die_with_thread.then(rustix::process::getpid);
         let program = self.command.get_program().to_owned();
         let failed = |step, source: io::Error| SpawnError {
@@ -192,8 +194,8 @@ impl Spawn {
                     return Err(Errno::SRCH.into()); // it died before the signal was set up
                 }
             }
-            if own_session {
-                rustix::process::setsid()?;
+            if without_terminal {
+                leave_terminal()?;
             }
             keep_only(&inherit, limit)?;
             Err(exec.replace_this_process())
@@ -279,6 +281,26 @@ impl Exec {
         };
         io::Error::last_os_error()
     }
+}
+
+/// Gives up the terminal of this process's session, if it has one (tty_ioctl(4)), and leaves its process group.
+/// Async-signal-safe.
+fn leave_terminal() -> io::Result<()> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match rustix::fs::open(c"/dev/tty", flags, Mode::empty()) {
+        Ok(terminal) => {
+            // SAFETY: 1. It has no argument.
+            if unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCNOTTY) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Err(Errno::NXIO) => {}
+        Err(_) => {
+            rustix::process::setsid()?;
+            return Ok(());
+        }
+    }
+    Ok(rustix::process::setpgid(None, None)?)
 }
 
 /// Marks all descriptors but the standard streams to be closed by exec, then unmarks `inherit`. Async-signal-safe.

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicIsize, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 /// Guests that can compute at once. More would only make each of them slower.
@@ -63,7 +64,6 @@ const WOKEN: u8 = 3;
 pub(crate) struct Pool {
     threads_max: usize,
     queue: Mutex<Queue>,
-    ready: Condvar,
     /// The queue has become empty.
     drained: Condvar,
     /// Threads that stand still with a stopped guest: they do not count. Below zero for a moment if one
@@ -77,7 +77,8 @@ struct Queue {
     /// Tasks that hold a thread, since when; the longest first.
     computing: VecDeque<(Arc<Task>, Instant)>,
     threads: usize,
-    idle: usize,
+    /// Threads without work. The last is woken first: what the guest that it ran needs is still in its processor's caches.
+    idle: Vec<Thread>,
     /// Whether a thread takes care that those that compute give way.
     turning: bool,
 }
@@ -93,7 +94,6 @@ impl Pool {
         Pool {
             threads_max,
             queue: Mutex::default(),
-            ready: Condvar::new(),
             drained: Condvar::new(),
             parked: AtomicIsize::new(0),
         }
@@ -130,18 +130,16 @@ impl Pool {
     fn push(&'static self, task: Arc<Task>) {
         let mut queue = self.queue();
         queue.tasks.push_back(task);
-        let enough = queue.idle >= queue.tasks.len();
-        let parked = usize::try_from(self.parked.load(Ordering::Relaxed)).unwrap_or(0);
-        if enough {
-            self.ready.notify_one();
+        if let Some(thread) = queue.idle.pop() {
+            thread.unpark();
             return;
         }
+        let parked = usize::try_from(self.parked.load(Ordering::Relaxed)).unwrap_or(0);
         if queue.threads >= self.threads_max + parked {
-            self.ready.notify_one();
             self.take_turns(&mut queue);
             return;
         }
-        let thread = std::thread::Builder::new().name("sterna-guest".into());
+        let thread = thread::Builder::new().name("sterna-guest".into());
         match thread.spawn(move || self.serve()) {
             Ok(_) => queue.threads += 1,
             Err(error) => {
@@ -159,7 +157,7 @@ impl Pool {
         if queue.turning {
             return;
         }
-        let thread = std::thread::Builder::new().name("sterna-turns".into());
+        let thread = thread::Builder::new().name("sterna-turns".into());
         // Without it, those that queue wait until one that computes waits or ends.
         queue.turning = thread.spawn(move || self.turn()).is_ok();
     }
@@ -205,16 +203,20 @@ impl Pool {
                 queue.computing.retain(|(one, _)| !Arc::ptr_eq(one, &task));
                 continue;
             }
-            queue.idle += 1;
-            let (again, waited) = self
-                .ready
-                .wait_timeout(queue, IDLE)
-                .unwrap_or_else(PoisonError::into_inner);
-            queue = again;
-            queue.idle -= 1;
-            if waited.timed_out() && queue.tasks.is_empty() {
-                queue.threads -= 1;
-                return;
+            let this = thread::current();
+            let is_this = |idle: &Thread| idle.id() == this.id();
+            queue.idle.push(this.clone());
+            let until = Instant::now() + IDLE;
+            while queue.idle.iter().any(is_this) {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    queue.threads -= 1;
+                    queue.idle.retain(|idle| !is_this(idle));
+                    return;
+                }
+                drop(queue);
+                thread::park_timeout(left);
+                queue = self.queue();
             }
         }
     }
@@ -311,7 +313,7 @@ mod tests {
                         if turns.send(usize::MAX).is_err() {
                             return;
                         }
-                        std::thread::yield_now();
+                        thread::yield_now();
                     }
                     queue_again().await;
                 }

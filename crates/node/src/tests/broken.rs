@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
+use std::{future, iter, thread};
 
-use quinn::{Endpoint, RecvStream, SendStream, ServerConfig};
+use quinn::{ConnectionError, Endpoint, RecvStream, SendStream, ServerConfig};
 use sterna_migration::Life;
 use sterna_process::{ProcessId, Tag};
 use sterna_runner::link;
@@ -398,4 +398,36 @@ fn what_is_not_answered_in_time_ends_alone() {
         to.write_u8(7).await.unwrap();
         assert_eq!(from.read_u8().await.unwrap(), 7);
     });
+}
+
+#[test]
+fn a_node_that_was_killed_resets_the_connections_of_its_life_before() {
+    let key = NodeKey::random();
+    let start = |address: SocketAddr| {
+        let runtime = Runtime::new().unwrap();
+        let bound = || Sockets::bind(Some(address)).ok();
+        let sockets = iter::repeat_with(bound).flatten().next().unwrap();
+        let transport = {
+            let _inside = runtime.enter();
+            Transport::new(key.clone(), Versions::ALL, sockets).unwrap()
+        };
+        let endpoint = transport.endpoint.clone();
+        runtime.spawn(async move {
+            let _kept = endpoint.accept().await.unwrap().await;
+            future::pending::<()>().await;
+        });
+        (runtime, transport.endpoint.local_addr().unwrap())
+    };
+    let (life, address) = start((Ipv4Addr::LOCALHOST, 0).into());
+    let ours = Runtime::new().unwrap();
+    let peer = ours.block_on(Peer::silent(address, key.id(), &NodeKey::random()));
+    // Nobody says goodbye.
+    drop(life);
+    let (_life, _) = start(address);
+    let why = ours.block_on(async {
+        let (mut to, _from) = peer.connection.open_bi().await.unwrap();
+        to.write_all(&[0; 100]).await.unwrap();
+        peer.connection.closed().await
+    });
+    assert!(matches!(why, ConnectionError::Reset), "{why}");
 }

@@ -161,3 +161,40 @@ fn child_dies_with_the_thread_that_started_it() {
     let status = reap(Pid::from_raw(id as i32).unwrap()).unwrap().status;
     assert_eq!(status.signal(), Some(libc::SIGKILL));
 }
+
+/// On a terminal, which `script` of util-linux makes.
+#[test]
+fn a_child_without_terminal_stays_in_the_session() {
+    const INSIDE: &str = "STERNA_TEST_ON_TERMINAL";
+    let code = |spawn: Spawn| {
+        let finished = spawn.start().unwrap().finish(SOON).unwrap();
+        finished.exit.status.code()
+    };
+    let has_terminal = || shell("exec 3</dev/tty");
+    if std::env::var_os(INSIDE).is_some() {
+        assert_eq!(code(has_terminal()), Some(0));
+        assert_ne!(code(has_terminal().without_terminal()), Some(0));
+        let leads_group = "read -r _ _ _ _ group session _ </proc/$$/stat; test $group = $$";
+        let leads_group = || shell(leads_group);
+        assert_eq!(code(leads_group().without_terminal()), Some(0));
+        assert_ne!(code(leads_group()), Some(0));
+        let session = rustix::process::getsid(None).unwrap().as_raw_nonzero();
+        let same = format!("read -r _ _ _ _ _ session _ </proc/$$/stat; test $session = {session}");
+        assert_eq!(code(shell(&same).without_terminal()), Some(0));
+        return;
+    }
+    if Command::new("script").arg("--version").output().is_err() {
+        return println!("skipped: there is no `script`");
+    }
+    let this = std::env::current_exe().unwrap();
+    let this = this.display();
+    let again = format!("{this} a_child_without_terminal_stays_in_the_session --nocapture");
+    let mut script = Command::new("script");
+    let script = script.args(["-qefc", &again, "/dev/null"]).env(INSIDE, "1");
+    let done = script.output().unwrap();
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stdout)
+    );
+}
