@@ -85,6 +85,27 @@ pub(crate) const NEXTEST: Need = Need {
     install: |_| child::show(child::cargo().args(["install", "--locked", "cargo-nextest"])),
 };
 
+/// The compiler that instruments what is fuzzed.
+pub(crate) const NIGHTLY: Need = Need {
+    name: "a nightly Rust",
+    purpose: "builds fuzz targets",
+    remedy: "rustup toolchain install nightly --profile minimal",
+    present: |_| child::succeeds(Command::new("cargo").args(["+nightly", "--version"])),
+    install: |_| {
+        let words = ["toolchain", "install", "nightly", "--profile", "minimal"];
+        child::show(Command::new("rustup").args(words))
+    },
+};
+
+/// What builds and starts fuzz targets.
+pub(crate) const CARGO_FUZZ: Need = Need {
+    name: "cargo-fuzz",
+    purpose: "builds and runs fuzz targets",
+    remedy: "cargo install --locked cargo-fuzz",
+    present: |_| child::succeeds(child::cargo().args(["fuzz", "--version"])),
+    install: |_| child::show(child::cargo().args(["install", "--locked", "cargo-fuzz"])),
+};
+
 /// An Arm processor, emulated.
 pub(crate) const QEMU_ARM: Need = Need {
     name: "qemu-aarch64-static",

@@ -43,8 +43,6 @@ pub const LOOKS: u32 = 10;
 pub const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Longest time for a look.
 pub const LOOK_WITHIN: Duration = Duration::from_millis(100);
-/// For the target to make ready what was seen at the last look. The process runs meanwhile.
-pub const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Then, for the process to come to a place that is ready.
 pub const AMONG_WITHIN: Duration = Duration::from_millis(25);
 /// How often the process is looked at again if it came to none.
