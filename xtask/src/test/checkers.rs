@@ -42,7 +42,7 @@ const ADDRESS: Sanitizer = Sanitizer {
     skipped: &["memory_stays_flat", "a_million_threads_at_once"],
 };
 /// Accesses that nothing puts in an order. Sees what the standard library and the C library do, so the one is built with
-/// it and the other is used for all calls. As slow as it is, descriptors are closed late where a test can have none closed.
+/// it and the other is used for all calls.
 const THREAD: Sanitizer = Sanitizer {
     name: "thread",
     flags: "-Zsanitizer=thread --cfg sanitized=\"thread\" --cfg rustix_use_libc",
