@@ -17,6 +17,7 @@ use sterna_process::{Connection, Listener, Section, SectionError, Sections, Tag}
 
 use super::{Clients, What};
 use crate::limits::CARRIED_BYTES_MAX;
+use crate::link::are_left;
 use crate::watch::Token;
 
 const BUFFER_BYTES: usize = 16 << 10;
@@ -217,6 +218,7 @@ impl Port {
     /// Makes the pair of a connection. The process's end.
     fn pair(&self, inner: &mut Inner, id: ConnectionId) -> io::Result<OwnedFd> {
         let (ours, handle) = connection()?;
+        are_left(&handle).map_err(io::Error::other)?;
         let theirs = handle.try_clone()?;
         let watched = self.clients.watch(&self.this, What::Pair(id), &ours)?;
         let pair = Pair {
