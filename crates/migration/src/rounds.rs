@@ -12,7 +12,8 @@
 //! may then follow the process.
 //!
 //! Sources: C. Clark et al., *Live Migration of Virtual Machines*, NSDI 2005, section 5.3; M. R. Hines and K. Gopalan,
-//! *Post-Copy Based Live Virtual Machine Migration*, VEE 2009.
+//! *Post-Copy Based Live Virtual Machine Migration*, VEE 2009; S. Sahni and V. Varma, *A Hybrid Approach to Live Migration of
+//! Virtual Machines*, CCEM 2012.
 
 use std::time::Duration;
 
@@ -97,12 +98,18 @@ impl Travel {
     /// What the target is offered.
     #[must_use]
     pub fn offered(&self) -> Strategy {
-        self.strategy.unwrap_or(Strategy::PostCopy)
+        let wanted = self.strategy.unwrap_or(Strategy::Hybrid);
+        wanted.understood()
     }
 
     /// What it may not be without.
     fn needs(&self, strategy: Strategy) -> bool {
         self.strategy == Some(strategy)
+    }
+
+    /// Whether nothing is moved if memory cannot follow.
+    fn must_follow(&self) -> bool {
+        self.strategy.is_some_and(Strategy::follows)
     }
 
     /// Whether the limit of the downtime is worth more than the move.
@@ -195,7 +202,7 @@ impl Rounds {
         let within = self.travel.within;
         let left = within.map(|within| within.saturating_sub(now.since(self.ordered)));
         match self.travelled.strategy {
-            Strategy::PostCopy => Rest::Follows {
+            Strategy::PostCopy | Strategy::Hybrid => Rest::Follows {
                 rate_max: self.travel.rate_max,
                 within: left.unwrap_or(limits.follow_within),
             },
@@ -220,9 +227,7 @@ impl Rounds {
     pub(crate) fn agreed(&mut self, strategy: Strategy) -> Next {
         match (self.travel.offered(), strategy) {
             (Strategy::StopAndCopy, _) => Next::Pause,
-            (_, Strategy::StopAndCopy | Strategy::PreCopy)
-                if self.travel.needs(Strategy::PostCopy) =>
-            {
+            (_, Strategy::StopAndCopy | Strategy::PreCopy) if self.travel.must_follow() => {
                 let reason = "the target's node, its kernel or this kind of process does not allow it: \
                               `sterna doctor` there says more, auto does without";
                 Next::GiveUp(MoveFailure::NoPostCopy {
@@ -234,10 +239,7 @@ impl Rounds {
             }
             (_, answer) => {
                 self.can_follow = answer == Strategy::PostCopy;
-                self.travelled.strategy = match self.travel.needs(Strategy::PostCopy) {
-                    true => Strategy::PostCopy,
-                    false => Strategy::PreCopy,
-                };
+                self.travelled.strategy = self.travel.strategy.unwrap_or(Strategy::PreCopy);
                 Next::Round
             }
         }
@@ -255,8 +257,12 @@ impl Rounds {
         if self.travel.needs(Strategy::PostCopy) {
             return Next::Pause; // it is found out while it stands still
         }
-        self.travelled.strategy = Strategy::StopAndCopy;
         self.travelled.why_not = Some(reason.to_owned());
+        if self.travel.must_follow() {
+            self.travelled.strategy = Strategy::PostCopy;
+            return Next::Pause;
+        }
+        self.travelled.strategy = Strategy::StopAndCopy;
         match self.travel.is_strict() {
             true => Next::GiveUp(MoveFailure::NoPreCopy {
                 reason: reason.to_owned(),
@@ -317,8 +323,9 @@ impl Rounds {
         self.travelled.end = Some(end);
         // A little that is slow is no reason to depend on the source for longer.
         let saved = expected.saturating_sub(self.fixed);
-        if self.travel.strategy.is_none() && self.can_follow && saved > self.goal(limits) {
-            self.travelled.strategy = Strategy::PostCopy;
+        let is_better = || self.can_follow && saved > self.goal(limits);
+        if self.travel.must_follow() || self.travel.strategy.is_none() && is_better() {
+            self.travelled.strategy = Strategy::Hybrid;
             self.travelled.expected = Some(self.fixed);
             return Next::Pause;
         }

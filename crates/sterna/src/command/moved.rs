@@ -134,6 +134,7 @@ pub(super) fn strategy(strategy: Strategy) -> &'static str {
         Strategy::StopAndCopy => "stop-and-copy",
         Strategy::PreCopy => "pre-copy",
         Strategy::PostCopy => "post-copy",
+        Strategy::Hybrid => "hybrid",
         _ => "otherwise",
     }
 }
