@@ -218,7 +218,6 @@ impl Port {
     /// Makes the pair of a connection. The process's end.
     fn pair(&self, inner: &mut Inner, id: ConnectionId) -> io::Result<OwnedFd> {
         let (ours, handle) = connection()?;
-        are_left(&handle).map_err(io::Error::other)?;
         let theirs = handle.try_clone()?;
         let watched = self.clients.watch(&self.this, What::Pair(id), &ours)?;
         let pair = Pair {
@@ -227,6 +226,13 @@ impl Port {
             watched,
         };
         inner.pairs.insert(id, pair);
+        Ok(handle)
+    }
+
+    /// The same for a client that has just come. Those that travel with a process come to it however many there are.
+    fn open(&self, inner: &mut Inner, id: ConnectionId) -> io::Result<OwnedFd> {
+        let handle = self.pair(inner, id)?;
+        are_left(&handle).map_err(io::Error::other)?;
         Ok(handle)
     }
 
@@ -290,7 +296,7 @@ impl Port {
     fn see_to_events(&self, inner: &mut Inner) {
         while let Some(event) = inner.back.event() {
             match event {
-                Event::Opened(id, address) => match self.pair(inner, id) {
+                Event::Opened(id, address) => match self.open(inner, id) {
                     Ok(handle) => {
                         inner.waiting.push_back((id, handle));
                         inner.hand_over();
@@ -298,6 +304,7 @@ impl Port {
                     Err(error) => {
                         tracing::warn!("a client at {address} is turned away: {error}");
                         inner.back.reset(id);
+                        self.unpair(inner, id);
                     }
                 },
                 Event::Deliver(id) => inner.deliver(id),
