@@ -267,12 +267,12 @@ impl Moves {
                 Activity::Target(target) => target.record(turn, record),
                 Activity::Closing(closing) => closing.record(turn, record),
             });
-        } else if let Some(record) = record
-            && version >= newest
-        {
-            self.reconcile(now, process, record);
-        } else if let (None, Some(Holding::Exited { .. })) = (record, self.starting.get(&process)) {
-            self.starting.remove(&process);
+        } else {
+            match record {
+                Some(record) if version >= newest => self.reconcile(now, process, record),
+                Some(_) => {}
+                None => self.forgotten(now, process, newest),
+            }
         }
         match version.max(newest) {
             Some(version) if self.has(process) => {

@@ -69,6 +69,13 @@ pub enum Life {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(Epoch, bool);
 
+impl Version {
+    /// The epoch of the record.
+    pub(crate) const fn epoch(self) -> Epoch {
+        self.0
+    }
+}
+
 impl Record {
     /// Of a process that `owner` has just started.
     #[must_use]

@@ -68,7 +68,7 @@ use sterna_process::ProcessId;
 use sterna_runner::Handle;
 use sterna_runner::limits::PROCESSES_MAX;
 use sterna_runner::message::{Answer, Ended, Order};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::ingress::Ingress;
@@ -97,6 +97,8 @@ pub(crate) struct Hosting {
     exports: Exports,
     copies: Arc<Copies>,
     stores: Stores,
+    /// The node's.
+    name: String,
     folder: PathBuf,
     inputs: mpsc::Sender<Input>,
     /// Taken by the driver.
@@ -111,6 +113,7 @@ pub(crate) struct Hosting {
     pub(crate) ingress: Ingress,
     attaching: Attaching,
     news: News,
+    log_marks: Arc<logs::Marks>,
     draining: Draining,
     programs: Programs,
     turns: Turns,
@@ -135,7 +138,7 @@ impl Hosting {
         (exports, stores): (Exports, Stores),
         copies_bytes_max: u64,
         ingress: Ingress,
-        folder: PathBuf,
+        (name, folder): (String, PathBuf),
     ) -> Self {
         let (inputs, from_all) = mpsc::channel(INPUTS_WAITING_MAX);
         let news = News::in_folder(&folder);
@@ -148,6 +151,7 @@ impl Hosting {
                 workshop,
             )),
             stores,
+            name,
             folder,
             inputs,
             from_all: Mutex::new(Some(from_all)),
@@ -158,6 +162,7 @@ impl Hosting {
             ingress,
             attaching: Attaching::default(),
             news,
+            log_marks: Arc::default(),
             draining: Draining::default(),
             programs: Programs::default(),
             turns: Turns::default(),
@@ -188,17 +193,33 @@ impl Hosting {
         self.is_over.load(Ordering::SeqCst)
     }
 
-    /// Asks the runner.
+    /// Asks the runner. One that answers nothing at all is not waited for.
     async fn ask(&self, order: Order, descriptors: Vec<OwnedFd>) -> Result<Answer, Failure> {
         let runner = self.runner()?;
-        let (answer, answered) = oneshot::channel();
-        runner.handle.ask(order, descriptors, move |result| {
-            let _ = answer.send(result);
-        });
-        match answered.await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(message)) => Err(Failure::refused(message)),
-            Err(_) => Err(Failure::new(FailureKind::Busy, "the runner is gone")),
+        // Of what is done later, when nobody waits for it any more, something would be left.
+        let (has_to_be_there, is_waited_for) = match order {
+            Order::Copy { hold: None, .. } => (true, false),
+            Order::Spawn(_) | Order::Make(_) | Order::Copy { .. } => (true, true),
+            _ => (false, false),
+        };
+        if has_to_be_there && !runner.is_there().await {
+            return Err(runner.hangs(&self.name));
+        }
+        let answer = runner.answer(order, descriptors);
+        if is_waited_for {
+            return answer.await;
+        }
+        tokio::select! {
+            answer = answer => answer,
+            () = runner.until_silent() => Err(runner.hangs(&self.name)),
+        }
+    }
+
+    /// That the runner is not seen to hang.
+    pub(crate) async fn responds(&self) -> Result<(), Failure> {
+        match self.runner() {
+            Ok(runner) if !runner.is_there().await => Err(runner.hangs(&self.name)),
+            _ => Ok(()),
         }
     }
 

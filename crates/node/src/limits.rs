@@ -113,6 +113,8 @@ pub const LOG_WAIT_MAX: Duration = Duration::from_secs(8);
 pub const LOG_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Nodes that are asked one after the other for the parts of a log.
 pub const LOG_NODES_MAX: usize = 64;
+/// Places in logs from which it is soon read on: one for each who reads one.
+pub const LOG_MARKS_MAX: usize = 1024;
 /// Input in one request, in bytes.
 pub const INPUT_BYTES_MAX: usize = 32 << 10;
 /// For a connection between two runners to be made.
@@ -157,6 +159,10 @@ pub const SWEEP_AFTER: Duration = Duration::from_secs(3600);
 pub const RUNNER_WITHIN: Duration = Duration::from_secs(20);
 /// For a runner to say how all its processes are: shorter than [`PROBE_WITHIN`], so that other nodes hear that it does not.
 pub const LOOK_WITHIN: Duration = Duration::from_secs(2);
+/// How often a runner that is busy with an order is asked whether it is there.
+pub const RUNNER_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// For it to say so. With [`RUNNER_LOOK_EVERY`] shorter than [`ANSWER_WITHIN`], so that other nodes hear that it does not.
+pub const RUNNER_SILENT_MAX: Duration = Duration::from_secs(4);
 /// When a node stops: for the end of its processes to be written down.
 pub const KILLED_WITHIN: Duration = Duration::from_secs(5);
 /// What waits to be seen by the driver of moves.

@@ -275,11 +275,12 @@ impl Node {
         };
         let who = (id, geteuid().as_raw());
         let workshop = options.workshop.clone();
+        let place = (about.name.clone(), data.hosting());
         let copies = options.copies_bytes_max.unwrap_or(COPIES_BYTES_MAX);
         let hosting = workshop.map(|workshop| {
             let ingress = Ingress::new(bound.ip());
             let given = (exports, stores);
-            Hosting::new(workshop, given, copies, ingress, data.hosting())
+            Hosting::new(workshop, given, copies, ingress, place)
         });
         if let (Some(hosting), Ok(bound)) = (&hosting, pages.local_addr()) {
             hosting.channels.set_port(bound.port());

@@ -21,7 +21,7 @@ use crate::hosted::{Hosted, Inner, Stage};
 use crate::input::{Carried, Input};
 use crate::leaving::{BESIDE, BESIDE_VERSION, Beside, chain};
 use crate::limits::{IMAGE_BYTES_MAX, PREPARATIONS_MAX};
-use crate::link::Descriptors;
+use crate::link::{Descriptors, are_left};
 use crate::log::LogHeader;
 use crate::message::{Place, Said};
 use crate::pump::{self, PumpError, Record};
@@ -93,6 +93,7 @@ impl Place {
     ) -> Result<Placed, String> {
         let missing = |_| "a descriptor is missing".to_owned();
         let log: OwnedFd = descriptors.take().map_err(missing)?;
+        are_left(&log)?;
         let terminal = match self.terminal {
             true => {
                 let master: OwnedFd = descriptors.take().map_err(missing)?;

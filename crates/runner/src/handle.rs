@@ -4,6 +4,7 @@
 //! gives an order waits for a runner that is stopped or slow.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -12,6 +13,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use sterna_sys::identity::peer_credentials;
 use sterna_sys::messages::{PeerProcess, peer_process};
 
 use crate::limits::{HELLO_WITHIN, ORDERS_WAITING_MAX};
@@ -24,7 +26,7 @@ use crate::message::{Answer, Numbered, Order, Said};
 pub enum HandleError {
     /// No runner is there.
     #[error("no runner listens there")]
-    NotThere(#[source] std::io::Error),
+    NotThere(#[source] io::Error),
     /// It does not speak as it should.
     #[error("the runner does not answer as it should")]
     Link(#[from] LinkError),
@@ -33,7 +35,7 @@ pub enum HandleError {
     Process(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The system has no more threads or descriptors.
     #[error("could not start threads for the runner")]
-    Threads(#[source] std::io::Error),
+    Threads(#[source] io::Error),
 }
 
 /// Takes an answer.
@@ -46,6 +48,7 @@ pub struct Handle {
     waiting: Arc<Mutex<Waiting>>,
     next: Arc<AtomicU64>,
     process: Arc<PeerProcess>,
+    pid: u32,
 }
 
 #[derive(Default)]
@@ -65,7 +68,13 @@ impl Handle {
         path: &Path,
         on_said: impl FnMut(Option<Said>) + Send + 'static,
     ) -> Result<Self, HandleError> {
-        let mut stream = UnixStream::connect(path).map_err(HandleError::NotThere)?;
+        let mut stream = UnixStream::connect(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                HandleError::NotThere(error)
+            }
+            // Perhaps one is there: nobody is to start another.
+            _ => HandleError::Link(error.into()),
+        })?;
         stream
             .set_read_timeout(Some(HELLO_WITHIN))
             .map_err(HandleError::Threads)?;
@@ -74,6 +83,7 @@ impl Handle {
             .set_read_timeout(None)
             .map_err(HandleError::Threads)?;
         let process = peer_process(&stream).map_err(|error| HandleError::Process(error.into()))?;
+        let peer = peer_credentials(&stream).map_err(|error| HandleError::Process(error.into()))?;
         let reading = stream.try_clone().map_err(HandleError::Threads)?;
         let (queue, orders) = mpsc::sync_channel(ORDERS_WAITING_MAX);
         let handle = Self {
@@ -81,6 +91,7 @@ impl Handle {
             waiting: Arc::default(),
             next: Arc::default(),
             process: Arc::new(process),
+            pid: peer.pid,
         };
         let waiting = Arc::clone(&handle.waiting);
         thread::Builder::new()
@@ -135,6 +146,12 @@ impl Handle {
     #[must_use]
     pub fn process(&self) -> Arc<PeerProcess> {
         Arc::clone(&self.process)
+    }
+
+    /// Its number, for people; 0 if it is not in sight.
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.pid
     }
 }
 

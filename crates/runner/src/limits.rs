@@ -13,6 +13,10 @@ pub const DESCRIPTORS_MAX: usize = 32;
 pub const DIRECTORIES_MAX: usize = DESCRIPTORS_MAX - 4;
 /// Processes of one runner.
 pub const PROCESSES_MAX: usize = 16_384;
+/// Descriptors that processes and their clients leave free: for services, and moves of what is here.
+pub const DESCRIPTORS_SPARE: u64 = 128;
+/// Before the next service is let in, after there was no descriptor or thread for one.
+pub const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// Moves of which a runner remembers that they were given up before anything of them was here.
 pub const GIVEN_UP_MAX: usize = 1024;
 /// Orders that wait to be written to a runner.

@@ -9,14 +9,15 @@
 //! same program's: there is one version, and a runner of another is told to end by whoever upgrades a node.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sterna_sys::messages;
 
-use crate::limits::{DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, MESSAGE_WITHIN};
+use crate::limits::{DESCRIPTORS_MAX, DESCRIPTORS_SPARE, MESSAGE_BYTES_MAX, MESSAGE_WITHIN};
 
 /// Version of the messages.
 pub const VERSION: u16 = 3;
@@ -179,6 +180,19 @@ impl Descriptors {
     /// The next one.
     pub(crate) fn take(&mut self) -> Result<OwnedFd, LinkError> {
         self.0.next().ok_or(LinkError::Malformed)
+    }
+}
+
+/// Whether enough descriptors are left for what goes on here anyhow. The newest one has the lowest number that was free:
+/// open(2).
+pub(crate) fn are_left(newest: &impl AsRawFd) -> Result<(), String> {
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    match newest.as_raw_fd() as u64 + DESCRIPTORS_SPARE.min(most / 4) < most {
+        true => Ok(()),
+        false => Err(format!(
+            "the node's runner may have {most} descriptors, and its processes and their clients use them up: end or move \
+             some, or start the node with a higher limit (`ulimit -Hn`)"
+        )),
     }
 }
 

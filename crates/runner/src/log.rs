@@ -1,4 +1,5 @@
 //! What a process writes to its standard output and error, kept by the node that it is on: [`LogWriter`], [`LogReader`].
+//! A [`Mark`] is where a reader was: another one goes on there, and need not pass over all that is before.
 //!
 //! ```text
 //! │ "STERNLOG" │ version u16 │ length u16 │ header │
@@ -12,7 +13,8 @@
 //! little-endian; the header is in postcard.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -153,12 +155,50 @@ pub struct Record {
     pub bytes: Vec<u8>,
 }
 
+/// Where a reader was: after a record, by which the place is known again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Device and number of the file.
+    file: (u64, u64),
+    last: Last,
+    place: u64,
+    offset: u64,
+}
+
+/// The record before a place: where in the file it begins, and its head, which says when it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Last {
+    place: u64,
+    head: [u8; RECORD_HEAD_BYTES],
+}
+
+/// The head of a record, and what it says.
+struct Head {
+    bytes: [u8; RECORD_HEAD_BYTES],
+    /// `None`: the output is missing, and so many bytes long.
+    stream: Option<Stream>,
+    at_ms: u64,
+    length: u32,
+}
+
+impl Mark {
+    /// Bytes of output before it.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
 /// Reads a log, also while it is being written: after the end there may be more later.
 #[derive(Debug)]
 pub struct LogReader {
     file: BufReader<File>,
+    identity: (u64, u64),
     header: LogHeader,
+    /// Where in the file the next record begins.
+    place: u64,
     end: u64,
+    last: Option<Last>,
 }
 
 impl LogReader {
@@ -167,6 +207,7 @@ impl LogReader {
     /// # Errors
     /// It cannot be read, or is none.
     pub fn open(file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
         let mut file = BufReader::new(file);
         let mut head = [0; 12];
         file.read_exact(&mut head)?;
@@ -184,8 +225,14 @@ impl LogReader {
         file.read_exact(&mut body)?;
         let header: LogHeader = postcard::from_bytes(&body)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        let end = header.start;
-        Ok(Self { file, header, end })
+        Ok(Self {
+            identity: (metadata.dev(), metadata.ino()),
+            place: (head.len() + body.len()) as u64,
+            end: header.start,
+            last: None,
+            file,
+            header,
+        })
     }
 
     /// What it is of.
@@ -200,53 +247,102 @@ impl LogReader {
         self.end
     }
 
+    /// Where it is; `None` before the first record.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        self.last.map(|last| Mark {
+            file: self.identity,
+            last,
+            place: self.place,
+            offset: self.end,
+        })
+    }
+
+    /// Goes on from a mark, if that still is a place in this log; otherwise stays where it is. Whether it went.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn go_on(&mut self, mark: &Mark) -> io::Result<bool> {
+        let mut head = [0; RECORD_HEAD_BYTES];
+        let is_known = mark.file == self.identity
+            && match self
+                .file
+                .get_ref()
+                .read_exact_at(&mut head, mark.last.place)
+            {
+                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+                read => read.is_ok() && head == mark.last.head,
+            };
+        if is_known {
+            self.file.seek(SeekFrom::Start(mark.place))?;
+            (self.place, self.end, self.last) = (mark.place, mark.offset, Some(mark.last));
+        }
+        Ok(is_known)
+    }
+
     /// The next record that ends after `offset`; those before are passed over without reading what is in them.
     ///
     /// # Errors
     /// The file cannot be read, or is damaged from here on.
     pub fn next_after(&mut self, offset: u64) -> io::Result<Option<Record>> {
         loop {
-            let Some((stream, at_ms, length)) = self.head()? else {
+            let Some(head) = self.head()? else {
                 return Ok(None);
             };
-            let (begin, end) = (self.end, self.end + u64::from(length));
-            let Some(stream) = stream else {
-                self.end = end;
+            let (begin, end) = (self.end, self.end + u64::from(head.length));
+            let Some(stream) = head.stream else {
+                self.pass(&head, 0);
                 continue;
             };
             if end <= offset {
-                self.file.seek_relative(i64::from(length))?;
-                self.end = end;
+                self.file.seek_relative(i64::from(head.length))?;
+                self.pass(&head, head.length);
                 continue;
             }
-            let mut bytes = vec![0; length as usize];
-            if let Err(error) = self.file.read_exact(&mut bytes) {
-                return match error.kind() {
-                    io::ErrorKind::UnexpectedEof => Ok(None),
-                    _ => Err(error),
-                };
+            let mut bytes = vec![0; head.length as usize];
+            if !self.fill(&mut bytes)? {
+                return Ok(None);
             }
-            self.end = end;
+            self.pass(&head, head.length);
             let skip = offset.saturating_sub(begin);
             bytes.drain(..skip as usize);
             return Ok(Some(Record {
                 offset: begin + skip,
-                at_ms,
+                at_ms: head.at_ms,
                 stream,
                 bytes,
             }));
         }
     }
 
-    /// The head of a record; without a stream, of output that is missing.
-    fn head(&mut self) -> io::Result<Option<(Option<Stream>, u64, u32)>> {
-        let mut head = [0; RECORD_HEAD_BYTES];
-        match self.file.read_exact(&mut head) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(error) => return Err(error),
+    /// A record with so many bytes in the file lies behind.
+    fn pass(&mut self, head: &Head, bytes: u32) {
+        self.last = Some(Last {
+            place: self.place,
+            head: head.bytes,
+        });
+        self.place += RECORD_HEAD_BYTES as u64 + u64::from(bytes);
+        self.end += u64::from(head.length);
+    }
+
+    /// Whether the file has so much; if not, it is read again from the record's beginning the next time.
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+        match self.file.read_exact(buffer) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.file.seek(SeekFrom::Start(self.place))?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
         }
-        let [stream, t0, t1, t2, t3, t4, t5, t6, t7, l0, l1, l2, l3] = head;
+    }
+
+    fn head(&mut self) -> io::Result<Option<Head>> {
+        let mut bytes = [0; RECORD_HEAD_BYTES];
+        if !self.fill(&mut bytes)? {
+            return Ok(None);
+        }
+        let [stream, t0, t1, t2, t3, t4, t5, t6, t7, l0, l1, l2, l3] = bytes;
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the log is damaged");
         let stream = match stream {
             OUTPUT => Some(Stream::Output),
@@ -258,14 +354,22 @@ impl LogReader {
         if stream.is_some() && length as usize > LOG_RECORD_BYTES_MAX {
             return Err(damaged());
         }
-        let at_ms = u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]);
-        Ok(Some((stream, at_ms, length)))
+        Ok(Some(Head {
+            bytes,
+            stream,
+            at_ms: u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
+            length,
+        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::OpenOptions;
+    use std::path::Path;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -275,6 +379,106 @@ mod tests {
             epoch: Epoch(3),
             start,
             came_from: None,
+        }
+    }
+
+    /// So many bytes were lost before, and so many are written.
+    type Piece = (u32, usize);
+
+    fn add(writer: &mut LogWriter, pieces: &[Piece]) {
+        for (lost, length) in pieces {
+            (writer.lost, writer.end) = (*lost, writer.end + u64::from(*lost));
+            let bytes: Vec<u8> = (0..*length)
+                .map(|at| (writer.end as usize + at) as u8)
+                .collect();
+            writer.write(Stream::Output, &bytes).unwrap();
+        }
+    }
+
+    fn begin(path: &Path) -> LogWriter {
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        LogWriter::begin(file.unwrap(), &header(100)).unwrap()
+    }
+
+    fn open(path: &Path) -> LogReader {
+        LogReader::open(File::open(path).unwrap()).unwrap()
+    }
+
+    fn rest(mut reader: LogReader, offset: u64) -> Vec<Record> {
+        std::iter::from_fn(|| reader.next_after(offset).unwrap()).collect()
+    }
+
+    /// One after each record.
+    fn marks(path: &Path) -> Vec<Mark> {
+        let mut reader = open(path);
+        let mark = || {
+            reader.next_after(0).unwrap()?;
+            reader.mark()
+        };
+        std::iter::from_fn(mark).collect()
+    }
+
+    /// From each mark on the same is read as from the beginning on. How many were good.
+    fn are_places(marks: &[Mark], path: &Path) -> usize {
+        let mut good = 0;
+        for (mark, beyond) in marks
+            .iter()
+            .flat_map(|mark| [0, 7, 1000].map(|by| (mark, by)))
+        {
+            let (mut reader, offset) = (open(path), mark.offset + beyond);
+            good += usize::from(reader.go_on(mark).unwrap() && beyond == 0);
+            assert_eq!(rest(reader, offset), rest(open(path), offset));
+        }
+        good
+    }
+
+    proptest! {
+        #[test]
+        fn a_mark_is_a_place_in_its_log_or_none(
+            before in vec((prop_oneof![Just(0), 0..50u32], 1..40usize), 1..12),
+            after in vec((prop_oneof![Just(0), 0..50u32], 1..40usize), 0..12),
+            which in any::<prop::sample::Index>(),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("log");
+            let mut writer = begin(&path);
+            add(&mut writer, &before);
+            let marks = marks(&path);
+            prop_assert_eq!(marks.len(), before.len());
+            prop_assert_eq!(are_places(&marks, &path), marks.len());
+            add(&mut writer, &after);
+            prop_assert_eq!(are_places(&marks, &path), marks.len());
+            // The file was changed, or cut off.
+            let one = marks[which.index(marks.len())];
+            let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            let changed = one.last.head[1] ^ 1;
+            file.write_all_at(&[changed], one.last.place + 1).unwrap();
+            prop_assert_eq!(are_places(&marks, &path), marks.len() - 1);
+            file.set_len(one.last.place + 1).unwrap();
+            prop_assert!(!open(&path).go_on(&one).unwrap());
+            prop_assert!(are_places(&marks, &path) < marks.len());
+            // Another file is in its place.
+            let other = folder.path().join("other");
+            add(&mut begin(&other), &after);
+            std::fs::rename(&other, &path).unwrap();
+            prop_assert_eq!(are_places(&marks, &path), 0);
+        }
+    }
+
+    /// A reader that came to the end while a record was being written has it later.
+    #[test]
+    fn half_a_record_is_read_again_when_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        add(&mut begin(&path), &[(0, 5), (0, 5)]);
+        let whole = std::fs::read(&path).unwrap();
+        for cut in 1..RECORD_HEAD_BYTES + 5 {
+            std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+            let mut reader = open(&path);
+            assert_eq!(reader.next_after(0).unwrap().unwrap().offset, 100);
+            assert_eq!(reader.next_after(0).unwrap(), None);
+            std::fs::write(&path, &whole).unwrap();
+            assert_eq!(reader.next_after(0).unwrap().unwrap().offset, 105);
         }
     }
 

@@ -7,7 +7,7 @@ mod channels;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender};
@@ -20,8 +20,8 @@ use sterna_process::{Exit, Kind, ProcessId, ProgramId, Tag, Waypoint};
 use crate::clients::Clients;
 use crate::hosted::{Hosted, Stage};
 use crate::limits::{
-    BACK_TRACES_BYTES_MAX, FIRST_SERVICE_WITHIN, GIVEN_UP_MAX, HELLO_WITHIN, PROCESSES_MAX,
-    SETTLE_WITHIN,
+    ACCEPT_AGAIN, BACK_TRACES_BYTES_MAX, FIRST_SERVICE_WITHIN, GIVEN_UP_MAX, HELLO_WITHIN,
+    PROCESSES_MAX, SETTLE_WITHIN,
 };
 use crate::link::{self, Descriptors};
 use crate::message::{Answer, Ended, Holdings, Numbered, Order, Place, Said, Side};
@@ -96,16 +96,22 @@ pub fn run<K: Kinds + 'static>(
     let _ = role.kinds.set(Box::new(kinds));
     role.end_unless_wanted()?;
     loop {
-        let (stream, _) = role.given.listener.accept()?;
-        let role = Arc::clone(&role);
-        // Whoever says nothing keeps nobody else away.
-        thread::Builder::new()
-            .name("service".into())
-            .spawn(move || {
-                if let Err(error) = role.welcome(stream) {
-                    tracing::warn!("somebody who is no service of this runner: {error}");
-                }
-            })?;
+        let serving = Arc::clone(&role);
+        let begun = role.given.listener.accept().and_then(|(stream, _)| {
+            // Whoever says nothing keeps nobody else away.
+            thread::Builder::new()
+                .name("service".into())
+                .spawn(move || {
+                    if let Err(error) = serving.welcome(stream) {
+                        tracing::warn!("somebody who is no service of this runner: {error}");
+                    }
+                })
+        });
+        if let Err(error) = begun {
+            // What is missing may be there again soon, and the processes run on.
+            tracing::warn!("a service is not let in: {error}");
+            thread::sleep(ACCEPT_AGAIN);
+        }
     }
 }
 
@@ -147,6 +153,8 @@ impl Role {
                 }
             }
         }
+        // What is said to it is not heard any more: it is to notice that, and come again.
+        let _ = reading.shutdown(Shutdown::Both);
         // Nobody will ever ask for what a runner without processes and service has.
         if !service.is_void() && locked(&self.table).is_empty() {
             std::process::exit(0);

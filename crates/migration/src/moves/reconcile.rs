@@ -17,6 +17,7 @@
 //! | made | mine, later epoch | written before: it runs |
 //! | made | anything else | the service that made it has died: let go |
 //! | frozen | theirs, later epoch, lost | kept: a person may recover the process from it |
+//! | frozen | nothing any more, and a later epoch before | a person has removed it: let go |
 //! | ready | theirs, with an intent to me | in doubt as a target, with the grant: commit |
 //! | ready | mine, the next epoch | committed before: it runs |
 //! | ready | any other later epoch | another decision: let go |
@@ -35,7 +36,7 @@ use super::{Activity, Moves};
 use crate::action::{Command, Holding, Notice};
 use crate::closing::Closing;
 use crate::id::{Attempt, Grant, MoveId, NodeId};
-use crate::record::{Life, Record};
+use crate::record::{Life, Record, Version};
 use crate::source::Source;
 use crate::target::Target;
 use crate::time::Time;
@@ -100,6 +101,23 @@ impl Moves {
             Some(Holding::Arriving { .. }) | None => {
                 self.absent(now, process, record, Life::Lost);
             }
+        }
+    }
+
+    /// There is no record. That it was known before, `newest` says: a registry that is restored may still hear of a process.
+    pub(super) fn forgotten(&mut self, now: Time, process: ProcessId, newest: Option<Version>) {
+        if let Some(Holding::Exited { .. }) = self.starting.get(&process) {
+            self.starting.remove(&process);
+        }
+        if let Some(Holding::Frozen { epoch, move_id }) = self.holding(process)
+            && newest.is_some_and(|newest| newest.epoch() > epoch)
+        {
+            let attempt = Attempt {
+                process,
+                epoch,
+                move_id,
+            };
+            self.discard(now, attempt);
         }
     }
 

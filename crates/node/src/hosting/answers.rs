@@ -199,7 +199,7 @@ impl Service {
             HostingRequest::MayCome { kind, bindings, .. } => {
                 match hosting.objection(&kind, &bindings) {
                     Some(refusal) => Err(Failure::refused(refusal)),
-                    None => Ok(None),
+                    None => hosting.responds().await.map(|()| None),
                 }
             }
             HostingRequest::TreesMayCome {
@@ -479,19 +479,43 @@ impl Hosting {
                 format!("process {} is just being moved: try again", process.short()),
             ));
         }
-        self.ask(order, Vec::new()).await
+        let asked = self.ask(order, Vec::new()).await;
+        asked.map_err(|failure| match failure.kind {
+            FailureKind::Unreachable => Failure::new(
+                failure.kind,
+                format!(
+                    "process {} has not heard it yet, and does when it can: {}",
+                    process.short(),
+                    failure.message
+                ),
+            ),
+            _ => failure,
+        })
     }
 
     pub(super) async fn seen(&self, process: ProcessId) -> Result<Seen, Failure> {
-        let not_here = |failure: Failure| Failure::new(FailureKind::NotHere, failure.message);
-        match self
-            .ask(Order::Look(process), Vec::new())
-            .await
-            .map_err(not_here)?
-        {
+        let asked = self.ask(Order::Look(process), Vec::new()).await;
+        let seen = asked.map_err(|failure| match failure.kind {
+            FailureKind::Unreachable => Failure::new(
+                failure.kind,
+                format!(
+                    "nothing is done with process {}: {}",
+                    process.short(),
+                    failure.message
+                ),
+            ),
+            _ => Failure::new(FailureKind::NotHere, failure.message),
+        });
+        match seen? {
             Answer::Seen(mut seen) if seen.len() == 1 => Ok(seen.remove(0)),
             _ => Err(Failure::refused("the runner answers another question")),
         }
+    }
+
+    /// Whether a process is not here: a runner that hangs may have it.
+    pub(super) async fn has_not(&self, process: ProcessId) -> bool {
+        let seen = self.seen(process).await;
+        seen.is_err_and(|failure| failure.kind == FailureKind::NotHere)
     }
 }
 

@@ -162,7 +162,7 @@ impl Service {
                     let belongings = Belongings::decode(&info.extra);
                     return belongings.unwrap_or_default().listens;
                 }
-                Err(_) if hosting.seen(process).await.is_err() => return Vec::new(),
+                Err(_) if hosting.has_not(process).await => return Vec::new(),
                 Err(failure) => tracing::debug!("ports of {}: {failure}", process.short()),
             }
             sleep(pause).await;
@@ -180,7 +180,7 @@ impl Service {
         let mut pause = RETRY_FIRST;
         loop {
             let looked = wish.times.load(Ordering::SeqCst);
-            if hosting.seen(process).await.is_err() {
+            if hosting.has_not(process).await {
                 match hosting.attaching.give_up(process, index, looked) {
                     true => return,
                     false => continue,

@@ -531,7 +531,7 @@ impl Service {
             .ask_registry(RegistryRequest::Process { process })
             .await?
         {
-            Reply::Process(None) if hosting.seen(process).await.is_err() => {
+            Reply::Process(None) if hosting.has_not(process).await => {
                 hosting.uncopy(process).await;
                 Ok(())
             }

@@ -62,7 +62,11 @@ impl Hosting {
 
     /// All processes that run here, or stand still here for a move that may not have been decided.
     pub(crate) async fn announced(&self) -> Vec<Announced> {
-        let Ok(Answer::Seen(all)) = self.ask(Order::LookAll, Vec::new()).await else {
+        let Ok(runner) = self.runner() else {
+            return Vec::new();
+        };
+        // However long it takes: nothing must not be said of a runner that hangs.
+        let Ok(Answer::Seen(all)) = runner.answer(Order::LookAll, Vec::new()).await else {
             return Vec::new();
         };
         let here = all.into_iter().filter_map(|seen| match seen.holding {

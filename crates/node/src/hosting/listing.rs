@@ -27,14 +27,9 @@ const PAGE_SPARE_BYTES: usize = 1 << 10;
 impl Hosting {
     /// All processes of the node. A runner that hangs holds nobody up.
     pub(super) async fn held(&self) -> Result<Vec<Brief>, Failure> {
-        let asked = timeout(LOOK_WITHIN, self.ask(Order::LookAll, Vec::new()));
-        let answer = asked.await.map_err(|_| {
-            Failure::new(
-                FailureKind::Busy,
-                "the node's runner does not answer: is it stopped (`kill -CONT`), or is there no memory?",
-            )
-        })?;
-        match answer? {
+        let runner = self.runner()?;
+        let asked = timeout(LOOK_WITHIN, runner.answer(Order::LookAll, Vec::new()));
+        match asked.await.map_err(|_| runner.hangs(&self.name))?? {
             Answer::Seen(seen) => Ok(seen.into_iter().filter_map(brief).collect()),
             _ => Err(Failure::refused("the runner answers another question")),
         }

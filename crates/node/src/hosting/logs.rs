@@ -7,9 +7,12 @@
 //! The output of a process is one sequence of bytes. Each node on which it was has a part of it, and a part's header
 //! says from which node the process came, where the part before is. What cannot be had is named, never left out.
 
+mod marks;
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sterna_migration::{Life, NodeId};
@@ -23,6 +26,7 @@ use crate::message::{
     Failure, FailureKind, HostingReply, HostingRequest, LogPage, Missing, RegistryRequest, Reply,
 };
 use crate::service::Service;
+pub(super) use marks::Marks;
 
 /// The log of a process from an epoch on.
 pub(super) fn file_of(folder: &Path, epoch: Epoch) -> PathBuf {
@@ -62,8 +66,8 @@ impl Hosting {
     }
 
     async fn had(&self, process: ProcessId, after: u64) -> Result<Had, Failure> {
-        let folder = self.log_folder(process);
-        let had = blocking(move || had(&folder, after)).await?;
+        let (folder, marks) = (self.log_folder(process), Arc::clone(&self.log_marks));
+        let had = blocking(move || had(&folder, after, &marks)).await?;
         had.map_err(|error| Failure::refused(format!("the log could not be read: {error}")))
     }
 
@@ -98,7 +102,7 @@ fn missing(from: u64, to: u64, node: Option<NodeId>, why: &str) -> Missing {
     }
 }
 
-fn had(folder: &Path, after: u64) -> io::Result<Had> {
+fn had(folder: &Path, after: u64, marks: &Marks) -> io::Result<Had> {
     let parts = parts(folder)?;
     let later = parts.iter().find(|part| part.start > after);
     let later = later.map(|part| (part.start, part.reader.header().came_from));
@@ -113,7 +117,12 @@ fn had(folder: &Path, after: u64) -> io::Result<Had> {
         next: after,
         ..LogPage::default()
     };
-    let mut bytes = 0;
+    let header = part.reader.header();
+    let of = (header.process, header.epoch);
+    if let Some(mark) = marks.before(of, after) {
+        part.reader.go_on(&mark)?;
+    }
+    let (mut bytes, mut mark) = (0, None);
     while bytes < LOG_PAGE_BYTES
         && let Some(record) = part.reader.next_after(after)?
     {
@@ -124,12 +133,15 @@ fn had(folder: &Path, after: u64) -> io::Result<Had> {
                 page.missing = Some(missing(after, record.offset, None, why));
                 page.next = record.offset;
             }
+            marks.note(of, mark);
             return Ok(Had::Page(page));
         }
         bytes += record.bytes.len();
         page.next = record.offset + record.bytes.len() as u64;
         page.records.push(record);
+        mark = part.reader.mark();
     }
+    marks.note(of, mark);
     if let Some((start, _)) = later {
         cut(&mut page, start);
     }
@@ -316,5 +328,56 @@ impl Service {
             next: start,
             ..LogPage::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sterna_runner::log::{LogHeader, LogWriter, Stream};
+
+    use super::*;
+
+    /// Bytes that this thread has read from files: `rchar` of proc_pid_io(5).
+    fn read_by_this_thread() -> u64 {
+        let text = fs::read_to_string("/proc/thread-self/io").unwrap();
+        let count = text.lines().find_map(|line| line.strip_prefix("rchar: "));
+        count.unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_long_log_is_read_once_however_many_pages_it_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let header = LogHeader {
+            process: ProcessId::from_bytes([7; 16]),
+            epoch: Epoch::FIRST,
+            start: 0,
+            came_from: None,
+        };
+        let path = file_of(folder.path(), header.epoch);
+        let mut log = LogWriter::begin(File::create(&path).unwrap(), &header).unwrap();
+        let line = [b'x'; 400];
+        let lines = 20 * LOG_PAGE_BYTES / line.len();
+        (0..lines).for_each(|_| log.write(Stream::Output, &line).unwrap());
+        let whole = fs::metadata(&path).unwrap().len();
+        let read = |marks: &Marks, mut after| {
+            while let Had::Page(page) = had(folder.path(), after, marks).unwrap()
+                && !page.records.is_empty()
+            {
+                assert_eq!(page.records[0].offset, after);
+                after = page.next;
+            }
+            assert_eq!(after, log.end());
+        };
+        let marks = Marks::default();
+        let before = read_by_this_thread();
+        read(&marks, 0);
+        let cost = read_by_this_thread() - before;
+        assert!(cost < whole * 3 / 2, "{cost} bytes read of {whole}");
+        // Somebody who begins elsewhere; and another file in the place of this one.
+        read(&marks, 1000 * line.len() as u64);
+        let other = folder.path().join("other");
+        fs::copy(&path, &other).unwrap();
+        fs::rename(&other, &path).unwrap();
+        read(&marks, 0);
     }
 }

@@ -16,6 +16,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
 use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
@@ -55,28 +56,32 @@ impl Service {
             .begin(record.owner, &addresses, &request)
             .await;
         let (mut to, mut from) = begun.map_err(|error| unreachable(error, "runs on there"))?;
-        let relayed = timeout(FREEZE_WITHIN, async {
-            take_copy(&mut from, pipe).await?;
+        let failed = |error: io::Error, to: &mut SendStream| {
+            let _ = to.reset(CLOSE_REFUSED.into());
+            unreachable(error, "runs on there, as soon as that is noticed")
+        };
+        if let Err(error) = within(take_copy(&mut from, pipe)).await {
+            return Err(failed(error, &mut to));
+        }
+        let mut reply = pin!(wire::receive(&mut from, REPLY_BYTES_MAX, FREEZE_WITHIN));
+        let sealed = async {
             match keep {
                 true => Ok(None),
                 false => pass_seal(socket, &mut to).await,
             }
-        });
-        let relayed = relayed
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let seal = match relayed {
-            Ok(seal) => seal,
-            Err(error) => {
-                let _ = to.reset(CLOSE_REFUSED.into());
-                return Err(unreachable(
-                    error,
-                    "runs on there, as soon as that is noticed",
-                ));
-            }
         };
-        let _ = to.finish();
-        let reply = wire::receive(&mut from, REPLY_BYTES_MAX, FREEZE_WITHIN).await;
+        let (reply, seal) = tokio::select! {
+            biased;
+            sealed = within(sealed) => match sealed {
+                Ok(seal) => {
+                    let _ = to.finish();
+                    (reply.await, seal)
+                }
+                Err(error) => return Err(failed(error, &mut to)),
+            },
+            // It has failed there, and who writes the file waits for that to be said.
+            early = &mut reply => (early, None),
+        };
         match (reply, seal) {
             (Ok(Reply::Hosting(reply @ HostingReply::Frozen { .. })), _) => Ok(reply),
             (Ok(Reply::Failed(failure)), _) => Err(failure),
@@ -194,11 +199,20 @@ async fn pass_seal(
     }
 }
 
-/// The other side of [`pass_seal`].
+/// The other side of [`pass_seal`]; not if nobody waits for a seal any more.
 async fn hear_seal(from: &mut RecvStream, mut socket: tokio::net::UnixStream) -> io::Result<()> {
     let mut seal = [0; SEAL_BYTES];
-    from.read_exact(&mut seal).await.map_err(io::Error::other)?;
-    socket.write_all(&seal).await
+    let (mut waits, mut to) = socket.split();
+    tokio::select! {
+        read = from.read_exact(&mut seal) => read.map_err(io::Error::other)?,
+        _ = waits.read_u8() => return Ok(()),
+    }
+    to.write_all(&seal).await
+}
+
+async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let done = timeout(FREEZE_WITHIN, work).await;
+    done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 fn as_tokio(socket: UnixStream) -> io::Result<tokio::net::UnixStream> {

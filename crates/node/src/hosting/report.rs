@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Hosting;
 use super::input::Input;
-use crate::limits::NEWS_WITHIN;
+use crate::limits::{NEWS_WITHIN, RUNNER_SILENT_MAX};
 use crate::message::{Failure, HostingReply, MoveEnd, MoveProgress, MoveReport};
 use crate::service::Service;
 
@@ -24,7 +24,7 @@ impl Service {
         after: u32,
     ) -> Result<MoveProgress, Failure> {
         let mut changed = hosting.news.watch();
-        let until = Instant::now() + NEWS_WITHIN;
+        let until = Instant::now() + NEWS_WITHIN - RUNNER_SILENT_MAX;
         let known = hosting.news.going_of(attempt);
         loop {
             changed.borrow_and_update();
@@ -61,6 +61,7 @@ impl Service {
                 .is_err()
                 && left.is_zero()
             {
+                hosting.responds().await?;
                 return Ok(MoveProgress::default());
             }
         }

@@ -1,20 +1,24 @@
-//! Getting a runner: one that outlived the last service, or a new one.
+//! Getting a runner: one that outlived the last service, or a new one. And whether it hangs.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Holdings, Order, Said};
 use sterna_runner::{Handle, HandleError};
 use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
 use super::input::Input;
 use super::{Hosting, Runner, blocking};
-use crate::limits::RUNNER_WITHIN;
+use crate::limits::{RUNNER_LOOK_EVERY, RUNNER_SILENT_MAX, RUNNER_WITHIN};
+use crate::message::{Failure, FailureKind};
 use crate::workshop::Workshop;
 
 const SOCKET: &str = "runner.sock";
@@ -64,6 +68,53 @@ impl Hosting {
             Ok(Ok(_)) | Err(_) => Err(RunnerError::Failed),
             Ok(Err(message)) => Err(RunnerError::Said(message)),
         }
+    }
+}
+
+impl Runner {
+    /// Asks it, and waits for as long as it takes.
+    pub(super) async fn answer(
+        &self,
+        order: Order,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Answer, Failure> {
+        let (answer, answered) = oneshot::channel();
+        self.handle.ask(order, descriptors, move |result| {
+            let _ = answer.send(result);
+        });
+        match answered.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(message)) => Err(Failure::refused(message)),
+            Err(_) => Err(Failure::new(FailureKind::Busy, "the runner is gone")),
+        }
+    }
+
+    /// Whether it answers what it needs nothing for: how a process is that nobody has.
+    pub(super) async fn is_there(&self) -> bool {
+        let anything = Order::Look(ProcessId::from_bytes([0; 16]));
+        let asked = timeout(RUNNER_SILENT_MAX, self.answer(anything, Vec::new()));
+        asked.await.is_ok()
+    }
+
+    /// Comes to an end when it answers nothing any more.
+    pub(super) async fn until_silent(&self) {
+        loop {
+            sleep(RUNNER_LOOK_EVERY).await;
+            if !self.is_there().await {
+                return;
+            }
+        }
+    }
+
+    /// That it does not answer, and what to do.
+    pub(super) fn hangs(&self, node: &str) -> Failure {
+        let pid = self.handle.pid();
+        let message = format!(
+            "the runner of node {node} does not answer: is it stopped (`kill -CONT {pid}` on that machine), or is there no \
+             memory? If it never does, `kill -KILL {pid}` there ends it, and its processes are lost: those of which there \
+             are snapshots can be gone on with (`sterna recover`)"
+        );
+        Failure::new(FailureKind::Unreachable, message)
     }
 }
 

@@ -7,7 +7,9 @@
 mod turns;
 
 use std::collections::HashMap;
-use std::io::{self, PipeReader};
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -287,7 +289,8 @@ impl Service {
         (to, folder): (&Keeper, ProcessId),
         (key, keep): (Key, u32),
     ) -> Result<Kept, Failure> {
-        let (reading, writing) = io::pipe().map_err(Failure::refused)?;
+        let (reading, writing) = UnixStream::pair().map_err(Failure::refused)?;
+        let over = reading.try_clone().map_err(Failure::refused)?;
         let shelf = self.shelf(hosting, to, folder)?;
         let workshop = Arc::clone(&hosting.workshop);
         let at_ms = now_ms();
@@ -312,7 +315,14 @@ impl Service {
             process,
             hold: None,
         };
-        let copying = hosting.ask(order, vec![writing.into()]);
+        let copying = async {
+            let copied = hosting.ask(order, vec![writing.into()]).await;
+            if copied.is_err() {
+                // A runner that hangs has the other end, and does not close it.
+                let _ = over.shutdown(Shutdown::Both);
+            }
+            copied
+        };
         let (copied, saved) = tokio::join!(copying, saving);
         let saved = saved?;
         match (copied, saved) {
@@ -404,7 +414,7 @@ fn keep_copy(
     shelf: &dyn Shelf,
     key: &Key,
     (process, at_ms): (ProcessId, u64),
-    reading: PipeReader,
+    reading: UnixStream,
 ) -> Result<KeptCopy, String> {
     let mut copy = Copy::begin(reading).map_err(text)?;
     let image = copy.image().clone();

@@ -17,6 +17,7 @@ use sterna_process::{Connection, Listener, Section, SectionError, Sections, Tag}
 
 use super::{Clients, What};
 use crate::limits::CARRIED_BYTES_MAX;
+use crate::link::are_left;
 use crate::watch::Token;
 
 const BUFFER_BYTES: usize = 16 << 10;
@@ -228,6 +229,13 @@ impl Port {
         Ok(handle)
     }
 
+    /// The same for a client that has just come. Those that travel with a process come to it however many there are.
+    fn open(&self, inner: &mut Inner, id: ConnectionId) -> io::Result<OwnedFd> {
+        let handle = self.pair(inner, id)?;
+        are_left(&handle).map_err(io::Error::other)?;
+        Ok(handle)
+    }
+
     fn unpair(&self, inner: &mut Inner, id: ConnectionId) {
         inner.waiting.retain(|(waiting, _)| *waiting != id);
         if let Some(pair) = inner.pairs.remove(&id) {
@@ -288,7 +296,7 @@ impl Port {
     fn see_to_events(&self, inner: &mut Inner) {
         while let Some(event) = inner.back.event() {
             match event {
-                Event::Opened(id, address) => match self.pair(inner, id) {
+                Event::Opened(id, address) => match self.open(inner, id) {
                     Ok(handle) => {
                         inner.waiting.push_back((id, handle));
                         inner.hand_over();
@@ -296,6 +304,7 @@ impl Port {
                     Err(error) => {
                         tracing::warn!("a client at {address} is turned away: {error}");
                         inner.back.reset(id);
+                        self.unpair(inner, id);
                     }
                 },
                 Event::Deliver(id) => inner.deliver(id),

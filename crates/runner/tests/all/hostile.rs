@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use sterna_migration::Holding;
 use sterna_process::ProcessId;
 use sterna_runner::limits::{DESCRIPTORS_MAX, MESSAGE_BYTES_MAX};
@@ -63,6 +64,32 @@ fn one_that_is_silent_holds_up_no_service() {
     let _silent = runner.raw();
     let service = runner.service();
     service.holdings();
+}
+
+/// Whoever takes up all descriptors of a runner keeps services away, and ends nothing.
+#[test]
+fn one_that_can_have_no_more_descriptors_lives_on() {
+    let runner = Runner::start();
+    let service = runner.service();
+    let process = service.spawn(toys::FREE, &toys::silent(), runner.log("log"));
+    let begin = runner.uses();
+    let few = begin.0 as u64 + 8;
+    let pid = Pid::from_raw(runner.child.id() as i32);
+    let limit = Rlimit {
+        current: Some(few),
+        maximum: Some(few),
+    };
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+    let idle: Vec<_> = (0..32).map(|_| runner.raw()).collect();
+    crate::moves::until("there are no more", || runner.uses().0 as u64 == few);
+    let refused = service.try_spawn(toys::FREE, &toys::silent(), runner.log("other"));
+    assert!(refused.is_err());
+    drop((idle, service));
+    let service = runner.service();
+    assert!(matches!(
+        service.seen(process).holding,
+        Holding::Running { .. }
+    ));
 }
 
 #[test]

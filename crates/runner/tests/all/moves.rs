@@ -16,17 +16,17 @@ use crate::toys;
 /// Waits until a runner has no more descriptors and threads than that.
 #[track_caller]
 pub(crate) fn settles(runner: &Runner, (descriptors, threads): (usize, usize)) {
-    let until = Instant::now() + PATIENCE;
-    loop {
+    let what = format!("no more than {descriptors} descriptors, {threads} threads");
+    until(&what, || {
         let now = runner.uses();
-        if now.0 <= descriptors && now.1 <= threads {
-            return;
-        }
-        let left = Instant::now() < until;
-        assert!(
-            left,
-            "{now:?} are more than {descriptors} descriptors, {threads} threads"
-        );
+        now.0 <= descriptors && now.1 <= threads
+    });
+}
+
+pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < until, "waited for {what}");
         thread::yield_now();
     }
 }

@@ -22,6 +22,7 @@
 //! - `network`: namespaces with links that are cut and lossy; `detour`: whatever is sent to nodes takes longer
 //! - `following`: memory that comes after its process
 //! - `networks`: nodes in networks of their own: cut, lossy, of IPv6 alone
+//! - `hung`: nodes whose runners hang, or have no descriptors left
 //! - `hardship`: nodes whose disks are full; `clocks`: nodes whose clocks are wrong
 //! - `clients`: servers with clients that stay connected while they move; `kv`: one such client
 //! - `leaks`: what is left of moves in which somebody is killed, while all others live on
@@ -53,6 +54,7 @@ mod found;
 mod hardship;
 mod histories;
 mod hosted;
+mod hung;
 mod journeys;
 mod keeping;
 mod kv;

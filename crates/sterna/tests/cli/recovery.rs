@@ -81,6 +81,24 @@ fn a_snapshot_that_the_target_has_made_goes_before_the_copy_at_the_source() {
     trial.compare();
 }
 
+#[test]
+fn what_is_kept_of_a_process_is_let_go_when_that_is_removed() {
+    let trial = Trial::new();
+    let id = trial.start("p0");
+    let mut moving = trial.move_to_point("p0", (Role::TargetRunner, "runner tell Resumed"));
+    trial.cluster.at("two").kill_runner();
+    trial.arm(Role::TargetRunner, "");
+    moving.end();
+    has_lost(&trial, "p0", &id);
+    let holds = || {
+        let here = trial.cluster.at("one").here(&trial.cluster.world);
+        here.iter().any(|(of, _)| of.starts_with(&id))
+    };
+    assert!(holds());
+    trial.cluster.ask(&["rm", "p0"]).ok();
+    until("the copy is let go", || !holds());
+}
+
 /// Who asks for all processes hears of those of a node whose runner hangs what the registry knows.
 #[test]
 fn a_runner_that_hangs_holds_up_no_list() {

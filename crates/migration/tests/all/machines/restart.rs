@@ -1,6 +1,6 @@
 //! What a service takes up when it starts beside a runner that has lived on.
 
-use sterna_migration::{Action, Body, Command, Holding, Life, NodeId, Notice, Record};
+use sterna_migration::{Action, Body, Command, Event, Holding, Life, NodeId, Notice, Record};
 use sterna_process::Epoch;
 
 use super::script::*;
@@ -79,6 +79,22 @@ fn a_target_that_starts_again_knows_what_to_do() {
         committed(),
         &[resume(NEXT), sent(S, Body::Committed)],
     );
+}
+
+#[test]
+fn a_kept_copy_is_let_go_when_its_process_is_forgotten() {
+    let move_id = MOVE;
+    let mut source = Script::new(S, Some(Holding::Frozen { epoch: E, move_id }));
+    let forgotten = |source: &mut Script| {
+        let (process, record) = (P, None);
+        source.event(Event::Record { process, record })
+    };
+    // A registry that is restored has still to hear of it.
+    assert_eq!(forgotten(&mut source), []);
+    assert_eq!(source.record(committed().closed(Life::Lost).unwrap()), []);
+    assert_eq!(source.moves.kept_copy(P), Some(E));
+    assert_eq!(forgotten(&mut source), [discard()]);
+    assert_eq!(source.moves.kept_copy(P), None);
 }
 
 #[test]
