@@ -56,6 +56,9 @@ pub enum Strategy {
     PreCopy,
     /// The rest of it when the process runs at the target already: until all of it has come, both nodes are needed.
     PostCopy,
+    /// In rounds while the process runs, and what they leave when it runs at the target already. To a target it is
+    /// [`Strategy::PostCopy`], and offered so.
+    Hybrid,
 }
 
 impl Strategy {
@@ -65,8 +68,14 @@ impl Strategy {
         match self {
             Self::StopAndCopy => Self::StopAndCopy,
             Self::PreCopy => Self::PreCopy,
-            Self::PostCopy => Self::PostCopy,
+            Self::PostCopy | Self::Hybrid => Self::PostCopy,
         }
+    }
+
+    /// Whether some memory comes when the process runs at the target already.
+    #[must_use]
+    pub const fn follows(self) -> bool {
+        matches!(self, Self::PostCopy | Self::Hybrid)
     }
 }
 

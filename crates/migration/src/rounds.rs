@@ -12,7 +12,8 @@
 //! may then follow the process.
 //!
 //! Sources: C. Clark et al., *Live Migration of Virtual Machines*, NSDI 2005, section 5.3; M. R. Hines and K. Gopalan,
-//! *Post-Copy Based Live Virtual Machine Migration*, VEE 2009.
+//! *Post-Copy Based Live Virtual Machine Migration*, VEE 2009; S. Sahni and V. Varma, *A Hybrid Approach to Live Migration of
+//! Virtual Machines*, CCEM 2012.
 
 use std::time::Duration;
 
@@ -97,12 +98,18 @@ impl Travel {
     /// What the target is offered.
     #[must_use]
     pub fn offered(&self) -> Strategy {
-        self.strategy.unwrap_or(Strategy::PostCopy)
+        let wanted = self.strategy.unwrap_or(Strategy::Hybrid);
+        wanted.understood()
     }
 
     /// What it may not be without.
     fn needs(&self, strategy: Strategy) -> bool {
         self.strategy == Some(strategy)
+    }
+
+    /// Whether nothing is moved if memory cannot follow.
+    fn must_follow(&self) -> bool {
+        self.strategy.is_some_and(Strategy::follows)
     }
 
     /// Whether the limit of the downtime is worth more than the move.
@@ -124,6 +131,15 @@ pub struct Round {
     pub held_back: Duration,
     /// Pages that were written meanwhile.
     pub dirty: u64,
+}
+
+/// How far a round is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundGoing {
+    /// Bytes that have gone.
+    pub sent: u64,
+    /// Bytes that are to go, pages of zeros among them.
+    pub of: u64,
 }
 
 /// Why there was no further round.
@@ -195,7 +211,7 @@ impl Rounds {
         let within = self.travel.within;
         let left = within.map(|within| within.saturating_sub(now.since(self.ordered)));
         match self.travelled.strategy {
-            Strategy::PostCopy => Rest::Follows {
+            Strategy::PostCopy | Strategy::Hybrid => Rest::Follows {
                 rate_max: self.travel.rate_max,
                 within: left.unwrap_or(limits.follow_within),
             },
@@ -220,9 +236,7 @@ impl Rounds {
     pub(crate) fn agreed(&mut self, strategy: Strategy) -> Next {
         match (self.travel.offered(), strategy) {
             (Strategy::StopAndCopy, _) => Next::Pause,
-            (_, Strategy::StopAndCopy | Strategy::PreCopy)
-                if self.travel.needs(Strategy::PostCopy) =>
-            {
+            (_, Strategy::StopAndCopy | Strategy::PreCopy) if self.travel.must_follow() => {
                 let reason = "the target's node, its kernel or this kind of process does not allow it: \
                               `sterna doctor` there says more, auto does without";
                 Next::GiveUp(MoveFailure::NoPostCopy {
@@ -234,10 +248,7 @@ impl Rounds {
             }
             (_, answer) => {
                 self.can_follow = answer == Strategy::PostCopy;
-                self.travelled.strategy = match self.travel.needs(Strategy::PostCopy) {
-                    true => Strategy::PostCopy,
-                    false => Strategy::PreCopy,
-                };
+                self.travelled.strategy = self.travel.strategy.unwrap_or(Strategy::PreCopy);
                 Next::Round
             }
         }
@@ -255,8 +266,12 @@ impl Rounds {
         if self.travel.needs(Strategy::PostCopy) {
             return Next::Pause; // it is found out while it stands still
         }
-        self.travelled.strategy = Strategy::StopAndCopy;
         self.travelled.why_not = Some(reason.to_owned());
+        if self.travel.must_follow() {
+            self.travelled.strategy = Strategy::PostCopy;
+            return Next::Pause;
+        }
+        self.travelled.strategy = Strategy::StopAndCopy;
         match self.travel.is_strict() {
             true => Next::GiveUp(MoveFailure::NoPreCopy {
                 reason: reason.to_owned(),
@@ -290,7 +305,7 @@ impl Rounds {
 
     /// Whether there is to be another one after this, which was [noted](Self::note).
     pub(crate) fn sent(&mut self, round: &Round, now: Time, limits: &Limits) -> Next {
-        if self.expected(limits) <= self.goal(limits) {
+        if self.left == 0 || self.expected(limits) <= self.goal(limits) {
             return self.stop(RoundsEnd::Enough, limits);
         }
         if round.dirty >= round.pages || self.travelled.rounds.len() >= limits.rounds_max {
@@ -302,10 +317,12 @@ impl Rounds {
         }
     }
 
-    /// One has been sent. Whether its figures are kept.
+    /// One has been sent. Whether its figures are kept: before a process stands still there may be some with nothing to send.
     pub(crate) fn note(&mut self, round: Round) -> bool {
         self.left = round.dirty;
-        let is_kept = self.travelled.rounds.len() < ROUNDS_KEPT_MAX;
+        let rounds = &self.travelled.rounds;
+        let is_told = round.pages > 0 || rounds.is_empty();
+        let is_kept = is_told && rounds.len() < ROUNDS_KEPT_MAX;
         if is_kept {
             self.travelled.rounds.push(round);
         }
@@ -317,8 +334,9 @@ impl Rounds {
         self.travelled.end = Some(end);
         // A little that is slow is no reason to depend on the source for longer.
         let saved = expected.saturating_sub(self.fixed);
-        if self.travel.strategy.is_none() && self.can_follow && saved > self.goal(limits) {
-            self.travelled.strategy = Strategy::PostCopy;
+        let is_better = || self.can_follow && saved > self.goal(limits);
+        if self.travel.must_follow() || self.travel.strategy.is_none() && is_better() {
+            self.travelled.strategy = Strategy::Hybrid;
             self.travelled.expected = Some(self.fixed);
             return Next::Pause;
         }

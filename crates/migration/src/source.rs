@@ -36,7 +36,7 @@ mod said;
 
 use crate::action::{Command, Notice, RunnerEvent};
 use crate::id::{Attempt, Grant, NodeId};
-use crate::message::{Body, Offer, Size, Strategy, Timings};
+use crate::message::{Body, Offer, Size, Timings};
 use crate::record::{Life, Record};
 use crate::report::{Copied, Laps, MoveFailure, Outcome, Part, Report};
 use crate::rounds::{Rounds, Travel};
@@ -171,7 +171,7 @@ impl Source {
 
     /// Whether the rest of its memory is to follow the process.
     pub(crate) fn is_followed(&self) -> bool {
-        self.rounds.travelled().strategy == Strategy::PostCopy
+        self.rounds.travelled().strategy.follows()
     }
 
     pub(crate) const fn attempt(&self) -> Attempt {

@@ -64,6 +64,8 @@ pub const CATCH_UPS: u32 = 3;
 pub const LANES: u8 = 2;
 /// For the first of them to be there; without one, such pages go where answers go.
 pub const LANE_WITHIN: Duration = Duration::from_millis(200);
+/// Between two words on how far a round is.
+pub const TELL_EVERY: Duration = Duration::from_millis(250);
 /// Pages that go along with one that is asked for: the next ones, and those before.
 pub const AHEAD_PAGES: u64 = 24;
 /// See [`AHEAD_PAGES`].

@@ -182,7 +182,7 @@ fn wanted(heap_mib: u64, way: &Way) -> Cell {
     let factor = if heap_mib > SMALL_MIB { 1.5 } else { 1.0 };
     match way.strategy.as_str() {
         "pre-copy" => Cell::Number(8.0 * factor, 1),
-        "post-copy" => Cell::Number(5.0 * factor, 1),
+        "post-copy" | "hybrid" => Cell::Number(5.0 * factor, 1),
         _ => Cell::None,
     }
 }
@@ -216,10 +216,11 @@ fn capacity(heap: &Heap) -> Option<String> {
     let capacity = heap.capacity.as_ref()?;
     Some(format!(
         "{} MiB {:.0} answers a second if each client asks as soon as it is answered, {:.2} of that while rounds are held \
-         back to last 3 s, {:.2} after them",
+         back to last 3 s, {:.2} at another node than its port's, {:.2} back there",
         heap.bytes >> 20,
         capacity.before,
         capacity.in_rounds / capacity.before,
+        capacity.elsewhere / capacity.before,
         capacity.after / capacity.before
     ))
 }

@@ -39,11 +39,13 @@ pub struct Heap {
 /// Answers a second, if each client asks again as soon as it has its answer.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Capacity {
-    /// Before a move.
+    /// At the node that has its port.
     pub before: f64,
-    /// While memory goes in rounds.
+    /// There, while memory goes in rounds.
     pub in_rounds: f64,
-    /// After it.
+    /// At another node: on one machine, both share its processors.
+    pub elsewhere: f64,
+    /// Back at the node that has its port.
     pub after: f64,
 }
 

@@ -227,7 +227,7 @@ fn what_cannot_be_wanted_is_named() {
 fn what_rounds_leave_follows_if_it_may_and_the_target_can() {
     let limits = Limits::default();
     let cases = [
-        (None, Strategy::PostCopy, Strategy::PostCopy),
+        (None, Strategy::PostCopy, Strategy::Hybrid),
         (None, Strategy::PreCopy, Strategy::PreCopy),
         (
             Some(Strategy::PreCopy),
@@ -246,7 +246,7 @@ fn what_rounds_leave_follows_if_it_may_and_the_target_can() {
         let travelled = rounds.travelled();
         assert_eq!(travelled.strategy, expected);
         assert_eq!(travelled.end, Some(RoundsEnd::NotConverging));
-        let follows = expected == Strategy::PostCopy;
+        let follows = expected == Strategy::Hybrid;
         assert_eq!(travelled.expected < Some(10 * MILLI), follows);
         assert_eq!(rounds.rest(at(500), &limits) != Rest::Along, follows);
     }
@@ -286,4 +286,45 @@ fn whoever_wants_memory_to_follow_gets_that_or_nothing() {
     let mut rounds = begun();
     assert_eq!(rounds.without("why"), Next::Pause);
     assert_eq!(rounds.travelled().strategy, Strategy::PostCopy);
+}
+
+#[test]
+fn what_rounds_leave_of_a_hybrid_follows_however_little_it_is() {
+    let limits = Limits::default();
+    let wanted = travel(Some(Strategy::Hybrid));
+    assert_eq!(wanted.offered(), Strategy::PostCopy);
+    let next = Rounds::new(wanted, Time::ZERO).agreed(Strategy::PreCopy);
+    let refused = matches!(next, Next::GiveUp(MoveFailure::NoPostCopy { .. }));
+    assert!(refused, "{next:?}");
+    let begun = || {
+        let mut rounds = Rounds::new(wanted, Time::ZERO);
+        assert_eq!(rounds.agreed(Strategy::PostCopy), Next::Round);
+        rounds
+    };
+    let mut rounds = begun();
+    rounds.begin(2 * MILLI);
+    assert_eq!(rounds.counted(10, at(1), &limits), Next::Round);
+    assert_eq!(sent(&mut rounds, round(10, 1), at(2)), Next::Pause);
+    assert_eq!(rounds.travelled().strategy, Strategy::Hybrid);
+    assert_eq!(rounds.travelled().end, Some(RoundsEnd::Enough));
+    assert!(matches!(
+        rounds.rest(at(2), &limits),
+        Rest::Follows { rate_max: None, .. }
+    ));
+    // Without rounds all of it follows.
+    let mut rounds = begun();
+    assert_eq!(rounds.without("why"), Next::Pause);
+    assert_eq!(rounds.travelled().strategy, Strategy::PostCopy);
+    assert!(rounds.travelled().why_not.is_some());
+}
+
+/// What the registry takes for its word is not less by another round.
+#[test]
+fn nothing_left_is_enough_however_slow_the_registry_is() {
+    let mut rounds = begun(travel(None));
+    rounds.begin(500 * MILLI);
+    assert_eq!(sent(&mut rounds, round(100_000, 0), at(100)), Next::Pause);
+    assert_eq!(rounds.travelled().end, Some(RoundsEnd::Enough));
+    rounds.note(round(0, 0));
+    assert_eq!(rounds.travelled().rounds.len(), 1);
 }

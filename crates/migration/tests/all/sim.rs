@@ -96,6 +96,7 @@ const MUST_HAPPEN: &[&str] = &[
     "memory followed",
     "moved, memory followed",
     "moved, memory followed the rounds",
+    "moved, memory followed, no time for a round",
     "lost without its memory",
     "memory did not follow before the commit",
     "service crashed while memory followed",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
-use sterna_migration::{Round, RoundsEnd, Strategy, Travelled};
+use sterna_migration::{Round, RoundGoing, RoundsEnd, Strategy, Travelled};
 use sterna_node::identity;
 use sterna_node::message::{MoveEnd, Nodes, RoundNews};
 use sterna_process::{PAGE_SIZE, Plain, ProcessId};
@@ -134,6 +134,7 @@ pub(super) fn strategy(strategy: Strategy) -> &'static str {
         Strategy::StopAndCopy => "stop-and-copy",
         Strategy::PreCopy => "pre-copy",
         Strategy::PostCopy => "post-copy",
+        Strategy::Hybrid => "hybrid",
         _ => "otherwise",
     }
 }
@@ -146,6 +147,12 @@ pub(super) fn round(number: u32, RoundNews { round, expected_us }: &RoundNews) -
         show::bytes(rate(round.dirty.saturating_mul(PAGE_SIZE as u64), round)),
         show::time_us(*expected_us)
     )
+}
+
+/// A round that goes on, in a line.
+pub(super) fn going(number: u32, RoundGoing { sent, of }: RoundGoing) -> String {
+    let (sent, of) = (show::bytes(sent), show::bytes(of));
+    format!("round {number}: {sent} of {of}")
 }
 
 /// So many bytes in the time of a round, in a second.
@@ -200,6 +207,7 @@ fn meaning(part: &str, ready: Option<bool>, has_rounds: bool) -> &'static str {
         ("restore", _) => "the target made the process of them",
         ("commit", _) => "the registry wrote the new owner down",
         ("resume", _) => "until its first instruction there",
+        ("follow", _) => "ran there, while the rest of its memory came",
         ("travel", _) => "messages on their way",
         ("confirm", _) => "waited for news after the commit",
         ("settle", _) => "the registry wrote down that it stays",

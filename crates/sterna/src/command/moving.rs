@@ -59,8 +59,9 @@ Strategies:
                  so on; the rest while it stands still
   post-copy      it runs at the target at once, and its memory comes after it: first what it touches.
                  Until all has come both nodes are needed: without one of them it is lost
-  auto           pre-copy, unless its memory goes within --max-downtime at once; post-copy for what
-                 the rounds leave, if that would not go within it and the target can
+  hybrid         rounds as with pre-copy; what they leave comes after it, as with post-copy
+  auto           pre-copy, unless its memory goes within --max-downtime at once; hybrid if what
+                 the rounds leave would not go within it and the target can
 
 Rounds end when what is left would go within --max-downtime (10ms if nothing is said), when it
 writes as fast as it is copied, after ten of them, or at the deadline. Then it is stopped and
@@ -85,6 +86,7 @@ enum Way {
     StopAndCopy,
     PreCopy,
     PostCopy,
+    Hybrid,
 }
 
 impl Move {
@@ -131,6 +133,7 @@ impl Move {
                 Way::StopAndCopy => Some(Strategy::StopAndCopy),
                 Way::PreCopy => Some(Strategy::PreCopy),
                 Way::PostCopy => Some(Strategy::PostCopy),
+                Way::Hybrid => Some(Strategy::Hybrid),
             },
             downtime_max: self.max_downtime,
             rate_max: self.max_rate,
@@ -163,8 +166,10 @@ impl Move {
             match self.which.hosting(request)? {
                 Some(HostingReply::MoveProgress(progress)) => {
                     after += progress.rounds.len() as u32;
-                    if let Some(last) = progress.rounds.last() {
-                        line.set(&moved::round(after, last));
+                    match (progress.rounds.last(), progress.going) {
+                        (_, Some(going)) => line.set(&moved::going(after + 1, going)),
+                        (Some(last), None) => line.set(&moved::round(after, last)),
+                        (None, None) => {}
                     }
                     if let Some(end) = progress.ended {
                         return Ok(*end);

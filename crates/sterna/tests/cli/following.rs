@@ -80,7 +80,7 @@ fn rounds_that_do_not_converge_end_with_memory_that_follows() {
     // The first may come before all of it was written.
     until("rounds do not converge", || {
         let report = moved(&cluster, &[targets.next().unwrap()]);
-        report["strategy"] == "post-copy" && !rounds(&report).is_empty()
+        report["strategy"] == "hybrid" && !rounds(&report).is_empty()
     });
     cluster.ask(&["kill", "p"]).ok();
 }

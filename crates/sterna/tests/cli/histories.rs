@@ -20,7 +20,7 @@ use crate::trial::{Fate, Trial};
 use crate::world::{Actor, guest, until};
 
 /// Ways for memory to travel.
-const STRATEGIES: [&str; 4] = ["auto", "stop-and-copy", "pre-copy", "post-copy"];
+const STRATEGIES: [&str; 5] = ["auto", "stop-and-copy", "pre-copy", "post-copy", "hybrid"];
 /// Moves of the usual run; `MOVES=N` for more.
 const MOVES: usize = 12;
 /// Moves of one server, unless it is lost before.

@@ -295,8 +295,9 @@ impl Checks {
                 (Strategy::PreCopy, 0) => self.saw("moved, no time for a round"),
                 (Strategy::PreCopy, 1) => self.saw("moved in a round"),
                 (Strategy::PreCopy, _) => self.saw("moved in rounds"),
-                (Strategy::PostCopy, 0) => self.saw("moved, memory followed"),
-                (Strategy::PostCopy, _) => self.saw("moved, memory followed the rounds"),
+                (Strategy::PostCopy, _) => self.saw("moved, memory followed"),
+                (Strategy::Hybrid, 0) => self.saw("moved, memory followed, no time for a round"),
+                (Strategy::Hybrid, _) => self.saw("moved, memory followed the rounds"),
                 _ if travelled.why_not.is_some() => self.saw("moved without the rounds wanted"),
                 _ => {}
             }

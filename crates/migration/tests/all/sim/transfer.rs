@@ -20,7 +20,8 @@ impl World {
             0..2 => Some(Strategy::StopAndCopy),
             2..6 => None,
             6..8 => Some(Strategy::PreCopy),
-            _ => Some(Strategy::PostCopy),
+            8 => Some(Strategy::PostCopy),
+            _ => Some(Strategy::Hybrid),
         };
         if strategy == Some(Strategy::StopAndCopy) {
             return Travel {

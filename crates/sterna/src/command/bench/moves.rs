@@ -55,7 +55,12 @@ clients write into all of its heap; requests are due at a rate, whether there ar
 and one that is missing or wrong fails the bench. It takes some five minutes; nothing else should run meanwhile.";
 
 /// All, in the order in which they are shown.
-const STRATEGIES: [Strategy; 3] = [Strategy::StopAndCopy, Strategy::PreCopy, Strategy::PostCopy];
+const STRATEGIES: [Strategy; 4] = [
+    Strategy::StopAndCopy,
+    Strategy::PreCopy,
+    Strategy::PostCopy,
+    Strategy::Hybrid,
+];
 const MOVES_QUICK: usize = 5;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// For how long answers are counted, and how long the rounds are held back to last meanwhile.
@@ -180,7 +185,8 @@ impl Moves {
         }
     }
 
-    /// What a server can do before, in and after a move whose rounds are held back, so that they last long enough to count.
+    /// What a server can do at the node that has its port, in the rounds of a move away from there, which are held back so that
+    /// they last long enough to count, after it, and when it is back.
     fn capacity(&self, stage: &Stage, mib: u64) -> Result<Capacity> {
         let mut server = stage.serve(mib)?;
         let load = Load::begin(&server.orders(self.clients.into(), Pace::Closed))?;
@@ -217,6 +223,9 @@ impl Moves {
         );
         let in_rounds = in_rounds.map_err(|_| anyhow!("nothing was counted"))?;
         thread::sleep(WARM_UP);
+        let elsewhere = often();
+        server.hop(by(Strategy::PreCopy))?;
+        thread::sleep(WARM_UP);
         let after = often();
         let tally = load.end();
         ensure!(
@@ -228,6 +237,7 @@ impl Moves {
         Ok(Capacity {
             before,
             in_rounds,
+            elsewhere,
             after,
         })
     }
@@ -300,6 +310,7 @@ fn text(measured: &Move) -> String {
         let Some(Capacity {
             before,
             in_rounds,
+            elsewhere,
             after,
         }) = heap.capacity
         else {
@@ -307,9 +318,10 @@ fn text(measured: &Move) -> String {
         };
         let _ = writeln!(
             text,
-            "\n{}: as fast as it can, {before:.0} answers a second; {:.2} of that in rounds, {:.2} after the move",
+            "\n{}: as fast as it can, {before:.0} answers a second; {:.2} of that in rounds, {:.2} away from its port, {:.2} back there",
             show::bytes(heap.bytes),
             in_rounds / before,
+            elsewhere / before,
             after / before
         );
     }
