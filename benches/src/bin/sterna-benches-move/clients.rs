@@ -6,19 +6,17 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use sterna_benches::table::{Cell, Table};
-use sterna_laboratory::clients::{
-    Heap, Hop, KEYS_PER_MIB, Load, Move, Moved, Orders, Pace, Way, moves,
-};
+use sterna_laboratory::clients::{Heap, Hop, KEYS_PER_MIB, Load, Move, Moved, Orders, Pace, Way};
 
-use crate::Plan;
-use crate::criu::Criu;
+use crate::{Plan, criu, qemu};
 
 /// Connections, and writes a second on all of them.
-const CLIENTS: usize = 64;
-const RATE: u32 = 10_000;
-/// Of the heap, in MiB, with which others are compared.
-const PEERS_MIB: u64 = 64;
-/// Moves by others: each takes much longer.
+pub(crate) const CLIENTS: usize = 64;
+pub(crate) const RATE: u32 = 10_000;
+/// Of the smaller heap and of the larger, in MiB.
+const SMALL_MIB: u64 = 64;
+const LARGE_MIB: u64 = 1024;
+/// Moves by others: each takes much longer. Of the larger heap half as many.
 const PEERS_ROUNDS_MAX: usize = 20;
 
 /// Something that moves the native server.
@@ -27,6 +25,14 @@ pub(crate) trait Mover {
     fn address(&self) -> std::net::SocketAddr;
     /// Moves it once.
     fn hop(&mut self) -> Result<Moved>;
+}
+
+/// What clients saw of moves by somebody else.
+pub(crate) struct Peer {
+    /// By name.
+    pub(crate) ways: Vec<(String, Way)>,
+    /// Requests that did.
+    pub(crate) failed: u64,
 }
 
 pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
@@ -70,28 +76,32 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
         ". Of {} requests none failed, and no answer was wrong.",
         tally.answered
     ));
-    let measured = match Criu::start(plan, PEERS_MIB) {
-        Ok(Some(mut criu)) => by(&mut criu, plan).map(Some),
-        Ok(None) => {
-            eprintln!("criu: skipped, there is none; cargo xtask bench move --install gets it");
-            Ok(None)
+    for (name, mib, measure) in PEERS {
+        let rounds = match mib {
+            SMALL_MIB => plan.rounds.min(PEERS_ROUNDS_MAX),
+            _ => plan.rounds.min(PEERS_ROUNDS_MAX).div_ceil(2),
+        };
+        match measure(plan, mib, rounds) {
+            Ok(Some(peer)) => {
+                for (way_name, way) in &peer.ways {
+                    row(
+                        &mut table,
+                        &format!("{mib} MiB, native, {way_name}"),
+                        mib,
+                        way,
+                    );
+                }
+                if peer.failed > 0 {
+                    let failed =
+                        format!(" With {name}, {mib} MiB, {} requests failed.", peer.failed);
+                    table.note.push_str(&failed);
+                }
+            }
+            Ok(None) => eprintln!(
+                "{name}: skipped, there is none; cargo xtask bench move --install gets it"
+            ),
+            Err(error) => eprintln!("{name}: skipped, it does not work here: {error:#}"),
         }
-        Err(error) => Err(error),
-    };
-    match measured {
-        Ok(None) => {}
-        Ok(Some((way, failed))) => {
-            row(
-                &mut table,
-                &format!("{PEERS_MIB} MiB, native, CRIU dump and restore"),
-                PEERS_MIB,
-                &way,
-            );
-            table
-                .note
-                .push_str(&format!(" With CRIU {failed} requests failed."));
-        }
-        Err(error) => eprintln!("criu: skipped, it does not work here: {error:#}"),
     }
     Ok(Some(table))
 }
@@ -119,25 +129,35 @@ fn by_sterna(plan: &Plan) -> Result<Move> {
     Ok(measured)
 }
 
-/// What clients see when others move the server, and how many of their requests failed.
-fn by(mover: &mut dyn Mover, plan: &Plan) -> Result<(Way, u64)> {
-    let load = Load::begin(&Orders {
+type MeasurePeer = fn(&Plan, u64, usize) -> Result<Option<Peer>>;
+
+/// Others, with heaps of so many MiB.
+const PEERS: [(&str, u64, MeasurePeer); 4] = [
+    ("CRIU", SMALL_MIB, criu::measure),
+    ("CRIU, lazily", SMALL_MIB, criu::measure_lazy),
+    ("QEMU", SMALL_MIB, qemu::measure),
+    ("QEMU", LARGE_MIB, qemu::measure),
+];
+
+/// Clients of a server that others move.
+pub(crate) fn begin(mover: &dyn Mover, mib: u64, pace: Pace) -> Result<Load> {
+    Ok(Load::begin(&Orders {
         address: mover.address(),
         clients: CLIENTS,
-        pace: Pace::Open(RATE.into()),
-        keys: PEERS_MIB * KEYS_PER_MIB,
-    })?;
-    mover.hop()?;
-    load.take();
-    let rounds = plan.rounds.min(PEERS_ROUNDS_MAX);
-    let way = moves(&load, CLIENTS, rounds, &mut || mover.hop())?;
+        pace,
+        keys: mib * KEYS_PER_MIB,
+    })?)
+}
+
+/// How many requests failed; that no answer was wrong.
+pub(crate) fn end(load: Load) -> Result<u64> {
     let tally = load.end();
     ensure!(
         tally.wrong == 0,
         "answers were wrong: {:?}",
         tally.first_fault
     );
-    Ok((way, tally.failed))
+    Ok(tally.failed)
 }
 
 const COLUMNS: [&str; 14] = [
@@ -159,7 +179,7 @@ const COLUMNS: [&str; 14] = [
 
 /// Milliseconds that a gap may be longer than without a move: with a large heap half as long again.
 fn wanted(heap_mib: u64, way: &Way) -> Cell {
-    let factor = if heap_mib > PEERS_MIB { 1.5 } else { 1.0 };
+    let factor = if heap_mib > SMALL_MIB { 1.5 } else { 1.0 };
     match way.strategy.as_str() {
         "pre-copy" => Cell::Number(8.0 * factor, 1),
         "post-copy" | "hybrid" => Cell::Number(5.0 * factor, 1),

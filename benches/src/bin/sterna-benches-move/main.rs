@@ -4,21 +4,25 @@
 //! on loopback. What a move takes is what the node's own report says, whose parts must add up.
 //!
 //! * `cluster` nodes and what is asked of them
-//! * `clients` what clients of a server see of moves, beside the same server compiled natively (`native`) and moved by `criu`
+//! * `clients` what clients of a server see of moves, beside the same server compiled natively (`native`) and
+//!   moved by `criu` and `qemu`
 //! * `moves` programs that compute, moved to and fro; their very first move
 //! * `live` heaps that are written while they are copied
 //! * `large` a process of 1 GiB
 //! * `many` a node with many processes, and how quickly they start
+//! * `drain` a node that is emptied
 //! * `registry` the same moves with the registry in a file and in an etcd
 
 mod clients;
 mod cluster;
 mod criu;
+mod drain;
 mod large;
 mod live;
 mod many;
 mod moves;
 mod native;
+mod qemu;
 mod registry;
 
 use std::path::PathBuf;
@@ -74,6 +78,8 @@ enum Part {
     Large,
     /// A node with many processes, and starting them
     Many,
+    /// A node that is emptied
+    Drain,
     /// The registry in a file and in an etcd
     Registry,
 }
@@ -125,6 +131,7 @@ fn run(cli: &Cli) -> Result<()> {
         (Part::Live, live::measure),
         (Part::Large, large::measure),
         (Part::Many, many::measure),
+        (Part::Drain, drain::measure),
         (Part::Registry, registry::measure),
     ];
     let mut sheet = Sheet::new(cli.json);

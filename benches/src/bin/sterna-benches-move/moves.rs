@@ -65,27 +65,36 @@ pub(crate) const ALL: [Program; 4] = [
 impl Program {
     /// What comes after `sterna run`, if the program is here.
     pub(crate) fn command(&self, root: &Path) -> Option<Vec<String>> {
-        let folder = match self.guest {
-            "python" => "target/guests",
-            _ => "guests/wasm",
-        };
-        let path = root.join(folder).join(self.guest).with_extension("wasm");
-        if !path.exists() {
-            eprintln!(
-                "skipped: {}, since {} is not here: cargo xtask guests --download",
-                self.name,
-                path.display()
-            );
-            return None;
-        }
-        let arguments = self.arguments.iter().map(|&argument| argument.to_owned());
-        Some(
-            [path.display().to_string()]
-                .into_iter()
-                .chain(arguments)
-                .collect(),
-        )
+        command(root, self.name, self.guest, self.arguments)
     }
+}
+
+/// What comes after `sterna run` for a guest with these arguments, if it is here.
+pub(crate) fn command(
+    root: &Path,
+    name: &str,
+    guest: &str,
+    arguments: &[&str],
+) -> Option<Vec<String>> {
+    let folder = match guest {
+        "python" => "target/guests",
+        _ => "guests/wasm",
+    };
+    let path = root.join(folder).join(guest).with_extension("wasm");
+    if !path.exists() {
+        eprintln!(
+            "skipped: {name}, since {} is not here: cargo xtask guests --download",
+            path.display()
+        );
+        return None;
+    }
+    let arguments = arguments.iter().map(|&argument| argument.to_owned());
+    Some(
+        [path.display().to_string()]
+            .into_iter()
+            .chain(arguments)
+            .collect(),
+    )
 }
 
 /// Moves a process to and fro, so often, at random moments.

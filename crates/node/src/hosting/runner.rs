@@ -61,6 +61,7 @@ impl Hosting {
                 let runner = Runner {
                     handle,
                     confinement: holdings.confinement.clone(),
+                    paging: holdings.paging.clone(),
                     takes_directories: holdings.takes_directories,
                 };
                 Ok((runner, holdings))

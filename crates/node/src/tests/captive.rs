@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use sterna_migration::{Attempt, Holding, MoveId, RunnerEvent, Size};
 use sterna_process::{Epoch, Exit, ProcessId, ProgramId, State, Stats, Tag, Waypoint};
 use sterna_runner::link;
-use sterna_runner::message::{Answer, Ended, Holdings, Numbered, Order, Said, WindowSize};
+use sterna_runner::message::{Answer, Ended, Holdings, Numbered, Order, Paging, Said, WindowSize};
 
 use super::world::{PATIENCE, Running};
 use crate::limits::PREPARING_MAX;
@@ -108,6 +108,10 @@ impl Workshop for Prison {
 fn holdings(held: Vec<(ProcessId, Holding)>) -> Holdings {
     Holdings {
         confinement: "full".into(),
+        paging: Paging {
+            dirty_pages: "none".into(),
+            post_copy: "none".into(),
+        },
         takes_directories: true,
         held,
         ended: Vec::new(),

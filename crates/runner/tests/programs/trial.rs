@@ -11,6 +11,7 @@ use sterna_process::{
     Environment, Identity, Incoming, Kind, MemoryLayout, PrepareError, Program, ProgramId, Running,
     SpawnError, Tag, Waypoint,
 };
+use sterna_runner::message::Paging;
 use sterna_runner::{Given, Kinds};
 
 fn main() -> io::Result<()> {
@@ -18,6 +19,10 @@ fn main() -> io::Result<()> {
     let given = Given {
         listener: UnixListener::from(listener),
         confinement: "none".into(),
+        paging: Paging {
+            dirty_pages: "none".into(),
+            post_copy: "none".into(),
+        },
         takes_directories: true,
     };
     sterna_runner::run(given, |_| Ok(Toys))

@@ -79,6 +79,10 @@ struct Row {
     manager_confinement: Option<String>,
     /// How well its runner is, which hosts its processes; null, too, if it has none.
     runner_confinement: Option<String>,
+    /// How the runner finds pages that processes write, so that memory moves while they run: `userfaultfd`, or `none` and why.
+    dirty_pages: Option<String>,
+    /// How it has processes wait for memory that comes after them: the same.
+    post_copy: Option<String>,
     joined_ms: u64,
     clock_ahead_ms: Option<i64>,
 }
@@ -129,6 +133,7 @@ fn listed(nodes: &Nodes) -> Listed {
     let rows = nodes.nodes.iter().map(|seen| {
         let about = &seen.member.about;
         let (state, answered_last_ms) = state(seen);
+        let paging = seen.paging.as_ref();
         Row {
             id: identity::text(seen.member.id),
             name: about.name.clone(),
@@ -140,6 +145,8 @@ fn listed(nodes: &Nodes) -> Listed {
             service_confinement: seen.confinement.service.clone(),
             manager_confinement: seen.confinement.manager.clone(),
             runner_confinement: seen.confinement.runner.clone(),
+            dirty_pages: paging.map(|paging| paging.dirty_pages.clone()),
+            post_copy: paging.map(|paging| paging.post_copy.clone()),
             joined_ms: seen.member.joined_ms,
             clock_ahead_ms: seen.clock_ahead_ms,
         }

@@ -56,6 +56,27 @@ fn child(parent: u32, part: &str) -> Option<u32> {
     })
 }
 
+#[test]
+fn nodes_say_by_what_memory_moves() {
+    let world = World::new();
+    let Parts { node, .. } = Parts::start(&world);
+    let nodes = node.nodes(&world);
+    let doctor = world.ask(["doctor", "--json"]).ok();
+    let findings: Vec<serde_json::Value> = serde_json::from_str(&doctor).unwrap();
+    for (way, what) in [
+        ("dirty_pages", "userfaultfd, PAGEMAP_SCAN"),
+        ("post_copy", "userfaultfd, missing pages"),
+    ] {
+        let finding = findings.iter().find(|finding| finding["what"] == what);
+        let said = nodes[0][way].as_str().unwrap();
+        match finding.unwrap()["state"] == "yes" {
+            true => assert_eq!(said, "userfaultfd"),
+            false => assert!(said.starts_with("none: "), "{said}"),
+        }
+    }
+    node.ask(&world, &["node", "stop"]).ok();
+}
+
 /// A node with all its parts.
 struct Parts {
     node: Node,
