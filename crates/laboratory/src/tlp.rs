@@ -15,6 +15,7 @@ mod sample;
 mod tally;
 
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -92,7 +93,7 @@ pub struct Parallelism {
     pub lost: u64,
     /// Processor time by name of thread, most first.
     pub busiest: Vec<Named>,
-    /// The command's exit code, if a command was run and has ended by itself.
+    /// The command's exit code, or 128 and the number of the signal that ended it, if it has ended by itself.
     pub exit_code: Option<i32>,
 }
 
@@ -201,7 +202,8 @@ pub fn of_command(
     if ended.is_none() {
         child.end()?;
     }
-    measured.exit_code = ended.and_then(|status| status.code());
+    measured.exit_code =
+        ended.and_then(|status| status.code().or(status.signal().map(|signal| 128 + signal)));
     Ok(measured)
 }
 

@@ -8,14 +8,15 @@
 //!  one mapping of many slots; the guards are marks in the page table, not mappings of their own
 //! ```
 //!
-//! [`Slab`] hands out [`Stack`]s, [`switch`] and [`Context`] run code on them, [`overflow`] reports who ran over its
+//! [`Slab`] hands out [`Stack`]s, [`switch`], [`leave`] and [`Context`] run code on them, [`overflow`] reports who ran over its
 //! guard. Nothing here decides who runs when.
 
 pub mod overflow;
+mod sanitizer;
 mod slab;
 mod switch;
 #[cfg(test)]
 mod tests;
 
 pub use slab::{Guards, Slab, Stack, StackError};
-pub use switch::{Context, Entry, prepare, switch};
+pub use switch::{Context, Entry, leave, prepare, switch};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use serde::Serialize;
 use sterna_gateway::compare::{self, Plan, Row, Scenario, plot};
 use sterna_gateway::files::{Log, Model, Settings, Site, Stop, Workers, serve};
@@ -54,10 +54,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     log: Option<PathBuf>,
     /// Connections at once; one more is turned away [default: 16384].
-    #[arg(long, value_name = "N", conflicts_with = "compare")]
+    #[arg(long, value_name = "N", value_parser = at_least_one(), conflicts_with = "compare")]
     connections: Option<usize>,
     /// How long a request may take to arrive [default: 10s].
-    #[arg(long, value_name = "TIME", value_parser = show::parse_duration, conflicts_with = "compare")]
+    #[arg(long, value_name = "TIME", value_parser = some_time, conflicts_with = "compare")]
     head_time: Option<Duration>,
     /// How long a connection is kept without a request [default: 75s].
     #[arg(long, value_name = "TIME", value_parser = show::parse_duration, conflicts_with = "compare")]
@@ -66,7 +66,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TIME", value_parser = show::parse_duration, conflicts_with = "compare")]
     grace: Option<Duration>,
     /// Kernel threads of the pool or under user threads, processes, or threads that wait for the disk.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
     workers: Option<usize>,
     /// Compare the models under the same loads, with clients in a process of their own.
     #[arg(long)]
@@ -75,7 +75,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "LOAD", value_delimiter = ',', value_parser = scenarios(), requires = "compare")]
     only: Vec<Scenario>,
     /// With --compare: how long each model has each load.
-    #[arg(long, value_name = "TIME", value_parser = show::parse_duration, default_value = "2s", requires = "compare")]
+    #[arg(long, value_name = "TIME", value_parser = some_time, default_value = "2s", requires = "compare")]
     duration: Duration,
     /// With --compare: write drawings of the figures into FILE, a page of HTML.
     #[arg(long, value_name = "FILE", requires = "compare")]
@@ -104,6 +104,16 @@ Ctrl-C lets it finish what it is sending; a second one ends it at once.";
 
 /// The code of a program that a second Ctrl-C has ended: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
+
+fn at_least_one() -> impl TypedValueParser<Value = usize> {
+    RangedU64ValueParser::<usize>::new().range(1..)
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = show::parse_duration(text)?;
+    let wrong = || "no time is not enough".to_owned();
+    (!time.is_zero()).then_some(time).ok_or_else(wrong)
+}
 
 fn models() -> impl TypedValueParser<Value = Model> {
     let names = PossibleValuesParser::new(Model::ALL.map(Model::name));
@@ -211,6 +221,7 @@ impl Serve {
             scenarios: all(&self.only),
             workers: self.workers,
         };
+        let drawing = self.plot.as_deref().map(show::Drawing::open).transpose()?;
         let rows = compare::run(&plan, |row| {
             show::note(format_args!(
                 "measured: {} under {}",
@@ -219,9 +230,8 @@ impl Serve {
             ));
         })?;
         let machine = machine();
-        if let Some(path) = &self.plot {
-            let written = fs::write(path, plot::page(&rows, &machine));
-            written.with_context(|| format!("could not write {}", show::path(path)))?;
+        if let Some(drawing) = drawing {
+            drawing.write(&plot::page(&rows, &machine))?;
         }
         if self.json {
             show::json(&Compared {

@@ -3,12 +3,14 @@
 //! Text that comes from guests or images passes [`Plain`](sterna_process::Plain) on its way to people, and
 //! [`json`] escapes in JSON what a terminal would act on, so that neither can take a terminal over.
 
+mod drawing;
 mod ending;
 mod paint;
 mod progress;
 mod table;
 mod units;
 
+pub(crate) use drawing::Drawing;
 pub(crate) use ending::{ending, exit_code};
 pub(crate) use paint::Paint;
 pub(crate) use progress::{Bar, Building, Line, Steps};

@@ -97,4 +97,11 @@ fn what_cannot_be_served_is_said() {
         .ask(["serve", "missing"])
         .fails(1, &["could not serve", "missing"]);
     world.ask(["serve"]).fails(2, &["DIR"]);
+    let nobody = ["serve", ".", "--connections", "0"];
+    world.ask(nobody).fails(2, &["0 is not in 1.."]);
+    let no_time = ["serve", "--compare", "--duration", "0s"];
+    world.ask(no_time).fails(2, &["no time"]);
+    let nowhere = ["serve", "--compare", "--plot", "missing/models.html"];
+    let words = ["could not write the plot", "missing"];
+    world.ask(nowhere).fails(1, &words);
 }

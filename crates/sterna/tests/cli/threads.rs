@@ -37,8 +37,24 @@ fn parallelism_of_a_command() {
     assert!(text.contains("samples were asked for"), "{text}");
     let missing = world.ask(["threads", "tlp", "--", "/no/such/program"]);
     assert_eq!(missing.0.status.code(), Some(1));
-    let none = world.ask(["threads", "tlp"]);
-    assert_eq!(none.0.status.code(), Some(2));
+    let killed = ["threads", "tlp", "--", "/bin/sh", "-c", "kill -9 $$"];
+    assert_eq!(world.ask(killed).0.status.code(), Some(137));
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_first() {
+    let world = World::new();
+    let refused = |arguments: &[&str], code, words: &[&str]| {
+        let arguments = ["threads"].iter().chain(arguments);
+        world.ask(arguments).fails(code, words);
+    };
+    refused(&["tlp"], 2, &["--pid <PID>", "COMMAND"]);
+    refused(&["tlp", "--pid", "0"], 2, &["0 is not in 1.."]);
+    refused(&["stall", "--hold", "0s"], 2, &["shorter than 10ms"]);
+    refused(&["cache", "--largest", "100T"], 2, &["between 4K and 1G"]);
+    refused(&["bench", "--most", "5"], 2, &["5 is not in 1000.."]);
+    let nowhere = ["bench", "--plot", "missing/bench.html"];
+    refused(&nowhere, 1, &["could not write the plot", "missing"]);
 }
 
 #[test]

@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use thiserror::Error;
 
+use super::sanitizer;
+
 /// `MADV_GUARD_INSTALL` of Linux 6.13; not in the C library's headers of older systems.
 const MADV_GUARD_INSTALL: libc::c_int = 102;
 /// Slots in the first mapping of a slab; each further one has twice as many.
@@ -98,6 +100,7 @@ struct Slots {
 pub struct Stack {
     slab: Arc<Slab>,
     base: NonNull<u8>,
+    pub(super) name: sanitizer::Name,
 }
 
 // SAFETY: 1. A stack is memory that only its owner knows of; the pointer is not tied to a kernel thread.
@@ -149,6 +152,7 @@ impl Slab {
         Ok(Stack {
             slab: Arc::clone(self),
             base,
+            name: Default::default(),
         })
     }
 
@@ -263,6 +267,7 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
+        self.name.end(self.bottom(), self.usable());
         self.slab.give_back(self.base);
     }
 }

@@ -15,19 +15,19 @@
 
 use std::arch::{asm, naked_asm};
 
-use super::Stack;
+use super::{Stack, sanitizer};
 
 /// The code that a new context runs first. It must never return; unwinding out of it ends the process.
 pub type Entry = extern "C" fn(argument: usize) -> !;
 
-/// A suspended context: the value of its stack pointer.
+/// A suspended context: the value of its stack pointer, and what a sanitizer calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct Context(usize);
+#[repr(C)]
+pub struct Context(usize, sanitizer::Known);
 
 impl Context {
     /// No context. Switching to it is undefined.
-    pub const NONE: Self = Self(0);
+    pub const NONE: Self = Self(0, sanitizer::Known::NONE);
 
     /// Has the processor fetch what the context touches first when it goes on. With many of them that is no longer in
     /// the cache, and takes as long as the work of who runs meanwhile.
@@ -59,6 +59,8 @@ const PREFETCHED_LINES: usize = 12;
 /// # Safety
 /// Nothing is running or suspended on `stack`, and it outlives every switch to the context.
 pub unsafe fn prepare(stack: &Stack, entry: Entry, argument: usize) -> Context {
+    let known = stack.name.begin(stack.bottom(), stack.usable());
+    let (entry, argument) = sanitizer::entry(entry, argument);
     #[cfg(target_arch = "x86_64")]
     // The zero stands where a return address would, and ends back-traces. It makes the stack pointer at the
     // entry a multiple of 16 less 8, as after a call.
@@ -68,7 +70,7 @@ pub unsafe fn prepare(stack: &Stack, entry: Entry, argument: usize) -> Context {
     let at = stack.top() - size_of_val(&frame);
     // SAFETY: 1. The range is inside the stack, aligned, and by contract unused.
     unsafe { (at as *mut [usize; 4]).write(frame) };
-    Context(at)
+    Context(at, known)
 }
 
 /// Where a new context arrives: takes the argument and the entry off the stack.
@@ -97,9 +99,45 @@ extern "C" fn first() {
 /// # Safety
 /// `from` may be written. `to` is suspended, was not switched to since, and its stack is alive. It was suspended on
 /// this kernel thread, or never ran: what it knows of thread-local storage must stay true.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub unsafe fn switch(from: *mut Context, to: Context) {
+    // SAFETY: 1. Only the address of a field is taken.
+    let known = unsafe { &raw mut (*from).1 };
+    // SAFETY: 1. By contract it may be written, and the switch follows.
+    let left = unsafe { sanitizer::leave(Some(known), to.1) };
+    // SAFETY: 1. The contract.
+    unsafe { exchange(from, to) };
+    // SAFETY: 1. Somebody has switched to what was left above.
+    unsafe { sanitizer::arrive(left) };
+}
+
+/// Goes on with `to` and never comes back.
+///
+/// # Safety
+/// Of `to`, as for [`switch`]. The stack that is left stays until the switch is done.
+#[inline(always)]
+pub unsafe fn leave(to: Context) -> ! {
+    // SAFETY: 1. The switch follows.
+    unsafe { sanitizer::leave(None, to.1) };
+    // SAFETY: 1. What is live here is not needed any more. 2. The rest is the contract.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        asm!("mov rsp, {}", "pop rax", "jmp rax", in(reg) to.0, options(noreturn));
+    }
+    // SAFETY: 1. As above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        asm!("mov sp, {}", "ldr x9, [sp, #16]", "br x9", in(reg) to.0, options(noreturn));
+    }
+}
+
+/// Changes the stack: [`switch`] without what sanitizers are told.
+///
+/// # Safety
+/// The same.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn exchange(from: *mut Context, to: Context) {
     // SAFETY: 1. All registers but those saved by hand are declared overwritten. 2. The rest is the contract.
     unsafe {
         asm!(
@@ -122,14 +160,13 @@ pub unsafe fn switch(from: *mut Context, to: Context) {
     }
 }
 
-/// Suspends the running context into `from` and goes on with `to`. Returns when somebody switches to what `from` holds.
+/// Changes the stack: [`switch`] without what sanitizers are told.
 ///
 /// # Safety
-/// `from` may be written. `to` is suspended, was not switched to since, and its stack is alive. It was suspended on
-/// this kernel thread, or never ran: what it knows of thread-local storage must stay true.
+/// The same.
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
-pub unsafe fn switch(from: *mut Context, to: Context) {
+unsafe fn exchange(from: *mut Context, to: Context) {
     // SAFETY: 1. All registers but those saved by hand are declared overwritten. 2. The rest is the contract.
     unsafe {
         asm!(

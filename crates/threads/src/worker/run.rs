@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sterna_sys::stacks::{Context, Stack, StackError, overflow, prepare, switch};
+use sterna_sys::stacks::{Context, Stack, StackError, leave, overflow, prepare, switch};
 
 use super::{Next, Worker};
 use crate::cancel::Cancelled;
@@ -238,9 +238,7 @@ extern "C" fn entry(worker: usize) -> ! {
             Target::Context(_, to) => to,
             Target::Base => worker.base_context.get(),
         };
-        let mut nowhere = Context::NONE;
-        // SAFETY: 1. `nowhere` is on this stack, which is kept until the switch is done. 2. As in `resume`.
-        unsafe { switch(&raw mut nowhere, to) };
-        unreachable!("nobody resumes a thread that has ended");
+        // SAFETY: 1. This stack is kept until the switch is done. 2. As in `resume`.
+        unsafe { leave(to) };
     }
 }

@@ -3,12 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use proptest::prelude::*;
-use sterna_threads::{Implementation, Runtime};
+use sterna_threads::Runtime;
 
-use crate::IMPLEMENTATIONS;
-
-/// Orders in which user threads are run, besides that of their coming.
-const SEEDS: u64 = 8;
+use crate::{IMPLEMENTATIONS, in_other_orders};
 
 /// What the two libraries call the same by other names, or return in a `Result` because of poison.
 mod kit_of_std {
@@ -63,13 +60,7 @@ fn on_each(program: impl Fn() -> Vec<u64> + Send + Sync, expected: &[u64]) {
         let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
         assert_eq!(runtime.run(&program), expected, "{implementation:?}");
     }
-    if IMPLEMENTATIONS.contains(&Implementation::User) {
-        for seed in 0..SEEDS {
-            let builder = Runtime::builder(Implementation::User).schedule_seed(seed);
-            let runtime = builder.build().unwrap();
-            assert_eq!(runtime.run(&program), expected, "seed {seed}");
-        }
-    }
+    in_other_orders(|seed, runtime| assert_eq!(runtime.run(&program), expected, "seed {seed}"));
 }
 
 /// Makes the same source a function for each of two libraries.

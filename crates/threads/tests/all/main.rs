@@ -10,6 +10,7 @@ mod files;
 mod input_output;
 mod lives;
 mod locks;
+mod shared;
 
 use std::process::Command;
 
@@ -26,11 +27,28 @@ const IMPLEMENTATIONS: &[Implementation] = if cfg!(miri) {
     ]
 };
 
-/// Runs the same function on each implementation; the hybrid one has two workers.
+/// Orders in which user threads are run, besides that of their coming.
+const SEEDS: u64 = 8;
+
+/// Runs the same function on each implementation; the hybrid one has two workers. User threads also in other orders.
 fn on_all(f: impl Fn() + Send + Sync) {
     for &implementation in IMPLEMENTATIONS {
         let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
         runtime.run(&f);
+    }
+    in_other_orders(|seed, runtime| {
+        println!("schedule of seed {seed}");
+        runtime.run(&f);
+    });
+}
+
+/// Calls `f` with user-level runtimes that run their threads in orders made from numbers.
+fn in_other_orders(mut f: impl FnMut(u64, Runtime)) {
+    if IMPLEMENTATIONS.contains(&Implementation::User) {
+        for seed in 0..SEEDS {
+            let builder = Runtime::builder(Implementation::User).schedule_seed(seed);
+            f(seed, builder.build().unwrap());
+        }
     }
 }
 

@@ -88,11 +88,12 @@ const fn by(strategy: Strategy) -> Travel {
 
 impl Moves {
     pub(super) fn run(self) -> Result<u8> {
+        let output = self.output.open()?;
         let mut stage = Stage::set(&[("kv.wasm", KV)])?;
         match self.measure(&mut stage) {
             Ok(measured) => {
                 drop(stage);
-                self.output.put(&measured, text, Move::page)?;
+                output.put(&measured, text, Move::page)?;
                 Ok(u8::from(!measured.tally.is_clean()))
             }
             Err(error) if error.is::<Interrupted>() => Ok(130),

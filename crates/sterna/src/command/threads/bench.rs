@@ -18,7 +18,7 @@ use crate::show::{self, Align, Paint, Steps, Table};
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Bench {
     /// The most threads that are made to wait, for their memory: of 1000, 10000, 100000, 1000000.
-    #[arg(long, value_name = "COUNT", default_value_t = 1_000_000)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(WAITING[0]..))]
     most: u64,
     /// Measure less precisely, in a few seconds.
     #[arg(long)]
@@ -60,10 +60,11 @@ impl Bench {
                 .collect(),
             messages: MESSAGES.to_vec(),
         };
+        let output = self.output.open()?;
         let steps = Steps::new();
         let measured = bench::bench(&plan, &player()?, &mut |what, done| steps.set(what, done));
         drop(steps);
-        self.output.put(&measured, text, Measured::page)?;
+        output.put(&measured, text, Measured::page)?;
         Ok(0)
     }
 }

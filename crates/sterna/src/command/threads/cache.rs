@@ -17,7 +17,7 @@ use crate::show::{self, Align, Paint, Steps, Table};
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Cache {
     /// The largest working set.
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = show::parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = working_set)]
     largest: u64,
     /// Measure less precisely, in a few seconds.
     #[arg(long)]
@@ -48,9 +48,16 @@ const TICK_BYTES: usize = 256 << 10;
 /// How dark shares are shown.
 const DARKNESS: [char; 5] = ['·', '░', '▒', '▓', '█'];
 
+fn working_set(text: &str) -> Result<u64, String> {
+    let bytes = show::parse_bytes(text)?;
+    let wrong = || "working sets have between 4K and 1G".to_owned();
+    let possible = (SMALLEST..=LARGEST).contains(&bytes);
+    possible.then_some(bytes).ok_or_else(wrong)
+}
+
 impl Cache {
     pub(super) fn run(self) -> Result<u8> {
-        let largest = self.largest.clamp(SMALLEST, LARGEST);
+        let output = self.output.open()?;
         let sizes = std::iter::successors(Some(SMALLEST), |size| Some(size * 2));
         let (span_ms, looks, periods) = match self.quick {
             true => (20, 5, &PERIODS_US[..2]),
@@ -58,13 +65,13 @@ impl Cache {
         };
         let plan = Plan {
             sizes: sizes
-                .take_while(|size| *size <= largest)
+                .take_while(|size| *size <= self.largest)
                 .map(|size| size as usize)
                 .collect(),
             span: Duration::from_millis(span_ms),
             ticked: TICKED
                 .into_iter()
-                .filter(|size| *size as u64 <= largest)
+                .filter(|size| *size as u64 <= self.largest)
                 .collect(),
             periods: periods.iter().copied().map(Duration::from_micros).collect(),
             tick_bytes: TICK_BYTES,
@@ -73,7 +80,7 @@ impl Cache {
         let steps = Steps::new();
         let found = cache::cache(&plan, &player()?, &mut |what, done| steps.set(what, done));
         drop(steps);
-        self.output.put(&found, text, Found::page)?;
+        output.put(&found, text, Found::page)?;
         Ok(0)
     }
 }

@@ -5,7 +5,6 @@ mod cache;
 mod stall;
 mod tlp;
 
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -60,16 +59,32 @@ pub(super) struct Output {
 }
 
 impl Output {
+    /// Before anything is measured: opens what will be written.
+    pub(super) fn open(&self) -> Result<Opened> {
+        let drawing = self.plot.as_deref().map(show::Drawing::open).transpose()?;
+        Ok(Opened {
+            json: self.json,
+            drawing,
+        })
+    }
+}
+
+/// Where results go.
+pub(super) struct Opened {
+    json: bool,
+    drawing: Option<show::Drawing>,
+}
+
+impl Opened {
     /// Prints a result, as JSON or as the text that `text` makes of it, and draws it if that is wanted.
     pub(super) fn put<T: Serialize>(
-        &self,
+        self,
         result: &T,
         text: impl FnOnce(&T) -> String,
         page: impl FnOnce(&T) -> Page,
     ) -> Result<()> {
-        if let Some(path) = &self.plot {
-            fs::write(path, page(result).html())
-                .with_context(|| format!("could not write the plot to {}", show::path(path)))?;
+        if let Some(drawing) = self.drawing {
+            drawing.write(&page(result).html())?;
         }
         match self.json {
             true => show::json(result)?,

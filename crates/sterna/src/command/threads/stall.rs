@@ -20,7 +20,7 @@ pub(super) struct Stall {
     #[arg(long, value_name = "COUNT", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=1000))]
     tickers: u16,
     /// How long one of them blocks or computes.
-    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = show::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = hold)]
     hold: Duration,
     #[command(flatten)]
     output: Output,
@@ -37,8 +37,18 @@ STOPPED is how many had a gap of half of the disturbance or more. The monitor is
 const PERIOD: Duration = Duration::from_millis(1);
 const CALM: Duration = Duration::from_millis(150);
 
+/// The shortest disturbance that can be told from a tick.
+const HOLD_MIN: Duration = Duration::from_millis(10);
+
+fn hold(text: &str) -> Result<Duration, String> {
+    let time = show::parse_duration(text)?;
+    let wrong = || "what is shorter than 10ms cannot be told from a tick".to_owned();
+    (time >= HOLD_MIN).then_some(time).ok_or_else(wrong)
+}
+
 impl Stall {
     pub(super) fn run(self) -> Result<u8> {
+        let output = self.output.open()?;
         let plan = Plan {
             tickers: self.tickers.into(),
             period: PERIOD,
@@ -48,7 +58,7 @@ impl Stall {
         let steps = Steps::new();
         let found = stall::stall(plan, &mut |what, done| steps.set(what, done));
         drop(steps);
-        self.output.put(&found, text, Found::page)?;
+        output.put(&found, text, Found::page)?;
         Ok(0)
     }
 }

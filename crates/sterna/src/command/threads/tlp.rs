@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use sterna_laboratory::tlp::{self, Choice, Histogram, Method, Parallelism, Until};
 use sterna_process::Plain;
 
@@ -18,15 +18,10 @@ use crate::show::{self, Align, Paint, Table};
 
 /// Says how many threads of a program run at the same time.
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, group = ArgGroup::new("program").args(["pid", "command"]).required(true))]
 pub(super) struct Tlp {
     /// Measure a process that runs, and all that it starts, until it ends or Ctrl-C.
-    #[arg(
-        long,
-        value_name = "PID",
-        conflicts_with = "command",
-        required_unless_present = "command"
-    )]
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pid: Option<u32>,
     /// Measure no longer than this. A command is then ended.
     #[arg(long = "for", value_name = "TIME", value_parser = show::parse_duration)]
@@ -55,6 +50,7 @@ const BAR: f64 = 40.0;
 
 impl Tlp {
     pub(super) fn run(self) -> Result<u8> {
+        let output = self.output.open()?;
         let stopped = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stopped);
         // A terminal's Ctrl-C goes to the command as well.
@@ -83,8 +79,7 @@ impl Tlp {
             }
         };
         let code = measured.exit_code.unwrap_or(0);
-        self.output
-            .put(&measured, text, |measured| measured.page(&what))?;
+        output.put(&measured, text, |measured| measured.page(&what))?;
         Ok(u8::try_from(code).unwrap_or(1))
     }
 }
@@ -110,8 +105,9 @@ fn text(measured: &Parallelism) -> String {
     };
     let _ = writeln!(
         text,
-        "{} threads in {} on {} processors, from {source}. With threads that were interrupted: {}.",
+        "{} thread{} in {} on {} processors, from {source}. With threads that were interrupted: {}.",
         measured.threads,
+        if measured.threads == 1 { "" } else { "s" },
         show::time(Duration::from_secs_f64(measured.seconds)),
         measured.processors,
         value(&measured.wanted),
