@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -47,17 +47,18 @@ pub enum AskError {
 /// # Errors
 /// See [`AskError`].
 pub fn ask(data: &Path, request: &Request) -> Result<Reply, AskError> {
-    ask_with(data, request, &[])
+    ask_with(data, request, Vec::<OwnedFd>::new())
 }
 
-/// The same, with descriptors that belong to the request.
+/// The same, with descriptors that belong to the request. Those that are owned are closed here as soon as it is sent: who
+/// waits for the end of a pipe sees it.
 ///
 /// # Errors
 /// See [`AskError`].
 pub fn ask_with(
     data: &Path,
     request: &Request,
-    descriptors: &[BorrowedFd<'_>],
+    descriptors: Vec<impl AsFd>,
 ) -> Result<Reply, AskError> {
     let mut stream = connect(data)?;
     let within = match request {
@@ -67,7 +68,8 @@ pub fn ask_with(
             | HostingRequest::Snapshot { .. }
             | HostingRequest::Recover { .. }
             | HostingRequest::Clone { .. }
-            | HostingRequest::Thaw(_),
+            | HostingRequest::Thaw(_)
+            | HostingRequest::ThawAt(..),
         ) => START_WITHIN + PATIENCE,
         Request::Hosting(HostingRequest::Freeze { .. }) => FREEZE_WITHIN + PATIENCE,
         _ => PATIENCE,
@@ -84,7 +86,11 @@ pub fn ask_with(
 /// See [`AskError`].
 pub fn stop(data: &Path, remains: Remains) -> Result<(), AskError> {
     let mut stream = connect(data)?;
-    on(&mut stream, &Request::Stop { remains }, &[])?;
+    on(
+        &mut stream,
+        &Request::Stop { remains },
+        Vec::<OwnedFd>::new(),
+    )?;
     // The node keeps this connection until it ends.
     match stream.read(&mut [0]) {
         Ok(0) => Ok(()),
@@ -122,7 +128,7 @@ fn connect(data: &Path) -> Result<UnixStream, AskError> {
 fn on(
     stream: &mut UnixStream,
     request: &Request,
-    descriptors: &[BorrowedFd<'_>],
+    descriptors: Vec<impl AsFd>,
 ) -> Result<Reply, AskError> {
     match wire::ask(
         stream,

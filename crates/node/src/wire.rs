@@ -13,7 +13,7 @@
 
 use std::io::{self, Read, Write};
 use std::ops::RangeInclusive;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -389,14 +389,14 @@ fn timed(within: Duration) -> impl Fn(io::Error) -> WireError {
     }
 }
 
-/// Says hello, asks something with descriptors, and reads the answer. Time-outs are those of the stream.
+/// Says hello, asks something with descriptors, lets go of them, and reads the answer. Time-outs are those of the stream.
 ///
 /// # Errors
 /// As of [`greet`], [`send`] and [`receive`].
 pub fn ask<Q: Serialize, A: DeserializeOwned>(
     stream: &mut UnixStream,
     question: &Q,
-    descriptors: &[BorrowedFd<'_>],
+    descriptors: Vec<impl AsFd>,
     question_max: usize,
     answer_max: usize,
 ) -> Result<A, WireError> {
@@ -404,7 +404,9 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(
     let mut hello = [0; HELLO_BYTES];
     stream.read_exact(&mut hello)?;
     Hello::decode(&hello)?.version(&VERSIONS)?;
-    let sent = messages::send(stream, &encode(question, question_max)?, descriptors);
+    let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    let sent = messages::send(stream, &encode(question, question_max)?, &borrowed);
+    drop(descriptors);
     sent.map_err(|error| match error {
         messages::SendError::Os { source, .. } => source.into(),
         _ => WireError::Malformed,

@@ -1,6 +1,6 @@
 //! The node that a command talks to: [`Which`]. What it says of processes, and which process or node is meant.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -33,12 +33,8 @@ impl Which {
         Ok(sterna_node::ask(&self.data()?, request)?)
     }
 
-    /// The same, with descriptors.
-    pub(crate) fn ask_with(
-        &self,
-        request: &Request,
-        descriptors: &[BorrowedFd<'_>],
-    ) -> Result<Reply> {
+    /// The same, with descriptors. Those that are owned are closed here as soon as it is sent.
+    pub(crate) fn ask_with(&self, request: &Request, descriptors: Vec<impl AsFd>) -> Result<Reply> {
         let data = self.data()?;
         Ok(sterna_node::ask_with(&data, request, descriptors)?)
     }
@@ -67,14 +63,14 @@ impl Which {
 
     /// Asks it about processes; `None` if it was something to be done, and is.
     pub(crate) fn hosting(&self, request: HostingRequest) -> Result<Option<HostingReply>> {
-        self.hosting_with(request, &[])
+        self.hosting_with(request, Vec::<OwnedFd>::new())
     }
 
-    /// The same, with descriptors.
+    /// The same, with descriptors. Those that are owned are closed here as soon as it is sent.
     pub(crate) fn hosting_with(
         &self,
         request: HostingRequest,
-        descriptors: &[BorrowedFd<'_>],
+        descriptors: Vec<impl AsFd>,
     ) -> Result<Option<HostingReply>> {
         let request = Request::Hosting(request);
         match sterna_node::ask_with(&self.data()?, &request, descriptors)? {

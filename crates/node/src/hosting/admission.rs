@@ -43,7 +43,7 @@ impl Service {
         let belongings = belongings.ok_or_else(|| Refusal::Unsupported {
             what: "what the process has, as a newer node wrote it down".into(),
         })?;
-        if let Some(refusal) = hosting.objection(&offer.kind, &belongings.bindings) {
+        if let Some(refusal) = hosting.objection(&offer.kind, &belongings.bindings, false) {
             return Err(refusal);
         }
         self.admit_trees(hosting, attempt, source, &belongings.bindings)

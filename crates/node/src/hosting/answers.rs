@@ -109,7 +109,10 @@ impl Service {
                 let frozen = self.freeze(hosting, request, descriptors);
                 frozen.await.map(Some)
             }
-            HostingRequest::Thaw(order) => self.thaw(hosting, *order, descriptors).await.map(Some),
+            HostingRequest::Thaw(_) | HostingRequest::ThawAt(..) => {
+                let thawed = self.thaw(hosting, request, descriptors);
+                thawed.await.map(Some)
+            }
             request => match request.about() {
                 Some(process) => self.where_it_is(hosting, process, request).await,
                 None => self.answer_here(hosting, request).await,
@@ -197,7 +200,7 @@ impl Service {
                 hosting.program_piece(program, offset).await.map(Some)
             }
             HostingRequest::MayCome { kind, bindings, .. } => {
-                match hosting.objection(&kind, &bindings) {
+                match hosting.objection(&kind, &bindings, false) {
                     Some(refusal) => Err(Failure::refused(refusal)),
                     None => hosting.responds().await.map(|()| None),
                 }

@@ -1,5 +1,6 @@
 //! How a move begins: what would make it fail is asked first.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use sterna_migration::{Attempt, Grant, MoveId, NodeId, Offer, Order as Move, Travel};
@@ -14,7 +15,7 @@ use super::input::Input;
 use crate::identity::random;
 use crate::limits::{ANSWER_WITHIN, PROBE_WITHIN, TARGET_LOOK_EVERY, TARGET_MISSES_MAX};
 use crate::message::{
-    Belongings, Failure, FailureKind, HostingReply, HostingRequest, Reply, Request,
+    Belongings, BindingSort, Failure, FailureKind, HostingReply, HostingRequest, Reply, Request,
 };
 use crate::service::Service;
 
@@ -116,6 +117,15 @@ impl Service {
         }
         let entry = self.entry(process).await?;
         let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
+        let mut bindings = belongings.bindings.iter();
+        if let Some(fixed) = bindings.find(|one| one.sort == BindingSort::Fixed) {
+            return Err(Failure::refused(format!(
+                "the directory {} is fixed to its node, {}: start the process with `:copy`, or with `:shared` for what every \
+                 node exports",
+                fixed.guest_path,
+                self.name_of(self.id)
+            )));
+        }
         let is_copied = copied(&belongings.bindings).next().is_some();
         let request = HostingRequest::MayCome {
             kind: seen.kind.clone(),
@@ -152,11 +162,22 @@ impl Service {
         }
     }
 
+    /// That a node does not answer, by its name.
+    pub(super) fn silent(&self, node: NodeId, why: impl Display) -> Failure {
+        let name = self.name_of(node);
+        Failure::new(
+            FailureKind::Unreachable,
+            format!(
+                "node {name}: {why}; if it does not run, start it again on its machine (`sterna node start`)"
+            ),
+        )
+    }
+
     /// Whether a node speaks an older version of the protocol than [`SINCE`].
     pub(super) async fn is_older(&self, node: NodeId) -> Result<bool, Failure> {
         let addresses = self.addresses(node);
         let version = self.transport.version_with(node, &addresses).await;
-        let version = version.map_err(|error| Failure::new(FailureKind::Unreachable, error))?;
+        let version = version.map_err(|error| self.silent(node, error))?;
         Ok(version < SINCE)
     }
 

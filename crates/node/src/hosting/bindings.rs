@@ -40,8 +40,13 @@ impl Exports {
 }
 
 impl Hosting {
-    /// Why a process that is bound so cannot come; nothing if it can.
-    pub(super) fn objection(&self, kind: &Tag, bindings: &[Binding]) -> Option<Refusal> {
+    /// Why a process that is bound so cannot come; nothing if it can. `are_opened`: its user has opened here what is fixed.
+    pub(super) fn objection(
+        &self,
+        kind: &Tag,
+        bindings: &[Binding],
+        are_opened: bool,
+    ) -> Option<Refusal> {
         if let Some(reason) = self.closed() {
             let reason = reason.to_owned();
             return Some(Refusal::NotAdmitted { reason });
@@ -58,10 +63,10 @@ impl Hosting {
             });
         }
         bindings.iter().find_map(|binding| match &binding.sort {
-            BindingSort::Fixed => Some(Refusal::Unsupported {
+            BindingSort::Fixed if !are_opened => Some(Refusal::Unsupported {
                 what: format!(
-                    "directory {}, which is fixed to its node: start the process with `:shared` for what every node \
-                     exports",
+                    "directory {}, which is fixed to its node: start the process with `:copy`, or with `:shared` for what \
+                     every node exports",
                     binding.guest_path
                 ),
             }),
@@ -72,7 +77,7 @@ impl Hosting {
                     ),
                 })
             }
-            BindingSort::Shared { .. } | BindingSort::Copy => None,
+            BindingSort::Fixed | BindingSort::Shared { .. } | BindingSort::Copy => None,
         })
     }
 

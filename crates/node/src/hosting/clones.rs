@@ -37,7 +37,7 @@ impl Service {
         let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
         belongings.none_is_copied("a clone")?;
         if target == self.id {
-            if let Some(refusal) = hosting.objection(&seen.kind, &belongings.bindings) {
+            if let Some(refusal) = hosting.objection(&seen.kind, &belongings.bindings, false) {
                 return Err(Failure::refused(refusal));
             }
         } else {

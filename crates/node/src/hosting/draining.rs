@@ -483,7 +483,7 @@ impl Service {
         draining.change(|news| news.registry = fate);
     }
 
-    fn name_of(&self, node: NodeId) -> String {
+    pub(super) fn name_of(&self, node: NodeId) -> String {
         let roster = self.roster();
         let member = roster.member(node);
         member.map_or_else(|| node.to_string(), |member| member.about.name.clone())

@@ -12,13 +12,13 @@
 //! The file is the user's, and so is the key that marks it: neither service nor runner ever has them. Whoever dies on the
 //! way, the process runs on or is in a file that is whole: the socket's end without a seal means that there is no file, and
 //! a service that finds a process standing settles its record before it lets it run. If the process is on another node,
-//! that one's service has pipe and socket of its own, and `relay` brings both here.
+//! that one's service has pipe and socket of its own, and `relay` brings both here; so it does with the copy for a thaw.
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use sterna_migration::{GrantSeal, Life, MoveId, Record};
+use sterna_migration::{GrantSeal, Life, MoveId, NodeId, Record};
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Hold, Order};
 
@@ -185,20 +185,45 @@ impl Service {
         }
     }
 
-    /// Goes on with a process from a file: as the one that it was, if its record says that it is in this very file.
+    /// A user of this machine has a process thawed, here or by another node.
     pub(super) async fn thaw(
+        &self,
+        hosting: &Hosting,
+        request: HostingRequest,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<HostingReply, Failure> {
+        match request {
+            HostingRequest::ThawAt(_, on) if on != self.id => {
+                self.thaw_at(on, request, descriptors).await
+            }
+            HostingRequest::Thaw(order) | HostingRequest::ThawAt(order, _) => {
+                self.thaw_here(hosting, *order, descriptors, None).await
+            }
+            _ => Err(Failure::refused("not a request of this sort")),
+        }
+    }
+
+    /// Goes on with a process from a file: as the one that it was, if its record says that it is in this very file.
+    /// `asked_by`: the node that has the program, unless it is this one.
+    pub(super) async fn thaw_here(
         &self,
         hosting: &Hosting,
         order: ThawOrder,
         descriptors: Vec<OwnedFd>,
+        asked_by: Option<NodeId>,
     ) -> Result<HostingReply, Failure> {
-        let [copy] = <[OwnedFd; 1]>::try_from(descriptors)
-            .map_err(|_| Failure::refused("a copy belongs to this request"))?;
-        if !hosting.has(order.program).await {
-            return Err(Failure::new(
-                FailureKind::NotHere,
-                "the node does not find the program: does it use another cache (STERNA_CACHE_DIR)?",
-            ));
+        let mut opened = descriptors.into_iter();
+        let copy = opened.next();
+        let copy = copy.ok_or_else(|| Failure::refused("a copy belongs to this request"))?;
+        match (hosting.has(order.program).await, asked_by) {
+            (true, _) => {}
+            (false, Some(node)) => self.fetch_program(hosting, node, order.program).await?,
+            (false, None) => {
+                return Err(Failure::new(
+                    FailureKind::NotHere,
+                    "the node does not find the program: does it use another cache (STERNA_CACHE_DIR)?",
+                ));
+            }
         }
         let (process, what, why_new) = match self.same(&order).await? {
             Ok((record, info)) => {
@@ -222,7 +247,8 @@ impl Service {
                 Some(why),
             ),
         };
-        self.make_here(hosting, process, what, copy).await?;
+        self.make_here(hosting, process, what, copy, opened.collect())
+            .await?;
         hosting
             .news
             .event(process, EventSort::Started, "was thawed");

@@ -46,19 +46,22 @@ impl As {
 }
 
 impl Service {
-    /// Makes a process of a copy and lets it run. If that fails there is nothing of it.
+    /// Makes a process of a copy and lets it run. If that fails there is nothing of it. `opened`: its fixed directories, if
+    /// its user has opened them again.
     pub(super) async fn make_here(
         &self,
         hosting: &Hosting,
         process: ProcessId,
         what: As,
         copy: OwnedFd,
+        opened: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
         let belongings = Belongings::decode(&what.info().extra).ok_or_else(|| {
             Failure::refused("a newer node wrote down what the process has: use that version here")
         })?;
         belongings.none_is_copied("a copy of a process")?;
-        if let Some(refusal) = hosting.objection(&what.info().kind, &belongings.bindings) {
+        let (kind, bindings) = (&what.info().kind, &belongings.bindings);
+        if let Some(refusal) = hosting.objection(kind, bindings, !opened.is_empty()) {
             return Err(Failure::refused(refusal));
         }
         let (epoch, log_epoch, came_from): (Epoch, Epoch, Option<NodeId>) = match &what {
@@ -72,7 +75,7 @@ impl Service {
         hosting.starts_at_last(process, epoch, &what).await?;
         let move_id = MoveId::from_bytes(random());
         let make = async {
-            let placed = hosting.place(process, log_epoch, &belongings, Vec::new(), came_from);
+            let placed = hosting.place(process, log_epoch, &belongings, opened, came_from);
             let (place, descriptors) = placed.await?;
             let make = Make {
                 process,

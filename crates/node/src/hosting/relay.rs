@@ -1,4 +1,4 @@
-//! A process of one node is frozen into a file of another node's machine.
+//! A process of one node is frozen into a file of another node's machine, or thawed out of one.
 //!
 //! ```text
 //!  command           its service                       service that has the process         runner
@@ -8,6 +8,8 @@
 //!    │ seal ─────────────►│ seal ──────────────────────────────►│ swap: frozen in that file
 //!    │◄─────────────── done│◄────────────────────────────── reply│
 //! ```
+//!
+//! A thaw is the other way about: `ThawAt`, the pieces, and the reply, with nothing to seal.
 //!
 //! A piece is its length, as `u32` in little-endian, and its bytes. Whether the copy is whole, it says itself. Each side
 //! lets go of its own pipe or socket when the stream breaks, and by that the rest is as on one machine: no seal, no file.
@@ -20,7 +22,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
-use sterna_migration::{GrantSeal, Life, Record};
+use sterna_migration::{GrantSeal, Life, NodeId, Record};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep, timeout};
@@ -28,9 +30,11 @@ use tokio::time::{Instant, sleep, timeout};
 use super::files::SEAL_BYTES;
 use crate::door::{self, Authority};
 use crate::limits::{
-    ANSWER_WITHIN, FREEZE_PIECE_BYTES, FREEZE_WITHIN, REPLY_BYTES_MAX, RETRY_FIRST,
+    ANSWER_WITHIN, FREEZE_PIECE_BYTES, FREEZE_WITHIN, REPLY_BYTES_MAX, RETRY_FIRST, START_WITHIN,
 };
-use crate::message::{Failure, FailureKind, HostingReply, HostingRequest, Reply, Request};
+use crate::message::{
+    Failure, FailureKind, HostingReply, HostingRequest, Reply, Request, ThawOrder,
+};
 use crate::service::Service;
 use crate::transport::CLOSE_REFUSED;
 use crate::wire;
@@ -152,6 +156,93 @@ impl Service {
             Ok(reply) => Reply::Hosting(reply),
             Err(failure) => Reply::Failed(failure),
         }
+    }
+
+    /// Has a process thawed by another node, out of the file of a user of this machine.
+    pub(super) async fn thaw_at(
+        &self,
+        on: NodeId,
+        request: HostingRequest,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<HostingReply, Failure> {
+        let [copy] = <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| {
+            Failure::refused(
+                "a copy belongs to this request, and no directory goes to another node",
+            )
+        })?;
+        let copy = pipe::Receiver::from_owned_fd(copy).map_err(Failure::refused)?;
+        if self.is_older(on).await? {
+            return Err(Failure::refused(
+                "that node is older and thaws only files of its own machine: upgrade it, or thaw it here and move it",
+            ));
+        }
+        let addresses = self.addresses(on);
+        let request = Request::Hosting(request);
+        let begun = self.transport.begin(on, &addresses, &request).await;
+        let (mut to, mut from) = begun.map_err(|error| self.silent(on, error))?;
+        let relayed = async {
+            // A node that refuses it reads no further; its reply says why.
+            let _ = send_copy(copy, &mut to).await;
+            let _ = to.finish();
+            wire::receive(&mut from, REPLY_BYTES_MAX, START_WITHIN).await
+        };
+        match timeout(START_WITHIN, relayed).await {
+            Ok(Ok(Reply::Hosting(reply))) => Ok(reply),
+            Ok(Ok(Reply::Failed(failure))) => Err(failure),
+            Ok(Ok(_)) => Err(Failure::refused("the other node answers another question")),
+            Ok(Err(_)) | Err(_) => Err(Failure::new(
+                FailureKind::Unreachable,
+                "no answer from that node: `sterna ps -a` shows whether the process was thawed there",
+            )),
+        }
+    }
+
+    /// Thaws a process here that comes out of a file on another node's machine.
+    pub(crate) async fn thaw_for(
+        self: &Arc<Self>,
+        authority: Authority,
+        request: HostingRequest,
+        from: &mut RecvStream,
+    ) -> Reply {
+        let whole = Request::Hosting(request.clone());
+        let thawed = match (door::permit(authority, &whole), request, authority) {
+            (Ok(()), HostingRequest::ThawAt(order, on), Authority::Member(node))
+                if on == self.id =>
+            {
+                self.thaw_from(*order, node, from).await
+            }
+            (Err(failure), ..) => Err(failure),
+            _ => Err(Failure::refused("that is asked of another node")),
+        };
+        let _ = from.stop(CLOSE_REFUSED.into());
+        match thawed {
+            Ok(reply) => Reply::Hosting(reply),
+            Err(failure) => Reply::Failed(failure),
+        }
+    }
+
+    async fn thaw_from(
+        &self,
+        order: ThawOrder,
+        node: NodeId,
+        from: &mut RecvStream,
+    ) -> Result<HostingReply, Failure> {
+        let hosting = self.hosting.as_ref();
+        let hosting = hosting.ok_or_else(|| Failure::refused("this node hosts no processes"))?;
+        let (reading, writing) = io::pipe().map_err(Failure::refused)?;
+        let writing = pipe::Sender::from_owned_fd(writing.into()).map_err(Failure::refused)?;
+        let thawing = self.thaw_here(hosting, order, vec![reading.into()], Some(node));
+        let mut thawing = pin!(thawing);
+        tokio::select! {
+            thawed = &mut thawing => return thawed,
+            taken = take_copy(from, writing) => {
+                if let Err(error) = taken {
+                    tracing::debug!("a copy did not come to its end: {error}");
+                }
+            }
+        }
+        // Whether it was whole, the copy says itself.
+        thawing.await
     }
 }
 

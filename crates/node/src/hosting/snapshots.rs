@@ -367,7 +367,7 @@ impl Service {
             let mut pages = Stored::of(&found.manifest, &*shelf);
             copy::write(&mut writing, &found.manifest.image, &mut pages)
         });
-        let making = self.make_here(hosting, process, what, reading.into());
+        let making = self.make_here(hosting, process, what, reading.into(), Vec::new());
         let (sent, made) = tokio::join!(sending, making);
         match (sent.map_err(Stopped::Here)?, made) {
             (_, Ok(())) => Ok(()),

@@ -233,7 +233,7 @@ impl Service {
             Ok((Reply::Done, _)) => Ok(None),
             Ok((Reply::Failed(failure), _)) => Err(failure),
             Ok(_) => Err(Failure::refused("the other node answers another question")),
-            Err(error) => Err(Failure::new(FailureKind::Unreachable, error)),
+            Err(error) => Err(self.silent(node, error)),
         }
     }
 }

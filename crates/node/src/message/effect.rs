@@ -134,6 +134,7 @@ impl HostingRequest {
             | Self::Clone { .. }
             | Self::Freeze { .. }
             | Self::Thaw(_)
+            | Self::ThawAt(..)
             | Self::Adopt { .. }
             | Self::File { .. }
             | Self::Drain {

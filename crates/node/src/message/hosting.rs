@@ -287,8 +287,7 @@ pub enum HostingRequest {
         /// Which process.
         process: ProcessId,
     },
-    /// Between nodes: the asking node has a process, whose clients come to the asked one. After
-    /// [`Done`](super::Reply::Done) there are [frames](sterna_ingress::Frame) both ways.
+    /// Between nodes: clients of a process of the asking one. After `Done` there are [frames](sterna_ingress::Frame) both ways.
     Clients {
         /// Which process.
         process: ProcessId,
@@ -338,6 +337,8 @@ pub enum HostingRequest {
     },
     /// Between nodes: a connection for a move is to be made, with a secret from this session and a salt. From version 3 on.
     SaltedChannel(Attempt, [u8; 16]),
+    /// `Thaw` at any node. Between nodes only the copy comes, over the stream of the request. From version 3 on.
+    ThawAt(Box<ThawOrder>, NodeId),
 }
 
 /// What is done to a process.

@@ -171,7 +171,8 @@ pub struct Cloned {
     pub stood_us: u64,
 }
 
-/// A frozen process that is to go on. Descriptor: the copy.
+/// A frozen process that is to go on. Descriptors: the copy, and directories that are fixed to their node, opened again, in
+/// the order in which its record has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThawOrder {
     /// The process in the file.
@@ -182,7 +183,7 @@ pub struct ThawOrder {
     pub grant: Option<Grant>,
     /// Its kind.
     pub kind: Tag,
-    /// Its program, which the asked node has.
+    /// Its program, which the asked node has, or the node that asks it.
     pub program: ProgramId,
     /// The file that the program came from, for people.
     pub file: String,

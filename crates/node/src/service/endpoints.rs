@@ -311,6 +311,9 @@ impl Service {
                 self.freeze_for(authority, request, &mut to, &mut from)
                     .await
             }
+            Ok(Request::Hosting(request @ HostingRequest::ThawAt(..))) => {
+                self.thaw_for(authority, request, &mut from).await
+            }
             request => {
                 // Nothing that comes after the request is read.
                 let _ = from.stop(CLOSE_REFUSED.into());

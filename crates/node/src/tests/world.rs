@@ -119,7 +119,7 @@ impl Running {
 
     /// The same, with a file.
     pub(super) fn ask_with(&self, request: &Request, file: &File) -> Result<Reply, AskError> {
-        crate::ask_with(&self.data(), request, &[file.as_fd()])
+        crate::ask_with(&self.data(), request, vec![file.as_fd()])
     }
 
     #[track_caller]

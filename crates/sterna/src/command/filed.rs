@@ -2,14 +2,14 @@
 //! key; a node only gets a pipe.
 
 use std::io::{self, BufReader, BufWriter, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use sterna_migration::Grant;
+use sterna_migration::{Grant, NodeId};
 use sterna_node::limits::PROGRAM_BYTES_MAX;
 use sterna_node::message::{HostingReply, HostingRequest, ProcessEntry, ThawOrder};
 use sterna_process::image::Written;
@@ -52,11 +52,9 @@ impl Freezing<'_> {
         };
         thread::scope(|scope| {
             let (writing, theirs): (OwnedFd, OwnedFd) = (writing.into(), theirs.into());
-            // It has the only other ends here, so that a node which fails shows as the end of the copy.
-            let asking = scope.spawn(move || {
-                let descriptors = [writing.as_fd(), theirs.as_fd()];
-                self.which.hosting_with(request, &descriptors)
-            });
+            // It has the only other ends here until they are sent, so that a node which fails shows as the end of the copy.
+            let asking =
+                scope.spawn(move || self.which.hosting_with(request, vec![writing, theirs]));
             let begun = Instant::now();
             let written = self.write(&key, program.as_ref(), reading);
             if let (Ok((_, written)), false) = (&written, self.keep) {
@@ -180,7 +178,7 @@ impl Freezing<'_> {
     }
 }
 
-/// A file that is to be thawed on the asked node. Its program is in the cache.
+/// A file that is to be thawed on a node. Its program is in the cache of the asked one.
 pub(crate) struct Thawing<'a> {
     pub(crate) which: &'a Which,
     pub(crate) file: &'a ImageFile,
@@ -189,6 +187,10 @@ pub(crate) struct Thawing<'a> {
     pub(crate) name: Option<String>,
     pub(crate) limits: Limits,
     pub(crate) new_id: bool,
+    /// Where, if not on the asked node.
+    pub(crate) on: Option<NodeId>,
+    /// Directories that are fixed to their node, opened again, as its record has them.
+    pub(crate) opened: Vec<OwnedFd>,
 }
 
 impl Thawing<'_> {
@@ -216,13 +218,14 @@ impl Thawing<'_> {
         let image = self.image.encode().context("could not encode the image")?;
         let (reading, writing) = io::pipe().context("could not make a pipe")?;
         let answered = thread::scope(|scope| {
-            let reading: OwnedFd = reading.into();
-            let which = self.which;
-            let asking = scope.spawn(move || {
-                let request = HostingRequest::Thaw(Box::new(order));
-                let descriptors = [reading.as_fd()];
-                which.hosting_with(request, &descriptors)
-            });
+            let mut descriptors = vec![reading.into()];
+            descriptors.extend(self.opened);
+            let (which, order) = (self.which, Box::new(order));
+            let request = match self.on {
+                Some(on) => HostingRequest::ThawAt(order, on),
+                None => HostingRequest::Thaw(order),
+            };
+            let asking = scope.spawn(move || which.hosting_with(request, descriptors));
             let mut writing = BufWriter::with_capacity(BUFFER_BYTES, writing);
             let written = copy::write(&mut writing, &image, &mut Pages(self.file));
             drop(writing.into_parts());

@@ -107,7 +107,7 @@ impl Placed<'_> {
             },
         };
         let Some(HostingReply::Started { process, node }) =
-            self.which.hosting_with(request, &descriptors)?
+            self.which.hosting_with(request, descriptors)?
         else {
             return Err(node::unexpected());
         };

@@ -64,7 +64,8 @@ struct Move {
     which: Which,
 }
 
-/// Writes a copy of the registry into a new file that only its owner can read. To be said at the node that serves it.
+/// Writes a copy of the registry into a file that only its owner can read, and replaces one that is there, at once and
+/// whole. To be said at the node that serves it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sterna registry backup /backups/registry-$(date +%F)")]
 struct Backup {
@@ -257,7 +258,7 @@ impl Backup {
         let request = Request::RegistryBackup { file: file.clone() };
         // Opened by the user, and written by the node, which reaches nothing of the user's.
         registry::new_file(&file, |to| {
-            done(self.which.ask_with(&request, &[to.as_fd()])?)
+            done(self.which.ask_with(&request, vec![to.as_fd()])?)
         })?;
         report(&file, self.json, "the registry is in")
     }
@@ -269,7 +270,7 @@ impl Restore {
         let request = Request::RegistryRestore { file: file.clone() };
         let from =
             File::open(&file).with_context(|| format!("could not read {}", file.display()))?;
-        match self.which.ask_with(&request, &[from.as_fd()]) {
+        match self.which.ask_with(&request, vec![from.as_fd()]) {
             Ok(reply) => done(reply)?,
             Err(error) => match error.downcast_ref() {
                 // It does not run: then its files are ours to change.

@@ -32,7 +32,7 @@ pub(crate) struct Snapshot {
     #[arg(long)]
     stop: bool,
     /// The node that keeps them, another one than the process is on, if they are to be of use when that dies; or
-    /// store:NAME, what `node start --store` calls so.
+    /// store:NAME, what `node start --store` calls so. All that are made from then on are kept there.
     #[arg(long, value_name = "NODE", conflicts_with = "stop", add = complete::nodes())]
     to: Option<String>,
     /// How many are kept.
@@ -107,7 +107,7 @@ impl Snapshot {
         };
         match self.json {
             true => show::json(&kept(process, &keeping, name))?,
-            false => show::print(told(process, &keeping, &name, self.stop)),
+            false => show::print(told(process, &keeping, &name, &self)),
         }
         Ok(0)
     }
@@ -143,15 +143,18 @@ fn kept(id: ProcessId, keeping: &Keeping, to: String) -> Kept<'_> {
     }
 }
 
-fn told(process: ProcessId, keeping: &Keeping, to: &str, stop: bool) -> String {
+fn told(process: ProcessId, keeping: &Keeping, to: &str, asked: &Snapshot) -> String {
     let short = process.short();
-    if stop {
+    if asked.stop {
         return format!("no more snapshots of {short}; the last ones stay on {to}\n");
     }
     let Some(last) = &keeping.last else {
         return format!("{short} has no snapshot\n");
     };
     let next = match keeping.every_ms.map(Duration::from_millis) {
+        Some(every) if asked.once && asked.to.is_some() => {
+            format!(", and so will be the next, every {}", show::time(every))
+        }
         Some(every) => format!(", and again every {}", show::time(every)),
         None => String::new(),
     };

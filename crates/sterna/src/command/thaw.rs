@@ -2,11 +2,14 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
+use sterna_migration::Life;
+use sterna_node::message::{Belongings, BindingSort};
 use sterna_process::{
     Directory, Image, ImageFile, Plain, ProcessId, Provenance, ReadLimits, Resources, Stdio,
 };
@@ -15,7 +18,6 @@ use sterna_runner::{BESIDE, BESIDE_VERSION};
 use super::filed::Thawing;
 use super::given::{self, Given};
 use super::logs::Follow;
-use super::moving;
 use crate::complete;
 use crate::host::{self, Facts, Signals};
 use crate::key;
@@ -66,7 +68,8 @@ are; otherwise give them with --dir.
 
 The file stays. Thawing it twice makes two processes, each of which does the rest of the work: the second gets a new
 id if the first still runs here. A process that was frozen on a node goes on as the same one if its cluster says that
-it is in this very file, and then only once; otherwise, or without --on and --detach, it becomes another one. An image that someone else made is thawed only after it was shown and confirmed.";
+it is in this very file, and then only once; otherwise, or without --on and --detach, it becomes another one. There, directories that are fixed to their node are given
+again with --dir; the others it has anyway. An image that someone else made is thawed only after it was shown and confirmed.";
 
 /// An image that is to be thawed, and what is known about it.
 struct Frozen {
@@ -74,6 +77,8 @@ struct Frozen {
     image: Image,
     local: Local,
     own: bool,
+    /// The process in it is one of a cluster, which does not hear of what is made of it here.
+    of_cluster: bool,
 }
 
 impl Thaw {
@@ -104,7 +109,9 @@ impl Thaw {
             mut image,
             local,
             own,
+            of_cluster,
         } = frozen;
+        let before = image.header.process;
         let shown = self.file.display().to_string();
         let what = || format!("could not thaw {shown}");
         let incoming = ready
@@ -125,6 +132,13 @@ impl Thaw {
         given::check_name(&local.name)?;
         let entry = self.register(directory, &mut image, &ready, &local)?;
         let id = image.header.process;
+        if of_cluster {
+            show::note(format_args!(
+                "this is another process, {}: {} is its cluster's, which goes on with that one by `sterna thaw --detach`",
+                id.short(),
+                before.short()
+            ));
+        }
         let snapshots = self.given.snapshots(&local.name, id)?;
         let resources = Resources {
             stdio: Stdio::inherited().context("could not take over the standard streams")?,
@@ -152,20 +166,18 @@ impl Thaw {
         host::host(entry, running, facts, signals, snapshots)
     }
 
-    /// On the asked node; then, if another one is wanted, it is moved there.
+    /// On the asked node, or by it on another one.
     fn on_node(&self, frozen: &Frozen) -> Result<u8> {
         let local = &frozen.local;
         ensure!(
             !local.canonical_nans && !self.given.build.canonical_nans,
             "--canonical-nans is for processes without a node so far: thaw it without --on and --detach"
         );
-        ensure!(
-            self.given.directories()?.is_empty(),
-            "on a node a process has the directories that it was started with: leave --dir out"
-        );
         let nodes = self.which.nodes()?;
         let on = self.on.as_deref();
         let on = on.map(|name| node::member(&nodes, name)).transpose()?;
+        let on = on.filter(|on| *on != nodes.this.id);
+        let opened = self.opened(frozen, on.is_some())?;
         kinds::from_image(&frozen.file, &local.name, &self.given.build)?;
         let thawing = Thawing {
             which: &self.which,
@@ -175,18 +187,62 @@ impl Thaw {
             name: self.given.name.clone(),
             limits: self.given.limits(frozen.own.then(|| local.limits.clone())),
             new_id: self.new_id,
+            on,
+            opened,
         };
         let process = thawing.run()?;
-        let code = match on.filter(|on| *on != nodes.this.id) {
-            Some(target) => moving::quietly(&self.which, process, target)?,
-            None => 0,
-        };
         if self.detach {
             show::print(format_args!("{}\n", process.short()));
-            return Ok(code);
+            return Ok(0);
         }
         Follow::of(&self.which, process).until_the_end()?;
         super::wait::outcome(&self.which, process, true)
+    }
+
+    /// The directories that are fixed to their node, in the order of the process's record, if it can go on as the same one.
+    fn opened(&self, frozen: &Frozen, is_elsewhere: bool) -> Result<Vec<OwnedFd>> {
+        let mut given = self.given.bound()?;
+        let process = frozen.image.header.process;
+        let before = match self.new_id {
+            true => None,
+            false => self.which.find(&process.to_string()).ok(),
+        };
+        let before = before.filter(|entry| {
+            let record = entry.record();
+            record.is_ok_and(|record| matches!(record.life, Life::Frozen(_)))
+        });
+        let belongings = before.and_then(|entry| Belongings::decode(&entry.info.extra));
+        let bindings = belongings.unwrap_or_default().bindings;
+        let (mut opened, mut missing) = (Vec::new(), Vec::new());
+        for wanted in bindings.iter().filter(|one| one.sort == BindingSort::Fixed) {
+            let guest = Plain(&wanted.guest_path);
+            ensure!(
+                !is_elsewhere,
+                "the directory {guest} is fixed to a machine: thaw it there, without --on; or start the process with \
+                 `:shared`, for what every node exports"
+            );
+            let found = given.iter().position(|one| {
+                one.binding.guest_path == wanted.guest_path && one.binding.sort == wanted.sort
+            });
+            match found.and_then(|at| given.swap_remove(at).handle) {
+                Some(handle) => opened.push(handle),
+                None => missing.push(format!("\n  --dir HOST::{guest}")),
+            }
+        }
+        if let Some(other) = given.first() {
+            bail!(
+                "{} is no directory of the process that is fixed to its node, and the others it has on any node as it was \
+                 started: leave that --dir out",
+                other.binding.guest_path
+            );
+        }
+        ensure!(
+            missing.is_empty(),
+            "the process {} uses directories that are fixed to their node and have to be given:{}",
+            Plain(&frozen.local.name),
+            missing.concat()
+        );
+        Ok(opened)
     }
 
     fn open(&mut self, key: &sterna_process::ImageKey) -> Result<Frozen> {
@@ -204,17 +260,18 @@ impl Thaw {
             canonical_nans: false,
         });
         let own = file.provenance() == Provenance::Own;
+        let mut of_cluster = false;
         if self.on.is_none() && !self.detach {
             let versions = BESIDE_VERSION..=BESIDE_VERSION;
-            let beside = image.sections.take(&BESIDE, versions)?;
-            // Its cluster does not hear of this one.
-            self.new_id |= beside.is_some();
+            of_cluster = image.sections.take(&BESIDE, versions)?.is_some();
+            self.new_id |= of_cluster;
         }
         Ok(Frozen {
             file,
             image,
             local,
             own,
+            of_cluster,
         })
     }
 

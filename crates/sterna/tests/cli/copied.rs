@@ -254,13 +254,16 @@ fn a_node_without_room_for_copies_says_how_much_and_the_process_stays() {
         vec!["clone", "p", "two"],
         vec!["snapshot", "p", "--once", "--to", "one"],
     ];
-    for words in others {
-        let refused = cluster.ask(&words);
+    for (words, node) in others
+        .iter()
+        .flat_map(|words| [(words, "one"), (words, "two")])
+    {
+        let refused = cluster.ask_at(node, words);
         assert!(!refused.0.status.success(), "{words:?}");
         let said = refused.err();
         assert!(
             said.contains("/work") && said.contains(":shared"),
-            "{words:?}: {said}"
+            "{words:?} at {node}: {said}"
         );
     }
     cluster.is_at("p", "one");
@@ -363,7 +366,39 @@ fn a_node_without_the_export_says_how_to_have_it_and_the_process_stays() {
         .ask(&["move", "q", "two"])
         .fails(1, &["/fixed", "fixed to its node", ":shared"]);
     cluster.is_at("q", "one");
+    // Out of a file as well; there the user can open again what was fixed.
+    let image = |name: &str| cluster.world.path(name).to_str().unwrap().to_owned();
     for name in ["p", "q"] {
+        cluster.ask(&["freeze", name, "-o", &image(name)]).ok();
+    }
+    cluster
+        .ask_at("two", &["thaw", "--detach", &image("p")])
+        .fails(125, &missing);
+    cluster
+        .ask_at("two", &["thaw", "--detach", "--on", "one", &image("p")])
+        .ok();
+    cluster
+        .ask(&["thaw", "--detach", "--on", "two", &image("q")])
+        .fails(125, &["/fixed", "without --on"]);
+    cluster
+        .ask(&["thaw", "--detach", &image("q")])
+        .fails(125, &["--dir HOST::/fixed"]);
+    cluster
+        .ask(&[
+            "thaw",
+            "--detach",
+            "--dir",
+            &fixed,
+            "--dir",
+            "/tmp::/other",
+            &image("q"),
+        ])
+        .fails(125, &["/other", "leave that --dir out"]);
+    cluster
+        .ask(&["thaw", "--detach", "--dir", &fixed, &image("q")])
+        .ok();
+    for name in ["p", "q"] {
+        cluster.is_at(name, "one");
         cluster.ask(&["kill", name]).ok();
     }
 }

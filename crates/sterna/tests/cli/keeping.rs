@@ -42,6 +42,11 @@ fn a_process_whose_node_was_killed_comes_back_from_its_snapshot() {
     one.ok(&world, &every);
     other.kill_runner();
     other.kill();
+    one.fails(
+        &world,
+        &["logs", "lua"],
+        &["node two: no answer", "start it again"],
+    );
     other.start_again(&world);
     until("the loss is known", || {
         one.ok(&world, &["ps", "-a"]).contains("lost")
@@ -111,6 +116,15 @@ fn a_frozen_process_goes_on_once_as_the_same_one_and_then_as_another() {
     let file = world.path("lua.sterna").to_str().unwrap().to_owned();
     one.ok(&world, &["freeze", "lua", "-o", &file]);
     assert!(one.ok(&world, &["ps", "-a"]).contains("is frozen in"));
+    // Without a node it is another one.
+    let there = world.ask(["thaw", &file]);
+    assert!(
+        there.err().contains("this is another process"),
+        "{}",
+        there.err()
+    );
+    assert!(plain(&world).ends_with(&there.ok()));
+    assert!(one.ok(&world, &["ps", "-a"]).contains("is frozen in"));
     // On any node of the cluster.
     let first = other.ok(&world, &["thaw", "--detach", &file]);
     let listed = other.ok(&world, &["ps"]);
@@ -133,7 +147,13 @@ fn a_frozen_process_goes_on_once_as_the_same_one_and_then_as_another() {
 fn a_process_is_frozen_from_another_node_and_thawed_on_a_third() {
     let world = World::new();
     let [one, other] = two(&world);
-    let third = joined(&world, &one, "three");
+    let cache = world.path("cache of three").to_str().unwrap().to_owned();
+    let how = How {
+        environment: vec![("STERNA_CACHE_DIR".into(), cache)],
+        ..How::default()
+    };
+    let third = Node::start_so(&world, "three", "127.0.0.1:0", how);
+    join(&world, &one, &third);
     run(&one, &world, "two", ENDLESS);
     let file = world.path("lua.sterna").to_str().unwrap().to_owned();
     let kept = world.path("kept.sterna").to_str().unwrap().to_owned();
@@ -154,6 +174,11 @@ fn a_process_is_frozen_from_another_node_and_thawed_on_a_third() {
     world.ask(nowhere).fails(125, &["no node four"]);
     let thaw = ["thaw", "--detach", "--on", "three", &file];
     let process = one.ok(&world, &thaw);
+    // Which has got the program of the node that was asked.
+    assert_ne!(
+        fs::read_dir(world.path("cache of three")).unwrap().count(),
+        0
+    );
     let rows: Value = serde_json::from_str(&one.ok(&world, &["ps", "--json"])).unwrap();
     assert_eq!(rows[0]["name"], "lua");
     assert_eq!(rows[0]["node"], "three");
