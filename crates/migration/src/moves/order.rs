@@ -51,7 +51,7 @@ pub enum StartError {
         process: ProcessId,
     },
     /// It takes part in another move, or its end is being written down.
-    #[error("another move of process {} has not ended: wait for it or cancel it", process.short())]
+    #[error("another move of process {} has not ended: wait for it, or give it up (Ctrl-C of its `sterna move`)", process.short())]
     Busy {
         /// The process.
         process: ProcessId,
