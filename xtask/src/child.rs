@@ -1,8 +1,8 @@
 //! Running other programs: a failure names the whole command line and shows what the program said.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -36,16 +36,31 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
 }
 
 /// Runs a program whose standard output is taken line by line while it runs. The answer is how it ended.
-pub(crate) fn follow(command: &mut Command, mut take: impl FnMut(String)) -> Result<ExitStatus> {
-    let mut running = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("could not start {}", line(command)))?;
+pub(crate) fn follow(command: &mut Command, take: impl FnMut(String)) -> Result<ExitStatus> {
+    let mut running = start(command.stdout(Stdio::piped()))?;
     let output = running.stdout.take().context("the output is a pipe")?;
-    for text in BufReader::new(output).lines() {
-        take(text.with_context(|| format!("could not read the output of {}", line(command)))?);
-    }
+    lines(output, take).with_context(|| format!("could not read what {} says", line(command)))?;
     Ok(running.wait()?)
+}
+
+/// The same with its standard error.
+pub(crate) fn follow_errors(command: &mut Command, take: impl FnMut(String)) -> Result<ExitStatus> {
+    let mut running = start(command.stderr(Stdio::piped()))?;
+    let errors = running.stderr.take().context("errors go to a pipe")?;
+    lines(errors, take).with_context(|| format!("could not read what {} says", line(command)))?;
+    Ok(running.wait()?)
+}
+
+fn start(command: &mut Command) -> Result<Child> {
+    let running = command.spawn();
+    running.with_context(|| format!("could not start {}", line(command)))
+}
+
+fn lines(from: impl Read, mut take: impl FnMut(String)) -> io::Result<()> {
+    for text in BufReader::new(from).split(b'\n') {
+        take(String::from_utf8_lossy(&text?).into_owned());
+    }
+    Ok(())
 }
 
 /// Whether a program starts and ends well, without a word.

@@ -5,6 +5,7 @@
 //! * `tidy`: rules of the house that no lint knows
 //! * `bench`: what Sterna costs and how fast it is, beside others
 //! * `arm`: takes programs to an (emulated) Arm machine and back while they run
+//! * `fuzz`: made-up input for whatever reads what strangers send
 //! * `guests`: builds the programs for the wasm kind and compares them with the committed ones
 //!
 //! Shared by them: `need`, what must be on the machine and how it gets there; `child`, running other programs.
@@ -13,6 +14,7 @@ mod arm;
 mod bench;
 mod child;
 mod ci;
+mod fuzz;
 mod guests;
 mod need;
 mod test;
@@ -43,6 +45,8 @@ enum Command {
     Bench(bench::Args),
     /// Takes real programs from x86 to Arm and back while they run, and compares their output
     Arm(arm::Args),
+    /// Runs fuzz targets for a while each
+    Fuzz(fuzz::Args),
     /// Rebuilds the programs in guests/wasm, or checks that a rebuild gives the same bytes
     Guests(guests::Args),
 }
@@ -64,6 +68,7 @@ fn run(root: &Path, command: Command) -> anyhow::Result<()> {
         Command::Tidy => tidy::run(root),
         Command::Bench(args) => bench::run(root, &args),
         Command::Arm(args) => arm::run(root, &args),
+        Command::Fuzz(args) => fuzz::run(root, &args),
         Command::Guests(args) => guests::run(root, &args),
     }
 }

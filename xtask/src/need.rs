@@ -46,7 +46,7 @@ pub(crate) const ZIG: Need = Need {
 /// What snapshots are kept in by those who have buckets.
 pub(crate) const S3: Need = Need {
     name: "moto (an S3 server) in target/venv",
-    purpose: "keeps snapshots in a bucket, in tests of that",
+    purpose: "keeps snapshots in buckets of S3 and Google, in tests of that",
     remedy: "cargo xtask test --install",
     present: |root| {
         let version = ["-c", "import moto; print(moto.__version__)"];
@@ -57,6 +57,25 @@ pub(crate) const S3: Need = Need {
     install: |root| install_pinned(root, MOTO),
 };
 
+/// The same, for those who have theirs at Azure.
+pub(crate) const AZURE: Need = Need {
+    name: "Azurite (an Azure server) in target/azurite",
+    purpose: "keeps snapshots in buckets of Azure, in tests of that",
+    remedy: "cargo xtask test --install",
+    present: |root| {
+        let version = "console.log(require('azurite/package.json').version)";
+        let mut node = Command::new("node");
+        node.args(["-e", version]);
+        node.env("NODE_PATH", root.join(AZURITE_AT).join("node_modules"));
+        let pinned = std::fs::read_to_string(root.join(AZURITE).join("package.json"));
+        child::read(&mut node).is_ok_and(|version| {
+            let pin = format!("\"azurite\": \"{}\"", version.trim());
+            pinned.is_ok_and(|pinned| pinned.contains(&pin))
+        })
+    },
+    install: install_azurite,
+};
+
 /// A current test runner; without it cargo's own does.
 pub(crate) const NEXTEST: Need = Need {
     name: "cargo-nextest",
@@ -64,6 +83,27 @@ pub(crate) const NEXTEST: Need = Need {
     remedy: "cargo install --locked cargo-nextest",
     present: |_| child::succeeds(child::cargo().args(["nextest", "--version"])),
     install: |_| child::show(child::cargo().args(["install", "--locked", "cargo-nextest"])),
+};
+
+/// The compiler that instruments what is fuzzed.
+pub(crate) const NIGHTLY: Need = Need {
+    name: "a nightly Rust",
+    purpose: "builds fuzz targets",
+    remedy: "rustup toolchain install nightly --profile minimal",
+    present: |_| child::succeeds(Command::new("cargo").args(["+nightly", "--version"])),
+    install: |_| {
+        let words = ["toolchain", "install", "nightly", "--profile", "minimal"];
+        child::show(Command::new("rustup").args(words))
+    },
+};
+
+/// What builds and starts fuzz targets.
+pub(crate) const CARGO_FUZZ: Need = Need {
+    name: "cargo-fuzz",
+    purpose: "builds and runs fuzz targets",
+    remedy: "cargo install --locked cargo-fuzz",
+    present: |_| child::succeeds(child::cargo().args(["fuzz", "--version"])),
+    install: |_| child::show(child::cargo().args(["install", "--locked", "cargo-fuzz"])),
 };
 
 /// An Arm processor, emulated.
@@ -108,6 +148,10 @@ pub(crate) const FAKETIME: Need = Need {
 /// What is taken from the Python package index, by version and hash.
 const GUESTS: &str = "guests/requirements.txt";
 const MOTO: &str = "xtask/moto.txt";
+
+/// What is taken from the npm registry, by version and hash, and where it is put.
+const AZURITE: &str = "xtask/azurite";
+const AZURITE_AT: &str = "target/azurite";
 
 /// Options of pip that keep it quiet and to the point.
 pub(crate) const PIP: [&str; 4] = ["-m", "pip", "--disable-pip-version-check", "--quiet"];
@@ -179,6 +223,23 @@ fn install_pinned(root: &Path, list: &str) -> Result<()> {
         .args(["install", "--require-hashes", "-r"])
         .arg(root.join(list));
     child::read(&mut pip).map(|_| ())
+}
+
+fn install_azurite(root: &Path) -> Result<()> {
+    if !child::succeeds(Command::new("npm").arg("--version")) {
+        apt(&["nodejs", "npm"])?;
+    }
+    let at = root.join(AZURITE_AT);
+    std::fs::create_dir_all(&at)?;
+    for name in ["package.json", "package-lock.json"] {
+        let from = root.join(AZURITE).join(name);
+        std::fs::copy(&from, at.join(name))
+            .with_context(|| format!("could not copy {}", from.display()))?;
+    }
+    let mut npm = Command::new("npm");
+    npm.current_dir(at).args(["ci", "--ignore-scripts"]);
+    npm.args(["--no-audit", "--no-fund", "--silent"]);
+    child::read(&mut npm).map(|_| ())
 }
 
 /// The version of a package that a list names.

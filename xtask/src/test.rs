@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::need::{ETCD, FAKETIME, NETWORKS, NEXTEST, Need, PYTHON, S3};
+use crate::need::{AZURE, ETCD, FAKETIME, NETWORKS, NEXTEST, Need, PYTHON, S3};
 use crate::{arm, child, guests};
 pub(crate) use report::Report;
 
@@ -75,7 +75,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 
 /// Installs what the tests need, or says what is missing. Tests run without it: those that need it skip themselves.
 fn prepare(root: &Path, args: &Args) -> Result<()> {
-    let needs: [&Need; 6] = [&PYTHON, &NEXTEST, &ETCD, &S3, &NETWORKS, &FAKETIME];
+    let needs: [&Need; 7] = [&PYTHON, &NEXTEST, &ETCD, &S3, &AZURE, &NETWORKS, &FAKETIME];
     for need in needs {
         if args.install {
             need.ensure(root, true)?;

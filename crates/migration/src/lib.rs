@@ -112,6 +112,6 @@ pub use message::{
 pub use moves::{CancelError, Moves, Order, StartError, StartedError};
 pub use record::{Intent, Life, Record, Swap, SwapForbidden, Verdict, Version};
 pub use report::{Copied, MoveFailure, Outcome, Part, Report};
-pub use rounds::{Round, RoundsEnd, Travel, TravelError, Travelled};
+pub use rounds::{Round, RoundGoing, RoundsEnd, Travel, TravelError, Travelled};
 pub use time::Time;
 pub use wire::WireError;

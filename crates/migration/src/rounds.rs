@@ -133,6 +133,15 @@ pub struct Round {
     pub dirty: u64,
 }
 
+/// How far a round is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundGoing {
+    /// Bytes that have gone.
+    pub sent: u64,
+    /// Bytes that are to go, pages of zeros among them.
+    pub of: u64,
+}
+
 /// Why there was no further round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -296,7 +305,7 @@ impl Rounds {
 
     /// Whether there is to be another one after this, which was [noted](Self::note).
     pub(crate) fn sent(&mut self, round: &Round, now: Time, limits: &Limits) -> Next {
-        if self.expected(limits) <= self.goal(limits) {
+        if self.left == 0 || self.expected(limits) <= self.goal(limits) {
             return self.stop(RoundsEnd::Enough, limits);
         }
         if round.dirty >= round.pages || self.travelled.rounds.len() >= limits.rounds_max {
@@ -308,10 +317,12 @@ impl Rounds {
         }
     }
 
-    /// One has been sent. Whether its figures are kept.
+    /// One has been sent. Whether its figures are kept: before a process stands still there may be some with nothing to send.
     pub(crate) fn note(&mut self, round: Round) -> bool {
         self.left = round.dirty;
-        let is_kept = self.travelled.rounds.len() < ROUNDS_KEPT_MAX;
+        let rounds = &self.travelled.rounds;
+        let is_told = round.pages > 0 || rounds.is_empty();
+        let is_kept = is_told && rounds.len() < ROUNDS_KEPT_MAX;
         if is_kept {
             self.travelled.rounds.push(round);
         }

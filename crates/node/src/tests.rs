@@ -17,7 +17,7 @@
 //! - `etcd`: the registry in an etcd
 //! - `pages`: lists that are longer than an answer
 //! - `processes`: what it knows of processes
-//! - `s3`: a server for tests of stores
+//! - `servers`: servers of buckets, for tests of stores
 
 mod broken;
 pub(crate) mod captive;
@@ -32,8 +32,8 @@ mod processes;
 mod records;
 mod recovery;
 mod rights;
-pub(crate) mod s3;
 mod samples;
+pub(crate) mod servers;
 mod taken;
 mod versions;
 mod world;

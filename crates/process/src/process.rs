@@ -28,7 +28,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::control::{Control, Exit};
+use crate::control::{Control, Exit, Stats};
 use crate::environment::{Environment, Resources};
 use crate::error::{CaptureError, PauseRefused, PrepareError, RestoreError, SpawnError};
 use crate::id::{Epoch, ProcessId, ProgramId, Tag};
@@ -212,6 +212,9 @@ pub enum Pausing {
 pub trait Paused: Send {
     /// Its memory. The pages that an image needs beside [`Paused::capture`] are [`Memory::changed`].
     fn memory(&self) -> Arc<dyn Memory>;
+
+    /// What it has used, here and wherever it was before.
+    fn stats(&self) -> Stats;
 
     /// Everything but the pages. May be called again, with the same result.
     ///

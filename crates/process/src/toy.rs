@@ -51,7 +51,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::{Control, Exit};
+use crate::control::{Control, Controls, Exit, State, Stats};
 use crate::description::FrameKind;
 use crate::environment::{Environment, Resources};
 use crate::error::{CaptureError, PauseRefused, PrepareError, RestoreError, SpawnError};
@@ -348,6 +348,13 @@ struct ToyPaused {
 impl Paused for ToyPaused {
     fn memory(&self) -> Arc<dyn Memory> {
         Arc::clone(&self.seat.memory) as _
+    }
+
+    fn stats(&self) -> Stats {
+        Stats {
+            state: State::Paused,
+            ..self.seat.stats()
+        }
     }
 
     fn capture(&mut self) -> Result<Image, CaptureError> {

@@ -216,6 +216,13 @@ impl Hosted {
         let stats = match (&inner.stage, &inner.control) {
             (Stage::Exited(ended), _) => ended.stats.clone(),
             (_, Some(control)) => control.stats(),
+            (
+                Stage::Standing(paused)
+                | Stage::Frozen { paused, .. }
+                | Stage::Made { paused, .. }
+                | Stage::Ready { paused, .. },
+                None,
+            ) => paused.stats(),
             (_, None) => no_stats(),
         };
         Seen {
@@ -282,7 +289,7 @@ impl Inner {
     }
 }
 
-/// Of a process that has not run here.
+/// Of a process that is not here yet, or in somebody's hands and has not run here.
 fn no_stats() -> Stats {
     Stats {
         state: State::Paused,

@@ -22,8 +22,8 @@ use crate::fault::{self, Midway};
 use crate::following::{Following, Lanes};
 use crate::hosted::{Hosted, Stage};
 use crate::limits::{
-    AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, LOOKS_AGAIN, READY_WITHIN,
-    REASON_WITHIN, ROUNDS,
+    AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, LOOKS_AGAIN, REASON_WITHIN,
+    ROUNDS,
 };
 use crate::live::Live;
 use crate::message::Said;
@@ -286,16 +286,20 @@ fn choose(
     (attempt, within): (Attempt, Duration),
 ) -> (Pausing, Watched) {
     let begun = Instant::now();
-    let until = begun + within;
-    let left = || until.saturating_duration_since(Instant::now());
+    let until = |end: Instant| end.saturating_duration_since(Instant::now());
+    // A target may be too slow to be ready at all: the last quarter is for stopping the process wherever it is.
+    let (looked, paused) = (begun + within * 3 / 4, begun + within);
     let mut process = process;
     for round in 0..ROUNDS {
+        if until(looked).is_zero() {
+            break;
+        }
         let looks = if round == 0 { LOOKS } else { LOOKS_AGAIN };
         for look in 0..looks {
             match process.waypoints(LOOK_WITHIN) {
                 Ok(places) => outgoing.tell(&places),
                 // It has ended; or it cannot be looked at, and perhaps stopped all the same.
-                Err(_) => return (process.pause(left()), Some((false, None))),
+                Err(_) => return (process.pause(until(paused)), Some((false, None))),
             }
             // A program that stays where it is needs no second look.
             if look > 1 && outgoing.is_ready(Duration::ZERO) || service.is_void() {
@@ -303,7 +307,7 @@ fn choose(
             }
             thread::sleep(LOOK_EVERY);
         }
-        outgoing.is_ready(READY_WITHIN.min(left() / 2));
+        outgoing.is_ready(until(looked) / 2);
         let ready = outgoing.heard().ready.clone();
         // It has written meanwhile.
         if let Err(reason) = outgoing.catch_up(service, attempt) {
@@ -311,14 +315,14 @@ fn choose(
             return (Pausing::Refused(process, refused), None);
         }
         let us = Some(begun.elapsed().as_micros() as u64);
-        match process.pause_among(&ready, AMONG_WITHIN.min(left())) {
+        match process.pause_among(&ready, AMONG_WITHIN.min(until(paused))) {
             // It came to places at which it was not seen: they are made ready, too.
             Pausing::Refused(running, _) => process = running,
             other => return (other, Some((true, us))),
         }
     }
     // Wherever it is, then.
-    (process.pause(left()), Some((false, None)))
+    (process.pause(until(paused)), Some((false, None)))
 }
 
 /// Makes an image of a process that stands still for a move.

@@ -43,8 +43,6 @@ pub const LOOKS: u32 = 10;
 pub const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Longest time for a look.
 pub const LOOK_WITHIN: Duration = Duration::from_millis(100);
-/// For the target to make ready what was seen at the last look. The process runs meanwhile.
-pub const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Then, for the process to come to a place that is ready.
 pub const AMONG_WITHIN: Duration = Duration::from_millis(25);
 /// How often the process is looked at again if it came to none.
@@ -64,6 +62,8 @@ pub const CATCH_UPS: u32 = 3;
 pub const LANES: u8 = 2;
 /// For the first of them to be there; without one, such pages go where answers go.
 pub const LANE_WITHIN: Duration = Duration::from_millis(200);
+/// Between two words on how far a round is.
+pub const TELL_EVERY: Duration = Duration::from_millis(250);
 /// Pages that go along with one that is asked for: the next ones, and those before.
 pub const AHEAD_PAGES: u64 = 24;
 /// See [`AHEAD_PAGES`].

@@ -12,14 +12,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sterna_migration::{Attempt, Round, RunnerEvent};
-use sterna_process::{Memory, MemoryError, PageRuns};
+use sterna_migration::{Attempt, Round, RoundGoing, RunnerEvent};
+use sterna_process::{Memory, MemoryError, PAGE_SIZE, PageRuns};
 
 use crate::fault::Midway;
 use crate::hosted::{Hosted, Stage};
 use crate::leaving::{Outgoing, chain};
 use crate::limits::{
     CATCH_UP_PAGES_MAX, CATCH_UPS, LOOK_EVERY, LOOK_WITHIN, LOOKS_IN_A_ROUND, SETTLE_WITHIN,
+    TELL_EVERY,
 };
 use crate::message::Said;
 use crate::pump::{self, PumpError};
@@ -101,11 +102,21 @@ impl Drop for Live {
 
 impl Outgoing {
     /// Sends what was written since the last round.
-    fn round(&self, live: &Live, rate_max: Option<u64>) -> Result<Round, PumpError> {
+    fn round(
+        &self,
+        live: &Live,
+        rate_max: Option<u64>,
+        tell: impl Fn(RoundGoing),
+    ) -> Result<Round, PumpError> {
         let begun = Instant::now();
         let pages = live.take()?;
-        let mut held_back = Duration::ZERO;
-        let keep_to_rate = |sent: u64| {
+        let of = pages.page_count() * PAGE_SIZE as u64;
+        let (mut held_back, mut told) = (Duration::ZERO, begun);
+        let goes = |sent: u64| {
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                tell(RoundGoing { sent, of });
+            }
             let Some(rate) = rate_max else { return };
             let early = pump::early(sent, rate, begun);
             if !early.is_zero() {
@@ -115,7 +126,7 @@ impl Outgoing {
             }
         };
         let bytes = self.send_and_wait(|sender| {
-            let half = (Midway::HalfRound, keep_to_rate);
+            let half = (Midway::HalfRound, goes);
             let bytes = pump::pages(sender, &*live.memory, &pages, half)?;
             pump::round(sender)?;
             Ok(bytes)
@@ -142,7 +153,9 @@ impl Outgoing {
             return Ok(());
         }
         for _ in 0..CATCH_UPS {
-            let round = self.round(live, None).map_err(|error| chain(&error))?;
+            let round = self
+                .round(live, None, |_| {})
+                .map_err(|error| chain(&error))?;
             service.say(&Said::Event(RunnerEvent::RoundSent { attempt, round }));
             if round.dirty > round.pages / 2 {
                 break;
@@ -215,7 +228,8 @@ pub(crate) fn round(role: &Role, service: &Service, attempt: Attempt, rate_max: 
     let sent = match tracked {
         Some((outgoing, live)) => {
             look(&hosted, outgoing);
-            let sent = outgoing.round(live, rate_max);
+            let tell = |going| service.say(&Said::Going { attempt, going });
+            let sent = outgoing.round(live, rate_max, tell);
             sent.map_err(|error| chain(&error))
         }
         None => Err("the connection to the target's runner is gone".into()),

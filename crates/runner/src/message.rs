@@ -6,7 +6,7 @@
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use sterna_migration::{Attempt, Command, Holding, MoveId, NodeId, RunnerEvent};
+use sterna_migration::{Attempt, Command, Holding, MoveId, NodeId, RoundGoing, RunnerEvent};
 use sterna_process::{
     Description, Epoch, Exit, Limits, MemoryLayout, ProcessId, ProgramId, Stats, Tag,
 };
@@ -343,6 +343,13 @@ pub enum Said {
         program: ProgramId,
         /// Places, as [`Waypoint`](sterna_process::Waypoint)s.
         waypoints: Vec<sterna_process::Waypoint>,
+    },
+    /// How far a round is that takes its time.
+    Going {
+        /// Which move.
+        attempt: Attempt,
+        /// How far.
+        going: RoundGoing,
     },
 }
 

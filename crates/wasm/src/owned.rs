@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use sterna_process::image::{Image, ImageHeader, Section, Sections};
 use sterna_process::{
-    CaptureError, Control, Memory, PauseRefused, Paused, Pausing, Plain, Process, Running, Waypoint,
+    CaptureError, Control, Controls, Memory, PauseRefused, Paused, Pausing, Plain, Process,
+    Running, State, Stats, Waypoint,
 };
 use sterna_wasi::Wasi;
 
@@ -111,6 +112,13 @@ impl Standing {
 impl Paused for Standing {
     fn memory(&self) -> Arc<dyn Memory> {
         self.seat.pages.clone()
+    }
+
+    fn stats(&self) -> Stats {
+        Stats {
+            state: State::Paused,
+            ..self.seat.stats()
+        }
     }
 
     fn capture(&mut self) -> Result<Image, CaptureError> {

@@ -317,3 +317,14 @@ fn what_rounds_leave_of_a_hybrid_follows_however_little_it_is() {
     assert_eq!(rounds.travelled().strategy, Strategy::PostCopy);
     assert!(rounds.travelled().why_not.is_some());
 }
+
+/// What the registry takes for its word is not less by another round.
+#[test]
+fn nothing_left_is_enough_however_slow_the_registry_is() {
+    let mut rounds = begun(travel(None));
+    rounds.begin(500 * MILLI);
+    assert_eq!(sent(&mut rounds, round(100_000, 0), at(100)), Next::Pause);
+    assert_eq!(rounds.travelled().end, Some(RoundsEnd::Enough));
+    rounds.note(round(0, 0));
+    assert_eq!(rounds.travelled().rounds.len(), 1);
+}

@@ -292,6 +292,11 @@ impl Driver {
                     self.watched.insert(attempt, (us, ready));
                 }
             }
+            Said::Going { attempt, going } => {
+                if self.moves.target_by(attempt).is_some() {
+                    self.hosting.news.going(attempt, going);
+                }
+            }
             Said::Need {
                 number,
                 program,

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use sterna_migration::{Attempt, Travelled};
+use sterna_migration::{Attempt, RoundGoing, Travelled};
 use sterna_process::ProcessId;
 use tokio::sync::watch;
 
@@ -32,6 +32,8 @@ pub(super) struct News {
 struct Kept {
     /// Of moves that go on.
     rounds: HashMap<Attempt, Vec<RoundNews>>,
+    /// How far the rounds are that these are in.
+    going: HashMap<Attempt, RoundGoing>,
     reports: VecDeque<(Attempt, MoveReport, Travelled)>,
     events: VecDeque<EventRecord>,
     numbers: u64,
@@ -60,7 +62,21 @@ impl News {
 
     /// A move has made a round.
     pub(super) fn round(&self, attempt: Attempt, round: RoundNews) {
-        self.change(|kept| kept.rounds.entry(attempt).or_default().push(round));
+        self.change(|kept| {
+            kept.going.remove(&attempt);
+            kept.rounds.entry(attempt).or_default().push(round);
+        });
+    }
+
+    /// So far is a round of a move.
+    pub(super) fn going(&self, attempt: Attempt, going: RoundGoing) {
+        self.change(|kept| _ = kept.going.insert(attempt, going));
+    }
+
+    /// How far the round is that goes on, if somebody has said so.
+    pub(super) fn going_of(&self, attempt: Attempt) -> Option<RoundGoing> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.going.get(&attempt).copied()
     }
 
     /// The rounds of a move that goes on, after so many.
@@ -73,6 +89,7 @@ impl News {
     pub(super) fn report(&self, attempt: Attempt, report: MoveReport, travelled: Travelled) {
         self.change(|kept| {
             kept.rounds.remove(&attempt);
+            kept.going.remove(&attempt);
             if kept.reports.len() >= REPORTS_MAX {
                 kept.reports.pop_front();
             }

@@ -25,9 +25,11 @@ impl Service {
     ) -> Result<MoveProgress, Failure> {
         let mut changed = hosting.news.watch();
         let until = Instant::now() + NEWS_WITHIN;
+        let known = hosting.news.going_of(attempt);
         loop {
             changed.borrow_and_update();
             let goes_on = hosting.is_busy(attempt).await;
+            let going = hosting.news.going_of(attempt);
             let rounds = hosting.news.rounds_after(attempt, after);
             // Asked for after that: the report of a move is there before the move is over.
             let ended = match hosting.news.report_of(attempt) {
@@ -46,8 +48,12 @@ impl Service {
                     copied,
                 })
             });
-            if ended.is_some() || !rounds.is_empty() {
-                return Ok(MoveProgress { rounds, ended });
+            if ended.is_some() || !rounds.is_empty() || going != known {
+                return Ok(MoveProgress {
+                    rounds,
+                    going,
+                    ended,
+                });
             }
             let left = until.saturating_duration_since(Instant::now());
             if timeout(left.min(LOOK_EVERY), changed.changed())

@@ -3,32 +3,35 @@
 //! ```text
 //! node start --store backup=file:///mnt/backup        on each node that is to use it
 //! /mnt/backup/PROCESS/…                               as `sterna-snapshot` says
-//! node start --store backup=s3://BUCKET/PREFIX        the same in a bucket
+//! node start --store backup=s3://BUCKET/PREFIX        the same in a bucket; also az://…, gs://…
 //! ```
 //!
 //! A schedule goes with a process from node to node, and says a name, never a place: a node opens what its own operator
 //! named when it was started, and nothing because somebody on the network says so. Whoever can write there can make
 //! snapshots disappear, but none that is taken for one: each has its owner's mark.
 //!
-//! - `bucket`: what speaks the protocol of S3
+//! - `bucket`: folders in a bucket; `provider`: who has it
 //! - `http`: how that is asked
 
 mod bucket;
 mod http;
+mod provider;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::{fmt, fs, io};
+use std::{env, fmt, fs, io};
 
 use sterna_process::ProcessId;
 use sterna_snapshot::{Folder, Shelf, ShelfError, is_name};
 
 use crate::message::Failure;
 use bucket::{Bucket, BucketAt};
+use provider::Variables;
 
 const FILE: &str = "file://";
 
@@ -55,7 +58,9 @@ pub enum ParseStoreError {
     )]
     Name,
     /// Its URL is none that can be used.
-    #[error("{url:?} cannot be a store: write file:///DIRECTORY or s3://BUCKET/PREFIX")]
+    #[error(
+        "{url:?} cannot be a store: write file:///DIRECTORY or s3://BUCKET/PREFIX, with az:// for Azure, gs:// for Google"
+    )]
     Url {
         /// The URL.
         url: String,
@@ -77,20 +82,33 @@ pub enum OpenStoreError {
     },
     /// What is kept would be open to all on the way.
     #[error(
-        "AWS_ENDPOINT is without TLS: set AWS_ALLOW_HTTP=true if nobody else can listen on the way"
+        "{variable} is without TLS: set {permission}=true if nobody else can listen on the way"
     )]
-    Plain,
+    Plain {
+        /// What names the server.
+        variable: &'static str,
+        /// What would allow it.
+        permission: &'static str,
+    },
     /// It is not known where a bucket is.
-    #[error("AWS_ENDPOINT is not of the form https://HOST[:PORT]")]
-    Endpoint,
+    #[error("{variable} is not of the form https://HOST[:PORT]")]
+    Endpoint {
+        /// What is to name the server.
+        variable: &'static str,
+    },
     /// Nobody could be trusted.
     #[error(
         "found no CA certificates: install ca-certificates, or name a file with some in SSL_CERT_FILE"
     )]
     Certificates(#[source] io::Error),
     /// What the environment says cannot be used.
-    #[error("a variable AWS_… in the node's environment has a value that cannot be used")]
-    Environment(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("a variable {variables} in the node's environment has a value that cannot be used")]
+    Environment {
+        /// How their names begin.
+        variables: &'static str,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl StoreAt {
@@ -207,12 +225,18 @@ impl Stores {
     /// Looks whether directories are there, and makes ready what is needed to reach buckets. To be called before the node
     /// gives up the machine's files.
     pub(crate) fn open(stores: &[StoreAt]) -> Result<Self, (StoreAt, OpenStoreError)> {
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let variables: Variables = env::vars_os().filter_map(text).collect();
         let open = |store: &StoreAt| {
             let place = match &store.at {
                 At::Directory(path) => fs::read_dir(path)
                     .map(|_| Place::Directory(path.clone()))
                     .map_err(OpenStoreError::Directory),
-                At::Bucket(at) => Bucket::open(at).map(|bucket| Place::Bucket(bucket.into())),
+                At::Bucket(at) => {
+                    Bucket::open(at, &variables).map(|bucket| Place::Bucket(bucket.into()))
+                }
             };
             match place {
                 Ok(place) => Ok((store.name.clone(), place)),

@@ -1,7 +1,7 @@
 //! What is said of moves: how far one is, and what came of it.
 
 use serde::{Deserialize, Serialize};
-use sterna_migration::{MoveId, NodeId, Round, Travelled};
+use sterna_migration::{MoveId, NodeId, Round, RoundGoing, Travelled};
 use sterna_process::ProcessId;
 
 use super::TreesSent;
@@ -44,6 +44,8 @@ pub struct MoveReport {
 pub struct MoveProgress {
     /// The rounds that were not known yet.
     pub rounds: Vec<RoundNews>,
+    /// How far the one is that goes on.
+    pub going: Option<RoundGoing>,
     /// Its end.
     pub ended: Option<Box<MoveEnd>>,
 }

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sterna_migration::{Command, Holding, NodeId, RunnerEvent};
 use sterna_process::State;
@@ -138,6 +138,18 @@ pub(crate) fn cut_off_after(bytes: usize, mut from: TcpStream, mut to: TcpStream
     to.write_all(&passed).unwrap();
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn a_target_that_is_never_ready_leaves_time_to_stop_the_process() {
+    let [one, two] = [Runner::start(), Runner::start()];
+    let (from, to) = (one.service(), two.service());
+    let process = from.spawn(toys::FREE, &toys::silent(), one.log("0"));
+    let journey = Journey::of(process, &from, &to);
+    let (connection, _silent) = tcp();
+    let side = Side::Source { lane: false };
+    from.channel(journey.attempt, connection, 7, side);
+    journey.pause_within(Duration::from_secs(2));
 }
 
 #[test]

@@ -352,8 +352,11 @@ impl<'a> Journey<'a> {
     }
 
     pub(crate) fn pause(&self) {
+        self.pause_within(Duration::from_secs(10));
+    }
+
+    pub(crate) fn pause_within(&self, within: Duration) {
         let attempt = self.attempt;
-        let within = Duration::from_secs(10);
         self.from.step(Command::Pause { attempt, within });
         self.from.event(&RunnerEvent::Paused { attempt });
     }

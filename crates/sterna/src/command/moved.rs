@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
-use sterna_migration::{Round, RoundsEnd, Strategy, Travelled};
+use sterna_migration::{Round, RoundGoing, RoundsEnd, Strategy, Travelled};
 use sterna_node::identity;
 use sterna_node::message::{MoveEnd, Nodes, RoundNews};
 use sterna_process::{PAGE_SIZE, Plain, ProcessId};
@@ -149,6 +149,12 @@ pub(super) fn round(number: u32, RoundNews { round, expected_us }: &RoundNews) -
     )
 }
 
+/// A round that goes on, in a line.
+pub(super) fn going(number: u32, RoundGoing { sent, of }: RoundGoing) -> String {
+    let (sent, of) = (show::bytes(sent), show::bytes(of));
+    format!("round {number}: {sent} of {of}")
+}
+
 /// So many bytes in the time of a round, in a second.
 fn rate(bytes: u64, round: &Round) -> u64 {
     (bytes as f64 / round.took.as_secs_f64().max(1e-6)) as u64
@@ -201,6 +207,7 @@ fn meaning(part: &str, ready: Option<bool>, has_rounds: bool) -> &'static str {
         ("restore", _) => "the target made the process of them",
         ("commit", _) => "the registry wrote the new owner down",
         ("resume", _) => "until its first instruction there",
+        ("follow", _) => "ran there, while the rest of its memory came",
         ("travel", _) => "messages on their way",
         ("confirm", _) => "waited for news after the commit",
         ("settle", _) => "the registry wrote down that it stays",

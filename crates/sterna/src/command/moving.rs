@@ -190,8 +190,10 @@ impl Move {
             match self.which.hosting(request)? {
                 Some(HostingReply::MoveProgress(progress)) => {
                     after += progress.rounds.len() as u32;
-                    if let Some(last) = progress.rounds.last() {
-                        line.set(&moved::round(after, last));
+                    match (progress.rounds.last(), progress.going) {
+                        (_, Some(going)) => line.set(&moved::going(after + 1, going)),
+                        (Some(last), None) => line.set(&moved::round(after, last)),
+                        (None, None) => {}
                     }
                     if let Some(end) = progress.ended {
                         return Ok(*end);

@@ -71,9 +71,10 @@ struct Start {
     #[arg(long, value_name = "SIZE", value_parser = show::parse_bytes)]
     copies: Option<u64>,
     /// Place outside of the cluster in which snapshots of processes can be kept under this name, the same on each node
-    /// that is to use it: file:///DIRECTORY, or s3://BUCKET/PREFIX in S3 or what speaks like it; may be given several
-    /// times. What a bucket wants to know comes from the environment: $AWS_ACCESS_KEY_ID, $AWS_SECRET_ACCESS_KEY,
-    /// $AWS_REGION, or $AWS_ENDPOINT if it is not at AWS.
+    /// that is to use it: file:///DIRECTORY, or s3://BUCKET/PREFIX in S3 or what speaks like it, az:// for Azure, gs:// for
+    /// Google; may be given several times. What a bucket wants to know comes from the environment: $AWS_ACCESS_KEY_ID,
+    /// $AWS_SECRET_ACCESS_KEY, $AWS_REGION, or $AWS_ENDPOINT if it is not at AWS; $AZURE_STORAGE_ACCOUNT_NAME,
+    /// $AZURE_STORAGE_ACCOUNT_KEY; $GOOGLE_APPLICATION_CREDENTIALS.
     #[arg(long, value_name = "NAME=URL")]
     store: Vec<StoreAt>,
     /// On SIGTERM, SIGINT or SIGHUP do not end at once, but move processes to other nodes first, and the registry if it is

@@ -184,6 +184,10 @@ fn a_move_that_cannot_be_says_why_and_the_process_stays() {
     cluster.ask(&["move", "p", "two"]).ok();
     let state = cluster.place("p");
     assert_eq!(state, Some(("two".into(), "paused".into())));
+    let seen = cluster.json(&["ps", "--json"]);
+    for used in ["memory_bytes", "cpu_ms"] {
+        assert!(seen[0][used].as_u64().unwrap() > 0, "{seen}");
+    }
     cluster.ask(&["resume", "p"]).ok();
     cluster.ask_at("two", &["kill", "p"]).ok();
     cluster.ask(&["wait", "p"]).fails(137, &["killed"]);

@@ -5,9 +5,10 @@ use std::fs;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, How, free_address};
+use crate::terminal::on_terminal_with;
 use crate::trial::Fate::{self, Lives, Lost};
 use crate::trial::{Fault, Role, Trial};
-use crate::world::{World, guest, until};
+use crate::world::{World, guest, skip, until};
 
 const PRE_COPY: &[&str] = &["--strategy", "pre-copy"];
 
@@ -134,6 +135,24 @@ fn a_small_one_is_stopped_and_copied_unless_somebody_wants_rounds() {
         .ok();
     let said = ["pre-copy", "round 1", "in rounds, while it ran", "downtime"];
     assert!(said.iter().all(|said| told.contains(said)), "{told}");
+    cluster.ask(&["kill", "p"]).ok();
+}
+
+/// On a terminal: a line that tells how far the first round is.
+#[test]
+fn a_slow_round_tells_how_far_it_is() {
+    let cluster = Cluster::new(&["one", "two"]);
+    let words = ["run", "--detach", "--name", "p", &guest("fill"), "32", "0"];
+    cluster.ask(&words).ok();
+    let node = &cluster.at("one").data;
+    let words = ["move", "p", "two", "--max-rate", "1MB/s", "--node", node];
+    let Some(mut moving) = on_terminal_with(&cluster.world, &words, |command| command) else {
+        skip!("there is no `script` (util-linux) to make a terminal");
+    };
+    moving.out.wait_for(" MiB of ");
+    moving.say("\x03");
+    moving.end();
+    cluster.is_at("p", "one");
     cluster.ask(&["kill", "p"]).ok();
 }
 

@@ -28,7 +28,7 @@
 //! - `histories`: what clients see whatever happens to everybody else, and `linear`, whether it can have happened
 //! - `copied`: directories that are copied along; moves that cannot be because of directories
 //! - `keeping`: processes in files, clones, snapshots; `deaths`: a kill -9 at each step of freeze and thaw
-//! - `buckets`: snapshots in what speaks the protocol of S3
+//! - `buckets`: snapshots in buckets; `servers`: who has these
 //! - `etcd`: the same with the registry in an etcd, which is killed, too
 //! - `parts`: service, manager and runner: what each may do, and what becomes of the others when one is killed
 //! - `draining`: nodes that are emptied before their machines go; `balancing`: nodes that share the work
@@ -69,9 +69,9 @@ mod phases;
 mod places;
 mod recovery;
 mod run;
-#[path = "../../../node/src/tests/s3.rs"]
-mod s3;
 mod serve;
+#[path = "../../../node/src/tests/servers.rs"]
+mod servers;
 mod terminal;
 mod threads;
 mod trial;

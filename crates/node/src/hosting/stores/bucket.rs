@@ -1,47 +1,41 @@
-//! [`Bucket`]: a store in what speaks the protocol of S3.
+//! [`Bucket`]: a store in a bucket, whoever has it.
 //!
 //! ```text
 //! s3://BUCKET/PREFIX    →    objects PREFIX/PROCESS/NAME
 //! ```
 //!
 //! Where that is and who asks comes from the environment of the node, by the names that all programs use for it
-//! (`AWS_ENDPOINT`, `AWS_REGION`, `AWS_ACCESS_KEY_ID`, …): arguments can be read by others. An object is written by one
-//! request and read by another, so it is there as a whole or not at all.
-//! (API: <https://docs.aws.amazon.com/AmazonS3/latest/API/>.)
+//! ([`Provider`]): arguments can be read by others. An object is written by one request and read by another, so it is there
+//! as a whole or not at all.
 
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use hyper::Uri;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Key};
 use object_store::path::Path;
-use object_store::{
-    BackoffConfig, ClientConfigKey, Error as StoreError, ListResult, ObjectStore, ObjectStoreExt,
-    PutPayload, RetryConfig,
-};
+use object_store::{Error as StoreError, ListResult, ObjectStore, ObjectStoreExt, PutPayload};
 use sterna_process::ProcessId;
 use sterna_snapshot::{Shelf, ShelfError, is_name};
 use tokio::runtime::Handle;
 
 use super::OpenStoreError;
-use super::http::Http;
-use crate::limits::{STORE_RETRIES_MAX, STORE_RETRY_PAUSE_MAX, STORE_RETRY_WITHIN};
+use super::provider::{Provider, Variables};
 
-const SCHEME: &str = "s3://";
-/// Longest name of a bucket, as S3 has it.
+/// Longest name of a bucket.
 const BUCKET_BYTES_MAX: usize = 63;
 
 /// Where a bucket is, and what its objects' names begin with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BucketAt {
+    provider: Provider,
     bucket: String,
     prefix: Path,
 }
 
 impl BucketAt {
     pub(super) fn parse(url: &str) -> Option<Self> {
-        let rest = url.strip_prefix(SCHEME)?;
+        let of = |provider: Provider| Some((provider, url.strip_prefix(provider.scheme())?));
+        let (provider, rest) = Provider::ALL.into_iter().find_map(of)?;
         let (bucket, prefix) = match rest.split_once('/') {
             Some((bucket, prefix)) => (bucket, Path::parse(prefix).ok()?),
             None => (rest, Path::ROOT),
@@ -52,6 +46,7 @@ impl BucketAt {
                 .bytes()
                 .all(|byte| plain(byte) || b".-".contains(&byte));
         let at = Self {
+            provider,
             bucket: bucket.to_owned(),
             prefix,
         };
@@ -62,7 +57,7 @@ impl BucketAt {
 
 impl fmt::Display for BucketAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{SCHEME}{}", self.bucket)?;
+        write!(f, "{}{}", self.provider.scheme(), self.bucket)?;
         match self.prefix.is_root() {
             true => Ok(()),
             false => write!(f, "/{}", self.prefix),
@@ -74,54 +69,15 @@ impl fmt::Display for BucketAt {
 #[derive(Debug)]
 pub(in crate::hosting) struct Bucket {
     at: BucketAt,
-    store: AmazonS3,
+    store: Arc<dyn ObjectStore>,
 }
 
 impl Bucket {
     /// With what the environment says. Nothing is asked of it yet.
-    pub(super) fn open(at: &BucketAt) -> Result<Self, OpenStoreError> {
-        Self::with(AmazonS3Builder::from_env(), at)
-    }
-
-    pub(super) fn with(settings: AmazonS3Builder, at: &BucketAt) -> Result<Self, OpenStoreError> {
-        let setting = |key: Key| settings.get_config_value(&key);
-        let endpoint = setting(Key::S3Endpoint).or_else(|| setting(Key::Endpoint));
-        let needed = [
-            ("AWS_ACCESS_KEY_ID", setting(Key::AccessKeyId)),
-            ("AWS_SECRET_ACCESS_KEY", setting(Key::SecretAccessKey)),
-            // Whoever has an endpoint of his own need not have regions.
-            ("AWS_REGION", setting(Key::Region).or(endpoint.clone())),
-        ];
-        if let Some((variable, _)) = needed.iter().find(|(_, value)| value.is_none()) {
-            return Err(OpenStoreError::Unset { variable });
-        }
-        let may_be_plain = setting(Key::Client(ClientConfigKey::AllowHttp));
-        let may_be_plain = may_be_plain.is_some_and(|value| value == "true");
-        if let Some(endpoint) = endpoint {
-            let has_tls = has_tls(&endpoint).ok_or(OpenStoreError::Endpoint)?;
-            if !has_tls && !may_be_plain {
-                return Err(OpenStoreError::Plain);
-            }
-        }
-        let http = Http::new(may_be_plain).map_err(OpenStoreError::Certificates)?;
-        let retry = RetryConfig {
-            backoff: BackoffConfig {
-                max_backoff: STORE_RETRY_PAUSE_MAX,
-                ..BackoffConfig::default()
-            },
-            max_retries: STORE_RETRIES_MAX,
-            retry_timeout: STORE_RETRY_WITHIN,
-        };
-        let built = settings
-            .with_bucket_name(&at.bucket)
-            .with_http_connector(http)
-            .with_retry(retry)
-            // Not all that speak S3 can remove several objects at once.
-            .with_disable_bulk_delete(true)
-            .build();
+    pub(super) fn open(at: &BucketAt, variables: &Variables) -> Result<Self, OpenStoreError> {
         Ok(Self {
+            store: at.provider.open(&at.bucket, variables)?,
             at: at.clone(),
-            store: built.map_err(|error| OpenStoreError::Environment(error.into()))?,
         })
     }
 
@@ -151,20 +107,20 @@ impl Bucket {
     fn ask<T: Send + 'static, F>(
         &self,
         path: &Path,
-        question: impl FnOnce(AmazonS3, Path) -> F,
+        question: impl FnOnce(Arc<dyn ObjectStore>, Path) -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
         let runtime = Handle::current();
-        let answer = runtime.spawn(question(self.store.clone(), path.clone()));
+        let answer = runtime.spawn(question(Arc::clone(&self.store), path.clone()));
         runtime.block_on(answer)?
     }
 
     fn failed(&self, doing: &str, path: &Path, error: &StoreError) -> ShelfError {
         let at = BucketAt {
-            bucket: self.at.bucket.clone(),
             prefix: path.clone(),
+            ..self.at.clone()
         };
         ShelfError::Elsewhere(format!("{doing} {at}: {}", why(error)))
     }
@@ -244,21 +200,7 @@ impl Shelf for BucketFolder {
     }
 }
 
-/// Whether a server is asked by TLS; `None` if that names none.
-fn has_tls(endpoint: &str) -> Option<bool> {
-    let uri: Uri = endpoint.parse().ok()?;
-    let port = uri.authority()?.as_str().strip_prefix(uri.host()?)?;
-    if !port.is_empty() {
-        port.strip_prefix(':')?.parse::<u16>().ok()?;
-    }
-    match uri.scheme_str()? {
-        "https" => Some(true),
-        "http" => Some(false),
-        _ => None,
-    }
-}
-
-/// Why, in a few words that are the same each time: the code that S3 gives for it, or the first cause.
+/// Why, in a few words that are the same each time: the code that is given for it, or the first cause.
 fn why(error: &StoreError) -> String {
     let mut first: &dyn Error = error;
     while let Some(cause) = first.source() {

@@ -1,10 +1,9 @@
-//! What is asked of every place in which snapshots are kept: a directory, and a bucket of a real server.
+//! What is asked of every place in which snapshots are kept: a directory, and buckets of real servers.
 
-use object_store::aws::AmazonS3Builder;
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
-use crate::tests::s3::{NO_S3, S3};
+use crate::tests::servers::{Buckets, NO_SERVER, Speaks};
 
 #[test]
 fn a_store_has_a_name_and_an_absolute_place() {
@@ -13,6 +12,8 @@ fn a_store_has_a_name_and_an_absolute_place() {
         "b-2=file:///",
         "b=s3://bucket",
         "b=s3://my.bucket-2/a/b_c",
+        "b=az://bucket/a",
+        "b=gs://bucket/a",
     ] {
         assert_eq!(good.parse::<StoreAt>().unwrap().to_string(), good);
     }
@@ -33,7 +34,8 @@ fn a_store_has_a_name_and_an_absolute_place() {
         "b=s3://bucket/a//b",
         "b=s3://bucket/../b",
         "b=s3://bucket/b?versions",
-        "b=gs://bucket/b",
+        "b=gcs://bucket/b",
+        "b=az://user@bucket/b",
         "b=https://bucket.s3.amazonaws.com/b",
     ] {
         assert!(bad.parse::<StoreAt>().is_err(), "{bad}");
@@ -46,18 +48,41 @@ fn runtime() -> Runtime {
     builder.worker_threads(1).enable_all().build().unwrap()
 }
 
-/// As an environment says it.
-fn settings(variables: &[(String, String)]) -> AmazonS3Builder {
-    let with = |settings: AmazonS3Builder, (name, value): &(String, String)| {
-        let key = name.to_lowercase().parse().unwrap();
-        settings.with_config(key, value)
-    };
-    variables.iter().fold(AmazonS3Builder::new(), with)
-}
-
 fn bucket(variables: &[(String, String)], url: &str) -> Place {
     let at = BucketAt::parse(url).unwrap();
-    Place::Bucket(Bucket::with(settings(variables), &at).unwrap().into())
+    let variables = variables.iter().cloned().collect();
+    Place::Bucket(Bucket::open(&at, &variables).unwrap().into())
+}
+
+/// Checks something with a server of buckets.
+fn with_server(speaks: Speaks, check: impl FnOnce(Speaks, Buckets)) {
+    let Some(server) = Buckets::start(speaks, 0, None) else {
+        println!("SKIPPED: {NO_SERVER}");
+        return;
+    };
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    check(speaks, server);
+}
+
+macro_rules! with_servers {
+    ($($test:ident: $speaks:ident, $check:ident;)*) => {$(
+        #[test]
+        fn $test() {
+            with_server(Speaks::$speaks, $check);
+        }
+    )*};
+}
+
+with_servers! {
+    s3_keeps_what_is_put_into_it: S3, keeps_in_prefixes;
+    azure_keeps_what_is_put_into_it: Azure, keeps_in_prefixes;
+    google_keeps_what_is_put_into_it: Google, keeps_in_prefixes;
+    what_s3_says_no_to_is_told: S3, says_why;
+    what_azure_says_no_to_is_told: Azure, says_why;
+    what_google_says_no_to_is_told: Google, says_why;
+    a_list_of_s3_that_comes_in_parts_is_read_to_its_end: S3, lists_all;
+    a_list_of_google_that_comes_in_parts_is_read_to_its_end: Google, lists_all;
 }
 
 /// What a store must do.
@@ -112,29 +137,27 @@ fn a_directory_keeps_what_is_put_into_it() {
     keeps(&Place::Directory(directory.path().join("not-yet")));
 }
 
-#[test]
-fn a_bucket_keeps_what_is_put_into_it() {
-    let Some(s3) = S3::start(0, None) else {
-        println!("SKIPPED: {NO_S3}");
-        return;
-    };
-    let (runtime, variables) = (runtime(), s3.environment());
-    let _entered = runtime.enter();
-    keeps(&bucket(&variables, "s3://bucket/clusters/one"));
+fn keeps_in_prefixes(speaks: Speaks, server: Buckets) {
+    let (variables, url) = (server.environment(), speaks.url());
+    keeps(&bucket(&variables, &format!("{url}/clusters/one")));
     // What one prefix has is nothing to another, nor to all.
-    keeps(&bucket(&variables, "s3://bucket/clusters/two"));
-    keeps(&bucket(&variables, "s3://bucket"));
+    keeps(&bucket(&variables, &format!("{url}/clusters/two")));
+    keeps(&bucket(&variables, url));
 }
 
 #[test]
-fn a_list_that_comes_in_parts_is_read_to_its_end() {
-    let Some(s3) = S3::start(0, None) else {
-        println!("SKIPPED: {NO_S3}");
-        return;
-    };
-    let runtime = runtime();
-    let _entered = runtime.enter();
-    let place = bucket(&s3.environment(), "s3://bucket/many");
+fn azure_takes_a_token_for_a_key() {
+    with_server(Speaks::Azure, |_, server| {
+        let mut variables = server.environment();
+        variables.retain(|(name, _)| name != "AZURE_STORAGE_ACCOUNT_KEY");
+        let token = fs::read_to_string(server.given.path().join("token")).unwrap();
+        variables.push(("AZURE_STORAGE_SAS_TOKEN".into(), token));
+        keeps(&bucket(&variables, "az://bucket/one"));
+    });
+}
+
+fn lists_all(speaks: Speaks, server: Buckets) {
+    let place = bucket(&server.environment(), &format!("{}/many", speaks.url()));
     let folder = place.folder(ProcessId::from_bytes([1; 16]));
     let names: Vec<String> = (0..1001).map(|at| format!("pack-{at:04}")).collect();
     for name in &names {
@@ -145,82 +168,137 @@ fn a_list_that_comes_in_parts_is_read_to_its_end() {
     assert_eq!(place.processes().unwrap(), []);
 }
 
-#[test]
-fn what_a_bucket_says_no_to_is_told() {
-    let Some(s3) = S3::start(0, None) else {
-        println!("SKIPPED: {NO_S3}");
-        return;
+fn says_why(speaks: Speaks, server: Buckets) {
+    let variables = server.environment();
+    let other = format!("{}/one", speaks.url().replace("bucket", "other"));
+    let own = format!("{}/one", speaks.url());
+    let told = |place: &Place| place.processes().unwrap_err().to_string();
+    let (wrong, no_bucket, no_rights) = match speaks {
+        Speaks::S3 => {
+            let wrong = ("AWS_SECRET_ACCESS_KEY", "another-secret".into());
+            (wrong, "NoSuchBucket", "SignatureDoesNotMatch")
+        }
+        Speaks::Azure => {
+            let wrong = ("AZURE_STORAGE_ACCOUNT_KEY", "YW5vdGhlcg==".into());
+            (wrong, "ContainerNotFound", "AuthorizationFailure")
+        }
+        Speaks::Google => {
+            let key = fs::read_to_string(server.given.path().join("credentials.json")).unwrap();
+            let others = server.given.path().join("others.json");
+            fs::write(&others, key.replace("node@", "other@")).unwrap();
+            let others = others.to_str().unwrap().to_owned();
+            let wrong = ("GOOGLE_APPLICATION_CREDENTIALS", others);
+            (wrong, "NoSuchBucket", "AuthenticationRequired")
+        }
     };
-    let (runtime, variables) = (runtime(), s3.environment());
-    let _entered = runtime.enter();
-    let told = |variables: &[(String, String)], url| {
-        let listed = bucket(variables, url).processes();
-        let told = listed.unwrap_err().to_string();
-        assert!(!told.contains("secret"), "{told}");
-        told
-    };
-    assert_eq!(
-        told(&variables, "s3://other/one"),
-        "could not list s3://other/one: NoSuchBucket"
+    let expected = format!("could not list {other}: {no_bucket}");
+    assert_eq!(told(&bucket(&variables, &other)), expected);
+    let mut strangers = variables.clone();
+    strangers.push((wrong.0.to_owned(), wrong.1));
+    let expected = format!("could not list {own}: {no_rights}");
+    assert_eq!(told(&bucket(&strangers, &own)), expected);
+    let place = bucket(&variables, &own);
+    drop(server);
+    let dead = told(&place);
+    let expected = format!("could not list {own}: ");
+    assert!(
+        dead.starts_with(&expected) && dead.contains("Connection refused"),
+        "{dead}"
     );
-    let mut wrong = variables.clone();
-    wrong.push(("AWS_SECRET_ACCESS_KEY".into(), "another-secret".into()));
-    assert_eq!(
-        told(&wrong, "s3://bucket/one"),
-        "could not list s3://bucket/one: SignatureDoesNotMatch"
-    );
-    drop(s3);
-    let dead = told(&variables, "s3://bucket/one");
-    assert!(dead.contains("Connection refused"), "{dead}");
 }
+
+fn opened(url: &str, variables: &[(&str, &str)]) -> Result<Bucket, OpenStoreError> {
+    let owned = variables.iter();
+    let owned = owned.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Bucket::open(&BucketAt::parse(url).unwrap(), &owned.collect())
+}
+
+const AWS: [(&str, &str); 3] = [
+    ("AWS_ACCESS_KEY_ID", "key"),
+    ("AWS_SECRET_ACCESS_KEY", "secret"),
+    ("AWS_REGION", "eu-central-1"),
+];
+const AZURE: [(&str, &str); 2] = [
+    ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+    ("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0"),
+];
 
 #[test]
 fn what_a_bucket_needs_to_be_told_is_said() {
-    let all = [
-        ("AWS_ACCESS_KEY_ID", "key"),
-        ("AWS_SECRET_ACCESS_KEY", "secret"),
-        ("AWS_REGION", "eu-central-1"),
-    ];
-    let at = BucketAt::parse("s3://bucket/one").unwrap();
-    let opened = |variables: &[(&str, &str)]| {
-        let owned = variables.iter();
-        let owned = owned.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Bucket::with(settings(&owned.collect::<Vec<_>>()), &at)
-    };
-    opened(&all).unwrap();
-    for missing in 0..all.len() {
-        let mut rest = all.to_vec();
-        let (name, _) = rest.remove(missing);
-        let said = opened(&rest).unwrap_err().to_string();
-        assert!(said.starts_with(name), "{said}");
-    }
-    let with = |name, value| {
-        let mut variables = all.to_vec();
-        variables.push((name, value));
-        opened(&variables)
-    };
-    let plain = with("AWS_ENDPOINT", "http://store:9000").unwrap_err();
-    assert!(plain.to_string().contains("AWS_ALLOW_HTTP=true"), "{plain}");
-    for good in [
-        "https://store",
-        "https://store:9000/below",
-        "https://[::1]:9000",
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("user.json");
+    // What programs of people have: it is good for asking for tokens, which a node does not.
+    let user = r#"{"type": "authorized_user", "client_id": "a", "client_secret": "b", "refresh_token": "c"}"#;
+    fs::write(&file, user).unwrap();
+    let google = [("GOOGLE_APPLICATION_CREDENTIALS", file.to_str().unwrap())];
+    for (url, all) in [
+        ("s3://bucket/one", &AWS[..]),
+        ("az://bucket/one", &AZURE),
+        ("gs://bucket/one", &google),
     ] {
-        with("AWS_ENDPOINT", good).unwrap();
+        for missing in 0..all.len() {
+            let mut rest = all.to_vec();
+            let (name, _) = rest.remove(missing);
+            let said = opened(url, &rest).unwrap_err().to_string();
+            assert!(said.starts_with(name), "{said}");
+        }
     }
-    for bad in [
-        "store:9000",
-        "https://store:99999",
-        "https://user:pass@store",
-        "ftp://store",
-        "",
+    opened("s3://bucket", &AWS).unwrap();
+    opened("az://bucket", &AZURE).unwrap();
+    for (url, all, wrong) in [
+        (
+            "s3://bucket",
+            &AWS[..],
+            ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "perhaps"),
+        ),
+        (
+            "az://bucket",
+            &AZURE,
+            ("AZURE_STORAGE_ACCOUNT_KEY", "not base64"),
+        ),
+        ("gs://bucket", &[], google[0]),
     ] {
-        let refused = with("AWS_ENDPOINT", bad).unwrap_err();
+        let refused = opened(url, &[all, &[wrong]].concat()).unwrap_err();
+        let is_said = matches!(refused, OpenStoreError::Environment { .. });
+        assert!(is_said, "{url}: {refused}");
+    }
+}
+
+#[test]
+fn a_server_is_named_by_a_url_with_tls() {
+    for (url, all, server, permission) in [
+        ("s3://bucket", &AWS[..], "AWS_ENDPOINT", "AWS_ALLOW_HTTP"),
+        (
+            "az://bucket",
+            &AZURE,
+            "AZURE_STORAGE_ENDPOINT",
+            "AZURE_ALLOW_HTTP",
+        ),
+    ] {
+        let with = |value| opened(url, &[all, &[(server, value)]].concat());
+        let plain = with("http://store:9000").unwrap_err().to_string();
+        let allowed = format!("{permission}=true");
         assert!(
-            matches!(refused, OpenStoreError::Endpoint),
-            "{bad}: {refused}"
+            plain.starts_with(server) && plain.contains(&allowed),
+            "{plain}"
         );
+        for good in [
+            "https://store",
+            "https://store:9000/below",
+            "https://[::1]:9000",
+        ] {
+            with(good).unwrap();
+        }
+        for bad in [
+            "store:9000",
+            "https://store:99999",
+            "https://user:pass@store",
+            "ftp://store",
+            "",
+        ] {
+            let refused = with(bad).unwrap_err();
+            let is_said = matches!(refused, OpenStoreError::Endpoint { .. });
+            assert!(is_said, "{bad}: {refused}");
+        }
     }
-    let wrong = with("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "perhaps").unwrap_err();
-    assert!(matches!(wrong, OpenStoreError::Environment(_)), "{wrong}");
 }
