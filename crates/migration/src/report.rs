@@ -159,7 +159,7 @@ pub enum MoveFailure {
     },
     /// It would stand still for too long.
     #[error(
-        "it would stand still for about {expected:?}, and {max:?} are allowed: allow more, or move it when it writes less"
+        "it would stand still for about {expected:.1?}, and {max:.1?} are allowed: allow more, or move it when it writes less"
     )]
     Downtime {
         /// For how long.
@@ -169,7 +169,7 @@ pub enum MoveFailure {
     },
     /// There is not enough time for the first round.
     #[error(
-        "to copy its memory takes {needed:?} at the rate that is allowed, and {within:?} are: allow a higher rate or more time"
+        "to copy its memory takes {needed:.1?} at the rate that is allowed, and there are {within:.1?}: allow a higher rate or more time"
     )]
     Deadline {
         /// How long it takes.

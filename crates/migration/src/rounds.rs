@@ -46,7 +46,7 @@ pub struct Travel {
 #[non_exhaustive]
 pub enum TravelError {
     /// At no rate nothing would ever be sent.
-    #[error("at a rate of {rate} bytes a second no memory can be copied: {min} at least")]
+    #[error("at a rate of {rate} bytes a second no memory can be copied: {}K/s at least", min >> 10)]
     Rate {
         /// What was wanted.
         rate: u64,

@@ -110,7 +110,7 @@ pub enum StartError {
         address: String,
     },
     /// It cannot listen.
-    #[error("could not listen on {address}")]
+    #[error("could not listen on {address} (is it an address of this machine?)")]
     Listen {
         /// Where.
         address: String,

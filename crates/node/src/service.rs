@@ -7,40 +7,36 @@
 mod endpoints;
 mod keeping;
 mod moving;
+mod others;
 mod watching;
 
-use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::task::JoinSet;
 
+use self::others::Others;
 use crate::data::DataDirectory;
 use crate::door::{self, Authority};
 use crate::hosting::{Hosting, Runner};
 use crate::identity::NodeId;
-use crate::limits::{
-    ANSWER_WITHIN, CLOCK_SKEW_MAX, MOVES_FOLLOWED_MAX, PROBE_WITHIN, WATCH_WITHIN,
-};
+use crate::limits::{ANSWER_WITHIN, CLOCK_SKEW_MAX, MOVES_FOLLOWED_MAX, WATCH_WITHIN};
 use crate::message::{
-    Announced, Candidate, Confinement, Failure, FailureKind, Member, Nodes, Reachability,
-    RegistryRequest, Remains, Reply, Request, Roster, Seen, Status, TicketText,
+    Announced, Candidate, Confinement, Failure, FailureKind, RegistryRequest, Remains, Reply,
+    Request, Roster, Status, TicketText,
 };
 use crate::registry::Registry;
 use crate::store::{AnyStore, Login};
 use crate::ticket::{Secret, Ticket};
 use crate::transport::{DialError, Transport};
 use crate::wire::now_ms;
-
-/// Nodes that are asked at once whether they are there.
-const PROBES_AT_ONCE: usize = 64;
 
 /// Where the registry is.
 #[derive(Clone)]
@@ -82,8 +78,8 @@ pub(crate) struct Service {
     seat: watch::Sender<Seat>,
     roster: watch::Sender<Arc<Roster>>,
     removed: AtomicBool,
-    /// When the others answered last.
-    heard: Mutex<HashMap<NodeId, u64>>,
+    /// How the others answered.
+    others: Others,
     joining: AsyncMutex<()>,
     pub(crate) stop: watch::Sender<bool>,
     connections: AtomicUsize,
@@ -119,7 +115,7 @@ impl Service {
             seat: watch::Sender::new(seat),
             roster: watch::Sender::new(Arc::new(roster)),
             removed: AtomicBool::new(false),
-            heard: Mutex::default(),
+            others: Others::default(),
             joining: AsyncMutex::default(),
             stop: watch::Sender::new(false),
             connections: AtomicUsize::new(0),
@@ -446,90 +442,6 @@ impl Service {
         let roster = self.roster();
         let member = roster.member(node);
         member.map_or_else(Vec::new, |member| member.about.addresses.clone())
-    }
-
-    /// All nodes, and whether they answer.
-    async fn nodes(&self) -> Nodes {
-        let this = self.status();
-        let mut nodes = self.probe_all().await;
-        self.note_drained(&mut nodes).await;
-        nodes.sort_by(|one, other| {
-            let key = |seen: &Seen| (seen.member.about.name.clone(), seen.member.id);
-            key(one).cmp(&key(other))
-        });
-        Nodes { this, nodes }
-    }
-
-    /// Asks all others whether they are there, some at a time.
-    async fn probe_all(&self) -> Vec<Seen> {
-        let roster = self.roster();
-        let mut waiting: VecDeque<Member> = roster.members.iter().cloned().collect();
-        let mut seen = Vec::new();
-        while !waiting.is_empty() {
-            let some = waiting.drain(..waiting.len().min(PROBES_AT_ONCE));
-            // Each is polled in turn on this task: the work is waiting.
-            let mut probes: Vec<_> = some.map(|member| Box::pin(self.probe(member))).collect();
-            let found = std::future::poll_fn(|context| {
-                probes.retain_mut(|probe| match probe.as_mut().poll(context) {
-                    std::task::Poll::Ready(found) => {
-                        seen.push(found);
-                        false
-                    }
-                    std::task::Poll::Pending => true,
-                });
-                match probes.is_empty() {
-                    true => std::task::Poll::Ready(()),
-                    false => std::task::Poll::Pending,
-                }
-            });
-            found.await;
-        }
-        seen
-    }
-
-    async fn probe(&self, member: Member) -> Seen {
-        let id = member.id;
-        if id == self.id {
-            return Seen {
-                member,
-                state: Reachability::This,
-                clock_ahead_ms: Some(0),
-                confinement: self.confinement(),
-                paging: self.runner().map(|runner| runner.paging),
-            };
-        }
-        let addresses = &member.about.addresses;
-        let asked = self
-            .transport
-            .ask(id, addresses, &Request::Status, PROBE_WITHIN);
-        let asked = tokio::time::timeout(PROBE_WITHIN, asked).await;
-        if let Ok(Ok((Reply::Status(status), _))) = &asked {
-            self.correct(id, status.home).await;
-        }
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let (state, clock_ahead_ms, (confinement, paging)) = match asked {
-            Ok(Ok((reply, connected))) => {
-                heard.insert(id, now_ms());
-                let parts = match reply {
-                    Reply::Status(status) => (status.confinement, status.paging),
-                    _ => Default::default(),
-                };
-                let ahead_ms = connected.clock_ahead_ms();
-                (Reachability::Reachable, Some(ahead_ms), parts)
-            }
-            _ => {
-                let since_ms = heard.get(&id).copied();
-                (Reachability::Unknown { since_ms }, None, Default::default())
-            }
-        };
-        drop(heard);
-        Seen {
-            member,
-            state,
-            clock_ahead_ms,
-            confinement,
-            paging,
-        }
     }
 
     /// Runs until it is told to stop.

@@ -12,7 +12,7 @@ use sterna_node::message::{
 };
 use sterna_process::Plain;
 
-use crate::private;
+use crate::{private, rundir};
 
 /// How alike a name must be to be suggested, of 1.
 const ALIKE_MIN: f64 = 0.6;
@@ -107,6 +107,10 @@ impl Which {
         let shown = Plain(wanted);
         match entries.len() {
             1 => Ok(entries.remove(0)),
+            0 if rundir::find(wanted).is_ok() => Err(anyhow!(
+                "process {shown} runs in the foreground, on no node: freeze it (`sterna freeze`), and go on with it on one \
+                 (`sterna thaw --detach --on NODE`)"
+            )),
             0 => match nearest(wanted, names.iter().map(|name| (&**name, None))) {
                 near if near.is_empty() => Err(anyhow!("no process {shown}: see `sterna ps -a`")),
                 near => Err(anyhow!(

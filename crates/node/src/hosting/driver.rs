@@ -113,7 +113,9 @@ impl Service {
             let ended = driver.run(&mut inputs).await;
             hosting.runner.send_replace(None);
             if let Ended::RunnerDied = ended {
-                tracing::warn!("the runner has died, and with it its processes");
+                if !hosting.is_over() {
+                    tracing::warn!("the runner has died, and with it its processes");
+                }
                 let now = driver.now();
                 driver.moves.handle(now, Event::RunnerDied);
                 driver.carry_out_all();

@@ -169,7 +169,7 @@ impl Service {
         after: Option<ProcessId>,
     ) -> Result<(Vec<Listed>, Option<ProcessId>), Failure> {
         let (mut entries, mut next) = (Vec::new(), after);
-        // Nodes that do not answer are waited for on each page: there are to be few.
+        // Nodes that do not answer are waited for on each page: until they are known to be silent, and there are to be few.
         let mut bytes = 0;
         loop {
             let (some, last) = self.entries_after(ended, next).await?;
@@ -211,10 +211,11 @@ impl Service {
                 continue;
             }
             let (transport, addresses) = (self.transport.clone(), self.addresses(owner));
+            let within = self.patience(owner);
             asked.spawn(async move {
                 let request = Request::Hosting(HostingRequest::Held);
-                let asked = transport.ask(owner, &addresses, &request, PROBE_WITHIN);
-                match timeout(PROBE_WITHIN, asked).await {
+                let asked = transport.ask(owner, &addresses, &request, within);
+                match timeout(within, asked).await {
                     Ok(Ok((Reply::Hosting(HostingReply::Held(held)), _))) => held,
                     _ => Vec::new(),
                 }
@@ -297,10 +298,11 @@ impl Service {
                 continue;
             }
             let (transport, addresses) = (self.transport.clone(), self.addresses(node));
+            let within = self.patience(node);
             asked.spawn(async move {
                 let request = Request::Hosting(HostingRequest::Capacity);
-                let asked = transport.ask(node, &addresses, &request, PROBE_WITHIN);
-                let capacity = match timeout(PROBE_WITHIN, asked).await.ok()?.ok()?.0 {
+                let asked = transport.ask(node, &addresses, &request, within);
+                let capacity = match timeout(within, asked).await.ok()?.ok()?.0 {
                     Reply::Hosting(HostingReply::Capacity(capacity)) => Some(capacity),
                     Reply::Failed(failure) if failure.kind == FailureKind::Drained => None,
                     _ => return None,

@@ -214,6 +214,7 @@ impl Service {
             }
             _ => return "no hello",
         }
+        self.others.appeared(node);
         let patience = Instant::now() + STRANGER_WITHIN;
         let mut requests = JoinSet::new();
         let room = Arc::new(Semaphore::new(REPLIES_WAITING_BYTES >> 10));

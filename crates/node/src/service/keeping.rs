@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Seat, Service};
-use crate::identity;
 use crate::message::{Failure, FailureKind, RegistryRequest, Reply};
 use crate::registry::{Backup, BackupError, Registry};
 use crate::store::{AnyStore, Embedded, Etcd, EtcdAddress};
@@ -17,7 +16,7 @@ impl Service {
 
     /// Writes a backup into a file that the user who asks has opened.
     pub(super) async fn back_up(&self, path: PathBuf, file: File) -> Result<Reply, Failure> {
-        let (registry, _) = self.own_registry("made")?;
+        let (registry, _) = self.own_registry("its backups are made")?;
         let backup = registry.backup().await?;
         let saved = tokio::task::spawn_blocking(move || backup.write(&path, &file)).await;
         saved.map_err(internal)??;
@@ -25,7 +24,7 @@ impl Service {
     }
 
     pub(super) async fn restore(&self, path: PathBuf, file: File) -> Result<Reply, Failure> {
-        let (registry, embedded) = self.own_registry("put back")?;
+        let (registry, embedded) = self.own_registry("its backups are put back")?;
         let loaded = tokio::task::spawn_blocking(move || Backup::read(&path, &file)).await;
         let backup = loaded.map_err(internal)??;
         registry.restore(&embedded, backup).await?;
@@ -41,7 +40,7 @@ impl Service {
             Seat::Here(registry) => match registry.store() {
                 AnyStore::Embedded(embedded) => Ok((Arc::clone(&registry), embedded.clone())),
                 AnyStore::Etcd(etcd) => Err(Failure::refused(format!(
-                    "the registry is in an etcd ({}): its backups are {done} with `etcdctl snapshot`",
+                    "the registry is in an etcd ({}): {done} with etcd's own means (`etcdctl snapshot`)",
                     etcd.place()
                 ))),
             },
@@ -49,8 +48,7 @@ impl Service {
                 let roster = self.roster();
                 let name = roster.member(home).map_or("?", |member| &member.about.name);
                 Err(Failure::refused(format!(
-                    "the registry is served by node {name} ({}): its backups are {done} there",
-                    identity::text(home)
+                    "the registry is served by node {name} ({home}): {done} there"
                 )))
             }
         }

@@ -39,7 +39,7 @@ impl Service {
     /// Gives the registry of this node to another member.
     pub(crate) async fn move_registry(&self, to: NodeId) -> Result<Reply, Failure> {
         let _alone = self.joining.lock().await;
-        let (registry, embedded) = self.own_registry("made")?;
+        let (registry, embedded) = self.own_registry("it can be moved only")?;
         let roster = self.roster();
         if to == self.id {
             return Err(Failure::refused("the registry is on this node already"));

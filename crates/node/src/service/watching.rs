@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::Service;
 use crate::identity::NodeId;
-use crate::limits::{PROBE_EVERY, REQUEST_BYTES_MAX, RETRY_FIRST, RETRY_MAX};
+use crate::limits::{PROBE_EVERY, PROBE_WITHIN, REQUEST_BYTES_MAX, RETRY_FIRST, RETRY_MAX};
 use crate::message::{Announced, Failure, FailureKind, Reachability, RegistryRequest, Reply, Seen};
 
 impl Service {
@@ -87,7 +87,7 @@ impl Service {
     pub(super) async fn keep_probing(self: Arc<Self>) {
         loop {
             sleep(PROBE_EVERY).await;
-            self.probe_all().await;
+            self.probe_all(|_| PROBE_WITHIN).await;
         }
     }
 

@@ -1,17 +1,19 @@
 //! `sterna attach`: what a process writes from now on, and a way to type to it; [`Session`] for whoever does that.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use signal_hook::consts::SIGWINCH;
+use signal_hook::consts::{SIGINT, SIGWINCH};
 use sterna_node::message::{Deed, HostingReply, HostingRequest, Looked};
 use sterna_process::ProcessId;
 
 use super::logs::Follow;
 use crate::complete;
-use crate::host::Signals;
+use crate::host::{EXIT_KILLED, Signals};
 use crate::node::{self, Which};
 use crate::show;
 use crate::terminal::{self, Raw};
@@ -69,6 +71,7 @@ impl Attach {
             end_input: self.end_input,
             keys: self.detach_keys,
             interrupt_kills: false,
+            killed_by: Arc::default(),
         };
         session.run(from)
     }
@@ -96,6 +99,8 @@ pub(crate) struct Session<'a> {
     pub(crate) keys: Keys,
     /// Whether Ctrl-C ends the process, as of one in the foreground.
     pub(crate) interrupt_kills: bool,
+    /// The signal for which this command has ended the process; 0 if it has not.
+    pub(crate) killed_by: Arc<AtomicI32>,
 }
 
 impl Session<'_> {
@@ -112,6 +117,7 @@ impl Session<'_> {
                 keys: raw.as_ref().map(|_| Detector::new(self.keys.clone())),
                 end_input: self.end_input,
                 interrupt_kills: raw.is_some() && self.interrupt_kills,
+                killed_by: Arc::clone(&self.killed_by),
             };
             thread::Builder::new()
                 .name("input".into())
@@ -121,7 +127,14 @@ impl Session<'_> {
         let mut follow = Follow::from(self.which, self.process, from);
         follow.until_the_end()?;
         drop(raw);
-        super::wait::outcome(self.which, self.process, self.interrupt_kills)
+        let signal = self.killed_by.load(Ordering::Relaxed);
+        let tell = self.interrupt_kills && signal == 0;
+        Ok(
+            match super::wait::outcome(self.which, self.process, tell)? {
+                EXIT_KILLED if signal != 0 => 128 + signal as u8,
+                code => code,
+            },
+        )
     }
 
     /// Keys go to the process as they are, its terminal is as large as this one, and this one is restored if a signal ends
@@ -177,6 +190,7 @@ struct Typing {
     keys: Option<Detector>,
     end_input: bool,
     interrupt_kills: bool,
+    killed_by: Arc<AtomicI32>,
 }
 
 impl Typing {
@@ -204,6 +218,7 @@ impl Typing {
             let (typed, detaches) = keys.take(read);
             if self.interrupt_kills && typed.contains(&INTERRUPT) {
                 let deed = Deed::Kill;
+                self.killed_by.store(SIGINT, Ordering::Relaxed);
                 which.hosting(HostingRequest::Steer { process, deed })?;
             }
             if !typed.is_empty() {

@@ -2,24 +2,25 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
-use sterna_node::message::{Belongings, BindingSort, Brief, HostingReply, HostingRequest};
+use sterna_node::message::{Belongings, BindingSort, HostingReply, HostingRequest};
 use sterna_process::image::{PageStatistics, SectionSummary};
 use sterna_process::{
     Description, Epoch, ImageFile, ImageHeader, MemoryLayout, PAGE_SIZE, Plain, ProcessId,
-    ProgramId, Provenance, ReadLimits, Tag,
+    ProgramId, Provenance, ReadLimits, Stats, Tag,
 };
 use sterna_runner::message::WindowSize;
 
-use super::ps::PortRow;
+use super::ps::{self, PortRow};
 use crate::client;
 use crate::key;
 use crate::local::Local;
 use crate::node::{self, Which};
-use crate::protocol::{Described, Reply, Request};
+use crate::protocol::{Described, Reply, Request, ThawReport};
 use crate::rundir::{self, Record};
 use crate::show::{self, Align, Paint, Table};
 
@@ -64,10 +65,38 @@ struct Frozen<'a> {
 }
 
 #[derive(Serialize)]
-struct Live {
-    record: Record,
+struct Live<'a> {
+    record: &'a Record,
+    /// When it was first started, in milliseconds since 1970.
+    started_ms: u64,
     #[serde(flatten)]
-    described: Described,
+    usage: Usage,
+    description: &'a Description,
+    layout: &'a MemoryLayout,
+    /// The architecture of the processor that it runs on.
+    processor: &'a str,
+    /// How it came here, if it was thawed.
+    thaw: Option<&'a ThawReport>,
+}
+
+/// What a process does and uses, as `ps` names it.
+#[derive(Serialize)]
+struct Usage {
+    state: String,
+    cpu_ms: u64,
+    memory_bytes: u64,
+    memory_bytes_peak: u64,
+}
+
+impl Usage {
+    fn of(stats: &Stats, doing: Option<&String>) -> Self {
+        Self {
+            state: doing.map_or_else(|| stats.state.to_string(), String::clone),
+            cpu_ms: ps::ms(stats.cpu_time),
+            memory_bytes: stats.memory_bytes,
+            memory_bytes_peak: stats.memory_bytes_peak,
+        }
+    }
 }
 
 impl Inspect {
@@ -117,13 +146,18 @@ impl Inspect {
             Reply::Described(described) => *described,
             other => return Err(client::unexpected(&other)),
         };
-        let live = Live {
-            record: found.record,
-            described,
-        };
+        let (record, status) = (&found.record, &described.status);
         match self.json {
-            true => show::json(&live)?,
-            false => show::print(live.text(Paint::stdout())),
+            true => show::json(&Live {
+                record,
+                started_ms: show::since_epoch_ms(status.stats.started),
+                usage: Usage::of(&status.stats, status.doing.as_ref()),
+                description: &described.description,
+                layout: &described.layout,
+                processor: &described.processor,
+                thaw: described.thaw.as_ref(),
+            })?,
+            false => show::print(live_text(record, &described, Paint::stdout())),
         }
         Ok(0)
     }
@@ -154,7 +188,8 @@ impl Inspect {
             arguments: entry.info.arguments.clone(),
             belongings: Belongings::decode(&entry.info.extra),
             ports: PortRow::all(&entry.info.extra, &nodes),
-            brief: looked.brief,
+            usage: Usage::of(&looked.brief.stats, looked.brief.doing.as_ref()),
+            output_bytes: looked.brief.output_bytes,
             layout: looked.layout,
             has_input: looked.has_input,
             terminal: looked.terminal,
@@ -185,7 +220,9 @@ struct Hosted {
     belongings: Option<Belongings>,
     /// Where its clients connect.
     ports: Vec<PortRow>,
-    brief: Brief,
+    #[serde(flatten)]
+    usage: Usage,
+    output_bytes: u64,
     layout: MemoryLayout,
     has_input: bool,
     terminal: Option<WindowSize>,
@@ -204,25 +241,20 @@ impl Hosted {
             self.id.short(),
             Plain(name)
         ));
-        let brief = &self.brief;
-        let stats = &brief.stats;
+        let usage = &self.usage;
         page.line("node", &self.node);
         page.line("epoch", self.epoch);
-        let doing = brief
-            .doing
-            .clone()
-            .unwrap_or_else(|| stats.state.to_string());
-        page.line("state", Plain(&doing));
+        page.line("state", Plain(&usage.state));
         page.line(
             "program",
             format_args!("{} {}", self.kind, self.program.short()),
         );
         page.line("from", Plain(&self.file));
         page.line("started on", &self.started_on);
-        page.line("CPU time", show::time(stats.cpu_time));
-        page.line("memory", show::bytes(stats.memory_bytes));
-        page.line("at most", show::bytes(stats.memory_bytes_peak));
-        page.line("output", show::bytes(brief.output_bytes));
+        page.line("CPU time", show::time(Duration::from_millis(usage.cpu_ms)));
+        page.line("memory", show::bytes(usage.memory_bytes));
+        page.line("at most", show::bytes(usage.memory_bytes_peak));
+        page.line("output", show::bytes(self.output_bytes));
         if let Some(size) = self.terminal {
             let (columns, rows) = (size.columns, size.rows);
             page.line("terminal", format_args!("{columns} × {rows}"));
@@ -373,36 +405,33 @@ impl Frozen<'_> {
     }
 }
 
-impl Live {
-    fn text(&self, paint: Paint) -> String {
-        let mut page = Page {
-            text: String::new(),
-            paint,
-        };
-        let Self { record, described } = self;
-        let stats = &described.status.stats;
-        page.heading(format_args!(
-            "process {} ({})",
-            record.id.short(),
-            Plain(&record.name)
-        ));
-        page.line("state", stats.state);
-        page.line(
-            "program",
-            format_args!("{} {}", record.kind, record.program.short()),
-        );
-        page.line("from", Plain(&record.file));
-        page.line("pid", record.pid);
-        page.line("processor", Plain(&described.processor));
-        page.line("CPU time", show::time(stats.cpu_time));
-        page.line("memory", show::bytes(stats.memory_bytes));
-        page.line("at most", show::bytes(stats.memory_bytes_peak));
-        page.line("here for", show::age(record.hosted_for()));
-        if let Some(thaw) = &described.thaw {
-            page.line("thawed in", show::time_us(thaw.total_us));
-        }
-        page.layout(&described.layout);
-        page.description(&described.description);
-        page.text
+fn live_text(record: &Record, described: &Described, paint: Paint) -> String {
+    let mut page = Page {
+        text: String::new(),
+        paint,
+    };
+    let stats = &described.status.stats;
+    page.heading(format_args!(
+        "process {} ({})",
+        record.id.short(),
+        Plain(&record.name)
+    ));
+    page.line("state", stats.state);
+    page.line(
+        "program",
+        format_args!("{} {}", record.kind, record.program.short()),
+    );
+    page.line("from", Plain(&record.file));
+    page.line("pid", record.pid);
+    page.line("processor", Plain(&described.processor));
+    page.line("CPU time", show::time(stats.cpu_time));
+    page.line("memory", show::bytes(stats.memory_bytes));
+    page.line("at most", show::bytes(stats.memory_bytes_peak));
+    page.line("here for", show::age(record.hosted_for()));
+    if let Some(thaw) = &described.thaw {
+        page.line("thawed in", show::time_us(thaw.total_us));
     }
+    page.layout(&described.layout);
+    page.description(&described.description);
+    page.text
 }

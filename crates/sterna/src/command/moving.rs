@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 use sterna_migration::{Attempt, NodeId, Strategy, Travel};
 use sterna_node::message::{HostingReply, HostingRequest, MoveEnd};
 use sterna_process::{Plain, ProcessId};
@@ -30,7 +31,7 @@ pub(crate) struct Move {
     /// How long it may stand still, e.g. 10ms.
     #[arg(long, value_name = "TIME", value_parser = show::parse_duration)]
     max_downtime: Option<Duration>,
-    /// How much may be sent while it runs, e.g. 200MB/s.
+    /// How much may be sent while it runs, e.g. 200MB/s; K, M and G are powers of 1024.
     #[arg(long, value_name = "RATE", value_parser = show::parse_rate)]
     max_rate: Option<u64>,
     /// Rounds end so long after the order, and what comes after it is not held back any more, e.g. 30s.
@@ -89,6 +90,16 @@ enum Way {
     Hybrid,
 }
 
+/// That a process could be moved.
+#[derive(Serialize)]
+struct Could<'a> {
+    id: ProcessId,
+    from: &'a str,
+    to: &'a str,
+    dry_run: bool,
+    memory_bytes: u64,
+}
+
 impl Move {
     pub(crate) fn run(self) -> Result<u8> {
         let travel = self.travel();
@@ -104,6 +115,19 @@ impl Move {
             dry_run: self.dry_run,
         };
         match self.which.hosting(request)? {
+            Some(HostingReply::CouldMove {
+                source,
+                memory_bytes,
+            }) if self.json => {
+                show::json(&Could {
+                    id: process,
+                    from: &node::name_of(&nodes, source),
+                    to: &node::name_of(&nodes, target),
+                    dry_run: true,
+                    memory_bytes,
+                })?;
+                Ok(0)
+            }
             Some(HostingReply::CouldMove { memory_bytes, .. }) => {
                 show::note(format_args!(
                     "{} can be moved to {}: it has {} of memory, of which what has changed goes along",

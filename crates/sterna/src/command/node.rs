@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, Subcommand};
 use rustix::process::geteuid;
 use sterna_node::limits::DRAIN_WITHIN_MAX;
@@ -46,11 +46,11 @@ enum Deed {
 #[derive(Debug, Args)]
 #[command(after_help = START_HELP)]
 struct Start {
-    /// Where to listen, by UDP [default: all addresses, port 7355].
-    #[arg(long, value_name = "ADDR")]
+    /// Where to listen, by UDP and TCP [default: all addresses, port 7355].
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     bind: Option<SocketAddr>,
     /// Where others reach this node; may be given several times [default: this machine's addresses].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     advertise: Vec<SocketAddr>,
     /// Where the node keeps its key and what it knows [default: $STERNA_NODE, else $STERNA_DATA_DIR/node].
     #[arg(long, value_name = "DIR", env = "STERNA_NODE", hide_env = true)]
@@ -100,7 +100,7 @@ Examples:
   sterna node start --systemd && systemctl --user enable --now sterna-node
   AWS_REGION=eu-central-1 sterna node start --store backup=s3://bucket/snapshots
 
-No root is needed. Other nodes need to reach the port by UDP.
+No root is needed. Other nodes need to reach the port by UDP and by TCP.
 Keys of buckets are no arguments, which others could read. For a unit, put them into a file
 that only you can read, and name it: systemctl --user edit sterna-node, then [Service] and
 EnvironmentFile=FILE";
@@ -367,6 +367,13 @@ fn parse_export(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "write an address and a port: 192.0.2.10:7400, or 0.0.0.0:7400 or [::]:7400 for all"
+            .to_owned()
+    })
+}
+
 fn parse_on_signal(text: &str) -> Result<Duration, String> {
     match text.split_once('=') {
         None if text == "drain" => Ok(DRAIN_WITHIN),
@@ -495,7 +502,7 @@ impl Join {
     }
 
     fn read(&self) -> Result<String> {
-        let mut text = String::new();
+        let mut read = Vec::new();
         let limit = TICKET_BYTES_MAX as u64 + 1;
         let from_stdin = self.ticket == Path::new("-");
         let looks_like_one = self.ticket.to_string_lossy().starts_with("sterna-ticket-");
@@ -505,13 +512,15 @@ impl Join {
                  write it into a file, or to standard input; that one is spoilt, make a new one"
             );
         }
-        let read = match from_stdin {
-            true => io::stdin().lock().take(limit).read_to_string(&mut text),
+        let done = match from_stdin {
+            true => io::stdin().lock().take(limit).read_to_end(&mut read),
             false => fs::File::open(&self.ticket)
-                .and_then(|file| file.take(limit).read_to_string(&mut text)),
+                .and_then(|file| file.take(limit).read_to_end(&mut read)),
         };
-        read.with_context(|| format!("could not read the ticket {}", self.ticket.display()))?;
-        Ok(text)
+        let shown = self.ticket.display();
+        done.with_context(|| format!("could not read the ticket {shown}"))?;
+        String::from_utf8(read)
+            .map_err(|_| anyhow!("{shown} is no ticket: `sterna node invite` makes one"))
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::{Result, ensure};
 use sterna_node::message::{
@@ -176,12 +176,12 @@ impl Placed<'_> {
 
     /// In the foreground: shows its output, gives it input and signals, and ends as it does.
     fn attend(&self, process: ProcessId, signals: Option<Signals>) -> Result<u8> {
+        let killed_by = Arc::new(AtomicI32::new(0));
         if let Some(signals) = signals {
             let which = self.which.clone();
-            let signalled = Arc::new(AtomicBool::new(false));
-            let seen = Arc::clone(&signalled);
+            let seen = Arc::clone(&killed_by);
             signals.each(move |signal| {
-                if seen.swap(true, Ordering::Relaxed) {
+                if seen.swap(signal, Ordering::Relaxed) != 0 {
                     std::process::exit(128 + signal);
                 }
                 let deed = Deed::Kill;
@@ -196,6 +196,7 @@ impl Placed<'_> {
             end_input: true,
             keys: Keys::default(),
             interrupt_kills: true,
+            killed_by,
         };
         session.run(0)
     }

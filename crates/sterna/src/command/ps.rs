@@ -79,7 +79,7 @@ pub(crate) struct Row {
     pub(crate) age_ms: u64,
     /// Bytes of output until now; null without a node, and if that does not answer.
     pub(crate) output_bytes: Option<u64>,
-    /// Where its clients connect.
+    /// Where its clients connect; none once it has ended.
     pub(crate) ports: Vec<PortRow>,
 }
 
@@ -219,14 +219,18 @@ fn row_on_node(listed: Listed, nodes: &Nodes) -> Option<Row> {
             .as_ref()
             .and_then(|keeping| Some(age_ms(keeping.last?.at_ms))),
         snapshot_trouble: keeping.and_then(|keeping| keeping.trouble),
-        ports: PortRow::all(&entry.info.extra, nodes),
+        ports: match alive {
+            true => PortRow::all(&entry.info.extra, nodes),
+            false => Vec::new(),
+        },
         hosted_ms: None,
         age_ms: until_ms.saturating_sub(entry.info.started_ms),
         output_bytes: brief.map(|brief| brief.output_bytes),
     })
 }
 
-fn ms(time: Duration) -> u64 {
+/// A span of time, in whole milliseconds.
+pub(super) fn ms(time: Duration) -> u64 {
     time.as_millis().try_into().unwrap_or(u64::MAX)
 }
 

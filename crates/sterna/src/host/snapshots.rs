@@ -36,9 +36,9 @@ impl Snapshots {
             "snapshots cannot be taken every 0 seconds"
         );
         let shown = to.display();
-        let directory = to
-            .canonicalize()
-            .with_context(|| format!("could not find the directory {shown} for snapshots"))?;
+        let directory = to.canonicalize().with_context(|| {
+            format!("could not find the directory {shown} for snapshots (make it first)")
+        })?;
         ensure!(
             directory.is_dir(),
             "{shown} is not a directory: snapshots need one"

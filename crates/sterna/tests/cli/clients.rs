@@ -209,6 +209,9 @@ fn clients_are_cut_off_when_their_server_ends_and_its_port_is_free() {
     cluster.ask(&["kill", "kv"]).ok();
     assert!(is_cut_off(&mut client));
     until("the port is free", || TcpListener::bind(address).is_ok());
+    cluster.ask(&["wait", "kv"]).fails(137, &["killed"]);
+    let listed = cluster.json(&["ps", "--all", "--json"]);
+    assert_eq!(listed[0]["ports"], serde_json::json!([]), "{listed}");
 }
 
 #[test]

@@ -168,6 +168,8 @@ impl Node {
     pub(crate) fn stop(mut self, world: &World) {
         self.ask(world, &["node", "stop", "--kill"]).ok();
         self.actor.ended(0);
+        let said = self.actor.err.text();
+        assert!(!said.contains("the runner has died"), "{said}");
         self.is_over = true;
     }
 

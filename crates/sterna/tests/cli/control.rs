@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::cluster::Node;
@@ -142,6 +143,33 @@ fn a_process_without_input_says_so() {
 }
 
 #[test]
+fn ctrl_c_ends_a_process_on_another_node_as_one_here() {
+    let pair = Pair::new();
+    let (node, program) = (&pair.one.data, guest("count"));
+    let there = [
+        "run", "--node", node, "--on", "two", &program, "100000", "100000",
+    ];
+    let mut run = pair.world.start(there);
+    run.out.wait_for("3 ");
+    run.signal(Signal::INT);
+    run.ended(130);
+}
+
+#[test]
+fn a_process_in_the_foreground_is_named_as_such_by_what_needs_one_on_a_node() {
+    let pair = Pair::new();
+    let mut run = pair
+        .world
+        .start(["run", &guest("count"), "100000", "100000"]);
+    run.out.wait_for("3 ");
+    for words in [&["move", "count", "two"][..], &["logs", "count"]] {
+        pair.ask(words).fails(1, &["foreground", "thaw --detach"]);
+    }
+    run.signal(Signal::INT);
+    run.ended(130);
+}
+
+#[test]
 fn what_processes_use_is_shown() {
     let pair = Pair::new();
     pair.run(&["--name", "spin"], "spin", &[]);
@@ -215,6 +243,7 @@ fn a_process_on_a_node_is_inspected() {
         ["one", "one"]
     );
     assert_eq!(inspected["epoch"], 0);
+    assert!(inspected["cpu_ms"].is_u64() && inspected["started_ms"].is_u64());
     let frames = inspected["description"]["frames"].as_array().unwrap();
     assert!(!frames.is_empty());
     let text = pair.ask(&["inspect", "lua"]).ok();

@@ -29,6 +29,8 @@ fn a_process_is_listed_and_named_in_several_ways() {
             serde_json::from_str(&world.ask(["inspect", wanted, "--json"]).ok()).unwrap();
         assert_eq!(live["record"]["id"], id, "{wanted}");
         assert_eq!(live["processor"], std::env::consts::ARCH);
+        assert!(live["memory_bytes"].as_u64() > Some(0) && live["cpu_ms"].is_u64());
+        assert!(live["started_ms"].is_u64());
         let frames = live["description"]["frames"].as_array().unwrap();
         assert!(
             frames.iter().any(|frame| frame["name"] == "_start"),

@@ -173,6 +173,12 @@ fn a_move_that_cannot_be_says_why_and_the_process_stays() {
         .fails(1, &["no node twoo", "did you mean two"]);
     cluster.ask(&["move", "q", "two"]).fails(1, &["q"]);
     cluster.ask(&["move", "--dry-run", "p", "two"]).ok();
+    let could = cluster.json(&["move", "--dry-run", "--json", "p", "two"]);
+    assert_eq!(
+        (&could["from"], &could["to"]),
+        (&"one".into(), &"two".into())
+    );
+    assert!(could["memory_bytes"].as_u64() > Some(0), "{could}");
     cluster.is_at("p", "one");
     cluster.ask(&["pause", "p"]).ok();
     cluster.ask(&["move", "p", "two"]).ok();

@@ -106,7 +106,7 @@ fn what_writes_as_fast_as_it_is_copied_is_moved_all_the_same_or_not_as_is_wanted
     });
     let strict = ["two", "--strategy", "pre-copy", "--max-downtime", "1ms"];
     let words = [&["move", "p"][..], &strict].concat();
-    let said = ["would stand still for about", "1ms are allowed"];
+    let said = ["would stand still for about", "1.0ms are allowed"];
     stays(&cluster, &words, 3, &said);
     cluster.is_at("p", "one");
     for node in &cluster.nodes {
@@ -186,7 +186,7 @@ fn what_cannot_be_wanted_is_refused_before_anything_is_done() {
         &cluster,
         &words,
         1,
-        &["to copy its memory takes", "1ms are"],
+        &["to copy its memory takes", "there are 1.0ms"],
     );
     cluster.is_at("p", "one");
     cluster.at("one").notes_nothing();
