@@ -287,15 +287,11 @@ impl Driver {
                 self.moves.handle(now, Event::Runner(event));
             }
             Said::Ended(ended) => self.hosting.note_end(ended),
-            Said::Watched { attempt, us, ready } => {
-                if self.moves.target_by(attempt).is_some() {
-                    self.watched.insert(attempt, (us, ready));
-                }
+            Said::Watched { attempt, us, ready } if self.moves.target_by(attempt).is_some() => {
+                self.watched.insert(attempt, (us, ready));
             }
-            Said::Going { attempt, going } => {
-                if self.moves.target_by(attempt).is_some() {
-                    self.hosting.news.going(attempt, going);
-                }
+            Said::Going { attempt, going } if self.moves.target_by(attempt).is_some() => {
+                self.hosting.news.going(attempt, going);
             }
             Said::Need {
                 number,
@@ -317,7 +313,7 @@ impl Driver {
                     handle.order(Order::Had { number, result }, Vec::new());
                 });
             }
-            Said::Answer { .. } => {}
+            Said::Watched { .. } | Said::Going { .. } | Said::Answer { .. } => {}
         }
     }
 
