@@ -189,8 +189,10 @@ fn who_joined_knows_its_cluster_while_the_registry_is_away() {
     let two = start(&world, "two", "127.0.0.1:0");
     two.join(&world, &one.invite(&world)).ok();
     assert!(!two.files().contains(&"registry.redb".into()));
-    one.stop(&world);
-    two.stop(&world);
+    for node in [one, two] {
+        let said = node.stop(&world);
+        assert!(!said.contains("WARN"), "{said}");
+    }
     let two = start(&world, "two", "127.0.0.1:0");
     assert_eq!(two.state_of(&world, "one"), "unknown");
     two.ask(&world, &["node", "invite"])
