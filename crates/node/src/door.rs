@@ -69,8 +69,8 @@ impl Authority {
 pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
     use Authority::{Local, Member, Removed, Stranger};
     use Request::{
-        Admit, Hosting, Invite, Join, Nodes, Registry, RegistryBackup, RegistryMove, RegistryMoved,
-        RegistryRestore, RegistryStatus, RegistryTake, Remove, Status, Stop,
+        Admit, Hosting, Invite, Join, Nodes, Paging, Registry, RegistryBackup, RegistryMove,
+        RegistryMoved, RegistryRestore, RegistryStatus, RegistryTake, Remove, Status, Stop,
     };
     match (authority, request) {
         (Removed(_), _) => Err(Failure::new(
@@ -78,7 +78,7 @@ pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
             "this node was removed from the cluster; to come back it has to be a new node: \
              start it with another data directory, and join again",
         )),
-        (Local { .. } | Member(_), Status | Nodes)
+        (Local { .. } | Member(_), Status | Nodes | Paging { .. })
         | (Local { .. }, Invite { .. } | Join { .. } | Remove { .. } | Stop { .. })
         | (
             Local { .. },
@@ -145,10 +145,10 @@ fn forbidden(message: impl ToString) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use sterna_process::ProcessId;
+    use sterna_process::{Epoch, Limits, ProcessId, ProgramId, Tag};
 
     use super::*;
-    use crate::message::{Candidate, DrainOrder, RegistryRequest, Remains, TicketText};
+    use crate::message::{Candidate, DrainOrder, RegistryRequest, Remains, ThawOrder, TicketText};
     use crate::ticket::Secret;
 
     // long because: a row for each request
@@ -161,9 +161,21 @@ mod tests {
             software: "1".into(),
             confinement: "full".into(),
         };
+        let thaw = Box::new(ThawOrder {
+            process: ProcessId::from_bytes([1; 16]),
+            epoch: Epoch::FIRST,
+            grant: None,
+            kind: Tag::new("wasm"),
+            program: ProgramId::of(b""),
+            file: String::new(),
+            name: None,
+            limits: Limits::default(),
+            is_bound: false,
+        });
         let requests = [
             (Request::Status, "lm"),
             (Request::Nodes, "lm"),
+            (Request::Paging { node: id }, "lm"),
             (Request::Invite { valid_ms: 1 }, "l"),
             (
                 Request::Join {
@@ -204,6 +216,8 @@ mod tests {
             (Request::Hosting(HostingRequest::Held), "lm"),
             (Request::Hosting(HostingRequest::List { ended: false }), "l"),
             (Request::Hosting(HostingRequest::Rooms), "l"),
+            (Request::Hosting(HostingRequest::Thaw(thaw.clone())), "l"),
+            (Request::Hosting(HostingRequest::ThawAt(thaw, id)), "lm"),
             (
                 Request::Hosting(HostingRequest::Drain {
                     node: id,

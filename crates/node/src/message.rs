@@ -106,6 +106,11 @@ pub enum Request {
         /// What its user calls it.
         file: PathBuf,
     },
+    /// By what does memory move at a node?
+    Paging {
+        /// Which. Only a user may ask for another one than that which is asked.
+        node: NodeId,
+    },
 }
 
 /// What becomes of a node's processes when it stops.
@@ -280,6 +285,8 @@ pub enum Reply {
     Done,
     /// It was not done.
     Failed(Failure),
+    /// To [`Request::Paging`]: nothing if it has no runner now, or is older.
+    Paging(Option<Paging>),
 }
 
 /// Why something was not done.
@@ -423,8 +430,6 @@ pub struct Status {
     pub removed: bool,
     /// How well its parts are confined.
     pub confinement: Confinement,
-    /// By what memory moves in its runner, if there is one now.
-    pub paging: Option<Paging>,
 }
 
 /// How well the processes that a node consists of are confined: each `full`, or `partial` or `none` and what is missing.
@@ -458,8 +463,6 @@ pub struct Seen {
     pub clock_ahead_ms: Option<i64>,
     /// How well its parts are confined, as far as it answered.
     pub confinement: Confinement,
-    /// By what memory moves there, if it answered and has a runner.
-    pub paging: Option<Paging>,
 }
 
 /// Whether a node answers. One that does not is *unknown*: silence says nothing about what runs there.

@@ -35,7 +35,7 @@ use crate::message::{
 use crate::registry::Registry;
 use crate::store::{AnyStore, Login};
 use crate::ticket::{Secret, Ticket};
-use crate::transport::{DialError, Transport};
+use crate::transport::{Connected, DialError, Transport};
 use crate::wire::now_ms;
 
 /// Where the registry is.
@@ -157,6 +157,7 @@ impl Service {
         match request {
             Request::Status => Ok(Reply::Status(self.status())),
             Request::Nodes => Ok(Reply::Nodes(self.nodes().await)),
+            Request::Paging { node } => self.paging(authority, node).await,
             Request::Invite { valid_ms } => self.invite(valid_ms).await,
             Request::Join { ticket } => self.join(&ticket).await,
             Request::Remove { node } if node == self.id => Err(Failure::refused(
@@ -217,7 +218,6 @@ impl Service {
             home: self.home(),
             removed: self.removed.load(Ordering::Relaxed),
             confinement: self.confinement(),
-            paging: self.runner().map(|runner| runner.paging),
         }
     }
 
@@ -390,8 +390,32 @@ impl Service {
             self.transport.hang_up(*removed);
         }
         let before = self.roster.send_replace(Arc::new(roster));
+        for member in &self.roster().members {
+            let was = before.member(member.id);
+            if was.is_some_and(|was| was.about.addresses != member.about.addresses) {
+                // It was started again: what is open to it leads nowhere.
+                self.transport.hang_up(member.id);
+            }
+        }
         if let (Seat::Here(_), Some(hosting)) = (self.seat(), &self.hosting) {
             hosting.note_members(&before, &self.roster());
+        }
+    }
+
+    /// Asks another node, wherever the list of nodes has it by then.
+    pub(crate) async fn ask_member(
+        &self,
+        node: NodeId,
+        request: &Request,
+        within: Duration,
+    ) -> Result<(Reply, Connected), DialError> {
+        loop {
+            let addresses = self.addresses(node);
+            let asked = self.transport.ask(node, &addresses, request, within);
+            match asked.await {
+                Err(DialError::NoAnswer { .. }) if self.addresses(node) != addresses => {}
+                asked => return asked,
+            }
         }
     }
 
@@ -426,9 +450,8 @@ impl Service {
             }
             _ => ANSWER_WITHIN,
         };
-        let addresses = self.addresses(home);
         let request = Request::Registry(request);
-        match self.transport.ask(home, &addresses, &request, within).await {
+        match self.ask_member(home, &request, within).await {
             Ok((Reply::Failed(failure), _)) => Err(failure),
             Ok((reply, _)) => Ok(reply),
             Err(error) => Err(Failure::new(

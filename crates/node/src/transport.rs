@@ -222,6 +222,10 @@ impl Transport {
                         self.forget(node, &connected);
                         return Err(unusable(node, why));
                     }
+                    Err(_) if connected.was_hung_up() => {
+                        let addresses = addresses.to_vec();
+                        return Err(DialError::NoAnswer { addresses });
+                    }
                     Err(_) => {}
                 }
             }
@@ -356,12 +360,12 @@ impl Transport {
         let _ = timeout(GOODBYE_WITHIN, both).await;
     }
 
-    /// Closes what is open to a node.
+    /// Closes what is open to a node: it was removed, or is elsewhere by now.
     pub(crate) fn hang_up(&self, node: NodeId) {
         let mut open = self.lock();
         for of in [Use::Asking, Use::Staying] {
             if let Some(connected) = open.remove(&(node, of)) {
-                connected.connection.close(CLOSE_DONE.into(), b"removed");
+                connected.connection.close(CLOSE_DONE.into(), b"gone");
             }
         }
     }
@@ -390,6 +394,12 @@ impl Connected {
         let since = self.heard.elapsed().as_millis();
         let since = i64::try_from(since).unwrap_or(i64::MAX);
         self.hello.clock_ahead_ms().saturating_add(since)
+    }
+
+    /// Whether this node has closed it.
+    fn was_hung_up(&self) -> bool {
+        let reason = self.connection.close_reason();
+        matches!(reason, Some(quinn::ConnectionError::LocallyClosed))
     }
 
     pub(crate) const fn connection(&self) -> &quinn::Connection {

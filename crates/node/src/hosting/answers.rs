@@ -403,11 +403,7 @@ impl Service {
             .encode(of_moves(version))
             .map_err(Failure::refused)?;
         let request = Request::Hosting(HostingRequest::Message { bytes });
-        match self
-            .transport
-            .ask(to, &addresses, &request, ANSWER_WITHIN)
-            .await
-        {
+        match self.ask_member(to, &request, ANSWER_WITHIN).await {
             Ok((Reply::Failed(failure), _)) => Err(failure),
             Ok(_) => Ok(()),
             Err(error) => Err(Failure::new(FailureKind::Unreachable, error)),

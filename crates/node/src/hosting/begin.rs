@@ -89,10 +89,7 @@ impl Service {
 
     /// Whether a node answers now.
     pub(super) async fn answers(&self, node: NodeId) -> bool {
-        let addresses = self.addresses(node);
-        let asked = self
-            .transport
-            .ask(node, &addresses, &Request::Status, PROBE_WITHIN);
+        let asked = self.ask_member(node, &Request::Status, PROBE_WITHIN);
         matches!(timeout(PROBE_WITHIN, asked).await, Ok(Ok(_)))
     }
 
@@ -145,12 +142,8 @@ impl Service {
         target: NodeId,
         request: HostingRequest,
     ) -> Result<(), Failure> {
-        let addresses = self.addresses(target);
         let request = Request::Hosting(request);
-        let asked = self
-            .transport
-            .ask(target, &addresses, &request, ANSWER_WITHIN)
-            .await;
+        let asked = self.ask_member(target, &request, ANSWER_WITHIN).await;
         match asked {
             Ok((Reply::Done, _)) => Ok(()),
             Ok((Reply::Failed(failure), _)) => Err(failure),
@@ -163,7 +156,7 @@ impl Service {
     }
 
     /// That a node does not answer, by its name.
-    pub(super) fn silent(&self, node: NodeId, why: impl Display) -> Failure {
+    pub(crate) fn silent(&self, node: NodeId, why: impl Display) -> Failure {
         let name = self.name_of(node);
         Failure::new(
             FailureKind::Unreachable,
@@ -174,7 +167,7 @@ impl Service {
     }
 
     /// Whether a node speaks an older version of the protocol than [`SINCE`].
-    pub(super) async fn is_older(&self, node: NodeId) -> Result<bool, Failure> {
+    pub(crate) async fn is_older(&self, node: NodeId) -> Result<bool, Failure> {
         let addresses = self.addresses(node);
         let version = self.transport.version_with(node, &addresses).await;
         let version = version.map_err(|error| self.silent(node, error))?;

@@ -117,11 +117,7 @@ impl Service {
         loop {
             let offset = whole.len() as u64;
             let request = Request::Hosting(HostingRequest::Program { program, offset });
-            let addresses = self.addresses(from);
-            let asked = self
-                .transport
-                .ask(from, &addresses, &request, ANSWER_WITHIN)
-                .await;
+            let asked = self.ask_member(from, &request, ANSWER_WITHIN).await;
             let (total, bytes) = match asked {
                 Ok((Reply::Hosting(HostingReply::Program { total, bytes }), _)) => (total, bytes),
                 Ok((Reply::Failed(failure), _)) => return Err(failure),

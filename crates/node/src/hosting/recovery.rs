@@ -104,8 +104,7 @@ impl Service {
     async fn copy_at(&self, node: NodeId, process: ProcessId) -> Option<Epoch> {
         let request = HostingRequest::KeptCopy { process };
         let request = Request::Hosting(self.as_understood(node, request).await.ok()?);
-        let addresses = self.addresses(node);
-        let asked = self.transport.ask(node, &addresses, &request, PROBE_WITHIN);
+        let asked = self.ask_member(node, &request, PROBE_WITHIN);
         match asked.await {
             Ok((Reply::Hosting(HostingReply::KeptCopy(epoch)), _)) => epoch,
             _ => None,

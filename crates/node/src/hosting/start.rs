@@ -226,9 +226,8 @@ impl Service {
             | HostingRequest::Drain { .. } => crate::limits::START_WITHIN,
             _ => crate::limits::ANSWER_WITHIN,
         };
-        let addresses = self.addresses(node);
         let request = Request::Hosting(self.as_understood(node, request).await?);
-        match self.transport.ask(node, &addresses, &request, within).await {
+        match self.ask_member(node, &request, within).await {
             Ok((Reply::Hosting(reply), _)) => Ok(Some(reply)),
             Ok((Reply::Done, _)) => Ok(None),
             Ok((Reply::Failed(failure), _)) => Err(failure),

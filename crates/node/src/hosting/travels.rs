@@ -223,11 +223,7 @@ impl Service {
         let listed = leaving.list(&hosting.copies, attempt.process, TreeRound::Still);
         listed.await.map_err(|failure| failure.message)?;
         let request = Request::Hosting(HostingRequest::TreesStill { attempt });
-        let addresses = self.addresses(target);
-        let asked = self
-            .transport
-            .ask(target, &addresses, &request, TREE_STILL_WITHIN)
-            .await;
+        let asked = self.ask_member(target, &request, TREE_STILL_WITHIN).await;
         let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         leaving.sent(|sent| sent.still_us += us);
         match asked {
@@ -411,13 +407,8 @@ impl Service {
         request: HostingRequest,
         within: std::time::Duration,
     ) -> Result<HostingReply, String> {
-        let addresses = self.addresses(source);
         let request = Request::Hosting(request);
-        match self
-            .transport
-            .ask(source, &addresses, &request, within)
-            .await
-        {
+        match self.ask_member(source, &request, within).await {
             Ok((Reply::Hosting(reply), _)) => Ok(reply),
             Ok((Reply::Failed(failure), _)) => Err(failure.message),
             Ok(_) => Err("the source answers another question".into()),

@@ -18,7 +18,7 @@ pub(crate) enum Effect {
 impl Request {
     pub(crate) const fn effect(&self) -> Effect {
         match self {
-            Self::Status | Self::Nodes | Self::RegistryStatus => Effect::None,
+            Self::Status | Self::Nodes | Self::RegistryStatus | Self::Paging { .. } => Effect::None,
             // A ticket can be used again by who has used it.
             Self::Admit { .. } | Self::Remove { .. } | Self::RegistryMoved(_) => Effect::Once,
             Self::Invite { .. }

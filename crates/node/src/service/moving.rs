@@ -116,11 +116,7 @@ impl Service {
     }
 
     async fn ask_node(&self, node: NodeId, request: Request) -> Result<Reply, Failure> {
-        let addresses = self.addresses(node);
-        let asked = self
-            .transport
-            .ask(node, &addresses, &request, ANSWER_WITHIN)
-            .await;
+        let asked = self.ask_member(node, &request, ANSWER_WITHIN).await;
         match asked {
             Ok((Reply::Failed(failure), _)) => Err(failure),
             Ok((reply, _)) => Ok(reply),

@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Service;
+use crate::door::Authority;
 use crate::identity::NodeId;
 use crate::limits::{PROBE_SILENT_WITHIN, PROBE_WITHIN, SILENT_AFTER_PROBES};
-use crate::message::{Member, Nodes, Reachability, Reply, Request, Seen};
+use crate::message::{Confinement, Failure, Member, Nodes, Reachability, Reply, Request, Seen};
 use crate::wire::now_ms;
 
 /// Nodes that are asked at once whether they are there.
@@ -86,6 +87,29 @@ impl Service {
         Nodes { this, nodes }
     }
 
+    /// By what memory moves at a node.
+    pub(super) async fn paging(
+        &self,
+        authority: Authority,
+        node: NodeId,
+    ) -> Result<Reply, Failure> {
+        if node == self.id {
+            return Ok(Reply::Paging(self.runner().map(|runner| runner.paging)));
+        }
+        if !matches!(authority, Authority::Local { .. }) {
+            return Err(Failure::refused("that is to be asked of the node itself"));
+        }
+        if self.is_older(node).await? {
+            return Ok(Reply::Paging(None));
+        }
+        let request = Request::Paging { node };
+        match self.ask_member(node, &request, PROBE_WITHIN).await {
+            Ok((Reply::Failed(failure), _)) => Err(failure),
+            Ok((reply, _)) => Ok(reply),
+            Err(error) => Err(self.silent(node, error)),
+        }
+    }
+
     /// Asks all others whether they are there, some at a time.
     pub(super) async fn probe_all(&self, within: impl Fn(NodeId) -> Duration) -> Vec<Seen> {
         let roster = self.roster();
@@ -125,7 +149,6 @@ impl Service {
                 state: Reachability::This,
                 clock_ahead_ms: Some(0),
                 confinement: self.confinement(),
-                paging: self.runner().map(|runner| runner.paging),
             };
         }
         let addresses = &member.about.addresses;
@@ -134,19 +157,23 @@ impl Service {
         if let Ok(Ok((Reply::Status(status), _))) = &asked {
             self.correct(id, status.home).await;
         }
-        let (state, clock_ahead_ms, (confinement, paging)) = match asked {
+        let (state, clock_ahead_ms, confinement) = match asked {
             Ok(Ok((reply, connected))) => {
                 self.others.answered(id);
-                let parts = match reply {
-                    Reply::Status(status) => (status.confinement, status.paging),
-                    _ => Default::default(),
+                let confinement = match reply {
+                    Reply::Status(status) => status.confinement,
+                    _ => Confinement::default(),
                 };
                 let ahead_ms = connected.clock_ahead_ms();
-                (Reachability::Reachable, Some(ahead_ms), parts)
+                (Reachability::Reachable, Some(ahead_ms), confinement)
             }
             _ => {
                 let since_ms = self.others.missed(id);
-                (Reachability::Unknown { since_ms }, None, Default::default())
+                (
+                    Reachability::Unknown { since_ms },
+                    None,
+                    Confinement::default(),
+                )
             }
         };
         Seen {
@@ -154,7 +181,6 @@ impl Service {
             state,
             clock_ahead_ms,
             confinement,
-            paging,
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use sterna_node::identity;
 use sterna_node::message::{Confinement, Nodes, Reachability, Reply, Request, Seen};
 use sterna_process::Plain;
+use sterna_runner::message::Paging;
 
 use crate::complete;
 use crate::node::{self, Which};
@@ -97,7 +98,7 @@ impl NodesCommand {
         }
         let nodes = self.which.nodes()?;
         if self.json {
-            show::json(&listed(&nodes))?;
+            show::json(&listed(&self.which, &nodes))?;
             return Ok(0);
         }
         show::print(table(&nodes).shown(Paint::stdout()));
@@ -129,11 +130,11 @@ fn state(seen: &Seen) -> (&'static str, Option<u64>) {
     }
 }
 
-fn listed(nodes: &Nodes) -> Listed {
+fn listed(which: &Which, nodes: &Nodes) -> Listed {
     let rows = nodes.nodes.iter().map(|seen| {
         let about = &seen.member.about;
         let (state, answered_last_ms) = state(seen);
-        let paging = seen.paging.as_ref();
+        let paging = paging(which, seen);
         Row {
             id: identity::text(seen.member.id),
             name: about.name.clone(),
@@ -145,8 +146,8 @@ fn listed(nodes: &Nodes) -> Listed {
             service_confinement: seen.confinement.service.clone(),
             manager_confinement: seen.confinement.manager.clone(),
             runner_confinement: seen.confinement.runner.clone(),
-            dirty_pages: paging.map(|paging| paging.dirty_pages.clone()),
-            post_copy: paging.map(|paging| paging.post_copy.clone()),
+            dirty_pages: paging.as_ref().map(|paging| paging.dirty_pages.clone()),
+            post_copy: paging.map(|paging| paging.post_copy),
             joined_ms: seen.member.joined_ms,
             clock_ahead_ms: seen.clock_ahead_ms,
         }
@@ -156,6 +157,18 @@ fn listed(nodes: &Nodes) -> Listed {
         registry: identity::text(nodes.this.home),
         removed: nodes.this.removed,
         nodes: rows.collect(),
+    }
+}
+
+/// By what memory moves at a node, if it answers and has a runner.
+fn paging(which: &Which, seen: &Seen) -> Option<Paging> {
+    if matches!(seen.state, Reachability::Unknown { .. }) {
+        return None;
+    }
+    let node = seen.member.id;
+    match which.ask(&Request::Paging { node }) {
+        Ok(Reply::Paging(paging)) => paging,
+        _ => None,
     }
 }
 

@@ -379,6 +379,32 @@ fn a_move_whose_registry_is_killed_ends_well() {
     check_killed("home");
 }
 
+/// The others have connections to where it was, and hear of its new address before they could see that those are dead.
+#[test]
+fn a_node_that_comes_back_at_another_port_can_be_moved_to_at_once() {
+    let mut cluster = Cluster::new_so(&["home", "one", "two"], |_, name| {
+        let address = match name {
+            "two" => "127.0.0.1:0".to_owned(),
+            _ => free_address(),
+        };
+        (address, How::default())
+    });
+    let words = ["run", "-d", "--on", "one", "--name", "lua", &guest("lua")];
+    cluster
+        .ask(&[&words[..], &["-e", LUA_FOREVER]].concat())
+        .ok();
+    for _ in 0..3 {
+        for target in ["two", "one"] {
+            cluster.ask(&["move", "lua", target]).ok();
+        }
+        cluster.kill("two");
+        cluster.start_again("two");
+        cluster.ask(&["move", "lua", "two"]).ok();
+        cluster.ask(&["move", "lua", "one"]).ok();
+    }
+    cluster.ask(&["kill", "lua"]).ok();
+}
+
 #[test]
 fn one_that_was_moved_standing_still_can_be_killed() {
     let cluster = Cluster::new(&["one", "two"]);

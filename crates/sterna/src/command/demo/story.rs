@@ -16,7 +16,9 @@ pub(super) const LUA: &[u8] = include_bytes!("../../../../../guests/wasm/lua.was
 pub(super) const STORY: &str = include_str!("story.lua");
 
 /// Tries of one move.
-const MOVES_MAX: u32 = 10;
+const MOVES_MAX: u32 = 3;
+/// How `sterna move` ends if the process stayed and trying again can help.
+const STAYED: i32 = 3;
 
 /// What `sterna move --json` says.
 #[derive(serde::Deserialize)]
@@ -115,8 +117,7 @@ impl Stage {
         self.ask(0, &["logs", name])
     }
 
-    /// Moves a process. If it stays it is tried again: a node that was started anew has another address, of which others hear a
-    /// little later.
+    /// Moves a process. If it stays, and trying again can help, it is tried again.
     pub(super) fn hop(&self, name: &str, target: usize) -> Result<Moved> {
         let arguments = ["move", name, NODES[target], "--json"];
         let mut outcome = String::new();
@@ -133,7 +134,9 @@ impl Stage {
                 actor.said(),
                 Lines(&String::from_utf8_lossy(&output))
             );
-            thread::sleep(TICK);
+            if code != Some(STAYED) {
+                break;
+            }
         }
         bail!("the process was not moved: {outcome}")
     }
