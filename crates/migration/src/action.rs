@@ -19,7 +19,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sterna_process::{Epoch, ProcessId, ProgramId};
+use sterna_process::{Epoch, ProcessId, ProgramId, Tag};
 
 use crate::id::{Attempt, Grant, MoveId, NodeId};
 use crate::message::{Message, Offer, Refusal, Size, Timings};
@@ -232,6 +232,8 @@ pub enum Action {
         attempt: Attempt,
         /// The source, which has it.
         source: NodeId,
+        /// The kind of processes that it is for.
+        kind: Tag,
         /// Its name.
         program: ProgramId,
     },

@@ -268,6 +268,7 @@ impl Target {
             turn.actions.push_back(Action::FetchProgram {
                 attempt: self.attempt,
                 source: self.source,
+                kind: offer.kind.clone(),
                 program: offer.program,
             });
         }

@@ -31,8 +31,8 @@ pub trait Workshop: Send + Sync + fmt::Debug {
     /// It cannot be started.
     fn start_runner(&self, bound: OwnedFd, errors: File) -> io::Result<()>;
 
-    /// Whether a program can be started without anything being built.
-    fn has(&self, program: &ProgramId) -> bool;
+    /// Whether a program can be started as a process of a kind without anything being built.
+    fn has(&self, kind: &Tag, program: &ProgramId) -> bool;
 
     /// A program's file, from its beginning. Whether it is whole is for whoever reads it to see, by its name.
     ///
@@ -40,20 +40,25 @@ pub trait Workshop: Send + Sync + fmt::Debug {
     /// It is not here.
     fn module(&self, program: &ProgramId) -> Result<File, String>;
 
-    /// Makes a program ready: checks, instruments, compiles it.
+    /// Makes a program ready for processes of a kind: checks, instruments, compiles it.
     ///
     /// # Errors
     /// Text for people.
-    fn add(&self, bytes: Arc<[u8]>) -> Result<(), String>;
+    fn add(&self, kind: &Tag, bytes: Arc<[u8]>) -> Result<(), String>;
 
     /// Puts what processes of a program need to go on from places where runners find it.
     ///
     /// # Errors
     /// Text for people.
-    fn prepare(&self, program: &ProgramId, waypoints: &[Waypoint]) -> Result<(), String>;
+    fn prepare(
+        &self,
+        kind: &Tag,
+        program: &ProgramId,
+        waypoints: &[Waypoint],
+    ) -> Result<(), String>;
 
-    /// Does, when there is nothing else to do, what will make moves of a program quicker.
-    fn expect_moves(&self, program: &ProgramId);
+    /// Does, when there is nothing else to do, what will make moves of processes of a program quicker.
+    fn expect_moves(&self, kind: &Tag, program: &ProgramId);
 
     /// A directory as a mount of its own, from which no way leads out.
     ///

@@ -20,7 +20,7 @@ use sterna_sys::messages;
 use crate::limits::{DESCRIPTORS_MAX, DESCRIPTORS_SPARE, MESSAGE_BYTES_MAX, MESSAGE_WITHIN};
 
 /// Version of the messages.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 const MAGIC: [u8; 4] = *b"STRN";
 const HELLO_BYTES: usize = 6;

@@ -339,6 +339,8 @@ pub enum Said {
     Need {
         /// To be given back.
         number: u64,
+        /// Their kind.
+        kind: Tag,
         /// The program.
         program: ProgramId,
         /// Places, as [`Waypoint`](sterna_process::Waypoint)s.

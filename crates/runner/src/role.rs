@@ -37,11 +37,13 @@ pub trait Kinds: Send + Sync {
 
 /// Does for a runner what it may not do itself, in its service.
 pub trait Elsewhere: Send + Sync {
-    /// Sees to it that what processes of a program need to go on from these places is where the runner finds it. Blocks.
+    /// Sees to it that what processes of a kind and program need to go on from these places is where the runner finds it.
+    /// Blocks.
     ///
     /// # Errors
     /// Text for people: it cannot be done.
-    fn prepare(&self, program: ProgramId, waypoints: &[Waypoint]) -> Result<(), String>;
+    fn prepare(&self, kind: &Tag, program: ProgramId, waypoints: &[Waypoint])
+    -> Result<(), String>;
 }
 
 /// What a runner was started with.
@@ -516,7 +518,12 @@ impl Role {
 struct Asking(std::sync::Weak<Role>);
 
 impl Elsewhere for Asking {
-    fn prepare(&self, program: ProgramId, waypoints: &[Waypoint]) -> Result<(), String> {
+    fn prepare(
+        &self,
+        kind: &Tag,
+        program: ProgramId,
+        waypoints: &[Waypoint],
+    ) -> Result<(), String> {
         let gone = || "the node's service is gone".to_owned();
         let role = self.0.upgrade().ok_or_else(gone)?;
         let service = locked(&role.service).clone().ok_or_else(gone)?;
@@ -530,6 +537,7 @@ impl Elsewhere for Asking {
         }
         service.say(&Said::Need {
             number,
+            kind: kind.clone(),
             program,
             waypoints: waypoints.to_vec(),
         });

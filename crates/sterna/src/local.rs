@@ -5,12 +5,14 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sterna_process::{Image, Limits, Section, Tag};
 
 const LOCAL: Tag = Tag::new("sterna.local");
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// The version that said of processes with canonical NaNs what their kind says now.
+const BEFORE: u16 = 1;
 
 /// The command's own section of an image. Kinds do not know it.
 ///
@@ -25,8 +27,6 @@ pub(crate) struct Local {
     pub(crate) directories: Vec<GivenDirectory>,
     /// How much it may use.
     pub(crate) limits: Limits,
-    /// Whether its NaNs have the same bits everywhere.
-    pub(crate) canonical_nans: bool,
 }
 
 /// A directory given with `--dir`.
@@ -65,7 +65,17 @@ impl Local {
 
     /// Takes the section out of an image, whose kind would not understand it.
     pub(crate) fn take_from(image: &mut Image) -> Result<Option<Self>> {
-        let section = image.sections.take(&LOCAL, VERSION..=VERSION)?;
-        Ok(section.map(|section| section.decode()).transpose()?)
+        let Some(section) = image.sections.take(&LOCAL, BEFORE..=VERSION)? else {
+            return Ok(None);
+        };
+        if section.version() == BEFORE {
+            let (local, canonical_nans): (Self, bool) = section.decode()?;
+            ensure!(
+                !canonical_nans,
+                "it was started with --canonical-nans by an older sterna: thaw it with that one"
+            );
+            return Ok(Some(local));
+        }
+        Ok(Some(section.decode()?))
     }
 }

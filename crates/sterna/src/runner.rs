@@ -24,7 +24,7 @@ use sterna_sys::memory::keep_pagemap;
 use sterna_sys::spawn::{Spawn, inherited};
 use sterna_sys::{missing, tracking};
 use sterna_wasm::cache::{self, ProgramCache};
-use sterna_wasm::{Engine, EngineOptions, KIND, WasmKind};
+use sterna_wasm::{Engine, EngineOptions, WasmKind};
 
 /// The hidden subcommand that makes this program a runner.
 pub(crate) const RUNNER: &str = "__runner";
@@ -90,7 +90,7 @@ fn serve() -> Result<()> {
         takes_directories: confined.takes_directories,
     };
     sterna_runner::run(given, |elsewhere| {
-        HostedKinds::new(&confined.programs, elsewhere).map_err(io::Error::other)
+        HostedKinds::new(&confined.programs, &(elsewhere as _)).map_err(io::Error::other)
     })?;
     Ok(())
 }
@@ -170,29 +170,34 @@ fn paging() -> Paging {
 }
 
 /// The kinds that a runner hosts.
-struct HostedKinds {
-    wasm: Arc<WasmKind>,
-    toy: Arc<Toy>,
-}
+struct HostedKinds(Vec<Arc<dyn Kind>>);
 
 impl HostedKinds {
-    fn new(programs: &Path, elsewhere: Arc<dyn Elsewhere>) -> Result<Self> {
-        let engine = Engine::new(EngineOptions::default())?;
-        let elsewhere = Arc::new(InService(elsewhere));
-        let cache = ProgramCache::open_read_only(programs, engine.clone(), elsewhere)
-            .context("the program cache cannot be used")?;
-        let wasm = WasmKind::new(engine, Arc::new(cache)).map_err(|error| {
-            anyhow::anyhow!("could not set up the WebAssembly engine: {error:#}")
-        })?;
-        Ok(Self {
-            wasm: Arc::new(wasm),
-            toy: Arc::new(Toy::new()),
-        })
+    fn new(programs: &Path, elsewhere: &Arc<dyn Elsewhere>) -> Result<Self> {
+        let mut kinds: Vec<Arc<dyn Kind>> = vec![Arc::new(Toy::new())];
+        for options in EngineOptions::of_kinds() {
+            let engine = Engine::new(options)?;
+            let service = InService {
+                kind: options.kind(),
+                service: Arc::clone(elsewhere),
+            };
+            let cache = ProgramCache::open_read_only(programs, engine.clone(), Arc::new(service))
+                .context("the program cache cannot be used")?;
+            let kind = WasmKind::new(engine, Arc::new(cache)).map_err(|error| {
+                anyhow::anyhow!("could not set up the WebAssembly engine: {error:#}")
+            })?;
+            kinds.push(Arc::new(kind));
+        }
+        Ok(Self(kinds))
     }
 }
 
 /// What only writers of the cache may do is asked for of the node's service.
-struct InService(Arc<dyn Elsewhere>);
+struct InService {
+    /// For processes of this kind.
+    kind: Tag,
+    service: Arc<dyn Elsewhere>,
+}
 
 impl cache::Elsewhere for InService {
     fn prepare(
@@ -200,16 +205,13 @@ impl cache::Elsewhere for InService {
         program: ProgramId,
         waypoints: &[Waypoint],
     ) -> Result<(), cache::ElsewhereError> {
-        let prepared = self.0.prepare(program, waypoints);
+        let prepared = self.service.prepare(&self.kind, program, waypoints);
         prepared.map_err(|reason| cache::ElsewhereError { reason })
     }
 }
 
 impl Kinds for HostedKinds {
     fn kind(&self, name: &Tag) -> Option<Arc<dyn Kind>> {
-        if *name == KIND {
-            return Some(self.wasm.clone());
-        }
-        (*name == self.toy.name()).then(|| self.toy.clone() as Arc<dyn Kind>)
+        self.0.iter().find(|kind| kind.name() == *name).cloned()
     }
 }

@@ -31,9 +31,10 @@ const OPEN_MAX: usize = 16;
 /// Programs from the user's cache, builders and runners of this very program.
 #[derive(Debug)]
 pub(crate) struct Workshop {
-    cache: ProgramCache,
+    /// One for each kind of process, all in one directory.
+    caches: Vec<(Tag, ProgramCache)>,
     /// Programs whose moves are being prepared, or have been.
-    expected: Mutex<HashSet<ProgramId>>,
+    expected: Mutex<HashSet<(Tag, ProgramId)>>,
     /// Those that were asked for last, the last one first.
     open: Mutex<VecDeque<Arc<Installed>>>,
     /// The runner that was started last.
@@ -42,19 +43,34 @@ pub(crate) struct Workshop {
 
 impl Workshop {
     pub(crate) fn new() -> Result<Self> {
-        let (_, cache) = kinds::cache(&BuildOptions::default())?;
+        let cache = |options: BuildOptions| {
+            let (_, cache) = kinds::cache(&options)?;
+            Ok((options.kind(), cache))
+        };
+        let caches = BuildOptions::of_kinds().map(cache);
         Ok(Self {
-            cache,
+            caches: caches.into_iter().collect::<Result<_>>()?,
             expected: Mutex::default(),
             open: Mutex::default(),
             runner: Mutex::default(),
         })
     }
+
+    fn cache(&self, kind: &Tag) -> Result<&ProgramCache, String> {
+        let cache = self.caches.iter().find(|(of, _)| of == kind);
+        let cache = cache.map(|(_, cache)| cache);
+        cache.ok_or_else(|| format!("this node has no processes of kind {kind}"))
+    }
+
+    /// The one for what is the same for all kinds.
+    fn any_cache(&self) -> &ProgramCache {
+        &self.caches[0].1
+    }
 }
 
 impl NodeWorkshop for Workshop {
     fn kinds(&self) -> Vec<Tag> {
-        vec![sterna_wasm::KIND]
+        self.caches.iter().map(|(kind, _)| kind.clone()).collect()
     }
 
     fn start_runner(&self, bound: OwnedFd, errors: File) -> io::Result<()> {
@@ -64,13 +80,14 @@ impl NodeWorkshop for Workshop {
         {
             return Err(io::Error::other("the node's runner lives"));
         }
-        let programs = File::open(self.cache.directory())?;
+        let programs = File::open(self.any_cache().directory())?;
         *runner = Some(runner::start(bound, programs, errors)?);
         Ok(())
     }
 
-    fn has(&self, program: &ProgramId) -> bool {
-        let Some(installed) = self.cache.ready(program) else {
+    fn has(&self, kind: &Tag, program: &ProgramId) -> bool {
+        let cache = self.cache(kind).ok();
+        let Some(installed) = cache.and_then(|cache| cache.ready(program)) else {
             return false;
         };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,30 +98,34 @@ impl NodeWorkshop for Workshop {
     }
 
     fn module(&self, program: &ProgramId) -> Result<File, String> {
-        self.cache.module(program).map_err(|error| text(&error))
+        let module = self.any_cache().module(program);
+        module.map_err(|error| text(&error))
     }
 
-    fn add(&self, bytes: Arc<[u8]>) -> Result<(), String> {
-        match self
-            .cache
-            .add(&bytes, None, &mut |_| ControlFlow::Continue(()))
-        {
+    fn add(&self, kind: &Tag, bytes: Arc<[u8]>) -> Result<(), String> {
+        let silent = &mut |_| ControlFlow::Continue(());
+        match self.cache(kind)?.add(&bytes, None, silent) {
             Ok(_) => Ok(()),
             Err(AddError::NotKept { source, .. }) => Err(text(&source)),
             Err(error) => Err(text(&error)),
         }
     }
 
-    fn prepare(&self, program: &ProgramId, waypoints: &[Waypoint]) -> Result<(), String> {
-        self.cache
-            .prepare(program, waypoints)
-            .map_err(|error| text(&error))
+    fn prepare(
+        &self,
+        kind: &Tag,
+        program: &ProgramId,
+        waypoints: &[Waypoint],
+    ) -> Result<(), String> {
+        let prepared = self.cache(kind)?.prepare(program, waypoints);
+        prepared.map_err(|error| text(&error))
     }
 
-    fn expect_moves(&self, program: &ProgramId) {
+    fn expect_moves(&self, kind: &Tag, program: &ProgramId) {
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
-        if expected.insert(*program)
-            && let Some(installed) = self.cache.ready(program)
+        if expected.insert((kind.clone(), *program))
+            && let Ok(cache) = self.cache(kind)
+            && let Some(installed) = cache.ready(program)
         {
             kinds::prepare_moves(installed);
         }

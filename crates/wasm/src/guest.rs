@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sterna_process::PAGE_SIZE;
+use sterna_process::{PAGE_SIZE, Tag};
 use wasmtime::{Extern, Func, Linker, Store, Val};
 
 use crate::control::Control;
@@ -58,6 +58,11 @@ pub(crate) enum Stretch {
 }
 
 impl Guest {
+    /// Of which kind its process is.
+    pub(crate) fn kind(&self) -> Tag {
+        self.machine.installed.engine.options().kind()
+    }
+
     /// Makes an instance that has run nothing yet. `linker` has WASI.
     pub(crate) async fn instantiate(
         engine: &Engine,

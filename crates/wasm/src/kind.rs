@@ -18,7 +18,7 @@ use crate::builder::BuildError;
 use crate::cache::{AddError, ProgramCache};
 use crate::cpu::{self, CpuMeter};
 use crate::describe;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineOptions};
 use crate::entry;
 use crate::environment::{config, rebind};
 use crate::frames::{Frame, Value};
@@ -34,6 +34,8 @@ use crate::{later, pages, wait};
 
 /// Name of the kind.
 pub const KIND: Tag = Tag::new("wasm");
+/// Name of the kind with [`EngineOptions::canonicalize_nans`]: a process that began with one NaN has one wherever it goes on.
+pub const CANONICAL_NANS: Tag = Tag::new("wasm-canonical-nans");
 
 /// Bytes in a page of WebAssembly's own.
 const WASM_PAGE: u64 = 1 << 16;
@@ -113,6 +115,26 @@ impl Programs for ProgramCache {
     }
 }
 
+impl EngineOptions {
+    /// The kind of the processes of an engine with these.
+    #[must_use]
+    pub fn kind(&self) -> Tag {
+        match self.canonicalize_nans {
+            false => KIND,
+            true => CANONICAL_NANS,
+        }
+    }
+
+    /// Those of the engines of this machine, one for each kind.
+    #[must_use]
+    pub fn of_kinds() -> [Self; 2] {
+        [false, true].map(|canonicalize_nans| Self {
+            canonicalize_nans,
+            ..Self::default()
+        })
+    }
+}
+
 impl WasmKind {
     /// The kind on `engine`, with programs from `programs`.
     ///
@@ -181,7 +203,7 @@ impl std::fmt::Debug for WasmKind {
 
 impl Kind for WasmKind {
     fn name(&self) -> Tag {
-        KIND
+        self.engine.options().kind()
     }
 
     fn spawn(
@@ -331,12 +353,9 @@ impl Incoming for Arriving {
 impl Arriving {
     /// Whether an image can become this process.
     fn check(&self, header: &ImageHeader) -> Result<(), RestoreError> {
-        if header.kind != KIND {
-            let found = header.kind.clone();
-            return Err(RestoreError::WrongKind {
-                found,
-                expected: KIND,
-            });
+        let (found, expected) = (header.kind.clone(), self.guest.kind());
+        if found != expected {
+            return Err(RestoreError::WrongKind { found, expected });
         }
         if header.program != self.program {
             let (found, expected) = (header.program, self.program);

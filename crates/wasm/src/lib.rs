@@ -34,7 +34,7 @@ pub use engine::{Engine, EngineError, EngineOptions, Processor, Target};
 pub use frames::{Frame, ReadFramesError, Value};
 pub use immobile::ImmobileWasm;
 pub use installed::{AnticipateError, InstallError, Installed, LoopHeaders};
-pub use kind::{KIND, ProgramError, Programs, Uncached, WasmKind};
+pub use kind::{CANONICAL_NANS, KIND, ProgramError, Programs, Uncached, WasmKind};
 
 #[cfg(any(test, fuzzing))]
 mod rig;

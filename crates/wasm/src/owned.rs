@@ -13,7 +13,6 @@ use sterna_wasi::Wasi;
 
 use crate::describe;
 use crate::guest::Guest;
-use crate::kind::KIND;
 use crate::portable::{FRAMES, STATE, VERSION, WASI};
 use crate::seat::{Asked, Seat, Unseen};
 
@@ -148,7 +147,7 @@ impl Paused for Standing {
         sections.push(Section::encode(WASI, VERSION, &wasi)?)?;
         Ok(Image {
             header: ImageHeader {
-                kind: KIND,
+                kind: guest.kind(),
                 program: seat.program,
                 process: seat.identity.process,
                 epoch: seat.identity.epoch,

@@ -120,7 +120,7 @@ fn a_target_goes_from_step_to_step() {
             offer: offer.clone()
         }]
     );
-    let program = offer.program;
+    let (kind, program) = (offer.kind.clone(), offer.program);
     let admitted = Event::Admitted {
         attempt,
         program_is_here: false,
@@ -130,6 +130,7 @@ fn a_target_goes_from_step_to_step() {
         [Action::FetchProgram {
             attempt,
             source,
+            kind,
             program
         }]
     );

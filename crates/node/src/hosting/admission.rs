@@ -58,6 +58,6 @@ impl Service {
         hosting
             .tell(Input::Place(attempt, Box::new(place), descriptors))
             .await;
-        Ok(hosting.has(offer.program).await)
+        Ok(hosting.has(&offer.kind, offer.program).await)
     }
 }

@@ -140,8 +140,7 @@ impl Service {
         };
         let log_offset = found.manifest.output_bytes;
         let folder = (&here, process);
-        self.has_program(hosting, folder, original.info.program)
-            .await?;
+        self.has_program(hosting, folder, &original.info).await?;
         let mut belongings = Belongings::decode(&original.info.extra).unwrap_or_default();
         belongings.input = false;
         // Its clients are the original's.

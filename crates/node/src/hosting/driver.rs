@@ -295,20 +295,19 @@ impl Driver {
             }
             Said::Need {
                 number,
+                kind,
                 program,
                 waypoints,
             } => {
-                let (workshop, handle) = (
-                    Arc::clone(&self.hosting.workshop),
-                    self.runner.handle.clone(),
-                );
+                let workshop = Arc::clone(&self.hosting.workshop);
+                let handle = self.runner.handle.clone();
                 // What a runner asks for may be nonsense, and more of it than can be done.
                 let Ok(turn) = Arc::clone(&self.hosting.preparing).try_acquire_owned() else {
                     let result = Err("too much is being made ready: try again".into());
                     return handle.order(Order::Had { number, result }, Vec::new());
                 };
                 tokio::task::spawn_blocking(move || {
-                    let result = workshop.prepare(&program, &waypoints);
+                    let result = workshop.prepare(&kind, &program, &waypoints);
                     drop(turn);
                     handle.order(Order::Had { number, result }, Vec::new());
                 });
@@ -373,12 +372,13 @@ impl Driver {
             Action::FetchProgram {
                 attempt,
                 source,
+                kind,
                 program,
             } => {
                 let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
                 tokio::spawn(async move {
-                    let fetched = service.fetch_program(&hosting, source, program).await;
-                    let event = match fetched {
+                    let wanted = (&kind, program);
+                    let event = match service.fetch_program(&hosting, source, wanted).await {
                         Ok(()) => Event::ProgramFetched { attempt },
                         Err(failure) => Event::ProgramUnavailable {
                             attempt,

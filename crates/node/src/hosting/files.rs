@@ -215,9 +215,10 @@ impl Service {
         let mut opened = descriptors.into_iter();
         let copy = opened.next();
         let copy = copy.ok_or_else(|| Failure::refused("a copy belongs to this request"))?;
-        match (hosting.has(order.program).await, asked_by) {
+        let wanted = (&order.kind, order.program);
+        match (hosting.has(wanted.0, wanted.1).await, asked_by) {
             (true, _) => {}
-            (false, Some(node)) => self.fetch_program(hosting, node, order.program).await?,
+            (false, Some(node)) => self.fetch_program(hosting, node, wanted).await?,
             (false, None) => {
                 return Err(Failure::new(
                     FailureKind::NotHere,

@@ -152,7 +152,8 @@ impl Service {
                     .order(Order::Step { command, place }, Vec::new());
             }
         }
-        hosting.expect_moves(what.info().program);
+        let info = what.info();
+        hosting.expect_moves(info.kind.clone(), info.program);
         Ok(())
     }
 

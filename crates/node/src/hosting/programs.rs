@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sterna_migration::NodeId;
-use sterna_process::ProgramId;
+use sterna_process::{ProgramId, Tag};
 
 use tokio::time::Instant;
 
@@ -19,10 +19,10 @@ use crate::workshop::Workshop;
 /// What the workshop has said of programs: it is in another process, and need not be asked at each start.
 #[derive(Default)]
 pub(super) struct Programs {
-    /// When they were there.
-    seen: Mutex<HashMap<ProgramId, Instant>>,
+    /// When they were there, for processes of a kind.
+    seen: Mutex<HashMap<(Tag, ProgramId), Instant>>,
     /// When it was told that processes of them may be moved.
-    expected: Mutex<HashMap<ProgramId, Instant>>,
+    expected: Mutex<HashMap<(Tag, ProgramId), Instant>>,
 }
 
 impl Hosting {
@@ -50,39 +50,38 @@ impl Hosting {
 
     /// Whether the program of a process that is to be started is here, or was a moment ago: if it was removed since, the
     /// runner says so.
-    pub(super) async fn has_for_start(&self, program: ProgramId) -> bool {
+    pub(super) async fn has_for_start(&self, kind: &Tag, program: ProgramId) -> bool {
         let now = Instant::now();
         let is_fresh = |at: &Instant| now.duration_since(*at) < PROGRAM_SEEN_FOR;
-        if locked(&self.programs.seen)
-            .get(&program)
-            .is_some_and(is_fresh)
-        {
+        let key = (kind.clone(), program);
+        if locked(&self.programs.seen).get(&key).is_some_and(is_fresh) {
             return true;
         }
-        let has = self.has(program).await;
+        let has = self.has(kind, program).await;
         let mut seen = locked(&self.programs.seen);
         seen.retain(|_, at| is_fresh(at));
         if has {
-            seen.insert(program, now);
+            seen.insert(key, now);
         }
         has
     }
 
     /// Processes of a program may be moved: what that takes is made ready meanwhile, which the workshop does once.
-    pub(super) fn expect_moves(&self, program: ProgramId) {
+    pub(super) fn expect_moves(&self, kind: Tag, program: ProgramId) {
         let mut expected = locked(&self.programs.expected);
         expected.retain(|_, told| told.elapsed() < PROGRAM_SEEN_FOR);
-        let is_new = expected.insert(program, Instant::now()).is_none();
+        let key = (kind.clone(), program);
+        let is_new = expected.insert(key, Instant::now()).is_none();
         drop(expected);
         if is_new {
             let workshop = Arc::clone(&self.workshop);
-            tokio::task::spawn_blocking(move || workshop.expect_moves(&program));
+            tokio::task::spawn_blocking(move || workshop.expect_moves(&kind, &program));
         }
     }
 
-    pub(super) async fn has(&self, program: ProgramId) -> bool {
-        let workshop = Arc::clone(&self.workshop);
-        blocking(move || workshop.has(&program))
+    pub(super) async fn has(&self, kind: &Tag, program: ProgramId) -> bool {
+        let (workshop, kind) = (Arc::clone(&self.workshop), kind.clone());
+        blocking(move || workshop.has(&kind, &program))
             .await
             .unwrap_or(false)
     }
@@ -106,12 +105,12 @@ pub(super) fn whole(workshop: &dyn Workshop, program: &ProgramId) -> Result<Vec<
 }
 
 impl Service {
-    /// Gets a program from another node and makes it ready.
+    /// Gets a program from another node and makes it ready for processes of a kind.
     pub(super) async fn fetch_program(
         &self,
         hosting: &Hosting,
         from: NodeId,
-        program: ProgramId,
+        (kind, program): (&Tag, ProgramId),
     ) -> Result<(), Failure> {
         let mut whole = Vec::new();
         loop {
@@ -145,8 +144,8 @@ impl Service {
                 "what the other node sent is another program",
             ));
         }
-        let workshop = Arc::clone(&hosting.workshop);
-        let added = blocking(move || workshop.add(whole.into())).await?;
+        let (workshop, kind) = (Arc::clone(&hosting.workshop), kind.clone());
+        let added = blocking(move || workshop.add(&kind, whole.into())).await?;
         added.map_err(Failure::refused)
     }
 }

@@ -216,7 +216,7 @@ impl Service {
         let keeping = self.keeping(process).await?;
         let keeping = keeping.ok_or_else(|| nothing_of(process))?;
         let folder = (&keeping.to, process);
-        self.has_program(hosting, folder, info.program).await?;
+        self.has_program(hosting, folder, &info).await?;
         let (mut before, mut passed_over) = (None, Vec::new());
         loop {
             let found = match self.newest(hosting, process, &keeping, before).await? {

@@ -35,7 +35,7 @@ use crate::limits::{
 };
 use crate::message::{
     Belongings, EventSort, Failure, FailureKind, Keeper, Keeping, KeepingsOf, LastSnapshot,
-    RegistryRequest, Reply,
+    ProcessInfo, RegistryRequest, Reply,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
@@ -377,14 +377,15 @@ impl Service {
         }
     }
 
-    /// Sees to it that a program is ready here; a folder has it, too.
+    /// Sees to it that a process's program is ready here; a folder has it, too.
     pub(super) async fn has_program(
         self: &Arc<Self>,
         hosting: &Hosting,
         (keeper, folder): (&Keeper, ProcessId),
-        program: ProgramId,
+        info: &ProcessInfo,
     ) -> Result<(), Failure> {
-        if hosting.has(program).await {
+        let (kind, program) = (info.kind.clone(), info.program);
+        if hosting.has(&kind, program).await {
             return Ok(());
         }
         let shelf = self.shelf(hosting, keeper, folder)?;
@@ -393,7 +394,7 @@ impl Service {
             let bytes = shelf.get(PROGRAM).map_err(text)?;
             let bytes = bytes.ok_or("the program is not with the snapshots")?;
             match ProgramId::of(&bytes) == program {
-                true => workshop.add(bytes.into()),
+                true => workshop.add(&kind, bytes.into()),
                 false => Err("the program that is with the snapshots is damaged".into()),
             }
         });

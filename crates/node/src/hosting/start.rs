@@ -87,9 +87,12 @@ impl Service {
                 "this machine cannot confine a process to its directories: see `sterna doctor`",
             ));
         }
-        if !hosting.has_for_start(order.program).await {
+        if !hosting.has_for_start(&order.kind, order.program).await {
             match asked_by {
-                Some(node) => self.fetch_program(hosting, node, order.program).await?,
+                Some(node) => {
+                    let wanted = (&order.kind, order.program);
+                    self.fetch_program(hosting, node, wanted).await?;
+                }
                 None => {
                     return Err(Failure::new(
                         FailureKind::NotHere,
@@ -181,7 +184,7 @@ impl Service {
         let spawn = Spawn {
             process,
             epoch: Epoch::FIRST,
-            kind: order.kind,
+            kind: order.kind.clone(),
             program: order.program,
             arguments: order.arguments,
             variables: order.variables,
@@ -194,7 +197,7 @@ impl Service {
         hosting
             .news
             .event(process, EventSort::Started, "was started");
-        hosting.expect_moves(order.program);
+        hosting.expect_moves(order.kind, order.program);
         Ok(())
     }
 

@@ -28,21 +28,24 @@ pub enum Errand {
     /// Start a runner. Descriptors: a Unix stream socket that is bound to the runner's name in the data directory; the
     /// file there for what it has to say, to be appended to.
     StartRunner,
-    /// Can it be started without anything being built?
-    Has(ProgramId),
+    /// Can it be started as a process of this kind without anything being built?
+    Has(Tag, ProgramId),
     /// A program's file. With the answer comes its descriptor.
     Module(ProgramId),
-    /// Make a program ready. Descriptor: its bytes, in a memory file that nobody can change any more.
-    Add,
+    /// Make a program ready for processes of this kind. Descriptor: its bytes, in a memory file that nobody can change any
+    /// more.
+    Add(Tag),
     /// Put what processes of a program need to go on from places where runners find it.
     Prepare {
-        /// Of which.
+        /// Of which kind.
+        kind: Tag,
+        /// Of which program.
         program: ProgramId,
         /// Which places.
         waypoints: Vec<Waypoint>,
     },
-    /// Do in the background what will make moves of a program quicker.
-    ExpectMoves(ProgramId),
+    /// Do in the background what will make moves of processes of this kind and program quicker.
+    ExpectMoves(Tag, ProgramId),
     /// Detach a directory. Descriptor: the directory, opened for reading; with the answer comes the mount's.
     Detach {
         /// Whether nothing may be changed through it.

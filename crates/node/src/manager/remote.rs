@@ -188,8 +188,8 @@ impl Workshop for Manager {
         started.map(drop).map_err(io::Error::other)
     }
 
-    fn has(&self, program: &ProgramId) -> bool {
-        let asked = self.ask(Errand::Has(*program), &[]);
+    fn has(&self, kind: &Tag, program: &ProgramId) -> bool {
+        let asked = self.ask(Errand::Has(kind.clone(), *program), &[]);
         asked.is_ok_and(|brought| brought.is)
     }
 
@@ -198,24 +198,31 @@ impl Workshop for Manager {
         Ok(file.into())
     }
 
-    fn add(&self, bytes: Arc<[u8]>) -> Result<(), String> {
+    fn add(&self, kind: &Tag, bytes: Arc<[u8]>) -> Result<(), String> {
         let file = sealed(&bytes).map_err(|error| error.to_string())?;
         // It may take long to compile, and is needed no more.
         drop(bytes);
-        self.ask(Errand::Add, &[file.as_fd()]).map(drop)
+        self.ask(Errand::Add(kind.clone()), &[file.as_fd()])
+            .map(drop)
     }
 
-    fn prepare(&self, program: &ProgramId, waypoints: &[Waypoint]) -> Result<(), String> {
+    fn prepare(
+        &self,
+        kind: &Tag,
+        program: &ProgramId,
+        waypoints: &[Waypoint],
+    ) -> Result<(), String> {
         let errand = Errand::Prepare {
+            kind: kind.clone(),
             program: *program,
             waypoints: waypoints.to_vec(),
         };
         self.ask(errand, &[]).map(drop)
     }
 
-    fn expect_moves(&self, program: &ProgramId) {
+    fn expect_moves(&self, kind: &Tag, program: &ProgramId) {
         // What is not prepared is compiled when it is needed.
-        let _ = self.ask(Errand::ExpectMoves(*program), &[]);
+        let _ = self.ask(Errand::ExpectMoves(kind.clone(), *program), &[]);
     }
 
     fn detach(&self, directory: OwnedFd, read_only: bool) -> io::Result<OwnedFd> {

@@ -103,27 +103,31 @@ impl Office {
                 started.map_err(|error| error.to_string())?;
                 done(Vec::new())
             }
-            Errand::Has(program) => {
+            Errand::Has(kind, program) => {
                 let [] = expected(given)?;
-                Ok((Answer::Is(shop.has(&program)), Vec::new()))
+                Ok((Answer::Is(shop.has(&kind, &program)), Vec::new()))
             }
             Errand::Module(program) => {
                 let [] = expected(given)?;
                 done(vec![shop.module(&program)?.into()])
             }
-            Errand::Add => {
+            Errand::Add(kind) => {
                 let [file] = expected(given)?;
-                shop.add(sealed_bytes(file.into())?)?;
+                shop.add(&kind, sealed_bytes(file.into())?)?;
                 done(Vec::new())
             }
-            Errand::Prepare { program, waypoints } => {
+            Errand::Prepare {
+                kind,
+                program,
+                waypoints,
+            } => {
                 let [] = expected(given)?;
-                shop.prepare(&program, &waypoints)?;
+                shop.prepare(&kind, &program, &waypoints)?;
                 done(Vec::new())
             }
-            Errand::ExpectMoves(program) => {
+            Errand::ExpectMoves(kind, program) => {
                 let [] = expected(given)?;
-                shop.expect_moves(&program);
+                shop.expect_moves(&kind, &program);
                 done(Vec::new())
             }
             Errand::Detach { read_only } => {

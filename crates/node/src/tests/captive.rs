@@ -68,7 +68,7 @@ impl Workshop for Prison {
         Ok(())
     }
 
-    fn has(&self, _: &ProgramId) -> bool {
+    fn has(&self, _: &Tag, _: &ProgramId) -> bool {
         true
     }
 
@@ -86,11 +86,11 @@ impl Workshop for Prison {
         Ok(file)
     }
 
-    fn add(&self, _: Arc<[u8]>) -> Result<(), String> {
+    fn add(&self, _: &Tag, _: Arc<[u8]>) -> Result<(), String> {
         Ok(())
     }
 
-    fn prepare(&self, _: &ProgramId, _: &[Waypoint]) -> Result<(), String> {
+    fn prepare(&self, _: &Tag, _: &ProgramId, _: &[Waypoint]) -> Result<(), String> {
         let now = self.preparing.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);
         thread::yield_now();
@@ -98,7 +98,7 @@ impl Workshop for Prison {
         Err("nonsense".into())
     }
 
-    fn expect_moves(&self, _: &ProgramId) {}
+    fn expect_moves(&self, _: &Tag, _: &ProgramId) {}
 
     fn detach(&self, directory: OwnedFd, _: bool) -> io::Result<OwnedFd> {
         Ok(directory)
@@ -213,6 +213,7 @@ fn a_runner_that_was_taken_over_changes_nothing_of_others() {
     let asking = thread::spawn(move || {
         for number in 0..needs {
             let need = Said::Need {
+                kind: Tag::new("wasm"),
                 number,
                 program: ProgramId::of(b"no program"),
                 waypoints: vec![Waypoint(u64::MAX); 100],

@@ -21,7 +21,7 @@ use crate::wire::{self, WireError};
 /// All of version 1. Versions 2 and 3 have the same.
 const REQUESTS: &str = include_str!("samples/requests-1.txt");
 const REPLIES: &str = include_str!("samples/replies-1.txt");
-/// All of version 1 of the link to a runner. Versions 2 and 3 have the same, and other commands and events of moves in them.
+/// All of version 1 of the link to a runner. Later versions have the same, and other commands and events of moves in them; `Need` says a kind since version 4.
 const ORDERS: &str = include_str!("samples/orders-1.txt");
 const SAID: &str = include_str!("samples/said-1.txt");
 /// Where requests and replies about processes are among the others.

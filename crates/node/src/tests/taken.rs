@@ -27,6 +27,8 @@ struct Willing {
     may_add: Mutex<Receiver<()>>,
 }
 
+const WASM: Tag = Tag::new("wasm");
+
 impl std::fmt::Debug for Willing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Willing")
@@ -41,7 +43,7 @@ impl Willing {
 
 impl Workshop for Willing {
     fn kinds(&self) -> Vec<Tag> {
-        vec![Tag::new("wasm")]
+        vec![WASM]
     }
 
     fn start_runner(&self, _: OwnedFd, _: File) -> io::Result<()> {
@@ -49,7 +51,7 @@ impl Workshop for Willing {
         Ok(())
     }
 
-    fn has(&self, _: &ProgramId) -> bool {
+    fn has(&self, _: &Tag, _: &ProgramId) -> bool {
         true
     }
 
@@ -57,18 +59,18 @@ impl Workshop for Willing {
         tempfile::tempfile().map_err(|error| error.to_string())
     }
 
-    fn add(&self, bytes: Arc<[u8]>) -> Result<(), String> {
+    fn add(&self, _: &Tag, bytes: Arc<[u8]>) -> Result<(), String> {
         assert_eq!(&*bytes, b"program");
         self.done("add");
         let _ = self.may_add.lock().unwrap().recv();
         Ok(())
     }
 
-    fn prepare(&self, _: &ProgramId, _: &[Waypoint]) -> Result<(), String> {
+    fn prepare(&self, _: &Tag, _: &ProgramId, _: &[Waypoint]) -> Result<(), String> {
         Err("nothing of it".into())
     }
 
-    fn expect_moves(&self, _: &ProgramId) {}
+    fn expect_moves(&self, _: &Tag, _: &ProgramId) {}
 
     fn detach(&self, directory: OwnedFd, _: bool) -> io::Result<OwnedFd> {
         self.done("detach");
@@ -224,7 +226,7 @@ fn programs_come_in_memory_that_nobody_changes() {
     let mut unsealed = File::from(rustix::fs::memfd_create("x", open).unwrap());
     unsealed.write_all(b"program").unwrap();
     for given in [file.as_fd(), never_ends.as_fd(), unsealed.as_fd()] {
-        scene.refuses(Errand::Add, &[given], "sealed");
+        scene.refuses(Errand::Add(WASM), &[given], "sealed");
     }
 }
 
@@ -250,7 +252,7 @@ fn building_keeps_nobody_else_waiting_and_has_a_limit() {
     let builds = |count: usize| {
         let build = || {
             let manager = Arc::clone(&manager);
-            thread::spawn(move || manager.add((*b"program").into()))
+            thread::spawn(move || manager.add(&WASM, (*b"program").into()))
         };
         std::iter::repeat_with(build)
             .take(count)
@@ -260,9 +262,12 @@ fn building_keeps_nobody_else_waiting_and_has_a_limit() {
     assert_eq!(scene.done.recv(), Ok("add"));
     // One builds; everything else is done meanwhile.
     let program = ProgramId::of(b"program");
-    assert!(manager.has(&program));
+    assert!(manager.has(&WASM, &program));
     manager.module(&program).unwrap();
-    assert_eq!(manager.prepare(&program, &[]), Err("nothing of it".into()));
+    assert_eq!(
+        manager.prepare(&WASM, &program, &[]),
+        Err("nothing of it".into())
+    );
     let size = WindowSize {
         columns: 9,
         rows: 5,
@@ -282,7 +287,7 @@ fn building_keeps_nobody_else_waiting_and_has_a_limit() {
     let ended = all.into_iter().map(|one| one.join().unwrap());
     let failed: Vec<String> = ended.filter_map(Result::err).collect();
     assert!(!failed.is_empty() && failed.iter().all(|why| why.contains("too much")));
-    manager.has(&program);
+    manager.has(&WASM, &program);
 }
 
 #[test]
@@ -296,14 +301,14 @@ fn a_manager_that_goes_is_missed_once_and_answers_nobody() {
         .start(move || told.send(()).unwrap());
     let manager = Arc::new(manager.unwrap());
     let waiting = Arc::clone(&manager);
-    let waiting = thread::spawn(move || waiting.add((*b"program").into()));
+    let waiting = thread::spawn(move || waiting.add(&WASM, (*b"program").into()));
     assert_eq!(scene.done.recv(), Ok("add"));
     // As if it had been killed.
     scene.service.shutdown(std::net::Shutdown::Both).unwrap();
     is_gone.recv().unwrap();
     let why = waiting.join().unwrap().unwrap_err();
     assert!(why.contains("manager is gone"), "{why}");
-    assert!(!manager.has(&ProgramId::of(b"program")));
+    assert!(!manager.has(&WASM, &ProgramId::of(b"program")));
     // Who ends it does not miss it.
     let scene = self::scene();
     let service = scene.service.try_clone().unwrap();

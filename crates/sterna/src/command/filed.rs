@@ -138,7 +138,6 @@ impl Freezing<'_> {
             file: self.entry.info.file.clone(),
             directories: Vec::new(),
             limits: Limits::default(),
-            canonical_nans: false,
         }
         .put_into(&mut image)?;
         let mut writer = ImageWriter::new(&image, key);

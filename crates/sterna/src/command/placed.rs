@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use sterna_node::message::{
     Belongings, Deed, HostingReply, HostingRequest, ListenOrder, StartOrder, Where,
 };
@@ -78,10 +78,6 @@ pub(crate) struct Placed<'a> {
 
 impl Placed<'_> {
     pub(crate) fn run(self) -> Result<u8> {
-        ensure!(
-            !self.build.canonical_nans,
-            "--canonical-nans is for processes without a node so far: leave it out, or run without --on and --detach"
-        );
         let place = self.place()?;
         let (_, cache) = kinds::cache(self.build)?;
         let (program, _) = kinds::install(&cache, self.file)?;
@@ -153,7 +149,7 @@ impl Placed<'_> {
             place,
             name: self.name.clone(),
             program,
-            kind: sterna_wasm::KIND,
+            kind: self.build.kind(),
             file: super::given::file_text(self.file),
             arguments: environment.arguments.iter().map(bytes).collect(),
             variables: variables

@@ -191,7 +191,6 @@ impl Run {
             file: given::file_text(&self.file),
             directories: given,
             limits: limits.clone(),
-            canonical_nans: self.given.build.canonical_nans,
         };
         let environment = Environment {
             arguments: self.arguments(),

@@ -99,7 +99,6 @@ impl Thaw {
 
         let step = Instant::now();
         let name = frozen.local.name.clone();
-        self.given.build.canonical_nans |= frozen.local.canonical_nans;
         let ready = kinds::from_image(&frozen.file, &name, &self.given.build)?;
         let program = step.elapsed();
 
@@ -126,7 +125,6 @@ impl Thaw {
             name: self.given.name.take().unwrap_or(local.name),
             directories: given,
             limits: self.given.limits(own.then_some(local.limits)),
-            canonical_nans: self.given.build.canonical_nans,
             ..local
         };
         given::check_name(&local.name)?;
@@ -169,10 +167,6 @@ impl Thaw {
     /// On the asked node, or by it on another one.
     fn on_node(&self, frozen: &Frozen) -> Result<u8> {
         let local = &frozen.local;
-        ensure!(
-            !local.canonical_nans && !self.given.build.canonical_nans,
-            "--canonical-nans is for processes without a node so far: thaw it without --on and --detach"
-        );
         let nodes = self.which.nodes()?;
         let on = self.on.as_deref();
         let on = on.map(|name| node::member(&nodes, name)).transpose()?;
@@ -257,7 +251,6 @@ impl Thaw {
             file: image.header.program.short(),
             directories: Vec::new(),
             limits: sterna_process::Limits::default(),
-            canonical_nans: false,
         });
         let own = file.provenance() == Provenance::Own;
         let mut of_cluster = false;

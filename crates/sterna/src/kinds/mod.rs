@@ -1,6 +1,6 @@
 //! The kinds of processes that this program runs, and how their programs are made ready. See [`Ready`].
 //!
-//! - `wasm`: WebAssembly, through the program cache
+//! - `wasm` and `wasm-canonical-nans`: WebAssembly, through the program cache
 //! - the toy kind, for tests of this program: hidden
 //!
 //! - `source`: what a program's file holds
@@ -15,7 +15,7 @@ pub(crate) use wasm::{
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use sterna_process::toy::Toy;
 use sterna_process::{ImageFile, Kind, Program, ProgramId};
 use sterna_wasm::Installed;
@@ -80,14 +80,20 @@ pub(crate) fn immobile(path: &Path, options: &BuildOptions) -> Result<Ready> {
 pub(crate) fn from_image(image: &ImageFile, name: &str, options: &BuildOptions) -> Result<Ready> {
     let header = image.header();
     let bytes = || Ok(image.program()?);
+    if let Some(of_kind) = options.of_kind(&header.kind) {
+        ensure!(
+            of_kind.canonical_nans || !options.canonical_nans,
+            "the process was started without --canonical-nans, and may have other NaNs by now: leave that out"
+        );
+        return wasm::from_image(header.program, bytes, name, &of_kind);
+    }
     match header.kind.as_str() {
-        "wasm" => wasm::from_image(header.program, bytes, name, options),
         "toy" => match bytes()? {
             Some(bytes) => Ok(toy(bytes.into(), name.to_owned())),
             None => Err(not_here(header.program)),
         },
         other => bail!(
-            "the image is of kind {other}, this sterna knows `wasm`: use the version that made it"
+            "the image is of kind {other}, this sterna knows `wasm` and `wasm-canonical-nans`: use the version that made it"
         ),
     }
 }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use sterna_process::{Plain, Program, ProgramId};
+use sterna_process::{Plain, Program, ProgramId, Tag};
 use sterna_wasm::builder::{BuildLimits, Launch, OnProgress, Progress};
 use sterna_wasm::cache::{AddError, ProgramCache};
 use sterna_wasm::{
@@ -31,7 +31,7 @@ const PREPARE_NICE: i32 = 15;
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct BuildOptions {
     /// Give NaNs (what 0/0 is) the same bits on every processor, so that a moved program computes exactly what one that
-    /// stayed does. Makes some float code slower. A process that was started so is thawed so.
+    /// stayed does. Makes some float code slower. A process that was started so goes on so wherever it is.
     #[arg(long)]
     pub(crate) canonical_nans: bool,
     /// Largest module, e.g. 512M.
@@ -46,6 +46,29 @@ pub(crate) struct BuildOptions {
 }
 
 impl BuildOptions {
+    /// The kind of the processes of programs that are compiled so.
+    pub(crate) fn kind(&self) -> Tag {
+        self.engine().kind()
+    }
+
+    /// One for each kind.
+    pub(crate) fn of_kinds() -> [Self; 2] {
+        EngineOptions::of_kinds().map(|options| Self {
+            canonical_nans: options.canonicalize_nans,
+            ..Self::default()
+        })
+    }
+
+    /// The same limits, for processes of a kind; `None` if that is not one of WebAssembly.
+    pub(super) fn of_kind(&self, kind: &Tag) -> Option<Self> {
+        let all = EngineOptions::of_kinds();
+        let options = all.iter().find(|options| options.kind() == *kind)?;
+        Some(Self {
+            canonical_nans: options.canonicalize_nans,
+            ..self.clone()
+        })
+    }
+
     fn engine(&self) -> EngineOptions {
         EngineOptions {
             canonicalize_nans: self.canonical_nans,

@@ -148,7 +148,7 @@ impl Workshop for Forger {
         Err(io::Error::other("it has none"))
     }
 
-    fn has(&self, _: &ProgramId) -> bool {
+    fn has(&self, _: &Tag, _: &ProgramId) -> bool {
         true
     }
 
@@ -163,15 +163,15 @@ impl Workshop for Forger {
         sterna_node::workshop::terminal(size)
     }
 
-    fn add(&self, _: Arc<[u8]>) -> Result<(), String> {
+    fn add(&self, _: &Tag, _: Arc<[u8]>) -> Result<(), String> {
         Ok(())
     }
 
-    fn prepare(&self, _: &ProgramId, _: &[Waypoint]) -> Result<(), String> {
+    fn prepare(&self, _: &Tag, _: &ProgramId, _: &[Waypoint]) -> Result<(), String> {
         Ok(())
     }
 
-    fn expect_moves(&self, _: &ProgramId) {}
+    fn expect_moves(&self, _: &Tag, _: &ProgramId) {}
 
     fn detach(&self, directory: OwnedFd, _: bool) -> io::Result<OwnedFd> {
         Ok(directory)

@@ -447,3 +447,75 @@ fn one_whose_functions_have_endless_names_ends_as_others_do() {
     assert!(cluster.ask(&["ps"]).ok().contains(others.trim()));
     cluster.ask(&["kill", others.trim()]).ok();
 }
+
+/// Says again and again how a new NaN begins.
+const LUA_NANS: &str = "local i=0; while true do i=i+1; local zero=i-i; local bits=string.pack('>d',zero/zero); \
+                        print(string.format('%02x%02x',bits:byte(1,2))); io.stdout:flush(); \
+                        for j=1,300000 do zero=zero+j end end";
+
+#[test]
+fn nans_have_the_same_bits_wherever_a_process_goes_on_that_was_started_so() {
+    let cluster = Cluster::new(&["one", "two"]);
+    let writes_on = |name: &str| {
+        let lines = || cluster.ask(&["logs", name]).out().lines().count();
+        let before = lines();
+        until("it writes on", || lines() > before + 1);
+    };
+    let start = |name: &str, options: &[&str]| {
+        let run = ["run", "-d", "--on", "one", "--name", name];
+        let program = [&guest("lua"), "-e", LUA_NANS];
+        cluster.ask(&[&run, options, &program].concat()).ok();
+        writes_on(name);
+    };
+    start("plain", &[]);
+    start("p", &["--canonical-nans"]);
+    // The other node has its program for those that are not so.
+    cluster.ask(&["move", "plain", "two"]).ok();
+    let cloned = cluster.json(&["clone", "p", "two", "--json"]);
+    let clone = cloned["id"].as_str().unwrap();
+    for target in ["two", "one", "two"] {
+        cluster.ask(&["move", "p", target]).ok();
+        writes_on("p");
+    }
+    let file = cluster.world.path("p.sterna");
+    let file = file.to_str().unwrap();
+    cluster.ask(&["freeze", "p", "-o", file]).ok();
+    cluster
+        .ask(&["thaw", "--canonical-nans", "--detach", file])
+        .ok();
+    writes_on("p");
+    let snapshot = ["snapshot", "p", "--once", "--to", "two"];
+    cluster.ask(&snapshot).ok();
+    cluster.at("one").kill_runner();
+    until("it is lost", || {
+        cluster.place("p").unwrap().1.starts_with("was lost")
+    });
+    cluster.ask(&["recover", "p", "--on", "two"]).ok();
+    writes_on("p");
+    writes_on(clone);
+    let nans = |name: &str| {
+        let mut nans: Vec<String> = cluster
+            .ask(&["logs", name])
+            .out()
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        nans.sort();
+        nans.dedup();
+        nans
+    };
+    // Arm computes the canonical one anyway.
+    let plain = if cfg!(target_arch = "x86_64") {
+        "fff8"
+    } else {
+        "7ff8"
+    };
+    assert_eq!(nans("plain"), [plain]);
+    assert_eq!(nans("p"), ["7ff8"]);
+    assert_eq!(nans(clone), ["7ff8"]);
+    let frozen = ["freeze", "plain", "-o", file];
+    cluster.ask(&frozen).ok();
+    cluster
+        .ask(&["thaw", "--canonical-nans", "--detach", file])
+        .fails(125, &["was started without --canonical-nans"]);
+}

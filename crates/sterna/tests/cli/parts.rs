@@ -309,7 +309,7 @@ fn a_service_that_was_taken_over_gets_one_runner_and_nothing_else() {
     taken.is_refused(Errand::Detach { read_only }, &[root.as_fd()]);
     taken.is_refused(Errand::Detach { read_only }, &[errors.as_fd()]);
     let device = File::open("/dev/zero").unwrap();
-    taken.is_refused(Errand::Add, &[device.as_fd()]);
+    taken.is_refused(Errand::Add(sterna_wasm::KIND), &[device.as_fd()]);
     // What belongs to it, once.
     let answer = taken.ask(start(), &[own.as_fd(), errors.as_fd()]);
     assert_eq!(answer, Answer::Done);
