@@ -32,14 +32,6 @@ impl Random {
     }
 }
 
-/// The load average of the last minute: how many others wanted the processors (proc_loadavg(5)). NaN if it is not known.
-#[must_use]
-pub fn load() -> f64 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let first = text.split(' ').next().and_then(|load| load.parse().ok());
-    first.unwrap_or(f64::NAN)
-}
-
 /// The machine, for the record.
 #[must_use]
 pub fn machine() -> Value {

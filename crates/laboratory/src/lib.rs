@@ -25,7 +25,7 @@ pub mod stall;
 pub mod statistics;
 pub mod tlp;
 
-pub use place::Machine;
+pub use place::{Condition, Machine};
 
 /// Is told what is being done, and how much of everything is done, from 0 to 1.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, f64);

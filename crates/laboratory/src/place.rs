@@ -1,15 +1,19 @@
 //! Where things run: pinning to processors, and [`pair`]: two threads of any implementation, placed as an experiment
 //! wants them. Also what the machine is, for the head of results.
 
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sterna_threads::{Implementation, Runtime, scope};
 
 use crate::carrier::{Carrier, Placement};
+use crate::statistics::median;
 
 /// A thread that was made gets a processor of its own within this, or the experiment is given up.
 const PLACING: Duration = Duration::from_secs(5);
@@ -48,6 +52,55 @@ impl std::fmt::Display for Machine {
             f,
             "{}, {} processors, Linux {}",
             self.processor, self.processors, self.kernel
+        )
+    }
+}
+
+/// How often the disk is asked, of which the median counts.
+const FLUSHES: usize = 21;
+const FLUSHED_BYTES: usize = 4096;
+
+/// What figures depend on beside the machine, and what is another thing an hour later.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Condition {
+    /// How many wanted the processors in the last minute (proc_loadavg(5)).
+    pub load: f64,
+    /// Milliseconds until a written page is on the disk (fdatasync(2)). Those of virtual machines are often held back.
+    pub flush_ms: f64,
+}
+
+impl Condition {
+    /// Now; the disk is that of a directory.
+    ///
+    /// # Errors
+    /// No file can be written there.
+    pub fn now(directory: &Path) -> io::Result<Self> {
+        let loads = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = loads.split(' ').next().and_then(|load| load.parse().ok());
+        let name = format!("sterna-flush-{}", std::process::id());
+        let path = directory.join(name);
+        let file = File::create_new(&path)?;
+        fs::remove_file(&path)?;
+        let flush = |number: usize| {
+            file.write_all_at(&[number as u8; FLUSHED_BYTES], 0)?;
+            let begun = Instant::now();
+            file.sync_data()?;
+            Ok(begun.elapsed().as_secs_f64() * 1e3)
+        };
+        let times = (0..FLUSHES).map(flush).collect::<io::Result<Vec<f64>>>()?;
+        Ok(Self {
+            load: load.unwrap_or(0.0),
+            flush_ms: median(&times),
+        })
+    }
+}
+
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { load, flush_ms } = self;
+        write!(
+            f,
+            "load average {load:.1}, flush of the disk {flush_ms:.2} ms"
         )
     }
 }

@@ -31,8 +31,8 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
-use sterna_benches::measure;
 use sterna_benches::table::{Sheet, Table};
+use sterna_laboratory::Condition;
 
 /// Measures moves between nodes.
 #[derive(Parser)]
@@ -142,8 +142,8 @@ fn run(cli: &Cli) -> Result<()> {
         let Some(mut table) = measure(&plan)? else {
             continue;
         };
-        let load = measure::load();
-        table.note.push_str(&format!(" Load average: {load:.1}."));
+        let condition = Condition::now(&std::env::temp_dir())?;
+        table.note.push_str(&format!(" Then: {condition}."));
         sheet.add(&table);
     }
     sheet.end();

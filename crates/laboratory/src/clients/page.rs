@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::seen::{COPY, READY, STILL};
 use super::{Tally, Trace, Way};
+use crate::place::Condition;
 use crate::plot::{Axis, Band, Bars, Chart, Group, Line, Lines, Page, Part, Scale, Unit};
 
 /// What moves of a server cost its clients.
@@ -11,8 +12,8 @@ use crate::plot::{Axis, Band, Bars, Chart, Group, Line, Lines, Page, Part, Scale
 pub struct Move {
     /// Where.
     pub machine: String,
-    /// How many others wanted its processors: its load average before and after.
-    pub load: (f64, f64),
+    /// In what state it was before and after.
+    pub conditions: (Condition, Condition),
     /// Connections.
     pub clients: usize,
     /// Writes a second that were due.
@@ -72,11 +73,11 @@ impl Move {
             title: "What a move of a server costs its clients".to_owned(),
             about: format!(
                 "A key-value server with a heap of the given size, all of which is written, moves between two nodes of one \
-                 machine ({}, load average {:.1} before and {:.1} after) while {} clients write {:.0} times a second. \
+                 machine ({}; {} before and {} after) while {} clients write {:.0} times a second. \
                  {} requests were answered, {} failed, {} answers were wrong.",
                 self.machine,
-                self.load.0,
-                self.load.1,
+                self.conditions.0,
+                self.conditions.1,
                 self.clients,
                 self.rate,
                 self.tally.answered,

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use sterna_laboratory::Condition;
 use sterna_node::message::{Remains, Reply, Request};
 use sterna_process::ProcessId;
 
@@ -100,6 +101,12 @@ impl Stage {
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// In what state the machine is, as far as figures depend on that.
+    pub(super) fn condition(&self) -> Result<Condition> {
+        let condition = Condition::now(&self.directory);
+        condition.with_context(|| format!("could not write into {}", self.directory.display()))
     }
 
     /// How many nodes there are.

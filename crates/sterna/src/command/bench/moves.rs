@@ -1,7 +1,6 @@
 //! `sterna bench move`: what clients of a server see when it moves.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -102,7 +101,7 @@ impl Moves {
     }
 
     fn measure(&self, stage: &mut Stage) -> Result<Move> {
-        let before = load_average();
+        let before = stage.condition()?;
         stage.compile("kv.wasm")?;
         stage.raise_nodes(2)?;
         let (mut heaps, mut tally) = (Vec::new(), Tally::default());
@@ -116,7 +115,7 @@ impl Moves {
         }
         Ok(Move {
             machine: Machine::this().to_string(),
-            load: (before, load_average()),
+            conditions: (before, stage.condition()?),
             clients: self.clients.into(),
             rate: self.rate.into(),
             heaps,
@@ -269,18 +268,15 @@ fn possible(server: &mut Server<'_>) -> Result<Vec<Strategy>> {
     Ok(possible)
 }
 
-/// How many wanted the processors in the last minute (proc_loadavg(5)).
-fn load_average() -> f64 {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let first = text.split(' ').next().and_then(|load| load.parse().ok());
-    first.unwrap_or(0.0)
-}
-
 fn text(measured: &Move) -> String {
     let paint = Paint::stdout();
     let mut text = format!(
-        "{}, load average {:.1} before and {:.1} after; {} clients, {} writes a second\n\n",
-        measured.machine, measured.load.0, measured.load.1, measured.clients, measured.rate
+        "{}; {} before, {} after; {} clients, {} writes a second\n\n",
+        measured.machine,
+        measured.conditions.0,
+        measured.conditions.1,
+        measured.clients,
+        measured.rate
     );
     let head = [
         "HEAP",
