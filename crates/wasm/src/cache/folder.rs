@@ -1,5 +1,6 @@
-//! The folder of one program, and the lock that those who write into it take.
+//! The folder of one program, and the locks that those who write into it take.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::ControlFlow;
@@ -19,6 +20,8 @@ pub(super) const MODULE: &str = "module.wasm";
 const ABOUT: &str = "about";
 const USED: &str = "used";
 const LOCK: &str = "lock";
+/// How the names of locks for one engine end.
+const OF_ENGINE: &str = "lock";
 /// How often someone who waits for another process looks again, and says so.
 const WAIT_TICK: Duration = Duration::from_millis(50);
 /// The same for someone who waits for what takes others a moment, and whom a move waits for.
@@ -81,19 +84,6 @@ impl Folder {
         metadata.modified().ok()
     }
 
-    /// Removes the folder if it holds nothing but its lock. The caller has it.
-    pub(super) fn remove_if_empty(&self) {
-        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
-        if entries
-            .map(|entry| entry.file_name())
-            .all(|name| name == LOCK)
-        {
-            // Whoever waits for it meanwhile finds it gone and makes another.
-            let _ = std::fs::remove_file(self.0.join(LOCK));
-            let _ = std::fs::remove_dir(&self.0);
-        }
-    }
-
     /// Removes what lies in a folder of artifacts, and what others left unfinished. The caller holds the lock.
     pub(super) fn clear(&self, made: &Path) {
         let left = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -109,26 +99,49 @@ impl Folder {
     }
 }
 
-/// Held by who writes into a program's folder; let go when dropped, and by the kernel if its process dies.
+/// Held by who writes into a program's folder: what is for an engine one at a time, what is for different engines together.
+/// Let go when dropped, and by the kernel if its process dies.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "held, not used")] File);
+pub(super) struct Lock {
+    folder: Folder,
+    /// Shared by all but who removes.
+    all: File,
+    #[expect(dead_code, reason = "held, not used")]
+    of_engine: Option<File>,
+}
+
+/// What a lock is wanted for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Writes<'a> {
+    /// What is for one engine: into this folder of artifacts.
+    Made(&'a Path),
+    /// To remove what is there.
+    Removes,
+}
+
+enum Attempt {
+    Taken(Lock),
+    Busy,
+    /// The folder was removed since it was opened, and perhaps made anew.
+    Gone,
+}
 
 impl Lock {
-    /// Makes the folder if there is none, and waits until nobody else writes into it. `None`: cancelled.
-    pub(super) fn take(folder: &Folder, on_progress: OnProgress<'_>) -> io::Result<Option<Lock>> {
+    /// Makes the folder if there is none, and waits until nobody else writes into it for the same engine. `None`: cancelled.
+    pub(super) fn take(
+        folder: &Folder,
+        made: &Path,
+        on_progress: OnProgress<'_>,
+    ) -> io::Result<Option<Lock>> {
         loop {
             files::make_folder(&folder.0)?;
-            let file = match open(folder, true) {
+            match Self::attempt(folder, Writes::Made(made)) {
+                Ok(Attempt::Taken(lock)) => return Ok(Some(lock)),
+                Ok(Attempt::Busy) => {}
+                Ok(Attempt::Gone) => continue,
                 // Removed since it was made.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other?,
-            };
-            match file.try_lock() {
-                Ok(()) if is_at(&file, &folder.0.join(LOCK)) => return Ok(Some(Lock(file))),
-                // It was removed while we waited, and perhaps made anew.
-                Ok(()) => continue,
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => return Err(error),
+                Err(error) => return Err(error),
             }
             if let ControlFlow::Break(()) = on_progress(Progress::Waiting) {
                 return Ok(None);
@@ -138,30 +151,92 @@ impl Lock {
     }
 
     /// The lock of a folder that must be there; `None` if another has it for longer than `wait`.
-    pub(super) fn existing(folder: &Folder, wait: Duration) -> io::Result<Option<Lock>> {
+    pub(super) fn existing(
+        folder: &Folder,
+        writes: Writes<'_>,
+        wait: Duration,
+    ) -> io::Result<Option<Lock>> {
         let until = Instant::now() + wait;
-        let file = open(folder, true)?;
         loop {
-            match file.try_lock() {
-                Ok(()) if is_at(&file, &folder.0.join(LOCK)) => return Ok(Some(Lock(file))),
-                Ok(()) => return Err(io::ErrorKind::NotFound.into()),
-                Err(TryLockError::WouldBlock) if Instant::now() < until => {
-                    std::thread::sleep(SHORT_TICK);
-                }
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err(error),
+            match Self::attempt(folder, writes)? {
+                Attempt::Taken(lock) => return Ok(Some(lock)),
+                Attempt::Gone => return Err(io::ErrorKind::NotFound.into()),
+                Attempt::Busy if Instant::now() < until => std::thread::sleep(SHORT_TICK),
+                Attempt::Busy => return Ok(None),
             }
+        }
+    }
+
+    fn attempt(folder: &Folder, writes: Writes<'_>) -> io::Result<Attempt> {
+        let path = folder.0.join(LOCK);
+        let all = open(&path)?;
+        let locked = match writes {
+            Writes::Made(_) => all.try_lock_shared(),
+            Writes::Removes => all.try_lock(),
+        };
+        if !is_taken(locked)? {
+            return Ok(Attempt::Busy);
+        }
+        if !is_at(&all, &path) {
+            return Ok(Attempt::Gone);
+        }
+        let of_engine = match writes {
+            Writes::Made(made) => Some(open(&lock_of(made))?),
+            Writes::Removes => None,
+        };
+        if let Some(file) = &of_engine
+            && !is_taken(file.try_lock())?
+        {
+            return Ok(Attempt::Busy);
+        }
+        Ok(Attempt::Taken(Lock {
+            folder: folder.clone(),
+            all,
+            of_engine,
+        }))
+    }
+
+    /// Removes the folder if it holds nothing but locks, and nobody else has one.
+    pub(super) fn remove_if_empty(self) {
+        let is_lock = |name: &OsStr| {
+            name == LOCK || Path::new(name).extension() == Some(OsStr::new(OF_ENGINE))
+        };
+        let entries = std::fs::read_dir(&self.folder.0).into_iter();
+        let names: Vec<OsString> = entries
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        if self.all.try_lock().is_ok() && names.iter().all(|name| is_lock(name)) {
+            // Whoever waits for it meanwhile finds it gone and makes another.
+            for name in names {
+                let _ = std::fs::remove_file(self.folder.0.join(name));
+            }
+            let _ = std::fs::remove_dir(&self.folder.0);
         }
     }
 }
 
-fn open(folder: &Folder, create: bool) -> io::Result<File> {
+/// The lock of who writes into a folder of artifacts, beside that.
+pub(super) fn lock_of(made: &Path) -> PathBuf {
+    made.with_extension(OF_ENGINE)
+}
+
+fn is_taken(locked: Result<(), TryLockError>) -> io::Result<bool> {
+    match locked {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .write(true)
-        .create(create)
+        .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(folder.0.join(LOCK))
+        .open(path)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use sterna_process::{Plain, ProgramId};
 
 use super::error::{FindError, RemoveError};
-use super::folder::{self, Folder, Lock};
+use super::folder::{self, Folder, Lock, Writes, lock_of};
 use super::shelf::{CODE_SUFFIX, CONTINUATION_PREFIX, META, Main};
 use super::{INDEX, PROGRAMS, ProgramCache, files, index};
 
@@ -118,7 +118,7 @@ impl ProgramCache {
         if !folder.path().exists() {
             return Ok(false);
         }
-        match Lock::existing(&folder, Duration::ZERO) {
+        match Lock::existing(&folder, Writes::Removes, Duration::ZERO) {
             Ok(Some(_lock)) => self.remove_locked(&folder).map_err(failed)?,
             Ok(None) => {
                 return Err(failed(io::Error::new(
@@ -212,13 +212,14 @@ impl ProgramCache {
 
     fn remove_stale(&self, id: &ProgramId) {
         let folder = self.folder(id);
-        let Ok(Some(_lock)) = Lock::existing(&folder, Duration::ZERO) else {
+        let Ok(Some(_lock)) = Lock::existing(&folder, Writes::Removes, Duration::ZERO) else {
             return;
         };
         for made in subfolders(folder.path()) {
             let main = files::read_record::<Main>(&made.join(META));
             let ours = &self.builder.compatibility().release;
             if !main.is_ok_and(|main| main.made_by.release == *ours) {
+                let _ = std::fs::remove_file(lock_of(&made));
                 let _ = std::fs::remove_dir_all(made);
             }
         }

@@ -9,17 +9,18 @@
 //!
 //! - [`ProgramCache`] finds, adds, lists and removes programs; `listing` is the part for people
 //! - `elsewhere` for processes that only read a cache, and those who write it for them
-//! - `folder` one program's folder and its lock; `shelf` its files for one engine; `index` names files without
+//! - `folder` one program's folder and its locks; `shelf` its files for one engine; `index` names files without
 //!   reading them
 //! - `files` private files, written whole or not at all; `verified` checksums compared once a boot; `native` the only
 //!   unsafe step, loading what a builder made
 //! - `compatibility` which artifacts are of use to this program
 //!
-//! **Several processes** share a cache. Who writes into a program's folder holds its lock, so nothing is built twice;
-//! readers take none: every file is whole, `main.meta` has the checksums of the others, and a file once opened stays
-//! whatever happens to its name. **Trust:** artifacts are native code. They are used only if they belong to this user,
-//! nobody else may write them and their hash is right; else they are made again. **Failure** to write never keeps a
-//! program from running: [`AddError::NotKept`] carries it.
+//! **Several processes** share a cache. Who writes into a program's folder for an engine holds the lock for that, so nothing
+//! is built twice, and what is built for one engine holds up nobody who uses another. Readers take none: every file is
+//! whole, `main.meta` has the checksums of the others, and a file once opened stays whatever happens to its name.
+//! **Trust:** artifacts are native code. They are used only if they belong to this user, nobody else may write them and their
+//! hash is right; else they are made again. **Failure** to write never keeps a program from running:
+//! [`AddError::NotKept`] carries it.
 
 mod compatibility;
 mod elsewhere;
@@ -195,7 +196,11 @@ impl ProgramCache {
         }
         self.check_writable().map_err(AddError::Read)?;
         let folder = self.folder(&id);
-        let lock = match Lock::take(&folder, on_progress) {
+        let lock = match Lock::take(
+            &folder,
+            &folder.made(self.builder.compatibility()),
+            on_progress,
+        ) {
             Ok(Some(lock)) => Ok(lock),
             Ok(None) => return Err(BuildError::Cancelled.into()),
             Err(source) => Err(KeepError {
@@ -207,11 +212,15 @@ impl ProgramCache {
         if let Some(program) = self.ready(&id) {
             return Ok(program);
         }
-        let made = self.builder.program(bytes, on_progress);
-        if made.is_err() && lock.is_ok() {
-            folder.remove_if_empty();
-        }
-        let made = made?;
+        let made = match self.builder.program(bytes, on_progress) {
+            Ok(made) => made,
+            Err(error) => {
+                if let Ok(lock) = lock {
+                    lock.remove_if_empty();
+                }
+                return Err(error.into());
+            }
+        };
         let kept = lock.and_then(|lock| {
             let _ = on_progress(Progress::Keeping);
             Shelf::keep(&folder, &self.builder, bytes, &made)?;
@@ -260,7 +269,8 @@ impl ProgramCache {
             path: folder.path().to_owned(),
             source,
         };
-        let lock = Lock::take(&folder, on_progress).map_err(failed)?;
+        let lock = Lock::take(&folder, &folder.made(builder.compatibility()), on_progress)
+            .map_err(failed)?;
         let _lock = lock.ok_or(BuildError::Cancelled)?;
         if Shelf::exists(&folder, &builder) {
             return Ok(false);

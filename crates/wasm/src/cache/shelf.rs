@@ -33,7 +33,7 @@ use super::Compatibility;
 use super::elsewhere::Elsewhere;
 use super::error::{KeepError, ReadModuleError};
 use super::files::{self, Stamp, Sum};
-use super::folder::{Folder, Lock};
+use super::folder::{Folder, Lock, Writes};
 use super::native;
 use super::verified::Verified;
 use crate::builder::{Artifact, Builder, MadeProgram};
@@ -343,7 +343,7 @@ impl Shelf {
             path: self.made.join(&file),
             source,
         };
-        let lock = Lock::existing(&self.folder, wait).map_err(failed)?;
+        let lock = Lock::existing(&self.folder, Writes::Made(&self.made), wait).map_err(failed)?;
         let _lock = lock.ok_or_else(|| failed(io::ErrorKind::ResourceBusy.into()))?;
         let mut listing = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
         listing.refresh(&self.made);

@@ -207,13 +207,8 @@ impl Installed {
             bytes += artifact.bytes().len() as u64;
             summary.bytes += artifact.bytes().len() as u64;
             summary.compiled += keys.len();
-            let put = shelf.put(
-                &artifact,
-                &built,
-                &continuations_of(&built),
-                false,
-                Duration::ZERO,
-            );
+            let entries = continuations_of(&built);
+            let put = shelf.put(&artifact, &built, &entries, false, KEEP_WAIT);
             put.map_err(|error| InstallError::Module(ReadModuleError::Io(error.source)))?;
         }
         Ok(summary)

@@ -1,5 +1,7 @@
 //! The program cache and its builders, with real programs and builders in processes of their own.
 
+mod sharing;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -197,30 +199,6 @@ fn files_are_recognised_without_reading_them() {
         cache.identify(&File::open(folder.path()).unwrap()).is_err(),
         "a folder"
     );
-}
-
-#[test]
-fn two_processes_build_once() {
-    let (_folder, cache) = cache();
-    let bytes = guest("lua");
-    let (mut built, mut waited) = (0, 0);
-    std::thread::scope(|scope| {
-        let other = || {
-            // Caches that know nothing of each other, as in two processes: the lock is of the open file.
-            let cache = open(cache.directory(), BuildLimits::default());
-            let (program, steps) = add(&cache, &bytes);
-            program.unwrap();
-            steps
-        };
-        let threads: Vec<_> = (0..3).map(|_| scope.spawn(other)).collect();
-        for thread in threads {
-            let steps = thread.join().unwrap();
-            built += usize::from(steps.contains(&Progress::Instrumenting));
-            waited += usize::from(steps == [Progress::Waiting]);
-        }
-    });
-    assert_eq!(built, 1);
-    assert!(waited <= 2);
 }
 
 #[test]
