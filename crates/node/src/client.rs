@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[non_exhaustive]
 pub enum AskError {
     /// There is no node.
-    #[error("no node runs with the data directory {}: start it with `sterna node start`, or say where it is \
-             with --node or STERNA_NODE", path.display())]
+    #[error("no node runs with the data directory {0}: start it with `sterna node start --data {0}`, or say \
+             with --node or STERNA_NODE where another one is", path.display())]
     NotRunning {
         /// Which directory.
         path: PathBuf,

@@ -11,11 +11,10 @@ mod others;
 mod watching;
 
 use std::fs;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -35,7 +34,7 @@ use crate::message::{
 use crate::registry::Registry;
 use crate::store::{AnyStore, Login};
 use crate::ticket::{Secret, Ticket};
-use crate::transport::{Connected, DialError, Transport};
+use crate::transport::{DialError, Transport};
 use crate::wire::now_ms;
 
 /// Where the registry is.
@@ -81,6 +80,7 @@ pub(crate) struct Service {
     /// How the others answered.
     others: Others,
     joining: AsyncMutex<()>,
+    adopting: Mutex<()>,
     pub(crate) stop: watch::Sender<bool>,
     connections: AtomicUsize,
     /// Of each key.
@@ -101,6 +101,7 @@ impl Service {
         (seat, roster): (Seat, Roster),
         (login, confined): (Option<Login>, Confinement),
     ) -> Self {
+        transport.set_members(&roster);
         Self {
             announcer: OnceLock::new(),
             login,
@@ -117,6 +118,7 @@ impl Service {
             removed: AtomicBool::new(false),
             others: Others::default(),
             joining: AsyncMutex::default(),
+            adopting: Mutex::default(),
             stop: watch::Sender::new(false),
             connections: AtomicUsize::new(0),
             connections_of: Mutex::default(),
@@ -305,7 +307,7 @@ impl Service {
         }
         let asked = self
             .transport
-            .ask(ticket.node, &ticket.addresses, &request, ANSWER_WITHIN);
+            .ask_at(ticket.node, &ticket.addresses, &request, ANSWER_WITHIN);
         let roster = match asked.await.map_err(|error| joining(&error))?.0 {
             Reply::Roster(roster) => roster,
             Reply::Failed(failure) => return Err(failure),
@@ -367,15 +369,23 @@ impl Service {
             }
         };
         self.data.set_cluster(&roster).map_err(internal)?;
-        self.roster.send_replace(Arc::new(roster.clone()));
+        self.set_roster(roster.clone());
         self.seat.send_replace(seat);
         // What this node knew while it was alone is nothing that others need. It is not opened again if it stays.
         let _ = fs::remove_file(self.data.registry());
         Ok(Reply::Roster(roster))
     }
 
+    /// Has a list of nodes hold from now on. The answer: the one until then.
+    fn set_roster(&self, roster: Roster) -> Arc<Roster> {
+        self.transport.set_members(&roster);
+        self.roster.send_replace(Arc::new(roster))
+    }
+
     /// Takes over a newer list of nodes.
     fn adopt(&self, roster: Roster) {
+        // Several come at once, and not in their order.
+        let _alone = self.adopting.lock().unwrap_or_else(PoisonError::into_inner);
         if roster.home != Some(self.home()) || roster.revision < self.roster().revision {
             return;
         }
@@ -386,36 +396,9 @@ impl Service {
         {
             tracing::warn!("could not keep the list of nodes: {error}");
         }
-        for removed in &roster.removed {
-            self.transport.hang_up(*removed);
-        }
-        let before = self.roster.send_replace(Arc::new(roster));
-        for member in &self.roster().members {
-            let was = before.member(member.id);
-            if was.is_some_and(|was| was.about.addresses != member.about.addresses) {
-                // It was started again: what is open to it leads nowhere.
-                self.transport.hang_up(member.id);
-            }
-        }
+        let before = self.set_roster(roster);
         if let (Seat::Here(_), Some(hosting)) = (self.seat(), &self.hosting) {
             hosting.note_members(&before, &self.roster());
-        }
-    }
-
-    /// Asks another node, wherever the list of nodes has it by then.
-    pub(crate) async fn ask_member(
-        &self,
-        node: NodeId,
-        request: &Request,
-        within: Duration,
-    ) -> Result<(Reply, Connected), DialError> {
-        loop {
-            let addresses = self.addresses(node);
-            let asked = self.transport.ask(node, &addresses, request, within);
-            match asked.await {
-                Err(DialError::NoAnswer { .. }) if self.addresses(node) != addresses => {}
-                asked => return asked,
-            }
         }
     }
 
@@ -451,7 +434,7 @@ impl Service {
             _ => ANSWER_WITHIN,
         };
         let request = Request::Registry(request);
-        match self.ask_member(home, &request, within).await {
+        match self.transport.ask(home, &request, within).await {
             Ok((Reply::Failed(failure), _)) => Err(failure),
             Ok((reply, _)) => Ok(reply),
             Err(error) => Err(Failure::new(
@@ -459,12 +442,6 @@ impl Service {
                 format!("the node that serves the registry does not answer: {error}"),
             )),
         }
-    }
-
-    pub(crate) fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
-        let roster = self.roster();
-        let member = roster.member(node);
-        member.map_or_else(Vec::new, |member| member.about.addresses.clone())
     }
 
     /// Runs until it is told to stop.
@@ -513,7 +490,7 @@ fn joining(error: &DialError) -> Failure {
             format!("{error}: the ticket was not shown to it; ask for a new one"),
         ),
         DialError::Unusable { .. } => Failure::refused(error),
-        DialError::NoAnswer { .. } => Failure::new(
+        DialError::NoAnswer { .. } | DialError::Elsewhere { .. } => Failure::new(
             FailureKind::Unreachable,
             format!("{error}: is the node running, and does a firewall let UDP through to it?"),
         ),

@@ -3,35 +3,36 @@
 //! A connection's first stream carries the hellos, each further one a request and its reply. Connections are kept
 //! for the next request, and made again when they have died. What stays for long has one of its own: so it takes no room
 //! from requests, and is not given up with a connection on which one of them was not answered.
+//!
+//! Where the nodes of the cluster are it is told with each list of them; one that moves meanwhile is asked where it is then.
+//!
+//! - `endpoint`: sockets, and QUIC on them
+
+mod endpoint;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::mem;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use quinn::crypto::{CryptoError, HmacKey};
-use quinn::{ClientConfig, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig};
-use quinn_proto::HashedConnectionIdGenerator;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+use quinn::{ClientConfig, Endpoint};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+pub use self::endpoint::DEFAULT_PORT;
+use self::endpoint::limits;
+pub(crate) use self::endpoint::{Sockets, reachable_at};
 use crate::identity::{NodeId, NodeKey};
 use crate::limits::{
-    ANSWER_WITHIN, FRAME_WITHIN, GOODBYE_WITHIN, HELLO_WITHIN, IDLE_MAX, PROBE_OLD_WITHIN,
-    PROBE_WITHIN, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, REQUESTS_MAX,
+    ANSWER_WITHIN, FRAME_WITHIN, GOODBYE_WITHIN, HELLO_WITHIN, PROBE_OLD_WITHIN, PROBE_WITHIN,
+    REPLY_BYTES_MAX, REQUEST_BYTES_MAX,
 };
-use crate::message::{Effect, Reply, Request};
+use crate::message::{Effect, Reply, Request, Roster};
 use crate::tls;
 use crate::wire::{self, Hello, Versions, WireError};
-
-/// The port of nodes, unless another is named.
-pub const DEFAULT_PORT: u16 = 7355;
-/// Of a stream and of a connection: bytes that a peer may send before they are read.
-const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
 /// Close codes, for whoever looks at packets.
 pub(crate) const CLOSE_DONE: u32 = 0;
@@ -56,6 +57,12 @@ pub(crate) enum DialError {
         expected: NodeId,
         /// Who answered.
         found: NodeId,
+    },
+    /// The connection was closed here, since the node is elsewhere by now.
+    #[error("node {node} has other addresses by now")]
+    Elsewhere {
+        /// Who.
+        node: NodeId,
     },
     /// What it said could not be used.
     #[error("node {node} cannot be talked to: {why}")]
@@ -115,60 +122,29 @@ pub(crate) struct Transport {
     dialler: Endpoint,
     key: NodeKey,
     versions: Versions,
-    open: Mutex<HashMap<(NodeId, Use), Connected>>,
+    others: Mutex<Others>,
     /// For connections that stay.
     dialling: Mutex<HashMap<NodeId, Dialling>>,
 }
 
-/// What a node speaks and is spoken to through, before it does.
-pub(crate) struct Sockets {
-    listening: UdpSocket,
-    dialling: UdpSocket,
-    /// Where it listens.
-    pub(crate) bound: SocketAddr,
-}
-
-impl Sockets {
-    /// Listens. Without an address on all of them, at the default port.
-    pub(crate) fn bind(address: Option<SocketAddr>) -> io::Result<Self> {
-        let listening = match address {
-            Some(address) => listen(address)?,
-            None => {
-                let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT));
-                let old = SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT));
-                // Only a machine without IPv6 has another reason than a taken port.
-                listen(all).or_else(|error| match error.kind() {
-                    io::ErrorKind::AddrInUse => Err(error),
-                    _ => listen(old),
-                })?
-            }
-        };
-        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-        let dialling = listen(any).or_else(|_| listen((Ipv4Addr::UNSPECIFIED, 0).into()))?;
-        let bound = listening.local_addr()?;
-        Ok(Self {
-            listening,
-            dialling,
-            bound,
-        })
-    }
+/// Other nodes.
+#[derive(Default)]
+struct Others {
+    /// Where they are, as the list of nodes has it.
+    addresses: HashMap<NodeId, Vec<SocketAddr>>,
+    open: HashMap<(NodeId, Use), Connected>,
 }
 
 impl Transport {
     /// On sockets that are bound already.
     pub(crate) fn new(key: NodeKey, versions: Versions, sockets: Sockets) -> io::Result<Self> {
-        let mut server = ServerConfig::with_crypto(Arc::new(tls::server(&key)));
-        server.transport_config(Arc::new(limits()));
-        let endpoint = |config, server, socket| {
-            let runtime = Arc::new(TokioRuntime);
-            Endpoint::new(config, server, socket, runtime)
-        };
+        let [endpoint, dialler] = sockets.endpoints(&key)?;
         Ok(Self {
-            endpoint: endpoint(resetting(&key), Some(server), sockets.listening)?,
-            dialler: endpoint(EndpointConfig::default(), None, sockets.dialling)?,
+            endpoint,
+            dialler,
             key,
             versions,
-            open: Mutex::default(),
+            others: Mutex::default(),
             dialling: Mutex::default(),
         })
     }
@@ -183,23 +159,88 @@ impl Transport {
         &self.versions
     }
 
-    /// The version of the protocol that a node and this one have in common: asked for before something is said that not
-    /// all versions have.
-    pub(crate) async fn version_with(
+    /// Where the nodes of the cluster are from now on. What is open to where one is no longer leads nowhere, and is closed.
+    pub(crate) fn set_members(&self, roster: &Roster) {
+        let mut others = self.lock();
+        let members = roster.members.iter();
+        let now = members.map(|member| (member.id, member.about.addresses.clone()));
+        let before = mem::replace(&mut others.addresses, now.collect());
+        let Others { addresses, open } = &mut *others;
+        open.retain(|(node, _), connected| {
+            let has_moved = match (before.get(node), addresses.get(node)) {
+                (Some(was), Some(is)) => was != is && !is.contains(&connected.remote()),
+                _ => false,
+            };
+            let is_over = has_moved || roster.removed.contains(node);
+            if is_over {
+                connected.connection.close(CLOSE_DONE.into(), b"gone");
+            }
+            !is_over
+        });
+    }
+
+    fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+        let others = self.lock();
+        others.addresses.get(&node).cloned().unwrap_or_default()
+    }
+
+    /// Whether a node is to be tried once more, where it is by now.
+    fn is_elsewhere(&self, node: NodeId, error: &DialError) -> bool {
+        match error {
+            DialError::Elsewhere { .. } => true,
+            DialError::NoAnswer { addresses } => *addresses != self.addresses(node),
+            DialError::OtherNode { .. } | DialError::Unusable { .. } => false,
+        }
+    }
+
+    /// The version of the protocol that a node of the cluster and this one have in common: asked for before something is
+    /// said that not all versions have.
+    pub(crate) async fn version_with(&self, node: NodeId) -> Result<u16, DialError> {
+        loop {
+            if let Some(open) = self.open(node, Use::Asking) {
+                return Ok(open.version);
+            }
+            match self.renew(node, &self.addresses(node)).await {
+                Err(error) if self.is_elsewhere(node, &error) => {}
+                renewed => return Ok(renewed?.version),
+            }
+        }
+    }
+
+    /// Asks a node of the cluster something, wherever it is by then: see [`Transport::ask_at`].
+    pub(crate) async fn ask(
         &self,
         node: NodeId,
-        addresses: &[SocketAddr],
-    ) -> Result<u16, DialError> {
-        let connected = match self.open(node, Use::Asking) {
-            Some(open) => open,
-            None => self.renew(node, addresses).await?,
-        };
-        Ok(connected.version)
+        request: &Request,
+        within: Duration,
+    ) -> Result<(Reply, Connected), DialError> {
+        loop {
+            let addresses = self.addresses(node);
+            match self.ask_at(node, &addresses, request, within).await {
+                Err(error) if self.is_elsewhere(node, &error) => {}
+                asked => return asked,
+            }
+        }
+    }
+
+    /// Asks a node of the cluster something about which more is to be said, in both directions, before it replies.
+    pub(crate) async fn begin(
+        &self,
+        node: NodeId,
+        request: &Request,
+    ) -> Result<(quinn::SendStream, quinn::RecvStream), DialError> {
+        loop {
+            let addresses = self.addresses(node);
+            match self.begin_at(node, &addresses, request).await {
+                Err(error) if self.is_elsewhere(node, &error) => {}
+                begun => return begun,
+            }
+        }
     }
 
     /// Asks a node something, on a connection that is open or on a new one, and says on which. If the one that is open is
     /// dead, it is asked again on a new one, unless it may have read already what must not be done twice.
-    pub(crate) async fn ask(
+    pub(crate) async fn ask_at(
         &self,
         node: NodeId,
         addresses: &[SocketAddr],
@@ -222,18 +263,22 @@ impl Transport {
                         self.forget(node, &connected);
                         return Err(unusable(node, why));
                     }
-                    Err(_) if connected.was_hung_up() => {
-                        let addresses = addresses.to_vec();
-                        return Err(DialError::NoAnswer { addresses });
-                    }
                     Err(_) => {}
                 }
+            }
+            if connected.was_hung_up() {
+                return Err(DialError::Elsewhere { node });
             }
             self.forget(node, &connected);
         }
         let connected = self.renew(node, addresses).await?;
         match connected.ask(request, within).await {
             Ok(reply) => Ok((reply, connected)),
+            Err(Unanswered { was_sent, .. })
+                if connected.was_hung_up() && (is_repeatable || !was_sent) =>
+            {
+                Err(DialError::Elsewhere { node })
+            }
             Err(Unanswered { why, .. }) => {
                 self.forget(node, &connected);
                 Err(unusable(node, why))
@@ -241,8 +286,7 @@ impl Transport {
         }
     }
 
-    /// Asks a node something about which more is to be said, in both directions, before it replies.
-    pub(crate) async fn begin(
+    pub(crate) async fn begin_at(
         &self,
         node: NodeId,
         addresses: &[SocketAddr],
@@ -256,7 +300,10 @@ impl Transport {
         }
         let connected = self.dial_to_stay(node, addresses).await?;
         let begun = connected.begin(request).await;
-        begun.map_err(|why| unusable(node, why))
+        begun.map_err(|why| match connected.was_hung_up() {
+            true => DialError::Elsewhere { node },
+            false => unusable(node, why),
+        })
     }
 
     /// Connects for what stays. Of many that want it at once one does, and what comes of it is true for all.
@@ -281,7 +328,7 @@ impl Transport {
         }
         let dialled = self.dial(node, addresses).await;
         match &dialled {
-            Ok(connected) => drop(self.lock().insert((node, Use::Staying), connected.clone())),
+            Ok(connected) => self.keep((node, Use::Staying), connected),
             Err(error) => *failed = Some((Instant::now(), error.clone())),
         }
         dialled
@@ -294,7 +341,7 @@ impl Transport {
         addresses: &[SocketAddr],
     ) -> Result<Connected, DialError> {
         let connected = self.dial(node, addresses).await?;
-        self.lock().insert((node, Use::Asking), connected.clone());
+        self.keep((node, Use::Asking), &connected);
         if let Some(other) = self.open(node, Use::Staying) {
             // The node answers. If it does not on this one, it was started again, and silence would be noticed late.
             tokio::spawn(async move {
@@ -360,31 +407,25 @@ impl Transport {
         let _ = timeout(GOODBYE_WITHIN, both).await;
     }
 
-    /// Closes what is open to a node: it was removed, or is elsewhere by now.
-    pub(crate) fn hang_up(&self, node: NodeId) {
-        let mut open = self.lock();
-        for of in [Use::Asking, Use::Staying] {
-            if let Some(connected) = open.remove(&(node, of)) {
-                connected.connection.close(CLOSE_DONE.into(), b"gone");
-            }
-        }
+    fn keep(&self, of: (NodeId, Use), connected: &Connected) {
+        self.lock().open.insert(of, connected.clone());
     }
 
     /// What is open to a node, as far as is known.
     fn open(&self, node: NodeId, of: Use) -> Option<Connected> {
-        let open = self.lock().get(&(node, of)).cloned();
+        let open = self.lock().open.get(&(node, of)).cloned();
         open.filter(|connected| connected.connection.close_reason().is_none())
     }
 
     /// Uses a connection no more. Others may still be answered on it; it is closed after the last of them.
     fn forget(&self, node: NodeId, connected: &Connected) {
-        self.lock().retain(|(of, _), known| {
+        self.lock().open.retain(|(of, _), known| {
             *of != node || known.connection.stable_id() != connected.connection.stable_id()
         });
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(NodeId, Use), Connected>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Others> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -394,6 +435,12 @@ impl Connected {
         let since = self.heard.elapsed().as_millis();
         let since = i64::try_from(since).unwrap_or(i64::MAX);
         self.hello.clock_ahead_ms().saturating_add(since)
+    }
+
+    /// Where the other end is, as addresses are written.
+    fn remote(&self) -> SocketAddr {
+        let remote = self.connection.remote_address();
+        SocketAddr::new(remote.ip().to_canonical(), remote.port())
     }
 
     /// Whether this node has closed it.
@@ -465,103 +512,4 @@ async fn greet(connecting: quinn::Connecting, versions: Versions) -> Result<Conn
 fn unusable(node: NodeId, why: WireError) -> DialError {
     let why = Arc::new(why);
     DialError::Unusable { node, why }
-}
-
-/// What tokens of resets are derived from.
-struct ResetKey([u8; 32]);
-
-impl ResetKey {
-    fn hash(&self, data: &[u8]) -> blake3::Hash {
-        blake3::keyed_hash(&self.0, data)
-    }
-}
-
-impl HmacKey for ResetKey {
-    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
-        signature_out.copy_from_slice(self.hash(data).as_bytes());
-    }
-
-    fn signature_len(&self) -> usize {
-        blake3::OUT_LEN
-    }
-
-    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
-        // In constant time.
-        match self.hash(data) == *signature {
-            true => Ok(()),
-            false => Err(CryptoError),
-        }
-    }
-}
-
-/// An endpoint that knows the connections of the one before it as such, and resets them: so others notice at once that
-/// a node was started again, and do not wait for answers that will not come.
-fn resetting(key: &NodeKey) -> EndpointConfig {
-    let secret = ResetKey(*key.resets());
-    // Their hash is a weak one, and must not tell anything of that.
-    let ids = secret.hash(b"ids");
-    let ids = u64::from_le_bytes(*ids.as_bytes().first_chunk().expect("it has 32"));
-    let mut config = EndpointConfig::new(Arc::new(secret));
-    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
-    config
-}
-
-/// What QUIC itself lets a peer do.
-fn limits() -> TransportConfig {
-    let mut config = TransportConfig::default();
-    config
-        .max_concurrent_bidi_streams(REQUESTS_MAX.into())
-        .max_concurrent_uni_streams(0_u8.into())
-        .stream_receive_window(STREAM_WINDOW_BYTES.into())
-        .receive_window(CONNECTION_WINDOW_BYTES.into())
-        .send_window(CONNECTION_WINDOW_BYTES.into())
-        .datagram_receive_buffer_size(None)
-        .max_idle_timeout(IDLE_MAX.try_into().ok())
-        .keep_alive_interval(Some(IDLE_MAX / 3));
-    config
-}
-
-/// A UDP socket that, if it is bound to all of IPv6, takes IPv4 as well, whatever the system's default is.
-fn listen(address: SocketAddr) -> io::Result<UdpSocket> {
-    let family = match address {
-        SocketAddr::V4(_) => AddressFamily::INET,
-        SocketAddr::V6(_) => AddressFamily::INET6,
-    };
-    let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, false)?;
-    }
-    bind(&socket, &address)?;
-    Ok(socket.into())
-}
-
-/// Where others can reach a socket that is bound so: the addresses of this machine that lead outside, and if there
-/// is none, itself.
-pub(crate) fn reachable_at(bound: SocketAddr) -> Vec<SocketAddr> {
-    if !bound.ip().is_unspecified() {
-        return vec![bound];
-    }
-    let port = bound.port();
-    // Addresses of documentation (RFC 5737, RFC 3849). Connecting a UDP socket sends nothing, and tells the route.
-    let routes = [
-        ("0.0.0.0:0", "192.0.2.1:9", true),
-        ("[::]:0", "[2001:db8::1]:9", bound.is_ipv6()),
-    ];
-    let mut found = Vec::new();
-    for (from, to, usable) in routes {
-        let local = || {
-            let socket = UdpSocket::bind(from)?;
-            socket.connect(to)?;
-            socket.local_addr()
-        };
-        if let (true, Ok(local)) = (usable, local())
-            && !local.ip().is_unspecified()
-        {
-            found.push(SocketAddr::new(local.ip(), port));
-        }
-    }
-    if found.is_empty() {
-        found.push((Ipv4Addr::LOCALHOST, port).into());
-    }
-    found
 }

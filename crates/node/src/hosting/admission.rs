@@ -34,6 +34,7 @@ impl Service {
         if record.owner != source
             || record.epoch != attempt.epoch
             || entry.info.program != offer.program
+            || entry.info.kind != offer.kind
         {
             return Err(refused(
                 "the registry says that it is not the source's".into(),

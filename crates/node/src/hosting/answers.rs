@@ -396,14 +396,13 @@ impl Service {
 
     /// Sends a message of a move.
     pub(super) async fn send_message(&self, to: NodeId, message: &Message) -> Result<(), Failure> {
-        let addresses = self.addresses(to);
-        let version = self.transport.version_with(to, &addresses).await;
+        let version = self.transport.version_with(to).await;
         let version = version.map_err(|error| Failure::new(FailureKind::Unreachable, error))?;
         let bytes = message
             .encode(of_moves(version))
             .map_err(Failure::refused)?;
         let request = Request::Hosting(HostingRequest::Message { bytes });
-        match self.ask_member(to, &request, ANSWER_WITHIN).await {
+        match self.transport.ask(to, &request, ANSWER_WITHIN).await {
             Ok((Reply::Failed(failure), _)) => Err(failure),
             Ok(_) => Ok(()),
             Err(error) => Err(Failure::new(FailureKind::Unreachable, error)),

@@ -260,11 +260,7 @@ impl Service {
             index,
             port,
         });
-        let addresses = self.addresses(listen.ingress);
-        let begun = self
-            .transport
-            .begin(listen.ingress, &addresses, &request)
-            .await;
+        let begun = self.transport.begin(listen.ingress, &request).await;
         let unreachable = |error: String| Failure::new(FailureKind::Unreachable, error);
         let (to, mut from) = begun.map_err(|error| unreachable(error.to_string()))?;
         match wire::receive(&mut from, REPLY_BYTES_MAX, ANSWER_WITHIN).await {

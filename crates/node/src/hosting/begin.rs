@@ -89,7 +89,7 @@ impl Service {
 
     /// Whether a node answers now.
     pub(super) async fn answers(&self, node: NodeId) -> bool {
-        let asked = self.ask_member(node, &Request::Status, PROBE_WITHIN);
+        let asked = self.transport.ask(node, &Request::Status, PROBE_WITHIN);
         matches!(timeout(PROBE_WITHIN, asked).await, Ok(Ok(_)))
     }
 
@@ -143,7 +143,7 @@ impl Service {
         request: HostingRequest,
     ) -> Result<(), Failure> {
         let request = Request::Hosting(request);
-        let asked = self.ask_member(target, &request, ANSWER_WITHIN).await;
+        let asked = self.transport.ask(target, &request, ANSWER_WITHIN).await;
         match asked {
             Ok((Reply::Done, _)) => Ok(()),
             Ok((Reply::Failed(failure), _)) => Err(failure),
@@ -168,8 +168,7 @@ impl Service {
 
     /// Whether a node speaks an older version of the protocol than [`SINCE`].
     pub(crate) async fn is_older(&self, node: NodeId) -> Result<bool, Failure> {
-        let addresses = self.addresses(node);
-        let version = self.transport.version_with(node, &addresses).await;
+        let version = self.transport.version_with(node).await;
         let version = version.map_err(|error| self.silent(node, error))?;
         Ok(version < SINCE)
     }

@@ -206,7 +206,7 @@ impl Service {
         let request = self.as_understood(target, request).await?;
         let salt = matches!(request, HostingRequest::SaltedChannel(..)).then_some(salt);
         let request = Request::Hosting(request);
-        let asked = self.ask_member(target, &request, CHANNEL_WITHIN).await;
+        let asked = self.transport.ask(target, &request, CHANNEL_WITHIN).await;
         let (reply, connected) = asked.map_err(|error| unreachable(error.to_string()))?;
         let port = match reply {
             Reply::Hosting(HostingReply::Channel { port }) => port,

@@ -210,11 +210,10 @@ impl Service {
                 briefs.extend(held.into_iter().map(|brief| (brief.process, brief)));
                 continue;
             }
-            let (transport, addresses) = (self.transport.clone(), self.addresses(owner));
-            let within = self.patience(owner);
+            let (transport, within) = (self.transport.clone(), self.patience(owner));
             asked.spawn(async move {
                 let request = Request::Hosting(HostingRequest::Held);
-                let asked = transport.ask(owner, &addresses, &request, within);
+                let asked = transport.ask(owner, &request, within);
                 match timeout(within, asked).await {
                     Ok(Ok((Reply::Hosting(HostingReply::Held(held)), _))) => held,
                     _ => Vec::new(),
@@ -297,11 +296,10 @@ impl Service {
                 rooms.push(Room { node, capacity });
                 continue;
             }
-            let (transport, addresses) = (self.transport.clone(), self.addresses(node));
-            let within = self.patience(node);
+            let (transport, within) = (self.transport.clone(), self.patience(node));
             asked.spawn(async move {
                 let request = Request::Hosting(HostingRequest::Capacity);
-                let asked = transport.ask(node, &addresses, &request, within);
+                let asked = transport.ask(node, &request, within);
                 let capacity = match timeout(within, asked).await.ok()?.ok()?.0 {
                     Reply::Hosting(HostingReply::Capacity(capacity)) => Some(capacity),
                     Reply::Failed(failure) if failure.kind == FailureKind::Drained => None,

@@ -116,7 +116,7 @@ impl Service {
         loop {
             let offset = whole.len() as u64;
             let request = Request::Hosting(HostingRequest::Program { program, offset });
-            let asked = self.ask_member(from, &request, ANSWER_WITHIN).await;
+            let asked = self.transport.ask(from, &request, ANSWER_WITHIN).await;
             let (total, bytes) = match asked {
                 Ok((Reply::Hosting(HostingReply::Program { total, bytes }), _)) => (total, bytes),
                 Ok((Reply::Failed(failure), _)) => return Err(failure),

@@ -104,7 +104,7 @@ impl Service {
     async fn copy_at(&self, node: NodeId, process: ProcessId) -> Option<Epoch> {
         let request = HostingRequest::KeptCopy { process };
         let request = Request::Hosting(self.as_understood(node, request).await.ok()?);
-        let asked = self.ask_member(node, &request, PROBE_WITHIN);
+        let asked = self.transport.ask(node, &request, PROBE_WITHIN);
         match asked.await {
             Ok((Reply::Hosting(HostingReply::KeptCopy(epoch)), _)) => epoch,
             _ => None,

@@ -53,12 +53,8 @@ impl Service {
         };
         let pipe = pipe::Sender::from_owned_fd(pipe).map_err(Failure::refused)?;
         let socket = as_tokio(socket.into()).map_err(Failure::refused)?;
-        let addresses = self.addresses(record.owner);
         let request = Request::Hosting(request);
-        let begun = self
-            .transport
-            .begin(record.owner, &addresses, &request)
-            .await;
+        let begun = self.transport.begin(record.owner, &request).await;
         let (mut to, mut from) = begun.map_err(|error| unreachable(error, "runs on there"))?;
         let failed = |error: io::Error, to: &mut SendStream| {
             let _ = to.reset(CLOSE_REFUSED.into());
@@ -176,9 +172,8 @@ impl Service {
                 "that node is older and thaws only files of its own machine: upgrade it, or thaw it here and move it",
             ));
         }
-        let addresses = self.addresses(on);
         let request = Request::Hosting(request);
-        let begun = self.transport.begin(on, &addresses, &request).await;
+        let begun = self.transport.begin(on, &request).await;
         let (mut to, mut from) = begun.map_err(|error| self.silent(on, error))?;
         let relayed = async {
             // A node that refuses it reads no further; its reply says why.

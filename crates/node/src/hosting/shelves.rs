@@ -50,7 +50,7 @@ impl Elsewhere {
         let folder = self.folder;
         let request = Request::Hosting(HostingRequest::Shelf { folder, request });
         async move {
-            let asked = service.ask_member(node, &request, ANSWER_WITHIN);
+            let asked = service.transport.ask(node, &request, ANSWER_WITHIN);
             match asked.await {
                 Ok((Reply::Hosting(HostingReply::Shelf(reply)), _)) => Ok(Some(reply)),
                 Ok((Reply::Done, _)) => Ok(None),

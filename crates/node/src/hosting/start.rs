@@ -81,6 +81,12 @@ impl Service {
         listens: Vec<ListenOrder>,
         (opened, asked_by): (Vec<OwnedFd>, Option<NodeId>),
     ) -> Result<HostingReply, Failure> {
+        if !hosting.workshop.kinds().contains(&order.kind) {
+            return Err(Failure::refused(format!(
+                "this node has no processes of kind {}: it runs another version of sterna",
+                order.kind
+            )));
+        }
         let runner = hosting.runner_soon().await?;
         if !order.belongings.bindings.is_empty() && !runner.takes_directories {
             return Err(Failure::refused(
@@ -230,7 +236,7 @@ impl Service {
             _ => crate::limits::ANSWER_WITHIN,
         };
         let request = Request::Hosting(self.as_understood(node, request).await?);
-        match self.ask_member(node, &request, within).await {
+        match self.transport.ask(node, &request, within).await {
             Ok((Reply::Hosting(reply), _)) => Ok(Some(reply)),
             Ok((Reply::Done, _)) => Ok(None),
             Ok((Reply::Failed(failure), _)) => Err(failure),

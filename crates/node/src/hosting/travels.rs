@@ -223,7 +223,10 @@ impl Service {
         let listed = leaving.list(&hosting.copies, attempt.process, TreeRound::Still);
         listed.await.map_err(|failure| failure.message)?;
         let request = Request::Hosting(HostingRequest::TreesStill { attempt });
-        let asked = self.ask_member(target, &request, TREE_STILL_WITHIN).await;
+        let asked = self
+            .transport
+            .ask(target, &request, TREE_STILL_WITHIN)
+            .await;
         let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         leaving.sent(|sent| sent.still_us += us);
         match asked {
@@ -408,7 +411,7 @@ impl Service {
         within: std::time::Duration,
     ) -> Result<HostingReply, String> {
         let request = Request::Hosting(request);
-        match self.ask_member(source, &request, within).await {
+        match self.transport.ask(source, &request, within).await {
             Ok((Reply::Hosting(reply), _)) => Ok(reply),
             Ok((Reply::Failed(failure), _)) => Err(failure.message),
             Ok(_) => Err("the source answers another question".into()),

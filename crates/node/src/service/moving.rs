@@ -96,7 +96,7 @@ impl Service {
         roster.handovers.push(handover.clone());
         self.data.set_cluster(&roster).map_err(internal)?;
         fault::point("decided").await;
-        self.roster.send_replace(Arc::new(roster));
+        self.set_roster(roster);
         self.seat.send_replace(Seat::At(to));
         Ok(handover)
     }
@@ -116,7 +116,7 @@ impl Service {
     }
 
     async fn ask_node(&self, node: NodeId, request: Request) -> Result<Reply, Failure> {
-        let asked = self.ask_member(node, &request, ANSWER_WITHIN).await;
+        let asked = self.transport.ask(node, &request, ANSWER_WITHIN).await;
         match asked {
             Ok((Reply::Failed(failure), _)) => Err(failure),
             Ok((reply, _)) => Ok(reply),
@@ -185,7 +185,7 @@ impl Service {
             fault::point("renamed").await;
             self.data.set_cluster(&roster).map_err(internal)?;
             fault::point("home").await;
-            self.roster.send_replace(Arc::new(roster));
+            self.set_roster(roster);
             self.seat.send_replace(Seat::Here(registry));
             return Ok(true);
         }
@@ -195,7 +195,7 @@ impl Service {
             ));
         }
         self.data.set_cluster(&roster).map_err(internal)?;
-        self.roster.send_replace(Arc::new(roster));
+        self.set_roster(roster);
         self.seat.send_replace(Seat::At(home));
         Ok(true)
     }

@@ -103,7 +103,7 @@ impl Service {
             return Ok(Reply::Paging(None));
         }
         let request = Request::Paging { node };
-        match self.ask_member(node, &request, PROBE_WITHIN).await {
+        match self.transport.ask(node, &request, PROBE_WITHIN).await {
             Ok((Reply::Failed(failure), _)) => Err(failure),
             Ok((reply, _)) => Ok(reply),
             Err(error) => Err(self.silent(node, error)),
@@ -151,8 +151,7 @@ impl Service {
                 confinement: self.confinement(),
             };
         }
-        let addresses = &member.about.addresses;
-        let asked = self.transport.ask(id, addresses, &Request::Status, within);
+        let asked = self.transport.ask(id, &Request::Status, within);
         let asked = timeout(within, asked).await;
         if let Ok(Ok((Reply::Status(status), _))) = &asked {
             self.correct(id, status.home).await;

@@ -371,7 +371,7 @@ fn what_is_not_answered_in_time_ends_alone() {
         let (node, addresses) = (other.key.id(), [other.address]);
         let transport = &transport;
         let ask = |request: Request, within| async move {
-            transport.ask(node, &addresses, &request, within).await
+            transport.ask_at(node, &addresses, &request, within).await
         };
         let clients = Request::Hosting(HostingRequest::Clients {
             process: ProcessId::random(),
@@ -379,7 +379,7 @@ fn what_is_not_answered_in_time_ends_alone() {
             port: 0,
         });
         assert!(ask(Request::RegistryStatus, PATIENCE).await.is_ok());
-        let begun = transport.begin(node, &addresses, &clients).await;
+        let begun = transport.begin_at(node, &addresses, &clients).await;
         let (mut to, mut from) = begun.unwrap();
         let reply = wire::receive(&mut from, REPLY_BYTES_MAX, PATIENCE).await;
         assert!(matches!(reply, Ok(Reply::Done)), "{reply:?}");

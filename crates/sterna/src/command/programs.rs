@@ -171,10 +171,23 @@ fn cache() -> Result<ProgramCache> {
     kinds::cache(&BuildOptions::default()).map(|(_, cache)| cache)
 }
 
+/// All programs; one is usable if it is ready for processes of any kind.
+fn entries() -> Result<Vec<Entry>> {
+    let mut all: Vec<Entry> = Vec::new();
+    for options in BuildOptions::of_kinds() {
+        let (_, cache) = kinds::cache(&options)?;
+        for entry in cache.list().context("could not list the program cache")? {
+            match all.iter_mut().find(|known| known.id == entry.id) {
+                Some(known) => known.usable |= entry.usable,
+                None => all.push(entry),
+            }
+        }
+    }
+    Ok(all)
+}
+
 fn list(json: bool) -> Result<()> {
-    let entries = cache()?
-        .list()
-        .context("could not list the program cache")?;
+    let entries = entries()?;
     if json {
         return show::json(&entries.into_iter().map(row).collect::<Vec<_>>());
     }

@@ -1,12 +1,13 @@
 //! `sterna serve`: files over HTTP, under a model of choice; and all models compared.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use serde::Serialize;
@@ -143,13 +144,24 @@ impl Serve {
     }
 
     fn serve(&self, directory: &Path) -> Result<u8> {
+        // The parser lets it pass beside what a comparison has not.
+        ensure!(
+            self.only.is_empty() && self.plot.is_none() && !self.json,
+            "--only, --plot and --json are for --compare"
+        );
         let signals = Signals::catch()?;
         let stop = Stop::new().context("could not begin")?;
         let log = self.open_log()?;
         let site = Site::new(self.settings(directory), log, stop.clone());
         let site = site.with_context(|| format!("could not serve {}", show::path(directory)))?;
         let listener = TcpListener::bind(self.bind);
-        let listener = listener.with_context(|| format!("could not listen at {}", self.bind))?;
+        let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+        let remedy = match listener.as_ref().is_err_and(is_taken) {
+            true => ": choose another port with --bind (port 0 takes any that is free)",
+            false => "",
+        };
+        let listener =
+            listener.with_context(|| format!("could not listen at {}{remedy}", self.bind))?;
         let address = listener.local_addr().context("could not listen")?;
         let model = self.model.unwrap_or(Model::Hybrid);
         let mut asked = false;
