@@ -21,8 +21,8 @@ use super::world::{PATIENCE, Peer, Running, about, info, on_runtime, stolen};
 use crate::identity::NodeKey;
 use crate::limits::{HELLO_WITHIN, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, REQUESTS_MAX};
 use crate::message::{
-    Belongings, FailureKind, HostingReply, HostingRequest, RegistryRequest, Reply, Request,
-    StartOrder, Where,
+    Belongings, Candidate, FailureKind, HostingReply, HostingRequest, Member, RegistryRequest,
+    Reply, Request, Roster, StartOrder, Where,
 };
 use crate::tls;
 use crate::transport::{Sockets, Transport};
@@ -231,10 +231,13 @@ struct Other {
 
 impl Other {
     fn start(does: impl Fn(&Request) -> Does + Send + Sync + 'static) -> Self {
+        Self::start_as(NodeKey::random(), does)
+    }
+
+    fn start_as(key: NodeKey, does: impl Fn(&Request) -> Does + Send + Sync + 'static) -> Self {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let _entered = runtime.enter();
-        let key = NodeKey::random();
         let config = ServerConfig::with_crypto(Arc::new(tls::server(&key)));
         let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = endpoint.local_addr().unwrap();
@@ -351,6 +354,65 @@ fn only_what_may_be_done_twice_is_asked_twice() {
     breaks.store(true, Ordering::SeqCst);
     assert!(asker.node.ask(&events).is_ok());
     assert_eq!(other.asked(is_events), 4);
+}
+
+/// A list that names more addresses is no reason to leave one that it still has.
+#[test]
+fn what_is_asked_of_a_node_that_moves_meanwhile_is_asked_where_it_is_then() {
+    let answers = |_: &Request| Does::Answers(Box::new(Reply::Done));
+    let given_up = Arc::new(Notify::new());
+    let key = NodeKey::random();
+    let before = Other::start_as(key.clone(), move |request| match request {
+        Request::Nodes => answers(request),
+        _ => Does::Nothing(Arc::clone(&given_up)),
+    });
+    let after = Other::start_as(key.clone(), answers);
+    let list = |addresses: &[SocketAddr]| Roster {
+        members: vec![Member {
+            id: key.id(),
+            about: Candidate {
+                addresses: addresses.to_vec(),
+                ..about("other")
+            },
+            joined_ms: 0,
+        }],
+        ..Roster::default()
+    };
+    on_runtime(async {
+        let sockets = Sockets::bind(Some((Ipv4Addr::LOCALHOST, 0).into())).unwrap();
+        let transport = Transport::new(NodeKey::random(), Versions::ALL, sockets).unwrap();
+        let ask = async |request| transport.ask(key.id(), &request, PATIENCE).await.unwrap();
+        let is_question = |request: &Request| matches!(request, Request::RegistryStatus);
+        transport.set_members(&list(&[before.address]));
+        let (_, first) = ask(Request::Nodes).await;
+        transport.set_members(&list(&[after.address, before.address]));
+        let (_, second) = ask(Request::Nodes).await;
+        let ids = [&first, &second].map(|one| one.connection().stable_id());
+        assert_eq!(ids[0], ids[1]);
+        let moves = async {
+            while before.asked(is_question) == 0 {
+                tokio::task::yield_now().await;
+            }
+            transport.set_members(&list(&[after.address]));
+        };
+        tokio::join!(ask(Request::RegistryStatus), moves);
+        assert_eq!(after.asked(is_question), 1);
+        // What may have been done is not asked again.
+        transport.set_members(&list(&[before.address]));
+        let start = async {
+            let request = Request::RegistryMove { to: key.id() };
+            transport.ask(key.id(), &request, PATIENCE).await
+        };
+        let is_move = |request: &Request| matches!(request, Request::RegistryMove { .. });
+        let moves = async {
+            while before.asked(is_move) == 0 {
+                tokio::task::yield_now().await;
+            }
+            transport.set_members(&list(&[after.address]));
+        };
+        let (started, ()) = tokio::join!(start, moves);
+        assert!(started.is_err() && after.asked(is_move) == 0);
+    });
 }
 
 /// One that is slow is no reason to end others.
