@@ -80,6 +80,7 @@ pub(crate) struct Service {
     /// How the others answered.
     others: Others,
     joining: AsyncMutex<()>,
+    /// Held while a newer list of nodes is kept and taken over.
     adopting: Mutex<()>,
     pub(crate) stop: watch::Sender<bool>,
     connections: AtomicUsize,

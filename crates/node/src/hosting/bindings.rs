@@ -40,6 +40,11 @@ impl Exports {
 }
 
 impl Hosting {
+    /// Whether there are processes of a kind here.
+    pub(super) fn knows(&self, kind: &Tag) -> bool {
+        self.workshop.kinds().contains(kind)
+    }
+
     /// Why a process that is bound so cannot come; nothing if it can. `are_opened`: its user has opened here what is fixed.
     pub(super) fn objection(
         &self,
@@ -51,7 +56,7 @@ impl Hosting {
             let reason = reason.to_owned();
             return Some(Refusal::NotAdmitted { reason });
         }
-        if !self.workshop.kinds().contains(kind) {
+        if !self.knows(kind) {
             let what = format!("processes of kind {kind}");
             return Some(Refusal::Unsupported { what });
         }

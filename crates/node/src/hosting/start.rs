@@ -81,7 +81,7 @@ impl Service {
         listens: Vec<ListenOrder>,
         (opened, asked_by): (Vec<OwnedFd>, Option<NodeId>),
     ) -> Result<HostingReply, Failure> {
-        if !hosting.workshop.kinds().contains(&order.kind) {
+        if !hosting.knows(&order.kind) {
             return Err(Failure::refused(format!(
                 "this node has no processes of kind {}: it runs another version of sterna",
                 order.kind
