@@ -16,6 +16,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::process::geteuid;
 
@@ -83,6 +84,8 @@ pub enum DataError {
 pub struct DataDirectory {
     path: PathBuf,
     handle: File,
+    /// Held by who writes the list of nodes: all go by one temporary file.
+    writing_cluster: Mutex<()>,
     _lock: File,
 }
 
@@ -108,6 +111,7 @@ impl DataDirectory {
         Ok(Self {
             path: path.clone(),
             handle,
+            writing_cluster: Mutex::new(()),
             _lock: lock,
         })
     }
@@ -188,6 +192,10 @@ impl DataDirectory {
         let body = postcard::to_stdvec(roster).expect("a roster can be written");
         let hash = blake3::hash(&body);
         let bytes = [&CLUSTER_MAGIC[..], hash.as_bytes(), &body].concat();
+        let _alone = self
+            .writing_cluster
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         write_whole(&path, &bytes)
             .and_then(|()| self.handle.sync_all())
             .map_err(io_error("write", &path))

@@ -25,7 +25,7 @@
 //! - `snapshots`: when they are made; `shelves`: where they are kept; `stores`: outside of the cluster; `recovery`: what a
 //!   lost process is gone on from
 //! - `report`: what became of a move, for people; `news`: reports and events for who asks later;
-//!   `chronicle`: events on disk
+//!   `chronicle`: events on disk; `journal`: files to which records are added
 
 mod admission;
 mod answers;
@@ -40,6 +40,7 @@ mod draining;
 mod driver;
 mod files;
 mod input;
+mod journal;
 mod known;
 mod listing;
 mod logs;
@@ -84,6 +85,7 @@ pub(crate) use channels::Channels;
 use copies::Copies;
 use draining::Draining;
 use input::Input;
+use known::Known;
 use news::News;
 use programs::Programs;
 pub(crate) use runner::{runner_errors, runner_socket};
@@ -113,6 +115,7 @@ pub(crate) struct Hosting {
     pub(crate) ingress: Ingress,
     attaching: Attaching,
     news: News,
+    known: Known,
     log_marks: Arc<logs::Marks>,
     draining: Draining,
     programs: Programs,
@@ -142,7 +145,7 @@ impl Hosting {
         (name, folder): (String, PathBuf),
     ) -> Self {
         let (inputs, from_all) = mpsc::channel(INPUTS_WAITING_MAX);
-        let news = News::in_folder(&folder);
+        let (news, known) = (News::in_folder(&folder), Known::in_folder(&folder));
         Self {
             workshop: Arc::clone(&workshop),
             exports,
@@ -163,6 +166,7 @@ impl Hosting {
             ingress,
             attaching: Attaching::default(),
             news,
+            known,
             log_marks: Arc::default(),
             draining: Draining::default(),
             programs: Programs::default(),

@@ -1,37 +1,30 @@
 //! Events on disk, so that they outlive the service: [`Chronicle`].
 //!
 //! ```text
-//! events.new   │ "STEV" │ version u16 │ record │ record │ …
-//! events.old   the file before it
-//! record       │ length u32 │ check: 8 bytes of BLAKE3 │ event in postcard │      integers are little-endian
+//! events.new   a journal that begins with "STEV" and its version
+//! events.old   the one before it
 //! ```
 //!
-//! A record is written when something happens, and nobody waits for the disk: a crash of the machine may cost the last
-//! ones, one of the service none. What is not whole at the end of a file is cut off. A file with [`EVENTS_MAX`] records
-//! becomes the old one, so that as many are always there, and never more than twice as many.
+//! A file with [`EVENTS_MAX`] records becomes the old one, so that as many are always there, and never more than twice as
+//! many.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use super::journal::{self, HEAD_BYTES, Journal, RECORD_HEAD_BYTES};
 use crate::limits::{EVENT_BYTES_MAX, EVENTS_MAX};
 use crate::message::EventRecord;
-use crate::wire::{decode, encode_plain};
 
-const MAGIC: [u8; 4] = *b"STEV";
-const VERSION: u16 = 1;
-const HEAD_BYTES: usize = 6;
-const CHECK_BYTES: usize = 8;
-const RECORD_HEAD_BYTES: usize = 4 + CHECK_BYTES;
+const HEAD: [u8; HEAD_BYTES] = *b"STEV\x01\0";
+const BYTES_MAX: u64 = (HEAD_BYTES + EVENTS_MAX * (RECORD_HEAD_BYTES + EVENT_BYTES_MAX)) as u64;
 const NEW: &str = "events.new";
 const OLD: &str = "events.old";
 
 /// The file that is written into.
 pub(super) struct Chronicle {
     folder: PathBuf,
-    file: File,
-    bytes: u64,
+    journal: Journal,
     records: usize,
 }
 
@@ -39,23 +32,13 @@ impl Chronicle {
     /// Opens the one in a folder, and gives what is in it.
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<EventRecord>)> {
         super::runner::make_folder(folder)?;
-        let (mut events, _) = read(&folder.join(OLD))?;
-        let (newer, bytes) = read(&folder.join(NEW))?;
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(folder.join(NEW))?;
-        file.set_len(bytes)?;
-        let mut chronicle = Self {
+        let (mut events, _) = journal::read(&folder.join(OLD), HEAD, BYTES_MAX)?;
+        let (journal, newer) = Journal::open(&folder.join(NEW), HEAD, BYTES_MAX)?;
+        let chronicle = Self {
             folder: folder.to_owned(),
-            file,
-            bytes,
+            journal,
             records: newer.len(),
         };
-        if bytes == 0 {
-            chronicle.begin()?;
-        }
         events.extend(newer);
         Ok((chronicle, events))
     }
@@ -63,73 +46,15 @@ impl Chronicle {
     /// Adds an event.
     pub(super) fn add(&mut self, event: &EventRecord) -> io::Result<()> {
         if self.records >= EVENTS_MAX {
-            fs::rename(self.folder.join(NEW), self.folder.join(OLD))?;
-            let mut options = OpenOptions::new();
-            options.create(true).append(true).mode(0o600);
-            self.file = options.open(self.folder.join(NEW))?;
-            (self.bytes, self.records) = (0, 0);
-            self.begin()?;
+            let new = self.folder.join(NEW);
+            fs::rename(&new, self.folder.join(OLD))?;
+            self.journal = Journal::create(&new, HEAD)?;
+            self.records = 0;
         }
-        let body = encode_plain(event);
-        let length = (body.len() as u32).to_le_bytes();
-        self.write(&[&length[..], &check(&body), &body].concat())?;
+        self.journal.add(event)?;
         self.records += 1;
         Ok(())
     }
-
-    fn begin(&mut self) -> io::Result<()> {
-        self.write(&head())
-    }
-
-    /// Writes all or nothing: what follows a part of a record would not be found again.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if let Err(error) = self.file.write_all(bytes) {
-            self.file.set_len(self.bytes)?;
-            return Err(error);
-        }
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-}
-
-fn head() -> [u8; HEAD_BYTES] {
-    let [m0, m1, m2, m3] = MAGIC;
-    let [v0, v1] = VERSION.to_le_bytes();
-    [m0, m1, m2, m3, v0, v1]
-}
-
-fn check(body: &[u8]) -> [u8; CHECK_BYTES] {
-    let mut check = [0; CHECK_BYTES];
-    check.copy_from_slice(&blake3::hash(body).as_bytes()[..CHECK_BYTES]);
-    check
-}
-
-/// What a file has, and how long it is as far as it is whole. One of another version has nothing.
-fn read(path: &Path) -> io::Result<(Vec<EventRecord>, u64)> {
-    let limit = HEAD_BYTES + EVENTS_MAX * (RECORD_HEAD_BYTES + EVENT_BYTES_MAX);
-    let mut bytes = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(limit as u64).read_to_end(&mut bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error),
-    };
-    let Some(mut rest) = bytes.strip_prefix(&head()) else {
-        return Ok((Vec::new(), 0));
-    };
-    let mut events = Vec::new();
-    while let Some((event, after)) = record(rest) {
-        events.push(event);
-        rest = after;
-    }
-    Ok((events, (bytes.len() - rest.len()) as u64))
-}
-
-fn record(bytes: &[u8]) -> Option<(EventRecord, &[u8])> {
-    let (length, rest) = bytes.split_first_chunk()?;
-    let (found, rest) = rest.split_first_chunk()?;
-    let (body, after) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-    let event = (check(body) == *found).then(|| decode(body).ok())??;
-    Some((event, after))
 }
 
 #[cfg(test)]

@@ -1,48 +1,133 @@
 //! What this node itself remembers of its processes, so that a registry which was restored from an old copy hears of
-//! them.
+//! them: [`Known`].
 //!
 //! ```text
-//! DATA/hosting/known/PROCESS      version u8 │ ProcessInfo in postcard
+//! DATA/hosting/processes      a journal that begins with "STPR" and its version: (process, how it began, or that it is gone)
 //! ```
+//!
+//! One file, and not one for each: processes come and go by the thousand, and a file system that finds room for each new file among
+//! those that were just removed is what starting them would wait for.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sterna_migration::{Holding, Record};
 use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Order};
 
 use super::Hosting;
+use super::journal::{HEAD_BYTES, Journal};
 use super::runner::make_folder;
 use crate::message::{Announced, ProcessInfo};
-use crate::wire::encode_plain;
 
-const VERSION: u8 = 1;
+const HEAD: [u8; HEAD_BYTES] = *b"STPR\x01\0";
+const FILE: &str = "processes";
+const NEW: &str = "processes.new";
+/// The file is written anew when it is so long, and twice as long as it was then.
+const REWRITE_BYTES: u64 = 256 << 10;
 
-impl Hosting {
-    fn known(&self, process: ProcessId) -> PathBuf {
-        self.folder.join("known").join(process.to_string())
+/// A record: how a process began; `None` once it is gone.
+type Entry = (ProcessId, Option<ProcessInfo>);
+
+/// Processes, and how they began.
+#[derive(Debug)]
+pub(super) struct Known {
+    folder: PathBuf,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    processes: HashMap<ProcessId, ProcessInfo>,
+    /// Absent if it cannot be written: then it is all forgotten when the node ends.
+    journal: Option<Journal>,
+    /// How long the file was when it was written anew.
+    rewritten_bytes: u64,
+}
+
+impl Known {
+    /// What is known in a folder.
+    pub(super) fn in_folder(folder: &Path) -> Self {
+        let mut kept = Kept::default();
+        let opened = make_folder(folder)
+            .and_then(|()| Journal::open::<Entry>(&folder.join(FILE), HEAD, u64::MAX));
+        match opened {
+            Ok((journal, entries)) => {
+                for (process, info) in entries {
+                    match info {
+                        Some(info) => kept.processes.insert(process, info),
+                        None => kept.processes.remove(&process),
+                    };
+                }
+                kept.journal = Some(journal);
+            }
+            Err(error) => {
+                tracing::warn!("how processes began will be forgotten when the node ends: {error}");
+            }
+        }
+        Self {
+            folder: folder.to_owned(),
+            kept: Mutex::new(kept),
+        }
     }
 
-    /// Remembers how a process began. What is not remembered is only missed after a restore.
-    pub(super) fn remember(&self, process: ProcessId, info: &ProcessInfo) {
-        let path = self.known(process);
-        let bytes = [vec![VERSION], encode_plain(info)].concat();
-        let written = make_folder(&self.folder.join("known")).and_then(|()| fs::write(path, bytes));
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, process: ProcessId) -> Option<ProcessInfo> {
+        self.kept().processes.get(&process).cloned()
+    }
+
+    fn set(&self, process: ProcessId, info: Option<&ProcessInfo>) {
+        let kept = &mut *self.kept();
+        let is_known = match info {
+            Some(info) => kept.processes.insert(process, info.clone()).as_ref() == Some(info),
+            None => kept.processes.remove(&process).is_none(),
+        };
+        if is_known {
+            return;
+        }
+        let Some(journal) = &mut kept.journal else {
+            return;
+        };
+        let written = journal.add(&(process, info));
+        let is_long = journal.bytes() >= REWRITE_BYTES.max(2 * kept.rewritten_bytes);
+        let written = written.and_then(|()| match is_long {
+            true => self.rewrite(kept),
+            false => Ok(()),
+        });
         if let Err(error) = written {
             tracing::warn!("not remembered how a process began: {error}");
         }
     }
 
+    /// Writes the file anew, without those that are gone.
+    fn rewrite(&self, kept: &mut Kept) -> io::Result<()> {
+        let new = self.folder.join(NEW);
+        let mut journal = Journal::create(&new, HEAD)?;
+        for (process, info) in &kept.processes {
+            journal.add(&(process, Some(info)))?;
+        }
+        fs::rename(new, self.folder.join(FILE))?;
+        kept.rewritten_bytes = journal.bytes();
+        kept.journal = Some(journal);
+        Ok(())
+    }
+}
+
+impl Hosting {
+    /// Remembers how a process began. What is not remembered is only missed after a restore.
+    pub(super) fn remember(&self, process: ProcessId, info: &ProcessInfo) {
+        self.known.set(process, Some(info));
+    }
+
     /// Forgets a process that is not here any more.
     pub(super) fn forget(&self, process: ProcessId) {
-        match fs::remove_file(self.known(process)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::debug!("a process is not forgotten: {error}");
-            }
-            _ => {}
-        }
+        self.known.set(process, None);
     }
 
     /// The same on the word of a record: unless that says that it is just coming.
@@ -53,11 +138,7 @@ impl Hosting {
     }
 
     pub(super) fn remembered(&self, process: ProcessId) -> Option<ProcessInfo> {
-        let bytes = fs::read(self.known(process)).ok()?;
-        match bytes.split_first()? {
-            (&VERSION, body) => postcard::from_bytes(body).ok(),
-            _ => None,
-        }
+        self.known.get(process)
     }
 
     /// All processes that run here, or stand still here for a move that may not have been decided.
@@ -86,5 +167,65 @@ impl Hosting {
             | Holding::Exited { .. } => None,
         });
         here.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sterna_migration::NodeId;
+    use sterna_process::{ProgramId, Tag};
+
+    use super::*;
+
+    fn process(number: u8) -> ProcessId {
+        ProcessId::from_bytes([number; 16])
+    }
+
+    fn info(started_ms: u64) -> ProcessInfo {
+        ProcessInfo {
+            name: Some("server".into()),
+            program: ProgramId::from_bytes([1; 32]),
+            kind: Tag::new("wasm"),
+            file: "server.wasm".into(),
+            arguments: vec!["--fast".into()],
+            started_ms,
+            started_on: NodeId::from_bytes([2; 32]),
+            parent: None,
+            extra: vec![3; 40],
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_there_again_and_what_is_gone_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let known = Known::in_folder(folder.path());
+        known.set(process(1), Some(&info(1)));
+        known.set(process(2), Some(&info(2)));
+        known.set(process(1), Some(&info(3)));
+        known.set(process(2), None);
+        for known in [known, Known::in_folder(folder.path())] {
+            assert_eq!(known.get(process(1)), Some(info(3)));
+            assert_eq!(known.get(process(2)), None);
+        }
+    }
+
+    #[test]
+    fn the_file_does_not_grow_with_those_that_are_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let known = Known::in_folder(folder.path());
+        known.set(process(1), Some(&info(1)));
+        let file = folder.path().join(FILE);
+        let mut longest = 0;
+        for round in 0..10_000 {
+            known.set(process(2), Some(&info(round)));
+            known.set(process(2), None);
+            longest = longest.max(fs::metadata(&file).unwrap().len());
+        }
+        assert!(longest < 2 * REWRITE_BYTES, "{longest}");
+        assert_eq!(
+            Known::in_folder(folder.path()).get(process(1)),
+            Some(info(1))
+        );
+        assert!(!folder.path().join(NEW).exists());
     }
 }

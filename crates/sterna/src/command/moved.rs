@@ -188,14 +188,15 @@ fn way(travelled: &Travelled) -> String {
 }
 
 /// What each part of a move is.
-fn meaning(part: &str, ready: Option<bool>, has_rounds: bool) -> &'static str {
+fn meaning(part: &str, ready: Option<bool>, has_rounds: bool, moved: bool) -> &'static str {
     match (part, ready) {
         ("fetch", _) => "the program went to the target and was compiled there",
         ("room", _) => "the target made room",
         ("accept", _) => "the target was asked and accepted",
         ("declare", _) => "the registry wrote the intent down",
         ("copy", _) if has_rounds => "its memory went to the target in rounds, while it ran",
-        ("copy", _) => "it was counted how much memory is to be sent",
+        ("copy", _) if moved => "it was counted how much memory is to be sent",
+        ("copy", _) => "its memory was counted, and sent while it ran",
         ("pause", Some(true)) => {
             "watched, running, until all it needs was ready there; then stopped"
         }
@@ -230,7 +231,7 @@ fn text(end: &MoveEnd, from: &str, to: &str) -> String {
     let has_rounds = travelled.as_ref().is_some_and(|one| !one.rounds.is_empty());
     for (part, us) in &report.parts {
         let span = show::time(Duration::from_micros(*us));
-        let meaning = meaning(part, report.was_ready, has_rounds);
+        let meaning = meaning(part, report.was_ready, has_rounds, report.moved);
         text.push_str(&format!(
             "  {:<8} {span:>9}  {meaning}\n",
             Plain(part).to_string()

@@ -29,13 +29,13 @@ pub(crate) struct Move {
     #[arg(long, value_name = "STRATEGY", value_enum, default_value_t)]
     strategy: Way,
     /// How long it may stand still, e.g. 10ms.
-    #[arg(long, value_name = "TIME", value_parser = show::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_limit)]
     max_downtime: Option<Duration>,
     /// How much may be sent while it runs, e.g. 200MB/s; K, M and G are powers of 1024.
-    #[arg(long, value_name = "RATE", value_parser = show::parse_rate)]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     max_rate: Option<u64>,
     /// Rounds end so long after the order, and what comes after it is not held back any more, e.g. 30s.
-    #[arg(long, value_name = "TIME", value_parser = show::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_limit)]
     deadline: Option<Duration>,
     /// Only say whether it could be moved.
     #[arg(long)]
@@ -98,6 +98,28 @@ struct Could<'a> {
     to: &'a str,
     dry_run: bool,
     memory_bytes: u64,
+}
+
+/// A time that can be kept to.
+fn parse_limit(text: &str) -> Result<Duration, String> {
+    let limit = show::parse_duration(text)?;
+    let travel = Travel {
+        within: Some(limit),
+        ..Travel::default()
+    };
+    let checked = travel.check();
+    checked.map(|()| limit).map_err(|error| error.to_string())
+}
+
+/// A rate at which something arrives.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    let rate = show::parse_rate(text)?;
+    let travel = Travel {
+        rate_max: Some(rate),
+        ..Travel::default()
+    };
+    let checked = travel.check();
+    checked.map(|()| rate).map_err(|error| error.to_string())
 }
 
 impl Move {

@@ -1,5 +1,6 @@
 //! `sterna nodes`: the nodes of a cluster.
 
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
@@ -88,6 +89,9 @@ struct Row {
     clock_ahead_ms: Option<i64>,
 }
 
+/// Nodes that are asked at once.
+const ASKED_AT_ONCE: usize = 32;
+
 /// By how much a clock may differ before people are told.
 const CLOCK_NOTED_MS: u64 = 5000;
 
@@ -131,10 +135,10 @@ fn state(seen: &Seen) -> (&'static str, Option<u64>) {
 }
 
 fn listed(which: &Which, nodes: &Nodes) -> Listed {
-    let rows = nodes.nodes.iter().map(|seen| {
+    let paging = pagings(which, nodes);
+    let rows = nodes.nodes.iter().zip(paging).map(|(seen, paging)| {
         let about = &seen.member.about;
         let (state, answered_last_ms) = state(seen);
-        let paging = paging(which, seen);
         Row {
             id: identity::text(seen.member.id),
             name: about.name.clone(),
@@ -158,6 +162,21 @@ fn listed(which: &Which, nodes: &Nodes) -> Listed {
         removed: nodes.this.removed,
         nodes: rows.collect(),
     }
+}
+
+/// By what memory moves at each node. Many are asked at once, since one that hangs takes seconds.
+fn pagings(which: &Which, nodes: &Nodes) -> Vec<Option<Paging>> {
+    let some_at_once = nodes.nodes.chunks(ASKED_AT_ONCE).map(|some| {
+        thread::scope(|scope| {
+            let asked: Vec<_> = some
+                .iter()
+                .map(|seen| scope.spawn(|| paging(which, seen)))
+                .collect();
+            let answers = asked.into_iter().map(|one| one.join().ok().flatten());
+            answers.collect::<Vec<_>>()
+        })
+    });
+    some_at_once.flatten().collect()
 }
 
 /// By what memory moves at a node, if it answers and has a runner.
