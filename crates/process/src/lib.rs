@@ -49,7 +49,7 @@ pub use image::{
 };
 pub use listener::{Connection, Listener};
 pub use memory::{
-    Arrival, LayoutError, Memory, MemoryError, MemoryLayout, PAGE_SIZE, PageSource,
+    LayoutError, Memory, MemoryError, MemoryLayout, PAGE_SIZE, PageSink, PageSource,
     PageSourceError, Region, RegionId,
 };
 pub use pages::{ChangedPages, PIECE_PAGES, PageProvider, PageSet, ZERO_PAGE};

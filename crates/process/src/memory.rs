@@ -9,11 +9,10 @@
 
 use std::fmt;
 use std::io;
-use std::time::Duration;
+use std::sync::Weak;
 
 use serde::{Deserialize, Serialize};
 
-use crate::PageSet;
 use crate::run::{PageRun, PageRuns};
 
 /// Bytes in a page, on every machine: images are exchanged between machines, so the hardware's page size
@@ -242,30 +241,26 @@ pub trait PageSource: Send + Sync {
     /// its place.
     fn missing(&self) -> &PageRuns;
 
-    /// Asks for pages soon; returns at once. Pages that are on their way or have arrived may be asked for
-    /// again.
+    /// Asks for pages soon. Pages that are on their way or have arrived may be asked for again.
     ///
     /// # Errors
     /// If the other side is gone: then these pages, and with them the process, are lost here.
     fn request(&self, runs: &[PageRun]) -> Result<(), PageSourceError>;
 
-    /// Waits for the next pages, at most for `within`: requested ones, or others pushed unasked. Each page
-    /// arrives once.
-    ///
-    /// # Errors
-    /// If the other side is gone.
-    fn completed(&self, within: Duration) -> Result<Arrival, PageSourceError>;
+    /// Says where pages go, requested ones and others that come unasked. Until then none arrive.
+    fn connect(&self, sink: Weak<dyn PageSink>);
 }
 
-/// What [`PageSource::completed`] saw.
-#[derive(Debug)]
-pub enum Arrival {
-    /// These pages.
-    Pages(PageSet),
-    /// Nothing in the given time.
-    Nothing,
-    /// All missing pages have arrived before this call; none will come any more.
-    Done,
+/// Where pages go that come after their process. Whoever receives a page puts it into its place itself: a guest waits for it.
+pub trait PageSink: Send + Sync {
+    /// Puts pages into their place; `None` are zeros. Several threads do so at once; each page comes once.
+    ///
+    /// # Errors
+    /// If the operating system refuses. The process cannot go on then.
+    fn put(&self, run: PageRun, contents: Option<&[u8]>) -> Result<(), MemoryError>;
+
+    /// Called once: all missing pages are in their place; or the other side is gone, and they will not come.
+    fn end(&self, end: Result<(), PageSourceError>);
 }
 
 /// Why pages could not be read, installed or watched.

@@ -380,7 +380,7 @@ impl Taking {
                     }
                     self.make(rest.clone());
                     if let Some(rest) = rest {
-                        rest::follow(receiver, &rest, true);
+                        rest::follow(receiver, &rest);
                     }
                     return Ok(());
                 }

@@ -1,10 +1,13 @@
-//! The source's side of a memory that follows its process: pages that are asked for go first, and with them those around
-//! them; all others unasked, on connections of their own, so that nobody waits behind them.
+//! The source's side of a memory that follows its process: pages that are asked for go first; all others unasked, on
+//! connections of their own, so that nobody waits behind them.
 //!
 //! ```text
-//!  target ── Want ──► main connection: the page, those around it ──► target
+//!  target ── Want ──► main connection: the page, and those around it if the last one was near ──► target
 //!                     lanes: all others, from the last page on that was asked for ──► target
 //! ```
+//!
+//! While somebody waits for page after page, the lanes hold back ([`SHARE`]): both runners' processors are what each of these
+//! pages needs. Not for ever, so that there is an end.
 //!
 //! Source: M. R. Hines, U. Deshpande, K. Gopalan, *Post-Copy Live Migration of Virtual Machines*, ACM SIGOPS Operating Systems
 //! Review 43(3), 2009: adaptive pre-paging with a pivot that moves to each fault.
@@ -20,13 +23,21 @@ use crate::channel::{Breaker, ChannelError, Sender};
 use crate::fault::{self, Midway};
 use crate::leaving::{Outgoing, chain};
 use crate::left::Left;
-use crate::limits::{AHEAD_PAGES, BEHIND_PAGES, LANE_WITHIN};
+use crate::limits::{AHEAD_PAGES, BEHIND_PAGES, HELD_BACK_MAX, LANE_WITHIN};
 use crate::pump::{self, PumpError, RECORD_PAGES};
+
+/// A process that has asked for a page will ask for more, for so long.
+const ASKS_FOR: Duration = Duration::from_millis(2);
+/// Then lanes send one part of so many of the time, and pages in small pieces.
+const SHARE: u32 = 4;
+const PIECE_PAGES: u64 = 16;
 
 /// What is still to go of a process that stands still.
 pub(crate) struct Following {
     memory: Arc<dyn Memory>,
-    left: Mutex<(Left, Pivot)>,
+    left: Mutex<Going>,
+    /// When pages were asked for last, in microseconds since the beginning; 0 if never.
+    asked_us: AtomicU64,
     rate_max: Option<u64>,
     /// Until when that is kept to.
     kept_until: Instant,
@@ -35,8 +46,37 @@ pub(crate) struct Following {
     sent: AtomicU64,
 }
 
-/// From where on pages go unasked.
-type Pivot = (RegionId, u64);
+/// A place in a memory: a page.
+type Place = (RegionId, u64);
+
+#[derive(Debug)]
+struct Going {
+    left: Left,
+    /// From where on pages go unasked.
+    pivot: Place,
+    /// Behind the page that was asked for last.
+    asked: Place,
+}
+
+impl Going {
+    /// Takes what is asked for; and, if the page before was near, what lies around it: that will be wanted, too.
+    fn ask(&mut self, run: PageRun) -> (Vec<PageRun>, Vec<PageRun>) {
+        let (region, last) = self.asked;
+        let near = last.saturating_sub(AHEAD_PAGES)..last.saturating_add(2 * AHEAD_PAGES);
+        let is_near = run.region() == region && near.contains(&run.first());
+        self.asked = (run.region(), run.end());
+        let page = self.left.take(run);
+        let first = run.first().saturating_sub(BEHIND_PAGES);
+        let end = run.end().saturating_add(AHEAD_PAGES);
+        let around = PageRun::new(run.region(), first, end - first).filter(|_| is_near);
+        self.pivot = match is_near {
+            true => (run.region(), end),
+            false => self.asked,
+        };
+        let around = around.map(|around| self.left.take(around));
+        (page, around.unwrap_or_default())
+    }
+}
 
 impl Following {
     pub(crate) fn new(
@@ -47,7 +87,12 @@ impl Following {
         let begun = Instant::now();
         Self {
             memory,
-            left: Mutex::new((Left::new(pages), (RegionId(0), 0))),
+            left: Mutex::new(Going {
+                left: Left::new(pages),
+                pivot: (RegionId(0), 0),
+                asked: (RegionId(0), u64::MAX),
+            }),
+            asked_us: AtomicU64::new(0),
             rate_max,
             kept_until: begun + within,
             begun,
@@ -55,31 +100,33 @@ impl Following {
         }
     }
 
-    fn left(&self) -> MutexGuard<'_, (Left, Pivot)> {
+    fn left(&self) -> MutexGuard<'_, Going> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends what somebody waits for, and what lies around it.
     pub(crate) fn answer(&self, to: &mut Sender, wanted: &[PageRun]) -> Result<(), PumpError> {
         for run in wanted {
-            let (page, around) = {
-                let (left, pivot) = &mut *self.left();
-                let first = run.first().saturating_sub(BEHIND_PAGES);
-                let end = run.end().saturating_add(AHEAD_PAGES);
-                let page = left.take(*run);
-                // What was asked for and is on its way: those that come next will be wanted, too.
-                let around = PageRun::new(run.region(), first, end - first);
-                *pivot = (run.region(), end);
-                (
-                    page,
-                    around.map(|around| left.take(around)).unwrap_or_default(),
-                )
-            };
-            for runs in [page, around] {
-                self.send(to, runs)?;
-            }
+            let (page, around) = self.left().ask(*run);
+            self.send(to, page)?;
+            self.send(to, around)?;
         }
+        let now_us = self
+            .begun
+            .elapsed()
+            .as_micros()
+            .try_into()
+            .unwrap_or(u64::MAX);
+        self.asked_us.store(now_us, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether somebody waits for page after page, and others do not go as fast as they could.
+    fn holds_back(&self) -> bool {
+        let since = self.begun.elapsed();
+        let asked_us = self.asked_us.load(Ordering::Relaxed);
+        let asked = Duration::from_micros(asked_us);
+        asked_us > 0 && since < HELD_BACK_MAX && since.saturating_sub(asked) < ASKS_FOR
     }
 
     fn send(&self, to: &mut Sender, runs: Vec<PageRun>) -> Result<u64, PumpError> {
@@ -88,10 +135,10 @@ impl Following {
     }
 
     /// The next pages that nobody has asked for.
-    fn next(&self) -> Option<PageRun> {
-        let (left, pivot) = &mut *self.left();
-        let next = left.take_next(*pivot, RECORD_PAGES)?;
-        *pivot = (next.region(), next.end());
+    fn next(&self, pages_max: u64) -> Option<PageRun> {
+        let going = &mut *self.left();
+        let next = going.left.take_next(going.pivot, pages_max)?;
+        going.pivot = (next.region(), next.end());
         Some(next)
     }
 
@@ -109,7 +156,11 @@ impl Following {
     fn push(&self, outgoing: &Outgoing, mut lane: Option<Sender>) {
         loop {
             outgoing.wait_for(self.early());
-            let Some(run) = self.next() else { return };
+            let (held_back, begun) = (self.holds_back(), Instant::now());
+            let pages_max = if held_back { PIECE_PAGES } else { RECORD_PAGES };
+            let Some(run) = self.next(pages_max) else {
+                return;
+            };
             let sent = match &mut lane {
                 Some(lane) => self.send(lane, vec![run]),
                 None => self.send(&mut outgoing.sender(), vec![run]),
@@ -121,6 +172,9 @@ impl Following {
                     tracing::debug!("pages do not follow: {}", chain(&error));
                     return outgoing.hang_up();
                 }
+            }
+            if held_back {
+                outgoing.wait_for(begun.elapsed() * (SHARE - 1));
             }
         }
     }

@@ -68,15 +68,17 @@ pub const LANES: u8 = 2;
 pub const LANE_WITHIN: Duration = Duration::from_millis(200);
 /// Between two words on how far a round is.
 pub const TELL_EVERY: Duration = Duration::from_millis(250);
-/// Pages that go along with one that is asked for: the next ones, and those before.
+/// For a memory that follows to be held back, because its process waits for one page after the other.
+pub const HELD_BACK_MAX: Duration = Duration::from_secs(5);
+/// Pages that go along with one that is asked for near the last one: the next ones, and those before.
 pub const AHEAD_PAGES: u64 = 24;
 /// See [`AHEAD_PAGES`].
 pub const BEHIND_PAGES: u64 = 8;
-/// Pieces of a memory that follows that wait to be put in their place: about 4 MiB.
-pub const FOLLOWED_WAITING_MAX: usize = 16;
 /// For any of the memory that is missing to come, while its process runs already. Then it is lost: a source that is alive
 /// sends the next pages all the time.
 pub const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks at whether some has.
+pub const FOLLOWED_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Bytes of a copy that are written or read at once.
 pub const COPY_BYTES: usize = 1 << 20;

@@ -1,28 +1,27 @@
-//! The target's side of a memory that follows its process: [`Rest`], from which the kind takes what is missing.
+//! The target's side of a memory that follows its process: [`Rest`], which puts what comes into its place.
 //!
 //! ```text
-//!  source ══ main connection: what was asked for ══► first  ─┐
-//!         ══ lanes: all others ════════════════════► waiting ┴─ completed ──► kind
-//!         ◄═ Want ══════════════════════════════════════════════ request ──── kind
+//!  source ══ main connection: what was asked for ══► its thread ── put ──► kind
+//!         ══ lanes: all others ════════════════════► theirs ────── put ──► kind
+//!         ◄═ Want ══════════════════════════════════════════════ request ─ kind
 //! ```
 //!
 //! It ends once: all has come and is in its place ([`RunnerEvent::Followed`]); or a connection broke, or nothing came for too long,
 //! while something was missing: then the process is let go of ([`RunnerEvent::Unfollowed`]); or nobody needs it any more.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
 use sterna_migration::{Attempt, NodeId, RunnerEvent};
-use sterna_process::{Arrival, PageRun, PageRuns, PageSet, PageSource, PageSourceError};
+use sterna_process::{PageRun, PageRuns, PageSink, PageSource, PageSourceError};
 
 use crate::channel::{Breaker, Receiver, Sender};
 use crate::fault::{self, Midway};
 use crate::hosted::{Hosted, Stage};
 use crate::leaving::chain;
 use crate::left::Left;
-use crate::limits::{FOLLOWED_WAITING_MAX, FOLLOWED_WITHIN, KILL_WITHIN, SETTLE_WITHIN};
+use crate::limits::{FOLLOWED_LOOK_EVERY, FOLLOWED_WITHIN, KILL_WITHIN, SETTLE_WITHIN};
 use crate::pump::{self, PumpError, RECORD_PAGES, Record};
 use crate::role::Role;
 
@@ -40,21 +39,23 @@ pub(crate) struct Rest {
 
 struct State {
     left: Left,
-    first: VecDeque<PageSet>,
-    waiting: VecDeque<PageSet>,
-    /// For how long the kind has waited in vain.
+    /// Threads that are putting pages into their place.
+    putting: usize,
+    /// Whose place: until it is known, nothing is taken.
+    sink: Option<Weak<dyn PageSink>>,
+    /// For how long nothing has come.
     quiet: Duration,
     end: Option<End>,
     breakers: Vec<Breaker>,
 }
 
 /// How it ended.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     /// All is in its place.
     Whole,
-    /// It broke off. The kind is told when the process was taken away from all others.
-    Broken { reason: String, is_told: bool },
+    /// It broke off.
+    Broken,
     /// Nobody needs it.
     Closed,
 }
@@ -69,8 +70,8 @@ impl Rest {
     ) -> Arc<Self> {
         let state = State {
             left: Left::new(&missing),
-            first: VecDeque::new(),
-            waiting: VecDeque::new(),
+            putting: 0,
+            sink: None,
             quiet: Duration::ZERO,
             end: None,
             breakers: Vec::new(),
@@ -100,50 +101,53 @@ impl Rest {
         }
     }
 
-    /// Some pages have come: those that were asked for go `first`. Others than are missing are not taken.
-    pub(crate) fn came(
-        &self,
-        run: PageRun,
-        bytes: Option<&[u8]>,
-        first: bool,
-    ) -> Result<(), PumpError> {
-        let full = |state: &mut State| {
-            state.end.is_none() && state.queue(first).len() >= FOLLOWED_WAITING_MAX
-        };
-        let waited = self.changed.wait_while(self.state(), full);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-        let taken = state.left.take(run);
-        if taken != [run] {
-            return Err(PumpError::Malformed);
-        }
-        let mut set = PageSet::new();
-        let zeros;
-        let bytes = match bytes {
-            Some(bytes) => bytes,
-            None => {
-                zeros = vec![0; run.bytes() as usize];
-                &zeros
+    /// Puts pages that have come into their place. Others than are missing are not taken.
+    fn came(self: &Arc<Self>, run: PageRun, contents: Option<&[u8]>) -> Result<(), PumpError> {
+        let early = |state: &mut State| state.end.is_none() && state.sink.is_none();
+        let waited = self.changed.wait_while(self.state(), early);
+        let sink = {
+            let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+            if state.end.is_some() {
+                return Ok(());
             }
+            if state.left.take(run) != [run] {
+                return Err(PumpError::Malformed);
+            }
+            state.quiet = Duration::ZERO;
+            state.putting += 1;
+            state.sink.as_ref().and_then(Weak::upgrade)
         };
-        set.insert(run, bytes)?;
-        state.quiet = Duration::ZERO;
-        state.queue(first).push_back(set);
-        drop(state);
-        self.changed.notify_all();
+        let put = sink.map_or(Ok(()), |sink| sink.put(run, contents));
+        let all = {
+            let mut state = self.state();
+            state.putting -= 1;
+            state.putting == 0 && state.left.count() == 0
+        };
+        match put {
+            Ok(()) if all => self.is_whole(),
+            Ok(()) => {}
+            Err(error) => self.fail(chain(&error)),
+        }
         Ok(())
     }
 
     /// A connection is gone, or the other end is silent. If something is missing, it will not come.
     pub(crate) fn broke(self: &Arc<Self>, reason: String) {
-        let mut state = self.state();
-        if state.end.is_some() || state.left.count() == 0 {
+        let state = self.state();
+        if state.left.count() == 0 {
             return;
         }
-        let is_told = false;
-        state.end = Some(End::Broken {
-            reason: reason.clone(),
-            is_told,
-        });
+        drop(state);
+        self.fail(reason);
+    }
+
+    /// Something will not be in its place.
+    fn fail(self: &Arc<Self>, reason: String) {
+        let mut state = self.state();
+        if state.end.is_some() {
+            return;
+        }
+        state.end = Some(End::Broken);
         state.hang_up();
         drop(state);
         self.changed.notify_all();
@@ -181,10 +185,11 @@ impl Rest {
             let doing = "being let go";
             std::mem::replace(&mut inner.stage, Stage::Taken { was, doing })
         };
-        if let Some(End::Broken { is_told, .. }) = &mut self.state().end {
-            *is_told = true;
-        }
-        self.changed.notify_all();
+        // Only now, when nobody else has the process: it does not hear of its end by itself.
+        let reason_told = reason.clone();
+        self.tell(Err(PageSourceError::Gone {
+            reason: reason_told,
+        }));
         match stage {
             Stage::Running(_) => {
                 let control = hosted.lock().control.clone();
@@ -213,6 +218,8 @@ impl Rest {
             }
             state.end = Some(End::Whole);
         }
+        self.changed.notify_all();
+        self.tell(Ok(()));
         if let (Some(role), Some(hosted)) = (self.role.upgrade(), self.hosted.upgrade()) {
             hosted
                 .lock()
@@ -222,35 +229,53 @@ impl Rest {
             role.tell(RunnerEvent::Followed { attempt });
         }
     }
-}
 
-impl State {
-    /// Pieces that came because they were asked for, or others: each of these waits to be put in its place.
-    fn queue(&mut self, first: bool) -> &mut VecDeque<PageSet> {
-        match first {
-            true => &mut self.first,
-            false => &mut self.waiting,
+    /// Tells whoever waits for pages how it ended.
+    fn tell(&self, end: Result<(), PageSourceError>) {
+        let sink = self.state().sink.as_ref().and_then(Weak::upgrade);
+        if let Some(sink) = sink {
+            sink.end(end);
         }
     }
 
+    /// Ends it if nothing comes for too long. Time in which this machine itself stood still does not count.
+    fn watch(self: &Arc<Self>) {
+        let goes_on = |state: &mut State| state.end.is_none();
+        loop {
+            let waited =
+                self.changed
+                    .wait_timeout_while(self.state(), FOLLOWED_LOOK_EVERY, goes_on);
+            let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if state.end.is_some() {
+                return;
+            }
+            state.quiet += FOLLOWED_LOOK_EVERY;
+            if state.quiet >= FOLLOWED_WITHIN {
+                drop(state);
+                let reason = format!("the source has sent nothing for {FOLLOWED_WITHIN:?}");
+                return self.broke(reason);
+            }
+        }
+    }
+}
+
+impl State {
     fn hang_up(&mut self) {
-        self.first.clear();
-        self.waiting.clear();
         self.breakers
             .drain(..)
             .for_each(|breaker| breaker.hang_up());
     }
 }
 
-/// Takes pages of a memory that follows its process, until the connection ends; of the main one, those that were asked for.
-pub(crate) fn follow(receiver: &mut Receiver, rest: &Arc<Rest>, is_main: bool) {
+/// Takes pages of a memory that follows its process, until the connection ends.
+pub(crate) fn follow(receiver: &mut Receiver, rest: &Arc<Rest>) {
     let why = loop {
         let taken = match receiver.receive().map_err(PumpError::from) {
             Ok(record) => match Record::read(record) {
-                Ok(Record::Pages(run, bytes)) => rest.came(run, Some(bytes), is_main),
+                Ok(Record::Pages(run, bytes)) => rest.came(run, Some(bytes)),
                 Ok(Record::Zeros(runs)) => {
                     let mut pieces = runs.iter().flat_map(|run| run.pieces(RECORD_PAGES));
-                    pieces.try_for_each(|run| rest.came(run, None, is_main))
+                    pieces.try_for_each(|run| rest.came(run, None))
                 }
                 Ok(_) => Err(PumpError::Malformed),
                 Err(error) => Err(error),
@@ -289,7 +314,7 @@ pub(crate) fn receive_lane(
         match rest {
             Some(rest) => {
                 rest.has(breaker);
-                follow(&mut receiver, &rest, false);
+                follow(&mut receiver, &rest);
             }
             None => breaker.hang_up(),
         }
@@ -318,56 +343,23 @@ impl PageSource for Following {
         })
     }
 
-    fn completed(&self, within: Duration) -> Result<Arrival, PageSourceError> {
-        let nothing = |state: &mut State| match &state.end {
-            Some(End::Broken { is_told, .. }) => !is_told,
-            Some(_) => false,
-            None => state.first.is_empty() && state.waiting.is_empty() && state.left.count() > 0,
+    fn connect(&self, sink: Weak<dyn PageSink>) {
+        let rest = &self.0;
+        let is_empty = {
+            let mut state = rest.state();
+            state.sink = Some(sink);
+            state.left.count() == 0
         };
-        let waited = self
-            .0
-            .changed
-            .wait_timeout_while(self.0.state(), within, nothing);
-        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-        match &state.end {
-            Some(End::Whole) => return Ok(Arrival::Done),
-            Some(End::Broken { is_told: false, .. }) => return Ok(Arrival::Nothing),
-            Some(End::Broken { reason, .. }) => {
-                return Err(PageSourceError::Gone {
-                    reason: reason.clone(),
-                });
-            }
-            Some(End::Closed) => {
-                return Err(PageSourceError::Gone {
-                    reason: "nobody needs them".into(),
-                });
-            }
-            None => {}
+        rest.changed.notify_all();
+        if is_empty {
+            return rest.is_whole();
         }
-        let pages = match state.first.pop_front() {
-            Some(pages) => Some(pages),
-            None => state.waiting.pop_front(),
-        };
-        if let Some(pages) = pages {
-            drop(state);
-            self.0.changed.notify_all();
-            return Ok(Arrival::Pages(pages));
+        let watched = Arc::clone(rest);
+        let started = thread::Builder::new()
+            .name("followed".into())
+            .spawn(move || watched.watch());
+        if let Err(error) = started {
+            rest.fail(format!("no thread could be started: {error}"));
         }
-        if state.left.count() == 0 {
-            drop(state);
-            self.0.is_whole();
-            return Ok(Arrival::Done);
-        }
-        if waited.timed_out() {
-            // Time in which this machine itself stood still does not count.
-            state.quiet += within;
-            if state.quiet >= FOLLOWED_WITHIN {
-                drop(state);
-                self.0.broke(format!(
-                    "the source has sent nothing for {FOLLOWED_WITHIN:?}"
-                ));
-            }
-        }
-        Ok(Arrival::Nothing)
     }
 }

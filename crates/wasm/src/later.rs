@@ -3,7 +3,7 @@
 //! ```text
 //!  guest ── touches ──► kernel ── touched ──► thread "touched" ── request ──► PageSource
 //!    ▲                                                                            │
-//!    └── goes on ◄── kernel ◄── give ── thread "followed" ◄────── completed ──────┘
+//!    └── goes on ◄── kernel ◄── give ◄────────── put ── whoever receives it ──────┘
 //! ```
 //!
 //! The kernel waits for no page in a system call: host calls touch what they give to it ([`Signals::lacks`]).
@@ -11,26 +11,29 @@
 //! its next poll stays in itself, since its host calls do nothing any more.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use sterna_process::{Arrival, MemoryError, PAGE_SIZE, PageRun, PageSet, PageSource, RegionId};
+use sterna_process::{
+    MemoryError, PAGE_SIZE, PageRun, PageSink, PageSource, PageSourceError, RegionId,
+};
 use sterna_sys::memory::{self, Reservation};
 use sterna_sys::missing::{self, MissingPages};
 
 use crate::pages::by_memory;
 use crate::stop::Signals;
 
-/// Between two looks at whether it is over.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Ends a guest whose pages will not come.
+type Lost = Box<dyn FnOnce() + Send>;
 
 /// What is still missing of a guest.
 pub(crate) struct Later {
     missing: MissingPages,
     rest: Box<dyn PageSource>,
     signals: Arc<Signals>,
+    lost: Mutex<Option<Lost>>,
     /// Nobody needs the pages any more, or they will not come.
     over: AtomicBool,
 }
@@ -67,27 +70,17 @@ impl Later {
                 .map_err(|error| system("have pages come later", io::Error::other(error)))?,
             rest,
             signals,
+            lost: Mutex::new(Some(Box::new(lost))),
             over: AtomicBool::new(false),
         });
         later.signals.lacks.store(true, Ordering::Release);
-        let started = |error| system("start a thread", error);
-        let (touched, followed) = (later.clone(), later.clone());
+        let touched = later.clone();
         thread::Builder::new()
             .name("touched".into())
             .spawn(move || touched.ask())
-            .map_err(started)?;
-        let followed = thread::Builder::new()
-            .name("followed".into())
-            .spawn(move || {
-                if !followed.take() {
-                    lost();
-                }
-                followed.give_up();
-            });
-        if let Err(error) = followed {
-            later.give_up();
-            return Err(started(error));
-        }
+            .map_err(|error| system("start a thread", error))?;
+        let sink: Weak<Later> = Arc::downgrade(&later);
+        later.rest.connect(sink);
         Ok(later)
     }
 
@@ -125,54 +118,36 @@ impl Later {
             }
         }
     }
+}
 
-    /// Takes what comes, until that is all; whether it is.
-    fn take(&self) -> bool {
-        while !self.is_over() {
-            match self.rest.completed(LOOK_EVERY) {
-                Ok(Arrival::Pages(pages)) => {
-                    if let Err(error) = self.put(&pages) {
-                        tracing::warn!(
-                            "pages that have come cannot be put in their place: {error}"
-                        );
-                        return false;
-                    }
-                }
-                Ok(Arrival::Nothing) => {}
-                Ok(Arrival::Done) => {
-                    self.signals.lacks.store(false, Ordering::Release);
-                    return true;
-                }
-                Err(_) => return false,
-            }
+impl PageSink for Later {
+    fn put(&self, run: PageRun, contents: Option<&[u8]>) -> Result<(), MemoryError> {
+        if self.is_over() {
+            return Ok(());
         }
-        false
+        let memory = run.region().0 as usize;
+        let (first, count) = (run.first(), run.count());
+        let put = match contents {
+            Some(bytes) => self.missing.give(memory, first, bytes),
+            None => self
+                .missing
+                .give_zeros(memory, memory::PageRun { first, count }),
+        };
+        put.map_err(|error| system("put pages into their place", error))
     }
 
-    fn put(&self, pages: &PageSet) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        for run in &pages.runs() {
-            bytes.clear();
-            for page in run.pages() {
-                bytes.extend_from_slice(
-                    pages
-                        .page(run.region(), page)
-                        .unwrap_or(&sterna_process::ZERO_PAGE),
-                );
-            }
-            let memory = run.region().0 as usize;
-            match bytes.iter().all(|byte| *byte == 0) {
-                true => self.missing.give_zeros(
-                    memory,
-                    memory::PageRun {
-                        first: run.first(),
-                        count: run.count(),
-                    },
-                )?,
-                false => self.missing.give(memory, run.first(), &bytes)?,
-            }
+    fn end(&self, end: Result<(), PageSourceError>) {
+        let lost = self
+            .lost
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        match (end, lost) {
+            (Ok(()), _) => self.signals.lacks.store(false, Ordering::Release),
+            (Err(_), Some(lost)) => lost(),
+            (Err(_), None) => {}
         }
-        Ok(())
+        self.give_up();
     }
 }
 

@@ -5,14 +5,15 @@
 //! *missing* ones are still at the source of a move (post-copy).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::program::{CODE, DATA, PAGE_WORDS, ToyProgram};
 use crate::memory::{
-    Arrival, Memory, MemoryError, MemoryLayout, PAGE_SIZE, PageSource, PageSourceError, Region,
+    Memory, MemoryError, MemoryLayout, PAGE_SIZE, PageSink, PageSource, PageSourceError, Region,
     RegionId,
 };
+use crate::pages::ZERO_PAGE;
 use crate::run::{PageRun, PageRuns};
 
 /// How long a reader waits for pages that are still at the source.
@@ -21,8 +22,19 @@ const ARRIVAL_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct ToyMemory {
     blocks: [Block; 2],
     tracking: AtomicBool,
-    /// Where missing pages come from. Held while one is fetched.
-    rest: Mutex<Option<Box<dyn PageSource>>>,
+    rest: Mutex<Rest>,
+    /// Some of them came, or will not.
+    came: Condvar,
+}
+
+/// Pages that are missing.
+enum Rest {
+    /// None.
+    Nothing,
+    /// They come from there.
+    Coming(Arc<dyn PageSource>),
+    /// They will not come, and why.
+    Lost(String),
 }
 
 /// One region.
@@ -65,7 +77,8 @@ impl ToyMemory {
         Ok(Self {
             blocks,
             tracking: AtomicBool::new(false),
-            rest: Mutex::new(None),
+            rest: Mutex::new(Rest::Nothing),
+            came: Condvar::new(),
         })
     }
 
@@ -132,45 +145,40 @@ impl ToyMemory {
     }
 
     /// From now on, the missing pages of `rest` come from there.
-    pub(super) fn attach(&self, rest: Box<dyn PageSource>) -> Result<(), MemoryError> {
+    pub(super) fn attach(self: &Arc<Self>, rest: Box<dyn PageSource>) -> Result<(), MemoryError> {
         self.each_flag(rest.missing(), |block, page| {
             block.missing[page].store(true, Ordering::Release)
         })?;
-        *self.rest() = Some(rest);
+        let rest: Arc<dyn PageSource> = Arc::from(rest);
+        *self.rest() = Rest::Coming(Arc::clone(&rest));
+        let sink: Weak<Self> = Arc::downgrade(self);
+        rest.connect(sink);
         Ok(())
     }
 
-    /// Takes in what arrives within the time; for pages that are wanted, asks before and waits only while
-    /// they are missing.
-    pub(super) fn fetch(
-        &self,
-        wanted: Option<PageRun>,
-        within: Duration,
-    ) -> Result<(), PageSourceError> {
-        let mut rest = self.rest();
-        if let Some(run) = wanted {
-            if !self.is_missing(run) {
-                return Ok(());
-            }
-            let Some(source) = rest.as_ref() else {
-                let reason = format!("it had sent all, but not {run}");
-                return Err(PageSourceError::Gone { reason });
-            };
-            source.request(&[run])?;
-        }
-        let Some(source) = rest.as_ref() else {
+    /// Whether pages are missing that will not come.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(*self.rest(), Rest::Lost(_))
+    }
+
+    /// Asks for pages, and waits while they are missing, at most for the time.
+    pub(super) fn fetch(&self, wanted: PageRun, within: Duration) -> Result<(), PageSourceError> {
+        let gone = |reason| Err(PageSourceError::Gone { reason });
+        if !self.is_missing(wanted) {
             return Ok(());
-        };
-        match source.completed(within)? {
-            Arrival::Pages(set) => {
-                for (region, page, contents) in set.iter() {
-                    self.take_in(region, page, contents);
-                }
-            }
-            Arrival::Nothing => {}
-            Arrival::Done => *rest = None,
         }
-        Ok(())
+        let source = match &*self.rest() {
+            Rest::Coming(source) => Arc::clone(source),
+            Rest::Lost(reason) => return gone(reason.clone()),
+            Rest::Nothing => return gone(format!("it had sent all, but not {wanted}")),
+        };
+        source.request(&[wanted])?;
+        let comes = |rest: &mut Rest| matches!(rest, Rest::Coming(_)) && self.is_missing(wanted);
+        let waited = self.came.wait_timeout_while(self.rest(), within, comes);
+        match &*waited.unwrap_or_else(PoisonError::into_inner).0 {
+            Rest::Lost(reason) => gone(reason.clone()),
+            Rest::Nothing | Rest::Coming(_) => Ok(()),
+        }
     }
 
     /// A page that arrives late must not overwrite what was written since it came the first time.
@@ -225,7 +233,7 @@ impl ToyMemory {
         Ok(())
     }
 
-    fn rest(&self) -> MutexGuard<'_, Option<Box<dyn PageSource>>> {
+    fn rest(&self) -> MutexGuard<'_, Rest> {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -294,6 +302,27 @@ impl Block {
     }
 }
 
+impl PageSink for ToyMemory {
+    fn put(&self, run: PageRun, contents: Option<&[u8]>) -> Result<(), MemoryError> {
+        for (number, page) in run.pages().enumerate() {
+            let contents = contents.map(|contents| &contents[number * PAGE_SIZE..][..PAGE_SIZE]);
+            self.take_in(run.region(), page, contents.unwrap_or(&ZERO_PAGE));
+        }
+        drop(self.rest());
+        self.came.notify_all();
+        Ok(())
+    }
+
+    fn end(&self, end: Result<(), PageSourceError>) {
+        *self.rest() = match end {
+            Ok(()) => Rest::Nothing,
+            Err(PageSourceError::Gone { reason }) => Rest::Lost(reason),
+            Err(error) => Rest::Lost(error.to_string()),
+        };
+        self.came.notify_all();
+    }
+}
+
 impl Memory for ToyMemory {
     fn layout(&self) -> MemoryLayout {
         let now = |block: &Block| Region {
@@ -316,7 +345,7 @@ impl Memory for ToyMemory {
                     let reason = format!("no answer in {ARRIVAL_WITHIN:?}");
                     return Err(MemoryError::Rest(PageSourceError::Gone { reason }));
                 }
-                self.fetch(Some(run), left).map_err(MemoryError::Rest)?;
+                self.fetch(run, left).map_err(MemoryError::Rest)?;
             }
             run.pages()
                 .zip(&mut buffer)

@@ -190,7 +190,7 @@ impl Seat {
             if stops || accounts {
                 let total = (before + clock()).as_nanos().try_into().unwrap_or(u64::MAX);
                 self.cpu_ns.store(total, Ordering::Relaxed);
-                if accounts && self.memory.fetch(None, Duration::ZERO).is_err() {
+                if accounts && self.memory.is_lost() {
                     return self.end(self.trap(PAGES_LOST));
                 }
             }
@@ -257,7 +257,7 @@ impl Seat {
             }
             Wait::Page(page) => {
                 let within = Duration::from_millis(WAIT_MS.into());
-                if self.memory.fetch(Some(*page), within).is_err() {
+                if self.memory.fetch(*page, within).is_err() {
                     return Err(self.trap(PAGES_LOST));
                 }
             }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -184,17 +184,19 @@ fn pre_copy(running: Running, next: Toy, output: &Output) -> Running {
 struct Near {
     memory: Arc<dyn Memory>,
     missing: PageRuns,
-    state: Mutex<(PageRuns, PageRuns)>, // requested, and not yet sent
+    /// Not yet sent.
+    left: Mutex<PageRuns>,
+    sink: OnceLock<Weak<dyn PageSink>>,
 }
 
 impl Near {
     fn new(memory: Arc<dyn Memory>) -> Self {
         let missing = memory.changed().unwrap();
-        let state = Mutex::new((PageRuns::new(), missing.clone()));
         Self {
             memory,
+            left: Mutex::new(missing.clone()),
             missing,
-            state,
+            sink: OnceLock::new(),
         }
     }
 }
@@ -205,26 +207,37 @@ impl PageSource for Near {
     }
 
     fn request(&self, runs: &[PageRun]) -> Result<(), PageSourceError> {
-        self.state.lock().unwrap().0.extend(runs.iter().copied());
-        Ok(())
-    }
-
-    fn completed(&self, _within: Duration) -> Result<Arrival, PageSourceError> {
-        let mut state = self.state.lock().unwrap();
-        let (requested, left) = &mut *state;
-        if left.is_empty() {
-            return Ok(Arrival::Done);
-        }
-        let wanted = requested.difference(&requested.difference(left)); // requested and not yet sent
-        *requested = PageRuns::new();
+        let requested: PageRuns = runs.iter().copied().collect();
+        let mut left = self.left.lock().unwrap();
+        let wanted = requested.difference(&requested.difference(&left)); // requested and not yet sent
         let unasked = left
             .last()
             .and_then(|last| PageRun::page(last.region(), last.end() - 1));
         let sent: PageRuns = wanted.iter().copied().chain(unasked).collect();
         *left = left.difference(&sent);
-        Ok(Arrival::Pages(
-            PageSet::read_from(&*self.memory, &sent).unwrap(),
-        ))
+        let sink = self.sink.get().and_then(Weak::upgrade).unwrap();
+        for &run in sent.iter() {
+            let mut contents = vec![0; run.bytes() as usize];
+            self.memory.read(&[run], &mut contents).unwrap();
+            let contents = contents
+                .iter()
+                .any(|byte| *byte != 0)
+                .then_some(&contents[..]);
+            sink.put(run, contents).unwrap();
+        }
+        if left.is_empty() && !sent.is_empty() {
+            sink.end(Ok(()));
+        }
+        Ok(())
+    }
+
+    fn connect(&self, sink: Weak<dyn PageSink>) {
+        if self.missing.is_empty()
+            && let Some(sink) = sink.upgrade()
+        {
+            sink.end(Ok(()));
+        }
+        self.sink.set(sink).unwrap();
     }
 }
 
