@@ -14,7 +14,8 @@
 //! - `driver`: the one task that holds the machines of moves and carries out what they want; `input`: what it hears of;
 //!   `admission`: who may come
 //! - `runner`: starting a runner, finding one that outlived the last service, noticing its death
-//! - `channels`: connections for image and pages; `programs`: modules that other nodes have
+//! - `channels`: connections for image and pages; `programs`: modules that other nodes have; `ahead`: made ready before they are
+//!   needed
 //! - `bindings`: what an arriving process may be bound to; `copies`: directories that go along, `travels`: how
 //! - `draining`: the node is emptied before its machine goes
 //! - `attaching`: clients of processes, by way of their ingresses; `ports`: these move to other nodes
@@ -28,6 +29,7 @@
 //!   `chronicle`: events on disk; `journal`: files to which records are added
 
 mod admission;
+mod ahead;
 mod answers;
 mod attaching;
 mod begin;
@@ -99,6 +101,8 @@ pub(crate) struct Hosting {
     exports: Exports,
     copies: Arc<Copies>,
     stores: Stores,
+    /// Whether programs of other nodes' processes are made ready before any of these comes.
+    pub(crate) prepares: bool,
     /// The node's.
     name: String,
     folder: PathBuf,
@@ -155,6 +159,7 @@ impl Hosting {
                 workshop,
             )),
             stores,
+            prepares: false,
             name,
             folder,
             inputs,

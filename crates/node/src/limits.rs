@@ -133,6 +133,8 @@ pub const CHANNELS_WAITING_MAX: usize = 64;
 pub const CHANNELS_UNNAMED_MAX: usize = 64;
 /// Reports of moves that have ended, kept for those who ask.
 pub const REPORTS_MAX: usize = 1024;
+/// Between two looks at which programs other nodes' processes have, where these are made ready ahead.
+pub const PREPARE_EVERY: Duration = Duration::from_secs(2);
 /// Events that are kept.
 pub const EVENTS_MAX: usize = 4096;
 /// Longest event, in bytes; its text is cut to a half of that.

@@ -54,6 +54,8 @@ pub struct Options {
     pub stores: Vec<StoreAt>,
     /// What it needs to host processes; without, it hosts none.
     pub workshop: Option<Arc<dyn Workshop>>,
+    /// Whether it makes programs of other nodes' processes ready before any of these comes.
+    pub prepares: bool,
     /// The etcd that the registry is to be in; otherwise it is a file of the first node of the cluster. A node that
     /// joins another takes what that one's cluster has.
     pub registry: Option<EtcdAddress>,
@@ -280,7 +282,10 @@ impl Node {
         let hosting = workshop.map(|workshop| {
             let ingress = Ingress::new(bound.ip());
             let given = (exports, stores);
-            Hosting::new(workshop, given, copies, ingress, place)
+            Hosting {
+                prepares: options.prepares,
+                ..Hosting::new(workshop, given, copies, ingress, place)
+            }
         });
         if let (Some(hosting), Ok(bound)) = (&hosting, pages.local_addr()) {
             hosting.channels.set_port(bound.port());

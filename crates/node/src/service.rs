@@ -462,6 +462,9 @@ impl Service {
             tasks.spawn(Arc::clone(&self).sweep_snapshots(Arc::clone(hosting)));
             tasks.spawn(Arc::clone(&self).watch_ports(Arc::clone(hosting)));
             tasks.spawn(Arc::clone(&self).accept_pages(pages));
+            if hosting.prepares {
+                tasks.spawn(Arc::clone(&self).prepare_ahead(Arc::clone(hosting)));
+            }
         }
         let mut stop = self.stop.subscribe();
         let _ = stop.wait_for(|stop| *stop).await;

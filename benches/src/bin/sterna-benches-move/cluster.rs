@@ -42,6 +42,21 @@ pub(crate) struct Node {
 impl Cluster {
     /// So many nodes, each with empty caches; the first has the registry, or an etcd of this address.
     pub(crate) fn start(plan: &Plan, count: usize, etcd: Option<&str>) -> Result<Cluster> {
+        let registry = etcd.map(|etcd| ["--registry", etcd]);
+        let registry = registry.as_ref().map_or(&[][..], <[_; 2]>::as_slice);
+        Self::start_so(
+            plan,
+            count,
+            |number| if number == 0 { registry } else { &[] },
+        )
+    }
+
+    /// Each with options of its own.
+    pub(crate) fn start_so<'a>(
+        plan: &Plan,
+        count: usize,
+        options: impl Fn(usize) -> &'a [&'a str],
+    ) -> Result<Cluster> {
         let folder = TempDir::new()?;
         let mut cluster = Cluster {
             nodes: Vec::new(),
@@ -50,8 +65,8 @@ impl Cluster {
         for number in 0..count {
             let folder = cluster._folder.path().join(format!("node-{number}"));
             fs::create_dir(&folder)?;
-            let etcd = etcd.filter(|_| number == 0);
-            let node = Node::start(&plan.sterna, &folder, &format!("node-{number}"), etcd)?;
+            let name = format!("node-{number}");
+            let node = Node::start(&plan.sterna, &folder, &name, options(number))?;
             if let Some(first) = cluster.nodes.first() {
                 node.join(first)?;
             }
@@ -132,16 +147,14 @@ fn add_up(report: &MoveReport) -> Result<()> {
 }
 
 impl Node {
-    fn start(sterna: &Path, folder: &Path, name: &str, etcd: Option<&str>) -> Result<Node> {
+    fn start(sterna: &Path, folder: &Path, name: &str, options: &[&str]) -> Result<Node> {
         let errors = File::create(folder.join("errors"))?;
         let mut command = command(sterna, folder);
         command
             .args(["node", "start", "--bind", "127.0.0.1:0", "--name", name])
+            .args(options)
             .stdout(Stdio::null())
             .stderr(errors);
-        if let Some(etcd) = etcd {
-            command.args(["--registry", etcd]);
-        }
         let mut child = command.spawn().context("could not start a node")?;
         let until = Instant::now() + READY_WITHIN;
         loop {

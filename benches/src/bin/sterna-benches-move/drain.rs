@@ -3,7 +3,8 @@
 //! Most wait, as processes do, and some compute without a pause, so that the processors are busy before the drain begins. The
 //! registry, and the ports of servers, are at a node that is not drained.
 
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -11,7 +12,7 @@ use sterna_benches::measure::{median, quantile};
 use sterna_benches::table::{Cell, Table};
 
 use crate::Plan;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Node};
 use crate::moves::command;
 
 /// Drains that are measured, after one into empty caches.
@@ -19,6 +20,8 @@ const DRAINS_MAX: usize = 5;
 /// Seconds that a drain may take.
 const WANTED_S: f64 = 5.0;
 const WITHIN: &str = "120s";
+/// For a node to make all programs ready.
+const PREPARED_WITHIN: Duration = Duration::from_secs(180);
 
 const LUA: &str = "local t = {} for k = 1, 2048 do local c = {} for i = 1, 1024 do c[i] = k * i + 0.5 end t[k] = c end \
                    print('full') io.stdout:flush() for line in io.lines() do t[1][#line % 1024 + 1] = #line end";
@@ -75,6 +78,11 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
         return Ok(None);
     };
     let first = drain(&cluster, 1, processes)?;
+    drop(cluster);
+    let cluster = Cluster::start_so(plan, 3, |_| &["--prepare"])?;
+    start_all(&cluster, plan)?;
+    wait_until_prepared(&cluster.nodes[2])?;
+    let prepared = drain(&cluster, 1, processes)?;
     let drains = plan.rounds.min(DRAINS_MAX);
     let later = (0..drains)
         .map(|number| drain(&cluster, 2 - number % 2, processes))
@@ -83,7 +91,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
     let note = format!(
         "{} processes with 32 MiB each: {}. Seconds of `sterna drain`, its \
          own start included, until all are at another node; milliseconds in which nobody executed a process. First into empty \
-         caches, then {drains} times.",
+         caches; the first time to a node that was started with --prepare; then {drains} times.",
         processes,
         counts.join(", ")
     );
@@ -98,6 +106,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Option<Table>> {
     ];
     let mut table = Table::new("A node is emptied", &note, &columns);
     table.row("first", row(&[first]));
+    table.row("first, prepared", row(&[prepared]));
     table.row("again", row(&later));
     Ok(Some(table))
 }
@@ -149,6 +158,28 @@ fn start_all(cluster: &Cluster, plan: &Plan) -> Result<Option<usize>> {
         node.run(&["resume", process])?;
     }
     Ok(Some(processes.len()))
+}
+
+/// Waits until all programs of the mix are compiled at a node.
+fn wait_until_prepared(node: &Node) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let listed: Value = serde_json::from_slice(&node.run(&["programs", "ls", "--json"])?)?;
+        let rows = listed.as_array().context("no list of programs")?;
+        let ready = rows.iter().filter(|row| row["usable"] == true);
+        if ready.count() == MIX.len() {
+            eprintln!(
+                "all programs are ready after {:.0} s",
+                begun.elapsed().as_secs_f64()
+            );
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < PREPARED_WITHIN,
+            "programs are not made ready: {listed}"
+        );
+        thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// Empties a node, and lets it take processes again.

@@ -44,6 +44,7 @@ pub(super) fn options(data: &Path, name: &str) -> Options {
         confined: Confinement::default(),
         exports: Vec::new(),
         copies_bytes_max: None,
+        prepares: false,
         stores: Vec::new(),
         workshop: None,
         registry: None,

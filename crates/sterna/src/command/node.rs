@@ -77,6 +77,10 @@ struct Start {
     /// $AZURE_STORAGE_ACCOUNT_KEY; $GOOGLE_APPLICATION_CREDENTIALS.
     #[arg(long, value_name = "NAME=URL")]
     store: Vec<StoreAt>,
+    /// Get and compile programs of other nodes' processes in quiet times, before any of these comes: then a node that is drained
+    /// to this one need not wait for that.
+    #[arg(long)]
+    prepare: bool,
     /// On SIGTERM, SIGINT or SIGHUP do not end at once, but move processes to other nodes first, and the registry if it is
     /// here: `drain`, or with the time that there is for that, `drain=1m` [default time: 30s]. A second signal ends the
     /// node at once.
@@ -96,7 +100,7 @@ Examples:
   sterna node start
   sterna node start --bind '[::]:7400' --advertise 203.0.113.5:7400
   sterna node start --data /tmp/second --bind 127.0.0.1:0     a second node on one machine
-  sterna node start --on-signal drain=2m
+  sterna node start --prepare --on-signal drain=2m
   sterna node start --systemd && systemctl --user enable --now sterna-node
   AWS_REGION=eu-central-1 sterna node start --store backup=s3://bucket/snapshots
 
@@ -203,6 +207,7 @@ impl Start {
             confinement: doctor::confinement(),
             exports: self.export,
             copies_bytes_max: self.copies,
+            prepares: self.prepare,
             stores: self.store,
             confined: Confinement::default(),
             workshop: None,
@@ -271,6 +276,7 @@ impl Start {
             words.extend(["--export".to_owned(), quoted(Path::new(&word))?]);
         }
         words.extend(self.copies.map(|bytes| format!("--copies {bytes}")));
+        words.extend(self.prepare.then(|| "--prepare".to_owned()));
         for store in &self.store {
             let word = store.to_string();
             words.extend(["--store".to_owned(), quoted(Path::new(&word))?]);

@@ -240,6 +240,7 @@ fn native_code_and_directories_that_a_member_offers_are_not_taken() {
             confinement: "none".into(),
             exports: Vec::new(),
             copies_bytes_max: None,
+            prepares: false,
             workshop: Some(Arc::new(Forger(forged.into()))),
             registry: None,
             stores: Vec::new(),

@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::cluster::{Cluster, start_with};
+use crate::cluster::{Cluster, How, Node, start_with};
 use crate::world::{World, guest, until};
 
 const LUA_FOREVER: &str =
@@ -331,10 +331,43 @@ fn the_unit_gives_a_node_time_to_drain() {
         unit.contains("\nKillMode=process\nTimeoutStopSec=150\n"),
         "{unit}"
     );
-    let unit = world.ask(["node", "start", "--systemd=-"]).ok();
+    let unit = world
+        .ask(["node", "start", "--prepare", "--systemd=-"])
+        .ok();
+    assert!(unit.contains(" --prepare\n"), "{unit}");
     assert!(!unit.contains("TimeoutStopSec"), "{unit}");
     assert!(
         fs::read_dir(world.path("own")).is_err(),
         "nothing was started"
     );
+}
+
+#[test]
+fn a_node_that_prepares_has_programs_before_their_processes_come() {
+    let world = World::new();
+    let cache = world.path("cache of two").to_str().unwrap().to_owned();
+    let how = How {
+        options: vec!["--prepare".into()],
+        environment: vec![("STERNA_CACHE_DIR".into(), cache.clone())],
+        ..How::default()
+    };
+    let one = Node::start(&world, "one", "127.0.0.1:0");
+    let two = Node::start_so(&world, "two", "127.0.0.1:0", how);
+    two.join(&world, &one.invite(&world)).ok();
+    let lua = guest("lua");
+    let run = ["run", "--detach", "--name", "p", &lua, "-e", LUA_FOREVER];
+    one.ok(&world, &run);
+    until("it has the program", || {
+        let mut list = world.command(["programs", "ls", "--json"]);
+        let listed = list.env("STERNA_CACHE_DIR", &cache).output().unwrap();
+        let listed: Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
+        let rows = listed.as_array().map_or(&[][..], Vec::as_slice);
+        rows.iter().any(|row| row["usable"] == true)
+    });
+    let told = one.ok(&world, &["drain", "one", "--json"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(fate(&told, "p")["fate"], "moved", "{told}");
+    two.ok(&world, &["kill", "p"]);
+    one.stop(&world);
+    two.stop(&world);
 }
