@@ -88,6 +88,7 @@ use copies::Copies;
 use draining::Draining;
 use input::Input;
 use known::Known;
+use logs::LogFiles;
 use news::News;
 use programs::Programs;
 pub(crate) use runner::{runner_errors, runner_socket};
@@ -120,6 +121,7 @@ pub(crate) struct Hosting {
     attaching: Attaching,
     news: News,
     known: Known,
+    logs: Arc<LogFiles>,
     log_marks: Arc<logs::Marks>,
     draining: Draining,
     programs: Programs,
@@ -150,6 +152,7 @@ impl Hosting {
     ) -> Self {
         let (inputs, from_all) = mpsc::channel(INPUTS_WAITING_MAX);
         let (news, known) = (News::in_folder(&folder), Known::in_folder(&folder));
+        let logs = folder.join("logs");
         Self {
             workshop: Arc::clone(&workshop),
             exports,
@@ -172,6 +175,7 @@ impl Hosting {
             attaching: Attaching::default(),
             news,
             known,
+            logs: Arc::new(LogFiles::in_folder(logs)),
             log_marks: Arc::default(),
             draining: Draining::default(),
             programs: Programs::default(),

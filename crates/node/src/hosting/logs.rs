@@ -1,22 +1,23 @@
 //! The output of processes, wherever it was written.
 //!
 //! ```text
-//! DATA/hosting/logs/PROCESS/EPOCH      what was written here from that epoch on
+//! DATA/hosting/logs/PROCESS.EPOCH      what was written here from that epoch on
 //! ```
 //!
 //! The output of a process is one sequence of bytes. Each node on which it was has a part of it, and a part's header
 //! says from which node the process came, where the part before is. What cannot be had is named, never left out.
 
+mod files;
 mod marks;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use sterna_migration::{Life, NodeId};
-use sterna_process::{Epoch, ProcessId};
+use sterna_process::ProcessId;
 use sterna_runner::log::LogReader;
 use tokio::time::{Instant, sleep};
 
@@ -26,12 +27,8 @@ use crate::message::{
     Failure, FailureKind, HostingReply, HostingRequest, LogPage, Missing, RegistryRequest, Reply,
 };
 use crate::service::Service;
+pub(super) use files::LogFiles;
 pub(super) use marks::Marks;
-
-/// The log of a process from an epoch on.
-pub(super) fn file_of(folder: &Path, epoch: Epoch) -> PathBuf {
-    folder.join(format!("{:020}", epoch.0))
-}
 
 /// A part of a log on this node.
 struct Part {
@@ -61,13 +58,9 @@ enum Had {
 }
 
 impl Hosting {
-    pub(super) fn log_folder(&self, process: ProcessId) -> PathBuf {
-        self.folder.join("logs").join(process.to_string())
-    }
-
     async fn had(&self, process: ProcessId, after: u64) -> Result<Had, Failure> {
-        let (folder, marks) = (self.log_folder(process), Arc::clone(&self.log_marks));
-        let had = blocking(move || had(&folder, after, &marks)).await?;
+        let (files, marks) = (self.logs.of(process), Arc::clone(&self.log_marks));
+        let had = blocking(move || had(&files, after, &marks)).await?;
         had.map_err(|error| Failure::refused(format!("the log could not be read: {error}")))
     }
 
@@ -102,8 +95,8 @@ fn missing(from: u64, to: u64, node: Option<NodeId>, why: &str) -> Missing {
     }
 }
 
-fn had(folder: &Path, after: u64, marks: &Marks) -> io::Result<Had> {
-    let parts = parts(folder)?;
+fn had(files: &[PathBuf], after: u64, marks: &Marks) -> io::Result<Had> {
+    let parts = parts(files)?;
     let later = parts.iter().find(|part| part.start > after);
     let later = later.map(|part| (part.start, part.reader.header().came_from));
     let holding = parts.into_iter().rev().find(|part| part.start <= after);
@@ -154,17 +147,16 @@ fn had(folder: &Path, after: u64, marks: &Marks) -> io::Result<Had> {
     }
 }
 
-/// The parts in a folder, in their order.
-fn parts(folder: &Path) -> io::Result<Vec<Part>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
+/// The parts in some files, in their order.
+fn parts(files: &[PathBuf]) -> io::Result<Vec<Part>> {
     let mut parts = Vec::new();
-    for entry in entries {
+    for path in files {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file?,
+        };
         // One that has not begun is empty.
-        if let Ok(reader) = LogReader::open(File::open(entry?.path())?) {
+        if let Ok(reader) = LogReader::open(file) {
             let start = reader.header().start;
             parts.push(Part { reader, start });
         }
@@ -181,22 +173,6 @@ fn parts(folder: &Path) -> io::Result<Vec<Part>> {
     Ok(parts)
 }
 
-/// Processes whose output lies in a folder of logs and was not written to for some time.
-fn idle_logs(folder: &Path) -> Vec<(ProcessId, PathBuf)> {
-    let idle = |path: &Path| {
-        let files = fs::read_dir(path).ok()?;
-        let times = files.filter_map(|file| file.ok()?.metadata().ok()?.modified().ok());
-        let last = times.max().unwrap_or(SystemTime::UNIX_EPOCH);
-        Some(last.elapsed().unwrap_or_default() > SWEEP_AFTER)
-    };
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let logs = entries.filter_map(|entry| {
-        let process = entry.file_name().to_str()?.parse().ok()?;
-        idle(&entry.path())?.then(|| (process, entry.path()))
-    });
-    logs.collect()
-}
-
 /// Takes away what is written from a byte on: there a later part begins.
 fn cut(page: &mut LogPage, end: u64) {
     page.records.retain(|record| record.offset < end);
@@ -210,14 +186,13 @@ fn cut(page: &mut LogPage, end: u64) {
 impl Service {
     /// Removes what was written by processes of which nobody knows any more.
     pub(super) async fn sweep_logs(&self, hosting: &Hosting) {
-        let folder = hosting.folder.join("logs");
-        let idle = blocking(move || idle_logs(&folder))
-            .await
-            .unwrap_or_default();
-        for (process, path) in idle {
+        let logs = Arc::clone(&hosting.logs);
+        let idle = blocking(move || logs.idle(SWEEP_AFTER)).await;
+        for process in idle.unwrap_or_default() {
             let request = RegistryRequest::Process { process };
             if let Ok(Reply::Process(None)) = self.ask_registry(request).await {
-                let _ = blocking(move || fs::remove_dir_all(path)).await;
+                let logs = Arc::clone(&hosting.logs);
+                let _ = blocking(move || logs.remove(process)).await;
             }
         }
     }
@@ -333,6 +308,9 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use sterna_process::Epoch;
     use sterna_runner::log::{LogHeader, LogWriter, Stream};
 
     use super::*;
@@ -353,14 +331,14 @@ mod tests {
             start: 0,
             came_from: None,
         };
-        let path = file_of(folder.path(), header.epoch);
+        let path = folder.path().join("log");
         let mut log = LogWriter::begin(File::create(&path).unwrap(), &header).unwrap();
         let line = [b'x'; 400];
         let lines = 20 * LOG_PAGE_BYTES / line.len();
         (0..lines).for_each(|_| log.write(Stream::Output, &line).unwrap());
         let whole = fs::metadata(&path).unwrap().len();
         let read = |marks: &Marks, mut after| {
-            while let Had::Page(page) = had(folder.path(), after, marks).unwrap()
+            while let Had::Page(page) = had(&[path.clone()], after, marks).unwrap()
                 && !page.records.is_empty()
             {
                 assert_eq!(page.records[0].offset, after);

@@ -280,9 +280,6 @@ impl Hosting {
         let _ = self.ask(Order::Drop { process, move_id }, Vec::new()).await;
         self.tell(Input::NotStarted { process }).await;
         self.forget(process);
-        let folder = self.log_folder(process);
-        let _ = std::fs::remove_file(super::logs::file_of(&folder, log_epoch));
-        // Only if nothing else of it is here.
-        let _ = std::fs::remove_dir(folder);
+        self.logs.remove_one(process, log_epoch);
     }
 }

@@ -1,8 +1,6 @@
 //! From an order to a process: its record and name first, then the process itself.
 
-use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use sterna_migration::{Event, NodeId, Record, RunnerEvent};
@@ -10,7 +8,6 @@ use sterna_process::{Epoch, Exit, ProcessId, State, Stats};
 use sterna_runner::message::{Ended, Order, Place, Spawn};
 
 use super::input::Input;
-use super::runner::make_folder;
 use super::{Hosting, bindings, blocking};
 use crate::message::{
     Belongings, BindingSort, EventSort, Failure, FailureKind, HostingReply, HostingRequest, Listen,
@@ -259,15 +256,7 @@ impl Hosting {
         if let Some(reason) = self.closed() {
             return Err(Failure::refused(reason));
         }
-        let folder = self.log_folder(process);
-        let log = make_folder(&folder).and_then(|()| {
-            let mut options = OpenOptions::new();
-            options.create(true).append(true).mode(0o600);
-            // Of an attempt that did not come to anything.
-            let path = super::logs::file_of(&folder, epoch);
-            let _ = std::fs::remove_file(&path);
-            options.open(path)
-        });
+        let log = self.logs.begin(process, epoch);
         let log = log.map_err(|error| {
             Failure::refused(format!(
                 "the node could not make a log for the process: {error}"
@@ -320,7 +309,7 @@ impl Hosting {
         };
         self.ended().insert(process, ended);
         self.forget(process);
-        let _ = std::fs::remove_dir_all(self.log_folder(process));
+        self.logs.remove(process);
         self.uncopy(process).await;
         self.tell(Input::Event(Event::Runner(RunnerEvent::Exited { process })))
             .await;
