@@ -58,7 +58,8 @@ pub enum Life {
     Alive,
     /// It has ended by itself, or was killed.
     Ended,
-    /// Its owner's runner died, and it with it. Only the owner says so: silence never means this.
+    /// Its owner's runner died, and it with it, as only the owner says; or its owner was removed from the cluster, as a user
+    /// says. Silence never means this.
     Lost,
     /// It is in a file and nowhere else. The seal is of the grant that [the file](Grant::of_file) gives: who has
     /// the file goes on from it, one time. Older files of the same process have another one.

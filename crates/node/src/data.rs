@@ -8,7 +8,7 @@
 //! registry.incoming, registry.part   one that comes from another node, until that node hands it over
 //! cluster         otherwise: who does, and the nodes as they were last known
 //! control.sock    where the commands of this machine reach it
-//! hosting/        where its runner listens, and the output of processes
+//! hosting/        where its runner listens, the output of processes, and how they began
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};

@@ -73,6 +73,8 @@ pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
         RegistryMoved, RegistryRestore, RegistryStatus, RegistryTake, Remove, Status, Stop,
     };
     match (authority, request) {
+        // It lets go of what was given up with it.
+        (Removed(_), Registry(crate::message::RegistryRequest::Record { .. })) => Ok(()),
         (Removed(_), _) => Err(Failure::new(
             FailureKind::Removed,
             "this node was removed from the cluster; to come back it has to be a new node: \
@@ -213,6 +215,12 @@ mod tests {
                 "ms",
             ),
             (Request::Registry(RegistryRequest::Roster { after: 0 }), "m"),
+            (
+                Request::Registry(RegistryRequest::Record {
+                    process: ProcessId::from_bytes([1; 16]),
+                }),
+                "mr",
+            ),
             (Request::Hosting(HostingRequest::Held), "lm"),
             (Request::Hosting(HostingRequest::List { ended: false }), "l"),
             (Request::Hosting(HostingRequest::Rooms), "l"),

@@ -134,7 +134,9 @@ pub const CHANNELS_UNNAMED_MAX: usize = 64;
 /// Reports of moves that have ended, kept for those who ask.
 pub const REPORTS_MAX: usize = 1024;
 /// Between two looks at which programs other nodes' processes have, where these are made ready ahead.
-pub const PREPARE_EVERY: Duration = Duration::from_secs(2);
+pub const PREPARE_EVERY: Duration = Duration::from_secs(5);
+/// Programs that are made ready so at one time.
+pub const PREPARED_MAX: usize = 256;
 /// Events that are kept.
 pub const EVENTS_MAX: usize = 4096;
 /// Longest event, in bytes; its text is cut to a half of that.

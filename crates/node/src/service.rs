@@ -286,6 +286,7 @@ impl Service {
             .map_err(|error: crate::ticket::ParseTicketError| wrong(error.to_string()))?;
         let _alone = self.joining.lock().await;
         self.may_join(&ticket)?;
+        self.has_none().await?;
         let request = Request::Admit {
             secret: ticket.secret,
             candidate: self.about.clone(),
@@ -334,6 +335,25 @@ impl Service {
             count => Err(Failure::refused(format!(
                 "this node belongs to a cluster of {count} already, and can be in one only: \
                  start another node, with a data directory of its own"
+            ))),
+        }
+    }
+
+    /// The other cluster would know nothing of processes that are here.
+    async fn has_none(&self) -> Result<(), Failure> {
+        let Reply::RegistryStatus(status) = self.ask_registry(RegistryRequest::Status).await?
+        else {
+            return Err(Failure::refused("the registry answers another question"));
+        };
+        match status.alive {
+            0 => Ok(()),
+            1 => Err(Failure::refused(
+                "a process runs on this node, which would not be the other cluster's: end it or freeze it into a file, and join \
+                 then",
+            )),
+            count => Err(Failure::refused(format!(
+                "{count} processes run on this node, which would not be the other cluster's: end them or freeze them into \
+                 files, and join then"
             ))),
         }
     }

@@ -248,7 +248,10 @@ pub trait PageSource: Send + Sync {
     fn request(&self, runs: &[PageRun]) -> Result<(), PageSourceError>;
 
     /// Says where pages go, requested ones and others that come unasked. Until then none arrive.
-    fn connect(&self, sink: Weak<dyn PageSink>);
+    ///
+    /// # Errors
+    /// If the other side is gone.
+    fn connect(&self, sink: Weak<dyn PageSink>) -> Result<(), PageSourceError>;
 }
 
 /// Where pages go that come after their process. Whoever receives a page puts it into its place itself: a guest waits for it.
@@ -259,7 +262,8 @@ pub trait PageSink: Send + Sync {
     /// If the operating system refuses. The process cannot go on then.
     fn put(&self, run: PageRun, contents: Option<&[u8]>) -> Result<(), MemoryError>;
 
-    /// Called once: all missing pages are in their place; or the other side is gone, and they will not come.
+    /// Called at most once: all missing pages are in their place, and nobody puts any more; or some will not come, while others
+    /// may still be put. Not called if the process is let go of before.
     fn end(&self, end: Result<(), PageSourceError>);
 }
 

@@ -6,7 +6,7 @@
 //!                     lanes: all others, from the last page on that was asked for ──► target
 //! ```
 //!
-//! While somebody waits for page after page, the lanes hold back ([`SHARE`]): both runners' processors are what each of these
+//! While somebody waits for page after page, the lanes hold back ([`HELD_BACK_SHARE`]): both runners' processors are what each of these
 //! pages needs. Not for ever, so that there is an end.
 //!
 //! Source: M. R. Hines, U. Deshpande, K. Gopalan, *Post-Copy Live Migration of Virtual Machines*, ACM SIGOPS Operating Systems
@@ -23,14 +23,11 @@ use crate::channel::{Breaker, ChannelError, Sender};
 use crate::fault::{self, Midway};
 use crate::leaving::{Outgoing, chain};
 use crate::left::Left;
-use crate::limits::{AHEAD_PAGES, BEHIND_PAGES, HELD_BACK_MAX, LANE_WITHIN};
+use crate::limits::{
+    AHEAD_PAGES, ASKS_FOR, BEHIND_PAGES, HELD_BACK_MAX, HELD_BACK_PAGES, HELD_BACK_SHARE, HOLD_MAX,
+    LANE_WITHIN,
+};
 use crate::pump::{self, PumpError, RECORD_PAGES};
-
-/// A process that has asked for a page will ask for more, for so long.
-const ASKS_FOR: Duration = Duration::from_millis(2);
-/// Then lanes send one part of so many of the time, and pages in small pieces.
-const SHARE: u32 = 4;
-const PIECE_PAGES: u64 = 16;
 
 /// What is still to go of a process that stands still.
 pub(crate) struct Following {
@@ -106,19 +103,20 @@ impl Following {
 
     /// Sends what somebody waits for, and what lies around it.
     pub(crate) fn answer(&self, to: &mut Sender, wanted: &[PageRun]) -> Result<(), PumpError> {
+        self.is_asked();
         for run in wanted {
             let (page, around) = self.left().ask(*run);
             self.send(to, page)?;
             self.send(to, around)?;
         }
-        let now_us = self
-            .begun
-            .elapsed()
-            .as_micros()
-            .try_into()
-            .unwrap_or(u64::MAX);
-        self.asked_us.store(now_us, Ordering::Relaxed);
+        self.is_asked();
         Ok(())
+    }
+
+    fn is_asked(&self) {
+        let now_us = self.begun.elapsed().as_micros();
+        let now_us = now_us.try_into().unwrap_or(u64::MAX);
+        self.asked_us.store(now_us, Ordering::Relaxed);
     }
 
     /// Whether somebody waits for page after page, and others do not go as fast as they could.
@@ -157,7 +155,11 @@ impl Following {
         loop {
             outgoing.wait_for(self.early());
             let (held_back, begun) = (self.holds_back(), Instant::now());
-            let pages_max = if held_back { PIECE_PAGES } else { RECORD_PAGES };
+            let pages_max = if held_back {
+                HELD_BACK_PAGES
+            } else {
+                RECORD_PAGES
+            };
             let Some(run) = self.next(pages_max) else {
                 return;
             };
@@ -174,7 +176,8 @@ impl Following {
                 }
             }
             if held_back {
-                outgoing.wait_for(begun.elapsed() * (SHARE - 1));
+                let pause = begun.elapsed() * (HELD_BACK_SHARE - 1);
+                outgoing.wait_for(pause.min(HOLD_MAX));
             }
         }
     }

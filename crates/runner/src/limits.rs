@@ -68,7 +68,15 @@ pub const LANES: u8 = 2;
 pub const LANE_WITHIN: Duration = Duration::from_millis(200);
 /// Between two words on how far a round is.
 pub const TELL_EVERY: Duration = Duration::from_millis(250);
-/// For a memory that follows to be held back, because its process waits for one page after the other.
+/// A process that has asked for a page will ask for more, for so long: what goes unasked is held back.
+pub const ASKS_FOR: Duration = Duration::from_millis(2);
+/// Then it goes in one part of so many of the time, in pieces of so many pages,
+pub const HELD_BACK_SHARE: u32 = 4;
+/// See [`HELD_BACK_SHARE`].
+pub const HELD_BACK_PAGES: u64 = 16;
+/// with pauses of at most so long,
+pub const HOLD_MAX: Duration = Duration::from_millis(20);
+/// and not for longer than this, so that there is an end.
 pub const HELD_BACK_MAX: Duration = Duration::from_secs(5);
 /// Pages that go along with one that is asked for near the last one: the next ones, and those before.
 pub const AHEAD_PAGES: u64 = 24;

@@ -111,39 +111,61 @@ impl Rest {
                 return Ok(());
             }
             if state.left.take(run) != [run] {
+                drop(state);
+                // What was missing of it has been taken, and nobody sends it again.
+                self.fail(PumpError::Malformed.to_string());
                 return Err(PumpError::Malformed);
             }
             state.quiet = Duration::ZERO;
             state.putting += 1;
             state.sink.as_ref().and_then(Weak::upgrade)
         };
-        let put = sink.map_or(Ok(()), |sink| sink.put(run, contents));
-        let all = {
-            let mut state = self.state();
-            state.putting -= 1;
-            state.putting == 0 && state.left.count() == 0
+        // A process that has ended has no memory any more.
+        let Some(sink) = sink else {
+            self.close();
+            return Ok(());
         };
-        match put {
-            Ok(()) if all => self.is_whole(),
-            Ok(()) => {}
-            Err(error) => self.fail(chain(&error)),
-        }
+        let putting = Putting(self);
+        let put = sink.put(run, contents).map_err(|error| chain(&error));
+        std::mem::forget(putting);
+        self.has_put(put);
         Ok(())
     }
 
-    /// A connection is gone, or the other end is silent. If something is missing, it will not come.
+    /// Pages are in their place, or will never be. Decided in one step with whether they were the last: nothing that failed
+    /// is taken for whole.
+    fn has_put(self: &Arc<Self>, put: Result<(), String>) {
+        let is_whole = {
+            let mut state = self.state();
+            state.putting -= 1;
+            if let Err(reason) = put {
+                return self.end_broken(state, reason);
+            }
+            let is_whole = state.end.is_none() && state.putting == 0 && state.left.count() == 0;
+            if is_whole {
+                state.end = Some(End::Whole);
+            }
+            is_whole
+        };
+        if is_whole {
+            self.tell_whole();
+        }
+    }
+
+    /// A connection is gone. If something is missing, it will not come.
     pub(crate) fn broke(self: &Arc<Self>, reason: String) {
         let state = self.state();
-        if state.left.count() == 0 {
-            return;
+        if state.left.count() > 0 {
+            self.end_broken(state, reason);
         }
-        drop(state);
-        self.fail(reason);
     }
 
     /// Something will not be in its place.
     fn fail(self: &Arc<Self>, reason: String) {
-        let mut state = self.state();
+        self.end_broken(self.state(), reason);
+    }
+
+    fn end_broken(self: &Arc<Self>, mut state: MutexGuard<'_, State>, reason: String) {
         if state.end.is_some() {
             return;
         }
@@ -210,14 +232,7 @@ impl Rest {
     }
 
     /// All is in its place.
-    fn is_whole(&self) {
-        {
-            let mut state = self.state();
-            if state.end.is_some() {
-                return;
-            }
-            state.end = Some(End::Whole);
-        }
+    fn tell_whole(&self) {
         self.changed.notify_all();
         self.tell(Ok(()));
         if let (Some(role), Some(hosted)) = (self.role.upgrade(), self.hosted.upgrade()) {
@@ -249,13 +264,25 @@ impl Rest {
             if state.end.is_some() {
                 return;
             }
-            state.quiet += FOLLOWED_LOOK_EVERY;
+            // What is here and not yet in its place is not the source's affair.
+            if state.putting == 0 {
+                state.quiet += FOLLOWED_LOOK_EVERY;
+            }
             if state.quiet >= FOLLOWED_WITHIN {
-                drop(state);
                 let reason = format!("the source has sent nothing for {FOLLOWED_WITHIN:?}");
-                return self.broke(reason);
+                return self.end_broken(state, reason);
             }
         }
+    }
+}
+
+/// A thread that puts pages into their place. Should that panic, they are not.
+struct Putting<'a>(&'a Arc<Rest>);
+
+impl Drop for Putting<'_> {
+    fn drop(&mut self) {
+        self.0
+            .has_put(Err("a page could not be put into its place".into()));
     }
 }
 
@@ -343,23 +370,30 @@ impl PageSource for Following {
         })
     }
 
-    fn connect(&self, sink: Weak<dyn PageSink>) {
+    fn connect(&self, sink: Weak<dyn PageSink>) -> Result<(), PageSourceError> {
         let rest = &self.0;
-        let is_empty = {
+        let watched = Arc::clone(rest);
+        let gone = |reason: String| PageSourceError::Gone { reason };
+        thread::Builder::new()
+            .name("followed".into())
+            .spawn(move || watched.watch())
+            .map_err(|error| gone(format!("no thread could be started: {error}")))?;
+        let is_whole = {
             let mut state = rest.state();
+            if state.end.is_some() {
+                return Err(gone("the connection to it broke".into()));
+            }
             state.sink = Some(sink);
-            state.left.count() == 0
+            let is_whole = state.left.count() == 0;
+            if is_whole {
+                state.end = Some(End::Whole);
+            }
+            is_whole
         };
         rest.changed.notify_all();
-        if is_empty {
-            return rest.is_whole();
+        if is_whole {
+            rest.tell_whole();
         }
-        let watched = Arc::clone(rest);
-        let started = thread::Builder::new()
-            .name("followed".into())
-            .spawn(move || watched.watch());
-        if let Err(error) = started {
-            rest.fail(format!("no thread could be started: {error}"));
-        }
+        Ok(())
     }
 }

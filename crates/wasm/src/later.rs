@@ -80,7 +80,10 @@ impl Later {
             .spawn(move || touched.ask())
             .map_err(|error| system("start a thread", error))?;
         let sink: Weak<Later> = Arc::downgrade(&later);
-        later.rest.connect(sink);
+        if let Err(error) = later.rest.connect(sink) {
+            later.give_up();
+            return Err(MemoryError::Rest(error));
+        }
         Ok(later)
     }
 
@@ -88,6 +91,19 @@ impl Later {
     pub(crate) fn give_up(&self) {
         self.over.store(true, Ordering::Release);
         self.missing.wake();
+    }
+
+    /// Ends the guest, unless all has come; then whoever waits for a page goes on without it.
+    fn lose(&self) {
+        if let Some(lost) = self.take_lost() {
+            lost();
+        }
+        self.give_up();
+    }
+
+    fn take_lost(&self) -> Option<Lost> {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.take()
     }
 
     fn is_over(&self) -> bool {
@@ -98,7 +114,7 @@ impl Later {
     fn ask(&self) {
         while !self.is_over() {
             let Ok(touched) = self.missing.touched(Duration::MAX) else {
-                return self.give_up();
+                return self.lose();
             };
             for touched in touched {
                 let region = RegionId(touched.memory as u32);
@@ -113,7 +129,7 @@ impl Later {
                     None => self.missing.give_initial(touched),
                 };
                 if given.is_err() {
-                    return self.give_up();
+                    return self.lose();
                 }
             }
         }

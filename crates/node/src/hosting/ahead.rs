@@ -8,17 +8,17 @@ use sterna_migration::{Life, NodeId};
 use sterna_process::{ProgramId, Tag};
 use tokio::time::sleep;
 
-use super::Hosting;
-use crate::limits::PREPARE_EVERY;
-use crate::message::{Failure, RegistryRequest, Reply};
+use super::{Hosting, blocking};
+use crate::limits::{PREPARE_EVERY, PREPARED_MAX};
+use crate::message::{Failure, FailureKind, RegistryRequest, Reply};
 use crate::service::Service;
 
 /// Programs for processes of a kind, and a node that has each.
 type Programs = HashMap<(Tag, ProgramId), NodeId>;
 
 impl Service {
-    /// Gets programs and makes them ready, one after the other, for as long as the node runs. One that could not be made ready is
-    /// not tried again while processes of it run; such a process brings it itself, as to any node.
+    /// Gets programs and makes them ready, one after the other, for as long as the node runs. One that cannot be made ready is not
+    /// tried again while processes of it run; one whose node does not answer is.
     pub(crate) async fn prepare_ahead(self: Arc<Self>, hosting: Arc<Hosting>) {
         let mut tried = HashSet::new();
         let mut after = 0;
@@ -31,11 +31,15 @@ impl Service {
                         if tried.contains(&wanted) {
                             continue;
                         }
-                        match self.make_ready(&hosting, &wanted, owner).await {
-                            Ok(()) => _ = tried.insert(wanted),
-                            Err(failure) => {
-                                tracing::debug!("{} is not ready yet: {failure}", wanted.1.short());
-                            }
+                        let ready = self.make_ready(&hosting, &wanted, owner).await;
+                        if let Err(failure) = &ready {
+                            tracing::debug!("{} is not made ready: {failure}", wanted.1.short());
+                        }
+                        let again = |failure: &Failure| {
+                            matches!(failure.kind, FailureKind::Unreachable | FailureKind::Busy)
+                        };
+                        if !ready.is_err_and(|failure| again(&failure)) {
+                            tried.insert(wanted);
                         }
                     }
                 }
@@ -65,6 +69,7 @@ impl Service {
                     && record.life == Life::Alive
                     && record.owner != self.id
                     && kinds.contains(&entry.info.kind)
+                    && programs.len() < PREPARED_MAX
                 {
                     programs.insert((entry.info.kind, entry.info.program), record.owner);
                 }
@@ -86,7 +91,7 @@ impl Service {
         if !hosting.has(kind, *program).await {
             self.fetch_program(hosting, owner, (kind, *program)).await?;
         }
-        hosting.expect_moves(kind.clone(), *program);
-        Ok(())
+        let (workshop, kind, program) = (Arc::clone(&hosting.workshop), kind.clone(), *program);
+        blocking(move || workshop.expect_moves(&kind, &program)).await
     }
 }

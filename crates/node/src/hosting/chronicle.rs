@@ -33,10 +33,11 @@ impl Chronicle {
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<EventRecord>)> {
         super::runner::make_folder(folder)?;
         let (mut events, _) = journal::read(&folder.join(OLD), HEAD, BYTES_MAX)?;
-        let (journal, newer) = Journal::open(&folder.join(NEW), HEAD, BYTES_MAX)?;
+        let new = folder.join(NEW);
+        let (newer, bytes) = journal::read(&new, HEAD, BYTES_MAX)?;
         let chronicle = Self {
             folder: folder.to_owned(),
-            journal,
+            journal: Journal::append(&new, HEAD, bytes)?,
             records: newer.len(),
         };
         events.extend(newer);
@@ -48,7 +49,7 @@ impl Chronicle {
         if self.records >= EVENTS_MAX {
             let new = self.folder.join(NEW);
             fs::rename(&new, self.folder.join(OLD))?;
-            self.journal = Journal::create(&new, HEAD)?;
+            self.journal = Journal::append(&new, HEAD, 0)?;
             self.records = 0;
         }
         self.journal.add(event)?;

@@ -5,8 +5,8 @@
 //! record   │ length u32 │ check: 8 bytes of BLAKE3 │ value in postcard │      integers are little-endian
 //! ```
 //!
-//! Nobody waits for the disk: a crash of the machine may cost the last records, one of the service none. What is not whole at
-//! the end of a file is cut off.
+//! Nobody waits for the disk: a crash of the machine may cost records, one of the service none. What is not whole at the end of a
+//! file is cut off.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -31,25 +31,9 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens a file, which is made if it is not there, and gives what is in its first `bytes_max` bytes; what is after those is
-    /// cut off, too. One that begins otherwise begins anew.
-    pub(super) fn open<T: DeserializeOwned>(
-        path: &Path,
-        head: [u8; HEAD_BYTES],
-        bytes_max: u64,
-    ) -> io::Result<(Self, Vec<T>)> {
-        let (records, bytes) = read(path, head, bytes_max)?;
-        let journal = Self::append(path, head, bytes)?;
-        Ok((journal, records))
-    }
-
-    /// Begins a file anew.
-    pub(super) fn create(path: &Path, head: [u8; HEAD_BYTES]) -> io::Result<Self> {
-        Self::append(path, head, 0)
-    }
-
-    /// Goes on after so many bytes.
-    fn append(path: &Path, head: [u8; HEAD_BYTES], bytes: u64) -> io::Result<Self> {
+    /// Goes on after so many bytes of a file; what is after those is cut off. One of none begins anew, and is made if it is not
+    /// there.
+    pub(super) fn append(path: &Path, head: [u8; HEAD_BYTES], bytes: u64) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.create(true).append(true).mode(0o600).open(path)?;
         file.set_len(bytes)?;
@@ -83,7 +67,8 @@ impl Journal {
     }
 }
 
-/// The records of a file, and how long it is as far as it is whole.
+/// The records in the first `bytes_max` bytes of a file, and how long it is as far as it is whole: not at all if it begins
+/// otherwise, or is not there.
 pub(super) fn read<T: DeserializeOwned>(
     path: &Path,
     head: [u8; HEAD_BYTES],
@@ -100,7 +85,7 @@ pub(super) fn read<T: DeserializeOwned>(
     };
     let mut records = Vec::new();
     while let Some((value, after)) = record(rest) {
-        records.push(value);
+        records.extend(value);
         rest = after;
     }
     Ok((records, (bytes.len() - rest.len()) as u64))
@@ -112,10 +97,10 @@ fn check(body: &[u8]) -> [u8; CHECK_BYTES] {
     check
 }
 
-fn record<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, &[u8])> {
+/// The first record, and what is after it. One that is whole and of another form is passed over.
+fn record<T: DeserializeOwned>(bytes: &[u8]) -> Option<(Option<T>, &[u8])> {
     let (length, rest) = bytes.split_first_chunk()?;
     let (found, rest) = rest.split_first_chunk()?;
     let (body, after) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-    let value = (check(body) == *found).then(|| decode(body).ok())??;
-    Some((value, after))
+    (check(body) == *found).then(|| (decode(body).ok(), after))
 }

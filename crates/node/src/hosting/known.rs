@@ -19,7 +19,7 @@ use sterna_process::ProcessId;
 use sterna_runner::message::{Answer, Order};
 
 use super::Hosting;
-use super::journal::{HEAD_BYTES, Journal};
+use super::journal::{self, HEAD_BYTES, Journal};
 use super::runner::make_folder;
 use crate::message::{Announced, ProcessInfo};
 
@@ -42,7 +42,7 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 struct Kept {
     processes: HashMap<ProcessId, ProcessInfo>,
-    /// Absent if it cannot be written: then it is all forgotten when the node ends.
+    /// Absent if it could not be written: then it is written anew at the next occasion.
     journal: Option<Journal>,
     /// How long the file was when it was written anew.
     rewritten_bytes: u64,
@@ -52,21 +52,20 @@ impl Known {
     /// What is known in a folder.
     pub(super) fn in_folder(folder: &Path) -> Self {
         let mut kept = Kept::default();
-        let opened = make_folder(folder)
-            .and_then(|()| Journal::open::<Entry>(&folder.join(FILE), HEAD, u64::MAX));
+        let path = folder.join(FILE);
+        let read = make_folder(folder).and_then(|()| journal::read::<Entry>(&path, HEAD, u64::MAX));
+        let opened = read.and_then(|(entries, bytes)| {
+            for (process, info) in entries {
+                match info {
+                    Some(info) => kept.processes.insert(process, info),
+                    None => kept.processes.remove(&process),
+                };
+            }
+            Journal::append(&path, HEAD, bytes)
+        });
         match opened {
-            Ok((journal, entries)) => {
-                for (process, info) in entries {
-                    match info {
-                        Some(info) => kept.processes.insert(process, info),
-                        None => kept.processes.remove(&process),
-                    };
-                }
-                kept.journal = Some(journal);
-            }
-            Err(error) => {
-                tracing::warn!("how processes began will be forgotten when the node ends: {error}");
-            }
+            Ok(journal) => kept.journal = Some(journal),
+            Err(error) => tracing::warn!("how processes began: {error}"),
         }
         Self {
             folder: folder.to_owned(),
@@ -88,19 +87,20 @@ impl Known {
             Some(info) => kept.processes.insert(process, info.clone()).as_ref() == Some(info),
             None => kept.processes.remove(&process).is_none(),
         };
-        if is_known {
-            return;
-        }
-        let Some(journal) = &mut kept.journal else {
-            return;
+        let written = match &mut kept.journal {
+            Some(_) if is_known => return,
+            Some(journal) => journal.add(&(process, info)).map(|()| journal.bytes()),
+            None => Ok(u64::MAX),
         };
-        let written = journal.add(&(process, info));
-        let is_long = journal.bytes() >= REWRITE_BYTES.max(2 * kept.rewritten_bytes);
-        let written = written.and_then(|()| match is_long {
-            true => self.rewrite(kept),
-            false => Ok(()),
-        });
+        let written =
+            written.and_then(
+                |bytes| match bytes >= REWRITE_BYTES.max(2 * kept.rewritten_bytes) {
+                    true => self.rewrite(kept),
+                    false => Ok(()),
+                },
+            );
         if let Err(error) = written {
+            kept.journal = None;
             tracing::warn!("not remembered how a process began: {error}");
         }
     }
@@ -108,7 +108,7 @@ impl Known {
     /// Writes the file anew, without those that are gone.
     fn rewrite(&self, kept: &mut Kept) -> io::Result<()> {
         let new = self.folder.join(NEW);
-        let mut journal = Journal::create(&new, HEAD)?;
+        let mut journal = Journal::append(&new, HEAD, 0)?;
         for (process, info) in &kept.processes {
             journal.add(&(process, Some(info)))?;
         }
@@ -227,5 +227,38 @@ mod tests {
             Some(info(1))
         );
         assert!(!folder.path().join(NEW).exists());
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hosting");
+        fs::write(&path, "in the way").unwrap();
+        let known = Known::in_folder(&path);
+        known.set(process(1), Some(&info(1)));
+        assert_eq!(known.get(process(1)), Some(info(1)));
+        fs::remove_file(&path).unwrap();
+        make_folder(&path).unwrap();
+        known.set(process(2), Some(&info(2)));
+        let again = Known::in_folder(&path);
+        for number in [1, 2] {
+            assert_eq!(again.get(process(number)), Some(info(number.into())));
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_form_costs_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        let mut journal = Journal::append(&file, HEAD, 0).unwrap();
+        journal.add(&(process(1), Some(info(1)))).unwrap();
+        journal.add(&"something else").unwrap();
+        journal.add(&(process(2), Some(info(2)))).unwrap();
+        let known = Known::in_folder(folder.path());
+        known.set(process(3), Some(&info(3)));
+        let again = Known::in_folder(folder.path());
+        for number in [1, 2, 3] {
+            assert_eq!(again.get(process(number)), Some(info(number.into())));
+        }
     }
 }

@@ -338,7 +338,7 @@ mod tests {
         (0..lines).for_each(|_| log.write(Stream::Output, &line).unwrap());
         let whole = fs::metadata(&path).unwrap().len();
         let read = |marks: &Marks, mut after| {
-            while let Had::Page(page) = had(&[path.clone()], after, marks).unwrap()
+            while let Had::Page(page) = had(std::slice::from_ref(&path), after, marks).unwrap()
                 && !page.records.is_empty()
             {
                 assert_eq!(page.records[0].offset, after);

@@ -226,7 +226,8 @@ impl Service {
                 Err(Failure::refused(format!(
                     "process {short} is not lost: it is on node {owner}. If that node does not answer, it is not known \
                      whether the process still runs there, and a second one must never run beside it: start the node \
-                     again with its data directory; if its runner has died, it says so, and the process can be recovered"
+                     again with its data directory; if its runner has died, it says so, and the process can be recovered. If its \
+                     machine is gone for good, `sterna nodes rm --lost {owner}` says so"
                 )))
             }
         }

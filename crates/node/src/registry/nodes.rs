@@ -94,6 +94,8 @@ impl<S: Store> Registry<S> {
         Err(contended())
     }
 
+    /// Never lets a node in again, and gives up the processes that it owns: they are lost, and others may go on with their
+    /// snapshots. That node has no word in it any more; if it lives, it sees the records and lets go.
     pub(super) async fn remove(&self, node: NodeId) -> Result<Reply, Failure> {
         if node == self.home {
             return Err(Failure::refused(
@@ -105,22 +107,37 @@ impl<S: Store> Registry<S> {
                 let message = format!("no node {} here", identity::text(node));
                 return Err(Failure::refused(message));
             };
-            if let NodeRecord::Removed = read(&entry.value)? {
-                return Ok(Reply::Done);
+            if let NodeRecord::Member(_) = read(&entry.value)? {
+                let change = Change {
+                    key: node_key(node),
+                    expected: Some(entry.revision),
+                    value: Some(write(&NodeRecord::Removed)),
+                    lease: None,
+                };
+                if let Swapped::Other(_) = self.store.swap(change).await? {
+                    continue;
+                }
             }
-            let change = Change {
-                key: node_key(node),
-                expected: Some(entry.revision),
-                value: Some(write(&NodeRecord::Removed)),
-                lease: None,
-            };
-            if let Swapped::Done(_) = self.store.swap(change).await? {
-                // It need not be waited for any more.
-                self.close_recovery().await?;
-                return Ok(Reply::Done);
-            }
+            // Also if it was removed before: whoever did that may have died in the middle. It need not be waited for any more.
+            self.close_recovery().await?;
+            self.give_up_all_of(node).await?;
+            return Ok(Reply::Done);
         }
         Err(contended())
+    }
+
+    async fn give_up_all_of(&self, node: NodeId) -> Result<(), Failure> {
+        let mut after = None;
+        loop {
+            let page = self.processes_of(node, after).await?;
+            for (process, _) in page.records {
+                self.give_up(process, node).await?;
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
     }
 }
 

@@ -233,6 +233,35 @@ impl<S: Store> Registry<S> {
         Err(contended())
     }
 
+    /// Says that a process is lost if a node that was removed has it.
+    pub(super) async fn give_up(&self, process: ProcessId, node: NodeId) -> Result<(), Failure> {
+        let how = How::Lost {
+            reason: "its node was removed from the cluster".into(),
+        };
+        for _ in 0..TRIES_MAX {
+            let Some((revision, stored)) = self.stored(process).await? else {
+                return Ok(());
+            };
+            let expected = stored.decoded()?;
+            let lost = expected.closed(Life::Lost);
+            let Some(new) = lost.filter(|_| expected.owner == node && expected.life == Life::Alive)
+            else {
+                return Ok(());
+            };
+            let swap = Swap {
+                process,
+                expected,
+                new,
+                grant: None,
+            };
+            let changes = self.changes(&swap, node, Some(&how), (revision, stored));
+            if self.store.swap_all(changes.await?).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(contended())
+    }
+
     /// All that changes with a record.
     async fn changes(
         &self,

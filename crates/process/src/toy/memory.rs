@@ -152,8 +152,7 @@ impl ToyMemory {
         let rest: Arc<dyn PageSource> = Arc::from(rest);
         *self.rest() = Rest::Coming(Arc::clone(&rest));
         let sink: Weak<Self> = Arc::downgrade(self);
-        rest.connect(sink);
-        Ok(())
+        rest.connect(sink).map_err(MemoryError::Rest)
     }
 
     /// Whether pages are missing that will not come.
@@ -170,6 +169,8 @@ impl ToyMemory {
         let source = match &*self.rest() {
             Rest::Coming(source) => Arc::clone(source),
             Rest::Lost(reason) => return gone(reason.clone()),
+            // It has come meanwhile.
+            Rest::Nothing if !self.is_missing(wanted) => return Ok(()),
             Rest::Nothing => return gone(format!("it had sent all, but not {wanted}")),
         };
         source.request(&[wanted])?;

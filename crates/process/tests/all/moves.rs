@@ -231,13 +231,14 @@ impl PageSource for Near {
         Ok(())
     }
 
-    fn connect(&self, sink: Weak<dyn PageSink>) {
+    fn connect(&self, sink: Weak<dyn PageSink>) -> Result<(), PageSourceError> {
         if self.missing.is_empty()
             && let Some(sink) = sink.upgrade()
         {
             sink.end(Ok(()));
         }
         self.sink.set(sink).unwrap();
+        Ok(())
     }
 }
 

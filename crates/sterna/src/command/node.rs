@@ -77,8 +77,8 @@ struct Start {
     /// $AZURE_STORAGE_ACCOUNT_KEY; $GOOGLE_APPLICATION_CREDENTIALS.
     #[arg(long, value_name = "NAME=URL")]
     store: Vec<StoreAt>,
-    /// Get and compile programs of other nodes' processes in quiet times, before any of these comes: then a node that is drained
-    /// to this one need not wait for that.
+    /// Get and compile programs of other nodes' processes as soon as they run there, before any of these comes: then a node that
+    /// is drained to this one need not wait for that.
     #[arg(long)]
     prepare: bool,
     /// On SIGTERM, SIGINT or SIGHUP do not end at once, but move processes to other nodes first, and the registry if it is

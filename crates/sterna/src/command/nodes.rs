@@ -3,9 +3,10 @@
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use sterna_migration::{Life, NodeId};
 use sterna_node::identity;
 use sterna_node::message::{Confinement, Nodes, Reachability, Reply, Request, Seen};
 use sterna_process::Plain;
@@ -44,13 +45,26 @@ enum Deed {
 
 /// Removes a node from the cluster: its key is never accepted again.
 #[derive(Debug, Args)]
+#[command(after_help = RM_HELP)]
 struct Rm {
     /// The node: its name, or the beginning of its id.
     #[arg(value_name = "NODE", add = complete::nodes())]
     wanted: String,
+    /// Also if processes are there: these are lost then, and can be gone on with from their snapshots.
+    #[arg(long)]
+    lost: bool,
     #[command(flatten)]
     which: Which,
 }
+
+const RM_HELP: &str = "\
+Examples:
+  sterna drain lab-3 && sterna nodes rm lab-3
+  sterna nodes rm --lost lab-3 && sterna recover server    its machine is gone for good
+
+Whether a machine that does not answer is gone, only you know. If it still runs, its processes are
+ended as soon as it reaches the others; until then one of them and the one that was recovered may
+both run.";
 
 #[derive(Serialize)]
 struct Listed {
@@ -240,9 +254,27 @@ impl Rm {
     fn run(self) -> Result<u8> {
         let nodes = self.which.nodes()?;
         let node = node::member(&nodes, &self.wanted)?;
+        if !self.lost {
+            self.check_for_processes(node, &node::name_of(&nodes, node))?;
+        }
         match self.which.ask(&Request::Remove { node })? {
             Reply::Done => Ok(0),
             _ => Err(node::unexpected()),
         }
+    }
+
+    /// A node that has processes is not removed by mistake.
+    fn check_for_processes(&self, node: NodeId, name: &str) -> Result<()> {
+        let listed = self.which.listed(false)?;
+        let records = listed.iter().filter_map(|one| one.entry.record().ok());
+        let here = records.filter(|record| record.owner == node && record.life == Life::Alive);
+        let count = here.count();
+        ensure!(
+            count == 0,
+            "node {name} has {count} process{}: move them away (sterna drain {name}); if its machine is gone for good, sterna nodes rm --lost \
+             {name} gives them up, and those of which there are snapshots can be recovered",
+            if count == 1 { "" } else { "es" },
+        );
+        Ok(())
     }
 }

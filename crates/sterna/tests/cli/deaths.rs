@@ -355,10 +355,13 @@ fn written(command: &Actor) -> u64 {
     line.map_or(0, |bytes| bytes.parse().unwrap())
 }
 
-/// How many files of output there are in which something is written: one begins when the runner has a process whole.
-fn begun(folder: &Path) -> usize {
-    let files = fs::read_dir(folder).unwrap().flatten();
-    let begun = files.filter(|file| file.metadata().is_ok_and(|data| data.len() > 0));
+/// How many files of a process's output there are in which something is written: one begins when the runner has it whole.
+fn begun(folder: &Path, process: &str) -> usize {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let begun = files.filter(|file| {
+        let is_own = file.file_name().to_string_lossy().starts_with(process);
+        is_own && file.metadata().is_ok_and(|data| data.len() > 0)
+    });
     begun.count()
 }
 
@@ -371,17 +374,18 @@ fn thaw_to(stage: &Stage, step: ThawStep) -> Actor {
         kill(pid(&stage.other.actor), Signal::STOP);
         return stage.command(&thaw);
     }
-    let folder = stage.world.path("two/hosting/logs").join(stage.id());
-    let before = begun(&folder);
+    let (folder, process) = (stage.world.path("two/hosting/logs"), stage.id());
+    let begun = || begun(&folder, &process);
+    let before = begun();
     let command = stage.command(&thaw);
     until("some pages", || written(&command) >= SOME_BYTES);
     kill(pid(&command), Signal::STOP);
-    assert_eq!(begun(&folder), before, "it was too fast to be stopped");
+    assert_eq!(begun(), before, "it was too fast to be stopped");
     if step == ThawStep::Committing {
         // Who would write down whose it is does not answer.
         kill(pid(&stage.one.actor), Signal::STOP);
         kill(pid(&command), Signal::CONT);
-        until("the runner has it", || begun(&folder) > before);
+        until("the runner has it", || begun() > before);
     }
     command
 }

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::cluster::{Node, free_address};
-use crate::world::{Answer, World, until};
+use crate::world::{Answer, World, guest, until};
 
 fn start(world: &World, name: &str, address: &str) -> Node {
     Node::start(world, name, address)
@@ -375,5 +375,61 @@ fn the_doctor_says_what_is_there_and_how_to_mend_what_is_not() {
         let lacking = finding["state"] != "yes";
         assert_eq!(lacking, finding["mend"].is_string(), "{finding}");
         assert!(!lacking || shown.contains(finding["mend"].as_str().unwrap()));
+    }
+}
+
+#[test]
+fn a_node_that_has_processes_does_not_leave_them_behind_by_joining() {
+    let world = World::new();
+    let one = start(&world, "one", "127.0.0.1:0");
+    let two = start(&world, "two", "127.0.0.1:0");
+    let ticket = one.invite(&world);
+    let idle = guest("idle");
+    two.ask(&world, &["run", "--detach", "--name", "p", &idle])
+        .ok();
+    two.join(&world, &ticket)
+        .fails(1, &["a process runs on this node", "end it or freeze it"]);
+    two.ask(&world, &["kill", "p"]).ok();
+    two.join(&world, &ticket).ok();
+    for node in [two, one] {
+        node.stop(&world);
+    }
+}
+
+#[test]
+fn processes_of_a_node_that_is_gone_for_good_are_given_up_by_a_user_alone() {
+    let world = World::new();
+    let one = start(&world, "one", "127.0.0.1:0");
+    let two = start(&world, "two", "127.0.0.1:0");
+    two.join(&world, &one.invite(&world)).ok();
+    let idle = guest("idle");
+    for name in ["kept", "other"] {
+        let run = ["run", "--detach", "--name", name, "--on", "two", &idle];
+        one.ask(&world, &run).ok();
+    }
+    one.ask(&world, &["snapshot", "kept", "--once", "--to", "one"])
+        .ok();
+    one.ask(&world, &["nodes", "rm", "two"])
+        .fails(1, &["has 2 processes", "sterna drain two", "--lost"]);
+    one.ask(&world, &["recover", "kept"])
+        .fails(1, &["is not lost", "nodes rm --lost two"]);
+    one.ask(&world, &["nodes", "rm", "--lost", "two"]).ok();
+    let told = one.ask(&world, &["ps", "-a"]).ok();
+    assert!(told.contains("its node was removed"), "{told}");
+    one.ask(&world, &["recover", "kept"]).ok();
+    // It was not gone at all, and hears of it.
+    until("it lets go of both", || {
+        let here = two.ask(&world, &["ps", "--here"]).ok();
+        !here.contains("kept") && !here.contains("other")
+    });
+    let told = one.ask(&world, &["ps"]).ok();
+    assert!(told.contains("kept"), "{told}");
+    one.ask(&world, &["run", "--detach", "--name", "other", &idle])
+        .ok();
+    for process in ["kept", "other"] {
+        one.ask(&world, &["kill", process]).ok();
+    }
+    for node in [two, one] {
+        node.stop(&world);
     }
 }

@@ -24,7 +24,18 @@ impl LogFiles {
     /// Those in a folder, if there is one.
     pub(in crate::hosting) fn in_folder(folder: PathBuf) -> Self {
         let mut begun: HashMap<_, BTreeSet<_>> = HashMap::new();
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => Some(entries),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(
+                    "output of before is not shown: {}: {error}",
+                    folder.display()
+                );
+                None
+            }
+        };
+        for entry in entries.into_iter().flatten().flatten() {
             if let Some((process, epoch)) = parse(&entry.path()) {
                 begun.entry(process).or_default().insert(epoch);
             }
@@ -46,18 +57,19 @@ impl LogFiles {
     /// An empty file for what a process writes from an epoch on. That of an attempt that did not come to anything is gone.
     pub(in crate::hosting) fn begin(&self, process: ProcessId, epoch: Epoch) -> io::Result<File> {
         let path = self.path(process, epoch);
-        if !self.begun().entry(process).or_default().insert(epoch) {
-            let _ = fs::remove_file(&path);
-        }
         let mut options = OpenOptions::new();
-        options.create(true).append(true).mode(0o600);
-        match options.open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make_folder(&self.folder)?;
-                options.open(path)
+        options.create_new(true).append(true).mode(0o600);
+        let opened = options.open(&path).or_else(|error| {
+            match error.kind() {
+                io::ErrorKind::AlreadyExists => fs::remove_file(&path)?,
+                io::ErrorKind::NotFound => make_folder(&self.folder)?,
+                _ => return Err(error),
             }
-            opened => opened,
-        }
+            options.open(&path)
+        });
+        let file = opened?;
+        self.begun().entry(process).or_default().insert(epoch);
+        Ok(file)
     }
 
     /// Those of a process, oldest first.
@@ -69,9 +81,14 @@ impl LogFiles {
 
     /// Removes what was written from one epoch on, into its file.
     pub(in crate::hosting) fn remove_one(&self, process: ProcessId, epoch: Epoch) {
-        if let Some(epochs) = self.begun().get_mut(&process) {
+        let mut begun = self.begun();
+        if let Some(epochs) = begun.get_mut(&process) {
             epochs.remove(&epoch);
+            if epochs.is_empty() {
+                begun.remove(&process);
+            }
         }
+        drop(begun);
         let _ = fs::remove_file(self.path(process, epoch));
     }
 

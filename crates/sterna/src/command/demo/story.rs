@@ -71,13 +71,12 @@ impl Stage {
 
     /// Waits until a process writes more.
     pub(super) fn wait_for_growth(&self, number: usize, process: ProcessId) -> Result<()> {
-        let logs = self
-            .data(number)
-            .join("hosting/logs")
-            .join(process.to_string());
+        let logs = self.data(number).join("hosting/logs");
+        let own = format!("{process}.");
         let bytes = || -> u64 {
             let files = fs::read_dir(&logs).into_iter().flatten().flatten();
             files
+                .filter(|file| file.file_name().to_string_lossy().starts_with(&own))
                 .filter_map(|file| Some(file.metadata().ok()?.len()))
                 .sum()
         };
