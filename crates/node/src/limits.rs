@@ -30,6 +30,8 @@ pub const EXTRA_BYTES_MAX: usize = 8 << 10;
 /// Processes of a cluster, those that have ended included. Counted from time to time: it may be exceeded by as
 /// many as are started meanwhile.
 pub const PROCESSES_MAX: usize = 100_000;
+/// For the record to say that a process was lost, after what was still to come of its memory is gone.
+pub const LOST_WITHIN: Duration = Duration::from_secs(3);
 /// For how long it is remembered how a process ended. Lost ones are kept for [`LOST_KEPT`], frozen ones until they
 /// are thawed or removed.
 pub const ENDINGS_KEPT: Duration = Duration::from_secs(24 * 3600);

@@ -21,7 +21,7 @@ pub fn process_cpu_time() -> Duration {
 }
 
 /// The CPU clock of one thread, which any thread may read (pthread_getcpuclockid(3)).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadClock {
     id: libc::clockid_t,
 }

@@ -570,7 +570,8 @@ impl Driver {
                     false => EventSort::NotMoved { to },
                 };
                 news.event(report.attempt.process, sort, told.outcome.clone());
-                news.report(report.attempt, told, report.travelled);
+                let in_doubt = MoveReport::is_in_doubt(&report);
+                news.report(report.attempt, (told, in_doubt), report.travelled);
             }
             Notice::Round {
                 attempt,

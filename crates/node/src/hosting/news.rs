@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sterna_migration::{Attempt, RoundGoing, Travelled};
 use sterna_process::ProcessId;
@@ -34,11 +34,20 @@ struct Kept {
     rounds: HashMap<Attempt, Vec<RoundNews>>,
     /// How far the rounds are that these are in.
     going: HashMap<Attempt, RoundGoing>,
-    reports: VecDeque<(Attempt, MoveReport, Travelled)>,
+    reports: VecDeque<Ended>,
     events: VecDeque<EventRecord>,
     numbers: u64,
     /// Where they are kept; nothing if that cannot be.
     chronicle: Option<Chronicle>,
+}
+
+/// A move that has ended.
+struct Ended {
+    attempt: Attempt,
+    report: MoveReport,
+    travelled: Travelled,
+    /// The process may have been lost by that: its record will say so.
+    in_doubt: bool,
 }
 
 impl News {
@@ -75,26 +84,47 @@ impl News {
 
     /// How far the round is that goes on, if somebody has said so.
     pub(super) fn going_of(&self, attempt: Attempt) -> Option<RoundGoing> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept();
         kept.going.get(&attempt).copied()
     }
 
     /// The rounds of a move that goes on, after so many.
     pub(super) fn rounds_after(&self, attempt: Attempt, after: u32) -> Vec<RoundNews> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept();
         let rounds = kept.rounds.get(&attempt).into_iter().flatten();
         rounds.skip(after as usize).copied().collect()
     }
 
-    pub(super) fn report(&self, attempt: Attempt, report: MoveReport, travelled: Travelled) {
+    pub(super) fn report(
+        &self,
+        attempt: Attempt,
+        (report, in_doubt): (MoveReport, bool),
+        travelled: Travelled,
+    ) {
         self.change(|kept| {
             kept.rounds.remove(&attempt);
             kept.going.remove(&attempt);
             if kept.reports.len() >= REPORTS_MAX {
                 kept.reports.pop_front();
             }
-            kept.reports.push_back((attempt, report, travelled));
+            kept.reports.push_back(Ended {
+                attempt,
+                report,
+                travelled,
+                in_doubt,
+            });
         });
+    }
+
+    pub(super) fn is_in_doubt(&self, attempt: Attempt) -> bool {
+        self.kept()
+            .reports
+            .iter()
+            .any(|ended| ended.attempt == attempt && ended.in_doubt)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something happened to a process.
@@ -147,18 +177,22 @@ impl News {
     }
 
     fn change(&self, change: impl FnOnce(&mut Kept)) {
-        change(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.kept());
         self.changed.send_modify(|number| *number += 1);
     }
 
     pub(super) fn report_of(&self, attempt: Attempt) -> Option<(MoveReport, Travelled)> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.reports.iter().rev().find(|(of, ..)| *of == attempt);
-        found.map(|(_, report, travelled)| (report.clone(), travelled.clone()))
+        let kept = self.kept();
+        let found = kept
+            .reports
+            .iter()
+            .rev()
+            .find(|ended| ended.attempt == attempt);
+        found.map(|ended| (ended.report.clone(), ended.travelled.clone()))
     }
 
     pub(super) fn events_after(&self, after: u64) -> Vec<EventRecord> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept();
         // The machine crashed before the last ones were on disk, or its data directory is another one now.
         let after = if after > kept.numbers { 0 } else { after };
         let newer = kept.events.iter().filter(|event| event.number > after);

@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use sterna_migration::{
-    Attempt, Copied, MoveFailure, NodeId, Outcome, Part, Record, Report, Retry,
+    Attempt, Copied, Life, MoveFailure, NodeId, Outcome, Part, Record, Report, Retry,
 };
+use sterna_process::ProcessId;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Hosting;
 use super::input::Input;
-use crate::limits::{NEWS_WITHIN, RUNNER_SILENT_MAX};
-use crate::message::{Failure, HostingReply, MoveEnd, MoveProgress, MoveReport};
+use crate::limits::{LOST_WITHIN, NEWS_WITHIN, RETRY_FIRST, RUNNER_SILENT_MAX};
+use crate::message::{
+    Failure, HostingReply, MoveEnd, MoveProgress, MoveReport, RegistryRequest, Reply,
+};
 use crate::service::Service;
 
 impl Service {
@@ -39,6 +42,15 @@ impl Service {
                     .end_by_record(attempt)
                     .await?
                     .map(|report| (report, None)),
+            };
+            let ended = match ended {
+                Some((mut report, travelled)) if hosting.news.is_in_doubt(attempt) => {
+                    if self.is_lost_soon(report.process).await {
+                        report.is_lost();
+                    }
+                    Some((report, travelled))
+                }
+                ended => ended,
             };
             let ended = ended.map(|(report, travelled)| {
                 let copied = hosting.copies.sent(attempt);
@@ -105,7 +117,37 @@ impl Hosting {
     }
 }
 
+impl Service {
+    /// Whether the record of a process says that it was lost, within the time in which its owner would have written that.
+    pub(super) async fn is_lost_soon(&self, process: ProcessId) -> bool {
+        let until = Instant::now() + LOST_WITHIN;
+        while Instant::now() < until {
+            let asked = self.ask_registry(RegistryRequest::Record { process }).await;
+            if let Ok(Reply::Record(Some(bytes))) = asked
+                && Record::decode(&bytes).is_ok_and(|record| record.life == Life::Lost)
+            {
+                return true;
+            }
+            sleep(RETRY_FIRST).await;
+        }
+        false
+    }
+}
+
 impl MoveReport {
+    /// It was the target's, and was lost there with what had not come yet.
+    pub(super) fn is_lost(&mut self) {
+        self.moved = false;
+        "was lost: the runner that had the rest of its memory died before that had followed it"
+            .clone_into(&mut self.outcome);
+    }
+
+    /// Whether all of its memory had followed is not known here: the runner that had the rest died.
+    pub(super) fn is_in_doubt(report: &Report) -> bool {
+        let copy = Copied::Gone;
+        report.outcome == Outcome::Moved { copy } && report.travelled.strategy.follows()
+    }
+
     /// Of a move whose beginning nobody remembers.
     fn from_record(source: NodeId, attempt: Attempt, record: Record) -> Self {
         let moved = record.owner != source && record.epoch > attempt.epoch;

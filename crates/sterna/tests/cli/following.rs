@@ -202,10 +202,16 @@ fn lost(signal: Signal) {
     // An answer may have been on its way.
     let _ = client.receive();
     assert!(is_cut_off(&mut client));
-    if signal == Signal::STOP {
-        kill_process(runner, Signal::CONT).unwrap();
+    match signal {
+        Signal::STOP => {
+            kill_process(runner, Signal::CONT).unwrap();
+            moving.end();
+        }
+        _ => {
+            let told = moving.ended(1);
+            assert!(told.contains("was lost"), "{told}");
+        }
     }
-    moving.end();
     let told = cluster.ask(&["events", "--json"]).ok();
     let lost = told.lines().filter(|line| line.contains("\"lost\""));
     assert_eq!(lost.count(), 1, "{told}");
