@@ -143,6 +143,14 @@ impl Service {
                 false => self.pass_on_any(record.owner, request.clone()).await,
             };
             match answered {
+                Err(failure) if failure.kind == FailureKind::Unreachable => {
+                    let HostingRequest::Log { process, after, .. } = request else {
+                        return Err(failure);
+                    };
+                    // What was written before it was there may be on nodes that answer.
+                    let part = self.log_part_of_others(hosting, process, after, record.owner);
+                    return part.await.map(Some).ok_or(failure);
+                }
                 Err(failure)
                     if matches!(failure.kind, FailureKind::NotHere | FailureKind::Busy)
                         && Instant::now() < until =>

@@ -255,6 +255,12 @@ impl Driver {
                 }
                 self.command_now(command);
             }
+            Input::IsThere(_, true, command) => self.command_now(command),
+            Input::IsThere(attempt, false, _) => {
+                let reason = "the target does not answer any more".into();
+                let event = RunnerEvent::PauseRefused { attempt, reason };
+                self.moves.handle(now, Event::Runner(event));
+            }
             Input::Lane(attempt, connection) => self.hand_over(attempt, connection, true),
         }
         None
@@ -490,7 +496,10 @@ impl Driver {
                 if let Some(target) = target.filter(|_| self.moves.is_followed(process)) {
                     self.open_lanes(target, *attempt);
                 }
-                return self.command_now(command);
+                return match target {
+                    Some(target) => self.make_sure_of(target, *attempt, command),
+                    None => self.command_now(command),
+                };
             }
             Command::Track { attempt } | Command::Pause { attempt, .. } => {
                 (*attempt, self.moves.target_of(attempt.process))
@@ -512,19 +521,10 @@ impl Driver {
             }
             _ => return self.command_now(command),
         };
-        let Some(target) = target else {
-            return self.command_now(command);
-        };
-        let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
-        tokio::spawn(async move {
-            let opened = service.open_channel(target, attempt).await;
-            if let Err(failure) = &opened {
-                tracing::debug!("{attempt}: {failure}");
-            }
-            hosting
-                .tell(Input::Connected(attempt, opened.ok(), command))
-                .await;
-        });
+        match target {
+            Some(target) => self.connect_first(target, attempt, command),
+            None => self.command_now(command),
+        }
     }
 
     fn command_now(&mut self, command: Command) {

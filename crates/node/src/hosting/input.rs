@@ -68,6 +68,8 @@ pub(super) enum Input {
     Place(Attempt, Box<Place>, Vec<OwnedFd>),
     /// A connection for pages was made, or not; then the command can go.
     Connected(Attempt, Option<(OwnedFd, Secret)>, Command),
+    /// Whether the target of a move answers; then the command can go.
+    IsThere(Attempt, bool, Command),
     /// One more connection, for memory that is to follow its process.
     Lane(Attempt, (OwnedFd, Secret)),
 }

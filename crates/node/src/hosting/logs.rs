@@ -239,6 +239,36 @@ impl Service {
         }
     }
 
+    /// What nodes beside the one that has a process have of its output from a byte on, if any has it.
+    pub(super) async fn log_part_of_others(
+        &self,
+        hosting: &Hosting,
+        process: ProcessId,
+        after: u64,
+        owner: NodeId,
+    ) -> Option<HostingReply> {
+        let has_some = |reply: &HostingReply| {
+            let page = match reply {
+                HostingReply::Log(page) => page,
+                _ => return false,
+            };
+            page.missing.is_none() && !page.records.is_empty()
+        };
+        let here = hosting.log_part(process, after).await.ok();
+        if let Some(part) = here.filter(has_some) {
+            return Some(part);
+        }
+        let others = self.members().into_iter();
+        for node in others.filter(|node| *node != self.id && *node != owner) {
+            let request = HostingRequest::LogPart { process, after };
+            let part = self.pass_on(node, request).await.ok();
+            if let Some(part) = part.filter(has_some) {
+                return Some(part);
+            }
+        }
+        None
+    }
+
     /// Whether a process still writes, and here: known here, or, if somebody is about to be told, asked for.
     async fn writing(&self, process: ProcessId, for_certain: bool) -> Writing {
         let Some(hosting) = &self.hosting else {

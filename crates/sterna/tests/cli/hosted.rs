@@ -407,6 +407,25 @@ fn a_node_that_comes_back_at_another_port_can_be_moved_to_at_once() {
 }
 
 #[test]
+fn output_of_before_is_shown_though_the_node_that_has_the_process_is_down() {
+    let mut cluster = Cluster::new(&["home", "one", "two"]);
+    let words = ["run", "-d", "--on", "one", "--name", "lua", &guest("lua")];
+    cluster
+        .ask(&[&words[..], &["-e", LUA_FOREVER]].concat())
+        .ok();
+    until("it writes", || {
+        !cluster.ask(&["logs", "lua"]).ok().is_empty()
+    });
+    cluster.ask(&["move", "lua", "two"]).ok();
+    cluster.kill("two");
+    let shown = cluster.ask(&["logs", "lua"]);
+    assert!(!shown.0.stdout.is_empty());
+    shown.fails(1, &["node two: no answer"]);
+    cluster.start_again("two");
+    cluster.ask(&["kill", "lua"]).ok();
+}
+
+#[test]
 fn one_that_was_moved_standing_still_can_be_killed() {
     let cluster = Cluster::new(&["one", "two"]);
     let words = [

@@ -156,6 +156,32 @@ fn a_slow_round_tells_how_far_it_is() {
     cluster.ask(&["kill", "p"]).ok();
 }
 
+/// Its runner takes pages without it.
+#[test]
+fn a_process_is_not_stopped_for_a_target_whose_service_has_died() {
+    let mut cluster = Cluster::new(&["one", "two"]);
+    let words = ["run", "--detach", "--name", "p", &guest("fill"), "32", "0"];
+    cluster.ask(&words).ok();
+    let mut moving = cluster.begin(&["move", "p", "two", "--max-rate", "10MB/s"]);
+    let runner = cluster.at("two").runner().unwrap().as_raw_nonzero();
+    until("pages go", || {
+        let memory = fs::read_to_string(format!("/proc/{runner}/status"));
+        let memory = memory.unwrap_or_default();
+        let resident = memory
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = resident.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.unwrap_or(0) > 8 << 10
+    });
+    cluster.kill("two");
+    let told = moving.ended(3);
+    assert!(told.contains("does not answer any more"), "{told}");
+    assert!(!told.contains("capture"), "it was not stopped: {told}");
+    cluster.start_again("two");
+    cluster.is_at("p", "one");
+    cluster.ask(&["kill", "p"]).ok();
+}
+
 #[test]
 fn what_cannot_be_wanted_is_refused_before_anything_is_done() {
     let cluster = Cluster::new(&["one", "two"]);
@@ -166,9 +192,18 @@ fn what_cannot_be_wanted_is_refused_before_anything_is_done() {
         cluster.ask(&words).fails(code, said);
         cluster.is_at("p", "one");
     };
-    refused(&["--max-rate", "0"], 1, &["at a rate of 0 bytes"]);
+    refused(
+        &["--max-rate", "0"],
+        2,
+        &["--max-rate", "at a rate of 0 bytes"],
+    );
     refused(&["--max-rate", "fast"], 2, &["is not a rate"]);
-    refused(&["--max-downtime", "0s"], 1, &["no time at all"]);
+    refused(
+        &["--max-downtime", "0s"],
+        2,
+        &["--max-downtime", "no time at all"],
+    );
+    refused(&["--deadline", "0s"], 2, &["--deadline", "no time at all"]);
     let short = ["--strategy", "post-copy", "--max-downtime", "10ms"];
     refused(&short, 1, &["post-copy has no downtime"]);
     for limit in [

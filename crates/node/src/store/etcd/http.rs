@@ -13,7 +13,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Login;
 use crate::wire::now_ms;
@@ -22,6 +22,10 @@ use crate::wire::now_ms;
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// For a member to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// For the members to agree on a leader.
+const ELECTED_WITHIN: Duration = Duration::from_secs(5);
+/// Before they are asked again.
+const ELECTION_PAUSE: Duration = Duration::from_millis(200);
 /// How often all members are tried.
 const ROUNDS_MAX: usize = 2;
 /// Connections that are kept for the next request.
@@ -99,8 +103,10 @@ impl Gateway {
 
     /// Asks, and gives the answer and how often it was tried: the earlier tries may have been carried out too.
     pub(super) async fn ask(&self, path: &str, body: &Value) -> Result<(Value, usize), EtcdError> {
-        let mut tries = 0;
-        for _ in 0..2 {
+        let (mut tries, mut left) = (0, 2);
+        let until = Instant::now() + ELECTED_WITHIN;
+        while left > 0 {
+            left -= 1;
             let (member, sender, response) = self.send(path, body, &mut tries).await?;
             let status = response.status();
             let body = timeout(ANSWER_WITHIN, collect(response.into_body())).await;
@@ -112,6 +118,11 @@ impl Gateway {
             let answer: Value = serde_json::from_slice(&body).map_err(|_| EtcdError::Nonsense)?;
             match status {
                 StatusCode::OK => return Ok((answer, tries)),
+                _ if is_election(&answer) && Instant::now() < until => {
+                    self.give_up(member);
+                    sleep(ELECTION_PAUSE).await;
+                    left += 1;
+                }
                 _ if is_about_login(status, &answer) && self.login.is_some() => {
                     self.forget_token();
                 }
@@ -354,6 +365,11 @@ async fn collect(mut body: Incoming) -> Result<Vec<u8>, EtcdError> {
 fn message(answer: &Value) -> &str {
     let text = answer["message"].as_str().or(answer["error"].as_str());
     text.unwrap_or_default()
+}
+
+/// Whether the members just have no leader, or another one than a moment ago: gRPC's `UNAVAILABLE`.
+fn is_election(answer: &Value) -> bool {
+    answer["code"] == 14
 }
 
 fn is_about_login(status: StatusCode, answer: &Value) -> bool {
