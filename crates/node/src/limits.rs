@@ -67,6 +67,8 @@ pub const PROBE_SILENT_WITHIN: Duration = Duration::from_millis(200);
 pub const SILENT_AFTER_PROBES: u32 = 2;
 /// For another node to say how much room it has, after others have said so.
 pub const ROOM_AFTER_OTHERS: Duration = Duration::from_millis(500);
+/// For a process that is to be moved to be done with what is done to it, a snapshot for example.
+pub const FREE_WITHIN: Duration = Duration::from_secs(2);
 /// For the target of a move to answer, before the process is stopped for it.
 pub const THERE_WITHIN: Duration = Duration::from_secs(2);
 /// Of [`PROBE_WITHIN`], for a connection that may be dead.

@@ -7,17 +7,39 @@ use sterna_migration::{Attempt, Grant, MoveId, NodeId, Offer, Order as Move, Tra
 use sterna_process::ProcessId;
 use sterna_runner::message::Seen;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Hosting;
 use super::copies::copied;
 use super::input::Input;
 use crate::identity::random;
-use crate::limits::{ANSWER_WITHIN, PROBE_WITHIN, TARGET_LOOK_EVERY, TARGET_MISSES_MAX};
+use crate::limits::{
+    ANSWER_WITHIN, FREE_WITHIN, PROBE_WITHIN, RETRY_FIRST, TARGET_LOOK_EVERY, TARGET_MISSES_MAX,
+};
 use crate::message::{
     Belongings, BindingSort, Failure, FailureKind, HostingReply, HostingRequest, Reply, Request,
 };
 use crate::service::Service;
+
+impl Hosting {
+    /// How a process is when nobody works on it: until then it is not known how large its memory is. A snapshot is soon done.
+    async fn seen_free(&self, process: ProcessId) -> Result<Seen, Failure> {
+        let until = Instant::now() + FREE_WITHIN;
+        loop {
+            let seen = self.seen(process).await?;
+            let Some(doing) = seen.doing else {
+                return Ok(seen);
+            };
+            if Instant::now() >= until {
+                return Err(Failure::new(
+                    FailureKind::Busy,
+                    format!("process {} is {doing}: try again", process.short()),
+                ));
+            }
+            sleep(RETRY_FIRST).await;
+        }
+    }
+}
 
 impl Service {
     /// Begins to move a process of this node.
@@ -29,7 +51,7 @@ impl Service {
         dry_run: bool,
     ) -> Result<HostingReply, Failure> {
         travel.check().map_err(Failure::refused)?;
-        let seen = hosting.seen(process).await?;
+        let seen = hosting.seen_free(process).await?;
         self.may_move(hosting, process, target, &seen).await?;
         if dry_run {
             return Ok(HostingReply::CouldMove {

@@ -230,6 +230,25 @@ fn what_cannot_be_wanted_is_refused_before_anything_is_done() {
     cluster.ask(&["kill", "p"]).ok();
 }
 
+#[test]
+fn one_that_is_being_copied_is_moved_after_that() {
+    let cluster = Cluster::new(&["one", "two"]);
+    let words = ["run", "--detach", "--name", "p", &guest("fill"), "64", "0"];
+    cluster.ask(&words).ok();
+    for target in ["two", "one", "two"] {
+        let mut cloning = cluster.begin(&["clone", "p", target]);
+        until("it was moved", || {
+            let moved = cluster.ask(&["move", "p", target, "--strategy", "stop-and-copy"]);
+            let told = format!("{}{}", moved.out(), moved.err());
+            assert!(!told.contains("does not fit"), "{told}");
+            moved.0.status.success()
+        });
+        let clone = cloning.ended(0);
+        cluster.ask(&["kill", clone.trim()]).ok();
+    }
+    cluster.ask(&["kill", "p"]).ok();
+}
+
 /// In the middle of an upgrade.
 #[test]
 fn an_older_node_gets_it_in_one_piece_and_the_report_says_so() {
