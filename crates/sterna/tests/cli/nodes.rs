@@ -385,8 +385,8 @@ fn a_node_that_has_processes_does_not_leave_them_behind_by_joining() {
     let two = start(&world, "two", "127.0.0.1:0");
     let ticket = one.invite(&world);
     let idle = guest("idle");
-    two.ask(&world, &["run", "--detach", "--name", "p", &idle])
-        .ok();
+    let run = ["run", "--detach", "--name", "p", &idle, "sleep"];
+    two.ask(&world, &run).ok();
     two.join(&world, &ticket)
         .fails(1, &["a process runs on this node", "end it or freeze it"]);
     two.ask(&world, &["kill", "p"]).ok();
@@ -404,7 +404,9 @@ fn processes_of_a_node_that_is_gone_for_good_are_given_up_by_a_user_alone() {
     two.join(&world, &one.invite(&world)).ok();
     let idle = guest("idle");
     for name in ["kept", "other"] {
-        let run = ["run", "--detach", "--name", name, "--on", "two", &idle];
+        let run = [
+            "run", "--detach", "--name", name, "--on", "two", &sleeper, "60000",
+        ];
         one.ask(&world, &run).ok();
     }
     one.ask(&world, &["snapshot", "kept", "--once", "--to", "one"])
@@ -424,8 +426,8 @@ fn processes_of_a_node_that_is_gone_for_good_are_given_up_by_a_user_alone() {
     });
     let told = one.ask(&world, &["ps"]).ok();
     assert!(told.contains("kept"), "{told}");
-    one.ask(&world, &["run", "--detach", "--name", "other", &idle])
-        .ok();
+    let run = ["run", "--detach", "--name", "other", &idle, "sleep"];
+    one.ask(&world, &run).ok();
     for process in ["kept", "other"] {
         one.ask(&world, &["kill", process]).ok();
     }
