@@ -25,7 +25,7 @@ use crate::leaving::{Outgoing, chain};
 use crate::left::Left;
 use crate::limits::{
     AHEAD_PAGES, ASKS_FOR, BEHIND_PAGES, HELD_BACK_MAX, HELD_BACK_PAGES, HELD_BACK_SHARE, HOLD_MAX,
-    LANE_WITHIN,
+    LANE_WITHIN, RUNS_LOOK_EVERY, RUNS_WITHIN,
 };
 use crate::pump::{self, PumpError, RECORD_PAGES};
 
@@ -150,8 +150,18 @@ impl Following {
         pump::early(sent, rate, self.begun).min(left)
     }
 
+    /// Nothing goes unasked while the process stands still: its commit needs the processors. That it runs shows when it asks for a
+    /// page.
+    fn wait_until_it_runs(&self, outgoing: &Outgoing) {
+        let until = Instant::now() + RUNS_WITHIN;
+        while self.asked_us.load(Ordering::Relaxed) == 0 && Instant::now() < until {
+            outgoing.wait_for(RUNS_LOOK_EVERY);
+        }
+    }
+
     /// Sends all that is left, on one connection of several: on a lane, or where answers go.
     fn push(&self, outgoing: &Outgoing, mut lane: Option<Sender>) {
+        self.wait_until_it_runs(outgoing);
         loop {
             outgoing.wait_for(self.early());
             let (held_back, begun) = (self.holds_back(), Instant::now());

@@ -68,6 +68,10 @@ pub const LANES: u8 = 2;
 pub const LANE_WITHIN: Duration = Duration::from_millis(200);
 /// Between two words on how far a round is.
 pub const TELL_EVERY: Duration = Duration::from_millis(250);
+/// For a process whose memory follows to run, if it asks for no page.
+pub const RUNS_WITHIN: Duration = Duration::from_millis(50);
+/// Between two looks at whether it has.
+pub const RUNS_LOOK_EVERY: Duration = Duration::from_millis(1);
 /// A process that has asked for a page will ask for more, for so long: what goes unasked is held back.
 pub const ASKS_FOR: Duration = Duration::from_millis(2);
 /// Then it goes in one part of so many of the time, in pieces of so many pages,
