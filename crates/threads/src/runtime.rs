@@ -116,8 +116,8 @@ impl RuntimeBuilder {
 /// What threads run on.
 ///
 /// Dropped, it cancels all its threads and waits until they have ended: each unwinds from the call that it blocks in. A
-/// thread that never blocks in a call of this package is waited for as long as it runs. If one of its own threads
-/// drops it, it does not wait.
+/// thread that never blocks in a call of this package is waited for as long as it runs, and so is a call within
+/// [`blocking`](crate::blocking), which cannot be cancelled. If one of its own threads drops it, it does not wait.
 ///
 /// ```
 /// use sterna_threads::{Runtime, spawn};
