@@ -206,7 +206,10 @@ fn who_waits_for_the_other_end_of_a_fifo_is_cancelled() {
         let flags = OFlags::NONBLOCK.bits() as i32;
         drop(reads().custom_flags(flags).open(&path).unwrap());
         let nobody = File::options().write(true).custom_flags(flags).open(&path);
-        assert_eq!(nobody.unwrap_err().raw_os_error(), Some(Errno::NXIO.raw_os_error()));
+        assert_eq!(
+            nobody.unwrap_err().raw_os_error(),
+            Some(Errno::NXIO.raw_os_error())
+        );
     });
 }
 
