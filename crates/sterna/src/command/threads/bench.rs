@@ -89,7 +89,7 @@ fn table(first: &'static str) -> Rows {
     ])
 }
 
-/// Cells of a row, and why some are empty.
+/// Cells of a row, and why some are empty: by numbers, which are those of the reasons.
 fn row<T>(
     table: &mut Rows,
     reasons: &mut Vec<String>,
@@ -100,9 +100,13 @@ fn row<T>(
     let cells = Carrier::ALL.map(|carrier| match figure(carrier) {
         Some(Figure::Measured(value)) => shown(&value),
         Some(Figure::Skipped { skipped }) => {
-            let reason = format!("{carrier}, {label}: {}", Plain(&skipped));
-            reasons.push(reason);
-            "–".to_owned()
+            let reason = Plain(&skipped).to_string();
+            let known = reasons.iter().position(|one| *one == reason);
+            let number = known.unwrap_or_else(|| {
+                reasons.push(reason);
+                reasons.len() - 1
+            });
+            format!("– ({})", number + 1)
         }
         None => "–".to_owned(),
     });
@@ -169,8 +173,8 @@ fn text(measured: &Measured) -> String {
     let _ = write!(text, "{}", memory.shown(paint));
     if !reasons.is_empty() {
         let _ = writeln!(text, "\n{}", paint.bold("Why some are not measured"));
-        for reason in reasons {
-            let _ = writeln!(text, "  {}", paint.dim(reason));
+        for (number, reason) in reasons.iter().enumerate() {
+            let _ = writeln!(text, "  ({}) {}", number + 1, paint.dim(reason));
         }
     }
     text
