@@ -154,8 +154,8 @@ pub struct Row {
     pub per_second: f64,
     /// Wrong answers and broken connections.
     pub errors: u64,
-    /// How long answers took.
-    pub latency_us: Latency,
+    /// How long answers took. `None`: there was none.
+    pub latency_us: Option<Latency>,
     /// CPU time of the server's processes, of each second.
     pub cpu_share: f64,
     /// Microseconds of CPU time for each answer. `None`: no answer, or less time than the kernel's tick of 10 ms in all.
@@ -258,10 +258,36 @@ impl Row {
             model,
             per_second: report.requests as f64 / report.seconds.max(1e-9),
             errors: report.errors,
-            latency_us: report.latency_us,
+            // Without answers there are only requests that still wait: how long says how long was measured.
+            latency_us: (report.requests > 0).then_some(report.latency_us),
             cpu_share: usage.cpu.as_secs_f64() / whole.as_secs_f64(),
             cpu_us_per_request: (report.requests > 0 && cpu_us > 0.0).then(|| cpu_us / in_all),
             memory_kib: usage.memory_kib,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_answered_nothing_has_no_latencies() {
+        let report = |requests| Report {
+            requests,
+            seconds: 1.0,
+            latency_us: Latency {
+                p50: 1.2e6,
+                ..Latency::default()
+            },
+            ..Report::default()
+        };
+        let row = |requests| {
+            let (scenario, usage) = (Scenario::SlowClients, subject::Usage::default());
+            let whole = Duration::from_secs(1);
+            Row::new(scenario, Model::Iterative, &report(requests), usage, whole)
+        };
+        assert_eq!(row(0).latency_us, None);
+        assert_eq!(row(1).latency_us.unwrap().p50, 1.2e6);
     }
 }

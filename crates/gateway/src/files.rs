@@ -12,7 +12,7 @@
 //! | processes | processes that were started before, each iterative, that share the listening socket |
 //! | hybrid | a user thread for each connection, on few kernel threads |
 //!
-//! In the order in which a request meets them: `model` (with `gate`: who gets in), `drive` (steps, by calls that block),
+//! In the order in which a request meets them: `model` (with `gate`: who gets in, and `places`, which processes share), `drive` (steps, by calls that block),
 //! `connection`, `request`, `target`, `site`, `condition`, `range`, `listing`, `media`, `answer`, `log`. Around them
 //! `settings` and `stop`.
 
@@ -25,6 +25,7 @@ mod listing;
 mod log;
 mod media;
 mod model;
+mod places;
 mod range;
 mod request;
 mod settings;

@@ -23,7 +23,8 @@ fn main() -> ExitCode {
         [name, x, threads, implementation] => process(name, x, threads, implementation),
         [threads, implementation] => both(threads, implementation),
         [threads] => both(threads, "hybrid"),
-        _ => both("3", "hybrid"),
+        [] => both("3", "hybrid"),
+        _ => Err("what is counted with is THREADS [kernel|user|hybrid], and no more".into()),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -41,7 +42,26 @@ fn random(below: u64) -> u64 {
     RandomState::new().hash_one(0) % below
 }
 
+fn number(threads: &str) -> Result<usize, String> {
+    let wrong = |_| format!("{threads:?} is no number of threads: write one such as 3");
+    threads.parse().map_err(wrong)
+}
+
+fn kind(implementation: &str) -> Result<Implementation, String> {
+    match implementation {
+        "kernel" => Ok(Implementation::Kernel),
+        "user" => Ok(Implementation::User),
+        "hybrid" => Ok(Implementation::Hybrid),
+        other => Err(format!(
+            "there are no threads of the kind {other:?}: write kernel, user or hybrid"
+        )),
+    }
+}
+
 fn both(threads: &str, implementation: &str) -> Outcome {
+    // Said once, and not by both processes.
+    number(threads)?;
+    kind(implementation)?;
     let x = (10 + random(90)).to_string();
     let program = std::env::current_exe()?;
     let start = |name: &str| {
@@ -57,12 +77,8 @@ fn both(threads: &str, implementation: &str) -> Outcome {
 }
 
 fn process(name: &str, x: &str, threads: &str, implementation: &str) -> Outcome {
-    let (first, threads): (usize, usize) = (x.parse()?, threads.parse()?);
-    let implementation = match implementation {
-        "kernel" => Implementation::Kernel,
-        "user" => Implementation::User,
-        _ => Implementation::Hybrid,
-    };
+    let (first, threads): (usize, usize) = (x.parse()?, number(threads)?);
+    let implementation = kind(implementation)?;
     let shared = Mutex::new(first);
     println!("{name} sees shared x being {first}");
     let runtime = Runtime::builder(implementation).build()?;
@@ -80,8 +96,9 @@ fn process(name: &str, x: &str, threads: &str, implementation: &str) -> Outcome 
     });
     let last = shared.into_inner();
     let late_ms = late.unwrap_or_default().as_secs_f64() * 1e3;
+    let end = if threads == 1 { "" } else { "s" };
     println!(
-        "{name} sees shared x being {last}; of {threads} threads the latest woke {late_ms:.1} ms late"
+        "{name} sees shared x being {last}; of {threads} thread{end} the latest woke {late_ms:.1} ms late"
     );
     Ok(last == first + threads)
 }

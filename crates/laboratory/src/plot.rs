@@ -110,6 +110,17 @@ pub struct Axis {
     pub scale: Scale,
 }
 
+/// How a line is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stroke {
+    /// Without gaps.
+    Solid,
+    /// In dashes.
+    Dashed,
+    /// In dots.
+    Dotted,
+}
+
 /// A line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
@@ -117,8 +128,8 @@ pub struct Line {
     pub name: String,
     /// Which colour; lines that belong together share it.
     pub colour: usize,
-    /// Whether it is dashed.
-    pub dashed: bool,
+    /// How it is drawn; lines of one colour differ in it.
+    pub stroke: Stroke,
     /// Its points, from left to right.
     pub points: Vec<(f64, f64)>,
 }
@@ -215,7 +226,7 @@ mod tests {
         let line = Line {
             name: "one & two".to_owned(),
             colour: 7,
-            dashed: true,
+            stroke: Stroke::Dotted,
             points: vec![(1.0, 0.0), (1000.0, 5e6)],
         };
         vec![

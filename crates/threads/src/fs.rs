@@ -4,9 +4,11 @@
 //! goes through io_uring where the kernel has it, and through [`blocking`] elsewhere. Calls on paths
 //! go through `blocking`, except for opening. Threads of the kernel make all calls themselves.
 //!
-//! Reads, writes and opening can be cancelled where io_uring carries them out; a byte is then either transferred and
-//! reported or not transferred. What goes through `blocking` cannot.
+//! Reads and writes that io_uring carries out can be cancelled; a byte is then either transferred and reported or not
+//! transferred. Waiting for the other end of a FIFO can be cancelled everywhere. What goes through `blocking`, and what
+//! threads of the kernel call themselves, cannot be: also the end of the runtime waits for it.
 
+mod fifo;
 mod file;
 mod open;
 

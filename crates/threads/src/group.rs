@@ -15,6 +15,8 @@ use crate::wait::{Cancel, Line, Outcome, Waiting};
 
 /// The weight of a group that was given none, and of all threads without a group.
 pub const WEIGHT_DEFAULT: u32 = 100;
+/// Smaller caps count as this one.
+const CAP_MIN: f64 = 0.001;
 /// A cap holds over so long.
 const CAP_WINDOW: Duration = Duration::from_millis(20);
 
@@ -52,13 +54,27 @@ impl Group {
         Self::with(name, WEIGHT_DEFAULT, None)
     }
 
-    /// A group with a weight (at least 1) and perhaps a cap: its share of one processor, above 0, at most 1 for each
-    /// worker, that it never exceeds for long even if nobody else wants to run.
+    /// A group with a weight (at least 1) and perhaps a cap: its share of one processor that it never exceeds for long,
+    /// even if nobody else wants to run. A cap is above 0; less than a thousandth counts as that, and more than 1 for each
+    /// worker is none.
+    ///
+    /// # Panics
+    /// The weight is 0, or the cap is no number above 0.
     pub fn with(name: &str, weight: u32, cap: Option<f64>) -> Self {
+        assert!(
+            weight > 0,
+            "the weight of group {name} is 0: give it at least 1"
+        );
+        if let Some(share) = cap {
+            assert!(
+                share > 0.0,
+                "the cap of group {name} is {share}: give it a share of a processor above 0, or none"
+            );
+        }
         Self(Arc::new(GroupState {
             name: name.into(),
-            weight: weight.max(1),
-            cap: cap.map(|share| (CAP_WINDOW.as_nanos() as f64 * share.max(0.001)) as u64),
+            weight,
+            cap: cap.map(|share| (CAP_WINDOW.as_nanos() as f64 * share.max(CAP_MIN)) as u64),
             used: AtomicU64::new(0),
             virtual_time: AtomicU64::new(0),
             window: Mutex::default(),

@@ -29,6 +29,16 @@
 //! of this package can block the worker for ever. Cancellation knows that siblings unwind, and waits only with threads
 //! that begin to wait while one is blocked inside a destructor.
 //!
+//! The standard library's message of a panic names the kernel thread (`thread 'worker-0' panicked`), and has no way to
+//! be told another name. A hook of one's own can say which thread it was, since it runs on it:
+//!
+//! ```
+//! std::panic::set_hook(Box::new(|about| {
+//!     let thread = sterna_threads::current();
+//!     eprintln!("in {}: {about}", thread.name().unwrap_or("a thread without a name"));
+//! }));
+//! ```
+//!
 //! # What ends the process, and what copies it
 //!
 //! - `std::process::exit`, from any thread, ends all at once and runs no destructors of threads, as it does for threads of

@@ -221,6 +221,7 @@ fn nothing_comes_after_the_end() {
 fn take(shared: &Shared, number: usize, left: &AtomicUsize) {
     let inbox = &shared.inboxes[number];
     let other = &shared.inboxes[1 - number];
+    shared.awake(inbox);
     while !shared.is_closing() {
         let found = inbox
             .take_unstarted()
@@ -249,7 +250,8 @@ fn work_for_anybody_wakes_somebody() {
     });
 }
 
-/// A worker makes two threads while the other falls asleep or wakes up, and computes for ever: the other runs both.
+/// A worker makes two threads while the other begins, falls asleep or wakes up, and computes for ever: the other runs
+/// both.
 #[test]
 fn what_was_given_to_who_sleeps_is_not_left() {
     check(|| {
@@ -260,6 +262,7 @@ fn what_was_given_to_who_sleeps_is_not_left() {
             thread::spawn(move || take(&shared, 1, &left))
         };
         let own = &shared.inboxes[0];
+        shared.awake(own);
         own.offer(Record::foreign());
         shared.place(own, Record::foreign());
         join([other]);

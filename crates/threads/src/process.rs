@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::io::{Direction, PipeReader, PipeWriter, Source};
 use crate::runtime::Home;
-use crate::{blocking, scope};
+use crate::{Thread, blocking, scope};
 
 /// A process that this one has started.
 ///
@@ -90,7 +90,7 @@ impl Child {
         self.inner.try_wait()
     }
 
-    /// Closes its standard input and waits until it ends.
+    /// Closes its standard input, if that was not taken out of [`stdin`](Self::stdin), and waits until it ends.
     ///
     /// # Errors
     /// As the kernel says.
@@ -98,7 +98,9 @@ impl Child {
         self.wait_until(None)
     }
 
-    /// The same for at most `timeout`; `None` if it has not ended by then.
+    /// The same for at most `timeout`; `None` if it has not ended by then. The standard input is closed at once, whatever
+    /// the time-out: to look again and again while input is still to come, call [`try_wait`](Self::try_wait), or take
+    /// `stdin` out before.
     ///
     /// # Errors
     /// As the kernel says.
@@ -145,6 +147,8 @@ fn read_both(
     match (one, two) {
         (Some(one), Some(two)) if Home::of_this_thread().is_ok() => scope(|scope| {
             let other = scope.spawn(|| read_all(Some(two)));
+            // The scope waits for it, also if this thread is cancelled.
+            let _end = EndOf(other.thread().clone());
             (read_all(Some(one)), other.join().unwrap_or_else(gone))
         }),
         // No thread of this package: the standard library's then.
@@ -153,6 +157,15 @@ fn read_both(
             (read_all(Some(one)), other.join().unwrap_or_else(gone))
         }),
         (one, two) => (read_all(one), read_all(two)),
+    }
+}
+
+/// A thread that ends with who waits for it.
+struct EndOf(Thread);
+
+impl Drop for EndOf {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 

@@ -34,6 +34,8 @@ const BYTES_MAX: usize = 0x7fff_f000;
 const NOBODY: u64 = u64::MAX;
 /// For the kernel: at the file's own position, and move that.
 const AT_POSITION: u64 = u64::MAX;
+/// What a wait within the kernel ends with when it is interrupted. System calls turn it into `EINTR`, rings do not always.
+const RESTARTSYS: Errno = Errno::from_raw_os_error(512);
 
 /// See the module.
 pub(crate) struct Ring(RefCell<Inner>);
@@ -179,7 +181,7 @@ impl Ring {
         let result = result(answer.expect("a grant follows the answer"));
         let withdrawn = |error: &io::Error| {
             let errno = Errno::from_io_error(error);
-            matches!(errno, Some(Errno::CANCELED | Errno::INTR))
+            matches!(errno, Some(Errno::CANCELED | Errno::INTR | RESTARTSYS))
         };
         if outcome == Outcome::Cancelled && result.as_ref().is_err_and(withdrawn) {
             cancel::raise();

@@ -42,9 +42,10 @@ pub struct RuntimeBuilder {
 }
 
 impl RuntimeBuilder {
-    /// Kernel threads that a hybrid runtime runs user threads on; otherwise one per processor. At least 1.
+    /// Kernel threads that a hybrid runtime runs user threads on, at least 1; otherwise one per processor. The other
+    /// kinds have no use for it.
     pub fn workers(mut self, count: usize) -> Self {
-        self.workers = Some(count.max(1));
+        self.workers = Some(count);
         self
     }
 
@@ -78,8 +79,12 @@ impl RuntimeBuilder {
     /// Starts it.
     ///
     /// # Errors
-    /// The stack size is impossible, or the kernel gives no threads or descriptors.
+    /// There are to be no workers, the stack size is impossible, or the kernel gives no threads or descriptors.
     pub fn build(self) -> io::Result<Runtime> {
+        if self.workers == Some(0) {
+            let why = "0 workers run nothing: ask for at least 1, or do not say how many";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         if self.implementation == Implementation::Kernel {
             let stack_bytes = self.stack_bytes.unwrap_or(KERNEL_STACK_BYTES);
             return Ok(Runtime {
@@ -116,8 +121,8 @@ impl RuntimeBuilder {
 /// What threads run on.
 ///
 /// Dropped, it cancels all its threads and waits until they have ended: each unwinds from the call that it blocks in. A
-/// thread that never blocks in a call of this package is waited for as long as it runs. If one of its own threads
-/// drops it, it does not wait.
+/// thread that never blocks in a call of this package is waited for as long as it runs, and so is a call within
+/// [`blocking`](crate::blocking), which cannot be cancelled. If one of its own threads drops it, it does not wait.
 ///
 /// ```
 /// use sterna_threads::{Runtime, spawn};

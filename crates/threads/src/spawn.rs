@@ -111,7 +111,9 @@ where
         // A result that nobody waits for is dropped there.
         let left = catch_unwind(AssertUnwindSafe(|| theirs.finish(result)));
         if left.is_err() {
-            eprintln!("sterna-threads: the result of a thread panicked when it was dropped");
+            let thread = current();
+            let name = thread.name().unwrap_or("a thread without a name");
+            eprintln!("sterna-threads: the result of {name} panicked when it was dropped");
             std::process::abort();
         }
         after();

@@ -152,7 +152,13 @@ impl Shared {
         }
         self.sleepers.fetch_sub(1, Ordering::Relaxed);
         inbox.set_sleeping(false);
+        self.awake(inbox);
+    }
+
+    /// A worker goes on, or begins.
+    pub(crate) fn awake(&self, inbox: &Inbox) {
         inbox.set_idle(false);
+        fence(Ordering::SeqCst);
         if inbox.has_unstarted() {
             // Others have left it alone, and may not come to it while this one does something else.
             self.rouse_one();

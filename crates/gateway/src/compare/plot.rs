@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use super::{Row, Scenario};
 #[cfg(test)]
 use crate::files::Model;
+use crate::load::Latency;
 
 /// In pixels.
 const LABELS: f64 = 150.0;
@@ -25,7 +26,8 @@ const STYLE: &str = "\
 body{background:var(--surface);color:var(--text);font:15px/1.45 system-ui,sans-serif;margin:2rem auto;\
 max-width:1220px;padding:0 1rem}\
 h1{font-size:1.5rem}h2{font-size:1.05rem;margin:2.2rem 0 0}p{color:var(--quiet);margin:.2rem 0 .6rem}\
-.scroll{overflow-x:auto}svg{display:block;font:12px system-ui,sans-serif}text{fill:var(--text)}\
+.scroll{overflow-x:auto}svg{display:block;font:12px system-ui,sans-serif;max-width:100%;\
+min-width:900px;height:auto}text{fill:var(--text)}\
 .quiet{fill:var(--quiet)}.grid{stroke:var(--line)}.bar,.dot{fill:var(--mark)}.tail{stroke:var(--tail);stroke-width:5;\
 stroke-linecap:round}.late{fill:var(--surface);stroke:var(--mark);stroke-width:2}.bad{fill:var(--bad)}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.6rem 0;font-size:13px}\
@@ -118,12 +120,7 @@ fn bars(
     for (index, row) in rows.iter().enumerate() {
         let y = middle(index);
         let Some(value) = value(row) else {
-            let text = y + 4.0;
-            let _ = write!(
-                page,
-                "<text class=\"bad\" x=\"{}\" y=\"{text}\">none</text>",
-                left + 6.0
-            );
+            none(page, left, y);
             continue;
         };
         let length = if most > 0.0 {
@@ -144,6 +141,12 @@ fn bars(
     }
 }
 
+/// There is no figure.
+fn none(page: &mut String, left: f64, y: f64) {
+    let (x, y) = (left + 6.0, y + 4.0);
+    let _ = write!(page, "<text class=\"bad\" x=\"{x}\" y=\"{y}\">none</text>");
+}
+
 /// A bar that is round where it ends and straight where it begins.
 fn rounded(left: f64, top: f64, length: f64) -> String {
     let radius = 3.0_f64.min(length);
@@ -159,7 +162,8 @@ fn latencies(page: &mut String, left: f64, rows: &[&Row]) {
     title(page, left, "latency, ms");
     let all = rows
         .iter()
-        .flat_map(|row| [row.latency_us.p50, row.latency_us.p999]);
+        .filter_map(|row| row.latency_us)
+        .flat_map(|latency| [latency.p50, latency.p999]);
     let (mut least, mut most) = (f64::MAX, 0.0_f64);
     for value in all.filter(|value| *value > 0.0) {
         (least, most) = (least.min(value), most.max(value));
@@ -185,10 +189,11 @@ fn latencies(page: &mut String, left: f64, rows: &[&Row]) {
         );
     }
     for (index, row) in rows.iter().enumerate() {
-        let (y, latency) = (middle(index), row.latency_us);
-        if latency.p50 <= 0.0 {
+        let y = middle(index);
+        let Some(latency) = row.latency_us else {
+            none(page, left, y);
             continue;
-        }
+        };
         let _ = write!(
             page,
             "<g><title>{}: {} / {} / {} ms</title><line class=\"tail\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{y}\" \
@@ -213,7 +218,10 @@ fn table(page: &mut String, rows: &[&Row]) {
          <th>MiB</th><th>errors</th></tr>\n",
     );
     for row in rows {
-        let latency = row.latency_us;
+        let ms = |of: fn(Latency) -> f64| {
+            let value = row.latency_us.map(|latency| of(latency) / 1000.0);
+            value.map_or_else(|| "–".to_owned(), short)
+        };
         let cpu = row.cpu_us_per_request.map_or_else(|| "–".to_owned(), short);
         let _ = writeln!(
             page,
@@ -221,9 +229,9 @@ fn table(page: &mut String, rows: &[&Row]) {
              <td>{}</td><td>{}</td></tr>",
             row.model.name(),
             short(row.per_second),
-            short(latency.p50 / 1000.0),
-            short(latency.p99 / 1000.0),
-            short(latency.p999 / 1000.0),
+            ms(|latency| latency.p50),
+            ms(|latency| latency.p99),
+            ms(|latency| latency.p999),
             row.cpu_share * 100.0,
             short(row.memory_kib as f64 / 1024.0),
             row.errors
@@ -263,7 +271,6 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::Latency;
 
     #[test]
     fn numbers_are_short() {
@@ -290,12 +297,12 @@ mod tests {
                 model,
                 per_second: 1234.5,
                 errors: 0,
-                latency_us: Latency {
+                latency_us: (model != Model::Iterative).then_some(Latency {
                     p50: 10.0,
                     p99: 100.0,
                     p999: 2000.0,
                     most: 3000.0,
-                },
+                }),
                 cpu_share: 0.5,
                 cpu_us_per_request: (model != Model::Hybrid).then_some(3.0),
                 memory_kib: 2048,

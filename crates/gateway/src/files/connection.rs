@@ -27,6 +27,10 @@ use super::status::Status;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 256 * 1024;
 
+/// Bytes that the kernels of both sides hold at most between a server and a client that takes them (`tcp_wmem` and
+/// `tcp_rmem` in tcp(7), as they usually are). While a client takes of these, nothing is seen of it.
+const HELD_MAX: u64 = 8 * 1024 * 1024;
+
 pub(crate) struct Connection {
     site: Arc<Site>,
     peer: IpAddr,
@@ -55,6 +59,8 @@ enum State {
 struct Sending {
     answer: Answer,
     record: Option<Record>,
+    /// Bytes that the kernel has taken, head included.
+    taken: u64,
     /// Until all of it must be sent.
     until: Instant,
 }
@@ -224,7 +230,11 @@ impl Connection {
             self.conclude();
             self.go_on(now);
         } else {
-            let stalled = now + self.site.settings.limits.stall_time;
+            // A client that takes slowly first takes what the kernels hold for it, and meanwhile cannot be told from one
+            // that takes nothing.
+            sending.taken += bytes;
+            let held = sending.taken.min(HELD_MAX);
+            let stalled = now + self.site.settings.limits.response_time(held);
             self.deadline = stalled.min(sending.until);
         }
     }
@@ -304,6 +314,7 @@ impl Connection {
         self.state = State::Sending(Box::new(Sending {
             answer,
             record,
+            taken: 0,
             until,
         }));
     }

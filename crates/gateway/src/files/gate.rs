@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::net::{SendFlags, SocketFlags, accept_with, send};
 use sterna_threads::io::TcpStream;
 
+use super::places::Places;
 use super::site::Site;
 
 /// What a connection beyond the limit is told. No date: it is the same for all.
@@ -21,6 +22,8 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nServer: sterna\r\nConn
 pub(crate) struct Gate {
     site: Arc<Site>,
     inside: AtomicUsize,
+    /// Of a process among several, which share the limit.
+    places: Option<Places>,
     /// Given up for a moment when there are no more descriptors, to take a connection and close it. Otherwise it would
     /// stay in the queue, and the server would spin.
     spare: Mutex<Option<OwnedFd>>,
@@ -32,6 +35,9 @@ pub(crate) struct Pass(Arc<Gate>);
 
 impl Drop for Pass {
     fn drop(&mut self) {
+        if let Some(places) = &self.0.places {
+            places.give_back();
+        }
         self.0.inside.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -47,9 +53,15 @@ pub(crate) enum Failure {
 
 impl Gate {
     pub(crate) fn new(site: Arc<Site>) -> io::Result<Arc<Self>> {
+        Self::of_one(site, None)
+    }
+
+    /// The way into one of several processes, if they share their places.
+    pub(crate) fn of_one(site: Arc<Site>, places: Option<Places>) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             site,
             inside: AtomicUsize::new(0),
+            places,
             spare: Mutex::new(Some(spare()?)),
         }))
     }
@@ -61,9 +73,7 @@ impl Gate {
 
     /// Lets a connection in, or says that the server is full.
     pub(crate) fn admit(self: &Arc<Self>, stream: &TcpStream) -> Option<Pass> {
-        let limit = self.site.settings.limits.connections;
-        let pass = Pass(Arc::clone(self));
-        if self.inside.fetch_add(1, Ordering::AcqRel) < limit {
+        if let Some(pass) = self.pass() {
             // Small responses are not held back for larger ones. If it fails they are.
             let _ = stream.set_nodelay(true);
             return Some(pass);
@@ -74,6 +84,18 @@ impl Gate {
         let _ = stream.shutdown(Shutdown::Write);
         // What was sent already is read, or the kernel would reset the connection.
         let _ = rustix::io::read(stream, &mut [0; 2048]);
+        None
+    }
+
+    /// If there is room.
+    fn pass(self: &Arc<Self>) -> Option<Pass> {
+        let limit = self.site.settings.limits.connections;
+        let is_free = self.inside.fetch_add(1, Ordering::AcqRel) < limit
+            && self.places.as_ref().is_none_or(Places::take);
+        if is_free {
+            return Some(Pass(Arc::clone(self)));
+        }
+        self.inside.fetch_sub(1, Ordering::AcqRel);
         None
     }
 

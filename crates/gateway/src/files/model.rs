@@ -81,7 +81,8 @@ impl Model {
 /// How many serve.
 #[derive(Debug, Clone, Default)]
 pub struct Workers {
-    /// Threads of the pool, aides, processes, or kernel threads under user threads. `None`: as many as usually do.
+    /// Threads of the pool, aides, processes, or kernel threads under user threads; 0 counts as 1. `None`: as many as
+    /// usually do.
     pub count: Option<usize>,
     /// For [`Model::Processes`]: the program that is started for each, with arguments; it calls
     /// [`role::run`](crate::role::run).

@@ -49,7 +49,8 @@ pub struct Limits {
     pub head_time: Duration,
     /// Without any request on a connection.
     pub idle_time: Duration,
-    /// Without the client taking any byte of a response.
+    /// Without the client taking any byte of a response. Up to 8 MiB that the kernels of both sides hold by then it may
+    /// take unseen, so it has the time for these at [`rate_min`](Self::rate_min) besides.
     pub stall_time: Duration,
     /// Bytes per second that a client must take of a response on average, beyond one stall.
     pub rate_min: u64,

@@ -45,6 +45,7 @@ under_every_model! {
     crate::limits::slow_head as a_head_must_come_in_time,
     crate::limits::idle as idle_connections_end,
     crate::limits::stalled as clients_that_take_nothing_are_cut_off,
+    crate::limits::slow_body as clients_that_take_slowly_get_all,
     crate::limits::full as beyond_the_limit_is_turned_away,
     crate::limits::slow_clients_hold_up_nobody as thousands_of_idle_connections_are_held,
     crate::changes::truncated as a_file_that_shrinks_ends_the_connection,

@@ -177,6 +177,13 @@ impl Client {
         }
     }
 
+    /// Takes what has come, a little of it: how many bytes. It is kept.
+    pub(crate) fn take(&mut self) -> usize {
+        let before = self.read.len();
+        self.more();
+        self.read.len() - before
+    }
+
     fn seen(&self) -> String {
         String::from_utf8_lossy(&self.read).into_owned()
     }

@@ -2,7 +2,10 @@
 
 use super::{CARRIERS, Cache, CurveRow, Lines, Picture, Point};
 use crate::carrier::Carrier;
-use crate::plot::{Axis, Chart, Line, Lines as LineChart, Page, Part, Scale, Shades, Unit};
+use crate::plot::{Axis, Chart, Line, Lines as LineChart, Page, Part, Scale, Shades, Stroke, Unit};
+
+/// Of sizes of working sets, the smallest first. More would share them.
+const STROKES: [Stroke; 3] = [Stroke::Dashed, Stroke::Solid, Stroke::Dotted];
 
 impl Cache {
     /// What was found, as charts.
@@ -33,20 +36,20 @@ impl Cache {
         let mut series = vec![Line {
             name: "before a switch".to_owned(),
             colour: 3,
-            dashed: false,
+            stroke: Stroke::Solid,
             points: self.points(CARRIERS[1], |point| point.before_ns),
         }];
         for (colour, carrier) in CARRIERS.into_iter().enumerate() {
             series.push(Line {
                 name: format!("after a switch between {carrier}, the other uses as much memory"),
                 colour,
-                dashed: false,
+                stroke: Stroke::Solid,
                 points: self.points(carrier, |point| point.after_ns),
             });
             series.push(Line {
                 name: format!("after a switch between {carrier}, the other touches nothing"),
                 colour,
-                dashed: true,
+                stroke: Stroke::Dashed,
                 points: self.points(carrier, |point| point.after_nothing_ns),
             });
         }
@@ -65,13 +68,13 @@ impl Cache {
             series.push(Line {
                 name: format!("{carrier}, indirect"),
                 colour,
-                dashed: false,
+                stroke: Stroke::Solid,
                 points: self.points(carrier, |point| point.indirect_ns),
             });
             series.push(Line {
                 name: format!("{carrier}, direct"),
                 colour,
-                dashed: true,
+                stroke: Stroke::Dashed,
                 points: self.points(carrier, |point| point.direct_ns),
             });
         }
@@ -119,16 +122,18 @@ impl Cache {
         };
         let mut sizes: Vec<usize> = self.ticks.iter().map(|row| row.bytes).collect();
         sizes.sort_unstable();
+        sizes.dedup();
         for rows in self.ticks.chunk_by(same) {
             let point = |row: &super::TickRow| {
                 let ticked = row.ticked.measured()?;
                 Some((row.period_us as f64 / 1e6, ticked.slowdown.max(0.0)))
             };
             let colour = CARRIERS.iter().position(|one| *one == rows[0].carrier);
+            let size = sizes.iter().position(|one| *one == rows[0].bytes);
             series.push(Line {
                 name: format!("{}, {} KiB", rows[0].carrier, rows[0].bytes / 1024),
                 colour: colour.unwrap_or(0),
-                dashed: Some(&rows[0].bytes) == sizes.first(),
+                stroke: STROKES[size.unwrap_or(0) % STROKES.len()],
                 points: rows.iter().filter_map(point).collect(),
             });
         }
@@ -181,4 +186,51 @@ fn picture(lines: &Lines) -> Option<Part> {
                 .collect(),
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{TickRow, Ticked};
+    use crate::carrier::Figure;
+    use crate::place::Machine;
+
+    #[test]
+    fn lines_of_ticks_are_told_apart() {
+        let ticked = Figure::Measured(Ticked {
+            ticks: 12,
+            quiet_ns: 1.0,
+            direct_ns: 1.0,
+            indirect_ns: 1.0,
+            slowdown: 0.1,
+        });
+        let rows = CARRIERS.iter().flat_map(|&carrier| {
+            [24 << 10, 512 << 10, 4 << 20].map(|bytes| TickRow {
+                carrier,
+                bytes,
+                period_us: 500,
+                ticked: ticked.clone(),
+            })
+        });
+        let cache = Cache {
+            machine: Machine::this(),
+            levels: Vec::new(),
+            curve: Vec::new(),
+            tick_bytes: 0,
+            ticks: rows.collect(),
+            lines: Vec::new(),
+        };
+        let Chart::Lines(lines) = cache.ticks().chart else {
+            panic!("ticks are lines");
+        };
+        let looks: Vec<_> = lines
+            .series
+            .iter()
+            .map(|line| (line.colour, line.stroke))
+            .collect();
+        for (number, look) in looks.iter().enumerate() {
+            assert!(!looks[..number].contains(look), "{look:?} is there twice");
+        }
+        assert_eq!(looks.len(), 3 * CARRIERS.len());
+    }
 }

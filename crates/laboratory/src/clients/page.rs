@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::seen::{COPY, READY, STILL};
 use super::{Tally, Trace, Way};
 use crate::place::Condition;
-use crate::plot::{Axis, Band, Bars, Chart, Group, Line, Lines, Page, Part, Scale, Unit};
+use crate::plot::{Axis, Band, Bars, Chart, Group, Line, Lines, Page, Part, Scale, Stroke, Unit};
 
 /// What moves of a server cost its clients.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -136,10 +136,10 @@ fn over_time(heap: &Heap, way: &Way) -> Part {
     let Trace { points, phases } = &way.trace;
     let first = points.first().map_or(0, |point| point.0);
     let at = |us: i64| (us - first) as f64 / 1e6;
-    let line = |name: &str, colour, dashed, of: &dyn Fn(&(i64, u64, u64)) -> u64| Line {
+    let line = |name: &str, colour, of: &dyn Fn(&(i64, u64, u64)) -> u64| Line {
         name: name.to_owned(),
         colour,
-        dashed,
+        stroke: Stroke::Solid,
         points: points
             .iter()
             .map(|point| (at(point.0), of(point) as f64 * NS))
@@ -169,8 +169,8 @@ fn over_time(heap: &Heap, way: &Way) -> Part {
                 scale: Scale::Logarithmic,
             },
             series: vec![
-                line("the longest", 1, false, &|point| point.2),
-                line("the median", 0, false, &|point| point.1),
+                line("the longest", 1, &|point| point.2),
+                line("the median", 0, &|point| point.1),
             ],
             marks: vec![(at(0), "the move is ordered".to_owned())],
             bands: phases

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::axis::{Layout, shown};
-use super::{Bars, COLOURS, Chart, Lanes, Lines, Shades, Unit, escaped};
+use super::{Bars, COLOURS, Chart, Lanes, Lines, Shades, Stroke, Unit, escaped};
 
 const WIDTH: f64 = 900.0;
 const LEFT: f64 = 190.0;
@@ -190,8 +190,12 @@ fn draw_lines(lines: &Lines) -> Drawing {
     );
     for (number, line) in lines.series.iter().enumerate() {
         let colour = line.colour % COLOURS;
-        let dashed = if line.dashed { " dashed" } else { "" };
-        let class = format!("line s{colour}{dashed}");
+        let stroke = match line.stroke {
+            Stroke::Solid => "",
+            Stroke::Dashed => " dashed",
+            Stroke::Dotted => " dotted",
+        };
+        let class = format!("line s{colour}{stroke}");
         let mut path = String::new();
         for (across, up) in &line.points {
             let (px, py) = (LEFT + x.at(*across) * INNER, end - y.at(*up) * PLOT_HEIGHT);

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,6 +13,7 @@ use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser
 use serde::Serialize;
 use sterna_gateway::compare::{self, Plan, Row, Scenario, plot};
 use sterna_gateway::files::{Log, Model, Settings, Site, Stop, Workers, serve};
+use sterna_gateway::load::Latency;
 use sterna_gateway::role;
 use sterna_process::Plain;
 
@@ -21,10 +22,14 @@ use crate::show::{self, Align, Paint, Table};
 
 /// Serves the files of a directory over HTTP, or compares six ways to organise such a server.
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, override_usage = USAGE)]
 pub(crate) struct Serve {
     /// The directory. Nothing outside it is served, whatever a path or a link says.
-    #[arg(value_name = "DIR", required_unless_present = "compare")]
+    #[arg(
+        value_name = "DIR",
+        required_unless_present = "compare",
+        conflicts_with = "compare"
+    )]
     directory: Option<PathBuf>,
     /// How the server is organised; with --compare, only this one.
     #[arg(long, value_parser = models())]
@@ -42,6 +47,7 @@ pub(crate) struct Serve {
         long,
         value_name = "NAME",
         default_value = "index.html",
+        value_parser = name,
         conflicts_with = "compare"
     )]
     index: String,
@@ -86,6 +92,10 @@ pub(crate) struct Serve {
     json: bool,
 }
 
+const USAGE: &str = "\
+sterna serve [OPTIONS] <DIR>
+       sterna serve --compare [OPTIONS]";
+
 const AFTER_HELP: &str = "\
 Examples:
   sterna serve site
@@ -114,6 +124,14 @@ fn some_time(text: &str) -> Result<Duration, String> {
     let time = show::parse_duration(text)?;
     let wrong = || "no time is not enough".to_owned();
     (!time.is_zero()).then_some(time).ok_or_else(wrong)
+}
+
+/// The name of a file in any directory.
+fn name(text: &str) -> Result<String, String> {
+    let mut parts = Path::new(text).components();
+    let is_name = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == text);
+    let wrong = || "the name of a file is needed, without directories".to_owned();
+    is_name.then(|| text.to_owned()).ok_or_else(wrong)
 }
 
 fn models() -> impl TypedValueParser<Value = Model> {
@@ -178,8 +196,11 @@ impl Serve {
         ));
         let served = serve(model, &self.workers()?, listener, site)?;
         show::note(format_args!(
-            "{} requests on {} connections; {} connections turned away, {} cut off at the end",
-            served.requests, served.connections, served.turned_away, served.cut_off
+            "{} on {}; {} turned away, {} cut off at the end",
+            counted(served.requests, "request"),
+            counted(served.connections, "connection"),
+            counted(served.turned_away, "connection"),
+            served.cut_off
         ));
         Ok(0)
     }
@@ -258,6 +279,11 @@ impl Serve {
     }
 }
 
+fn counted(number: u64, what: &str) -> String {
+    let end = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{end}")
+}
+
 #[derive(Serialize)]
 struct Compared<'a> {
     machine: String,
@@ -284,13 +310,16 @@ fn print_tables(rows: &[Row]) {
         ]);
         for row in rows {
             let us = |value: f64| show::time_us(value.round() as u64);
+            let none = || "-".to_owned();
+            let latency =
+                |of: fn(Latency) -> f64| row.latency_us.map_or_else(none, |all| us(of(all)));
             table.row([
                 row.model.name().to_owned(),
                 format!("{:.0}", row.per_second),
-                us(row.latency_us.p50),
-                us(row.latency_us.p99),
-                us(row.latency_us.p999),
-                row.cpu_us_per_request.map_or_else(|| "-".to_owned(), us),
+                latency(|all| all.p50),
+                latency(|all| all.p99),
+                latency(|all| all.p999),
+                row.cpu_us_per_request.map_or_else(none, us),
                 format!("{:.0} %", row.cpu_share * 100.0),
                 show::bytes(row.memory_kib * 1024),
                 row.errors.to_string(),
@@ -318,4 +347,45 @@ fn machine() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     Plain(&format!("{processors} × {model}, Linux {release}")).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
+    fn parsed(line: &str) -> Result<Serve, String> {
+        let words = std::iter::once("sterna").chain(line.split(' '));
+        let line = Line::try_parse_from(words);
+        line.map(|line| line.serve)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_would_be_ignored_or_lead_outside_is_refused() {
+        assert_eq!(
+            parsed("site --index start.html").unwrap().index,
+            "start.html"
+        );
+        assert!(parsed("--compare --only fast").unwrap().compare);
+        for index in ["../x", "/etc/passwd", "sub/x", ".", "..", "x/"] {
+            let refused = parsed(&format!("site --index {index}")).unwrap_err();
+            assert!(refused.contains("without directories"), "{refused}");
+        }
+        let refused = parsed("site --compare").unwrap_err();
+        assert!(refused.contains("cannot be used with"), "{refused}");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!(counted(1, "connection"), "1 connection");
+        assert_eq!(counted(0, "connection"), "0 connections");
+    }
 }

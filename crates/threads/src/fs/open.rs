@@ -3,13 +3,13 @@
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, fstat};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::File;
+use super::{File, fifo};
 use crate::{blocking, ring};
 
 /// Permissions of a new file, less the process's mask.
@@ -97,31 +97,44 @@ impl OpenOptions {
         self
     }
 
-    /// Opens a file. A FIFO is waited for until it has another end.
+    /// Opens a file. A FIFO is waited for until it has another end, which can be cancelled everywhere.
     ///
     /// # Errors
     /// As the kernel says; or the options contradict each other.
     pub fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let path = path.as_ref();
-        let elsewhere = || blocking(|| self.to_std().open(path)).map(File::from_std);
         let Some(flags) = self.to_flags() else {
             // The standard library says what is wrong.
-            return elsewhere();
+            return self.to_std().open(path).map(File::from_std);
         };
         let name = CString::new(path.as_os_str().as_bytes())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let waits = !flags.intersects(OFlags::NONBLOCK | OFlags::PATH);
         let opened = match ring::open(&name, flags, Mode::from_raw_mode(self.mode)) {
-            None => return elsewhere(),
-            // A FIFO that is to be written and that nobody reads yet: to be waited for.
-            Some(Err(error)) if Errno::from_io_error(&error) == Some(Errno::NXIO) => {
-                return elsewhere();
+            Some(Ok(opened)) => opened,
+            Some(Err(error)) if Errno::from_io_error(&error) != Some(Errno::NXIO) => {
+                return Err(error);
             }
-            Some(opened) => opened?,
+            // There is no ring, or perhaps nobody reads a FIFO yet.
+            _ => {
+                let is_fifo = || {
+                    let about = std::fs::metadata(path);
+                    about.is_ok_and(|about| about.file_type().is_fifo())
+                };
+                // A FIFO that is opened for both never waits, which does no harm.
+                let opened = blocking(|| {
+                    let is_short = !waits || !is_fifo();
+                    is_short.then(|| self.to_std().open(path)).transpose()
+                })?;
+                return match opened {
+                    Some(opened) => Ok(File::from_std(opened)),
+                    None => fifo::open(&name, flags, Mode::from_raw_mode(self.mode)),
+                };
+            }
         };
-        if FileType::from_raw_mode(fstat(&opened)?.st_mode) == FileType::Fifo && !self.write {
-            // The ring did not wait for who writes. What it opened stays open meanwhile: closed, it would be an end that
-            // has come and gone.
-            return elsewhere();
+        if waits && flags & OFlags::RWMODE == OFlags::RDONLY && fifo::is_one(&opened)? {
+            // The ring did not wait for who writes.
+            fifo::wait_for_writer(&opened)?;
         }
         Ok(File::from_std(opened.into()))
     }

@@ -17,7 +17,8 @@ pub(crate) struct Inbox {
     unstarted_count: AtomicUsize,
     /// Whether the worker is about to sleep or sleeps.
     sleeping: AtomicBool,
-    /// The same until it has woken up: what it was given meanwhile is not stolen.
+    /// The same until it has woken up, and before its kernel thread has begun to run: what it was given meanwhile is not
+    /// stolen.
     idle: AtomicBool,
     /// Switches so far, and the running thread's id or 0. Written by the worker only.
     switches: AtomicU64,
@@ -41,7 +42,7 @@ impl Inbox {
             unstarted: Mutex::default(),
             unstarted_count: AtomicUsize::new(0),
             sleeping: AtomicBool::new(false),
-            idle: AtomicBool::new(false),
+            idle: AtomicBool::new(true),
             switches: AtomicU64::new(0),
             running: AtomicU64::new(0),
             task: AtomicI32::new(0),

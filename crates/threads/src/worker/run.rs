@@ -67,6 +67,7 @@ impl Worker {
         unsafe { overflow::install(here::whose_overflow) };
         here::work_as(self, || {
             here::set_record(Some(&self.base));
+            self.shared.awake(&self.inbox);
             self.resume(self.base_context.as_ptr());
             here::set_record(None);
         });

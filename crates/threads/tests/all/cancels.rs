@@ -17,6 +17,7 @@ use sterna_threads::{
 };
 
 use crate::IMPLEMENTATIONS;
+use crate::files::make_fifo;
 
 /// Things to block on, shared by all threads of one program.
 struct Shared {
@@ -131,10 +132,25 @@ impl Shared {
                 let _input = child.0.stdin.take();
                 let _ = child.0.wait();
             }
+            33 => {
+                let mut command = Command::new("cat");
+                command.stdin(Stdio::piped());
+                command.stdout(Stdio::piped()).stderr(Stdio::piped());
+                let mut child = Child::spawn(&mut command).unwrap();
+                // Open as long as the wait lasts, so the process does as well.
+                let _input = child.stdin.take();
+                let _ = child.wait_with_output();
+            }
             24 if self.has_ring => {
                 let (reader, _writer) = std::io::pipe().unwrap();
                 let mut file = File::from_std(std::os::fd::OwnedFd::from(reader).into());
                 let _ = file.read(&mut [0]);
+            }
+            34 => {
+                let fifo = tempfile::tempdir().unwrap();
+                let path = fifo.path().join("fifo");
+                make_fifo(&path);
+                let _ = File::open(&path);
             }
             25 => {
                 let group = Group::new("waited for");
@@ -175,7 +191,7 @@ impl Drop for EndOfGroup<'_> {
 }
 
 /// Number of kinds of steps.
-const KINDS: u8 = 33;
+const KINDS: u8 = 35;
 const LOOPBACK: &str = "127.0.0.1:0";
 const SHORT: Duration = Duration::from_micros(200);
 

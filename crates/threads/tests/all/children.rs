@@ -98,6 +98,35 @@ fn cancelled_while_it_waits() {
 }
 
 #[test]
+fn cancelled_while_its_outputs_are_read() {
+    on_all(|| {
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = Child::spawn(&mut command).unwrap();
+        let input = child.stdin.take();
+        let waits = spawn(move || child.wait_with_output());
+        yield_now();
+        waits.cancel();
+        assert!(waits.join().unwrap_err().is::<Cancelled>());
+        drop(input);
+    });
+}
+
+#[test]
+fn waiting_closes_the_input_that_was_not_taken() {
+    on_all(|| {
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped());
+        let mut child = Child::spawn(&mut command).unwrap();
+        assert_eq!(child.try_wait().unwrap(), None);
+        assert!(child.stdin.is_some(), "a look leaves it open");
+        let ended = child.wait_timeout(Duration::from_secs(100)).unwrap();
+        assert!(ended.unwrap().success() && child.stdin.is_none());
+    });
+}
+
+#[test]
 fn many_at_once_and_nobody_else_waits() {
     let runtime = Runtime::user().unwrap();
     runtime.run(|| {

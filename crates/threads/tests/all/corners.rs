@@ -94,16 +94,17 @@ fn ends_the_process(implementation: Implementation, test: &str) {
         let runtime = Runtime::builder(implementation).build().unwrap();
         runtime.run(|| {
             let (go_on, gate) = bounded(0);
-            drop(spawn(move || {
+            let body = move || {
                 gate.recv().unwrap();
                 Bomb(1)
-            }));
+            };
+            drop(Builder::new().name("unwanted").spawn(body).unwrap());
             go_on.send(()).unwrap();
         });
         drop(runtime);
         return;
     };
-    let expected = "the result of a thread panicked when it was dropped";
+    let expected = "the result of unwanted panicked when it was dropped";
     assert!(!success && text.contains(expected), "{text}");
 }
 
@@ -215,6 +216,25 @@ fn no_stack_no_thread() {
     }
     let tiny = Runtime::builder(Implementation::User).stack_size(1).build();
     assert!(tiny.is_err());
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    for &implementation in IMPLEMENTATIONS {
+        let nobody = Runtime::builder(implementation).workers(0).build();
+        let error = nobody.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("at least 1"), "{error}");
+    }
+    let refused = |weight, cap| {
+        let made = catch_unwind(|| Group::with("odd", weight, cap));
+        made.map(drop).unwrap_err().downcast::<String>().unwrap()
+    };
+    assert!(refused(0, None).contains("weight of group odd"));
+    for cap in [0.0, -1.0, f64::NAN] {
+        assert!(refused(1, Some(cap)).contains("cap of group odd"));
+    }
+    assert_eq!(Group::with("small", 1, Some(1e-9)).name(), "small");
 }
 
 #[test]

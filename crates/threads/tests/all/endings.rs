@@ -249,6 +249,24 @@ fn a_cap_holds() {
 }
 
 #[test]
+fn a_hook_for_panics_can_name_the_user_thread() {
+    if let Some((success, text)) = in_child("endings::a_hook_for_panics_can_name_the_user_thread") {
+        assert!(success, "{text}");
+        assert!(text.contains("in unlucky: panicked at"), "{text}");
+        return;
+    }
+    std::panic::set_hook(Box::new(|about| {
+        let thread = sterna_threads::current();
+        println!("in {}: {about}", thread.name().unwrap_or("nobody"));
+    }));
+    on_all(|| {
+        let builder = Builder::new().name("unlucky");
+        let result = builder.spawn(|| panic!("as intended")).unwrap().join();
+        assert!(result.is_err());
+    });
+}
+
+#[test]
 fn an_overflow_is_reported_by_name() {
     if let Some((success, text)) = in_child("endings::an_overflow_is_reported_by_name") {
         assert!(!success);

@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use rustix::fs::{Advice, FileType, Mode, fadvise, mknodat};
+use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, mknodat};
+use rustix::io::Errno;
 use sterna_threads::fs::{self, File, OpenOptions};
 use sterna_threads::{Cancelled, Runtime, scope, spawn, yield_now};
 
@@ -28,7 +29,7 @@ fn in_folders(f: impl Fn(&Path) + Send + Sync) {
     }
 }
 
-fn make_fifo(path: &Path) {
+pub(crate) fn make_fifo(path: &Path) {
     let mode = Mode::RUSR | Mode::WUSR;
     mknodat(rustix::fs::CWD, path, FileType::Fifo, mode, 0).unwrap();
 }
@@ -184,6 +185,64 @@ fn a_fifo_waits_for_its_other_end() {
             assert_eq!(got.join().unwrap().len(), 200_000);
         }
     });
+}
+
+#[test]
+fn who_waits_for_the_other_end_of_a_fifo_is_cancelled() {
+    in_folders(|folder| {
+        let path = folder.join("fifo");
+        make_fifo(&path);
+        let reads = || File::options().read(true);
+        let (writes, appends) = (File::options().write(true), File::options().append(true));
+        for options in [reads(), writes, appends] {
+            let path = path.clone();
+            let waits = spawn(move || options.open(path));
+            yield_now();
+            waits.cancel();
+            assert!(waits.join().unwrap_err().is::<Cancelled>());
+        }
+        // Both at once is no waiting, and so is what the flags say.
+        drop(reads().write(true).open(&path).unwrap());
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        drop(reads().custom_flags(flags).open(&path).unwrap());
+        let nobody = File::options().write(true).custom_flags(flags).open(&path);
+        assert_eq!(
+            nobody.unwrap_err().raw_os_error(),
+            Some(Errno::NXIO.raw_os_error())
+        );
+    });
+}
+
+#[test]
+fn a_writer_that_has_written_nothing_is_an_end_too() {
+    in_folders(|folder| {
+        let path = folder.join("fifo");
+        make_fifo(&path);
+        let reader = {
+            let path = path.clone();
+            spawn(move || File::open(path).unwrap())
+        };
+        let writer = File::options().write(true).open(&path).unwrap();
+        let mut reader = reader.join().unwrap();
+        drop(writer);
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    });
+}
+
+#[test]
+fn the_runtime_ends_while_a_fifo_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo");
+    make_fifo(&path);
+    for &implementation in IMPLEMENTATIONS {
+        let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
+        runtime.run(|| {
+            let path = path.clone();
+            drop(spawn(move || File::open(path)));
+            yield_now();
+        });
+        drop(runtime);
+    }
 }
 
 #[test]

@@ -291,19 +291,39 @@ fn a_burst_is_shared_between_workers() {
         .build()
         .unwrap();
     let elsewhere: usize = runtime.run(|| {
-        let here = std::thread::current().id();
         let burst = |_| {
             // Meanwhile nobody has anything to do.
             sleep(Duration::from_millis(1));
-            let start = |_| spawn(|| std::thread::current().id());
-            let handles: Vec<_> = (0..THREADS).map(start).collect();
-            let ids = handles.into_iter().map(|handle| handle.join().unwrap());
-            ids.filter(|&id| id != here).count()
+            burst_elsewhere(THREADS)
         };
         (0..BURSTS).map(burst).sum()
     });
     // Half, but for those during which the other worker was awake already.
     assert!(elsewhere >= BURSTS * THREADS / 4, "{elsewhere}");
+}
+
+/// Makes threads: how many of them run with another worker.
+fn burst_elsewhere(threads: usize) -> usize {
+    let here = std::thread::current().id();
+    let start = |_| spawn(|| std::thread::current().id());
+    let handles: Vec<_> = (0..threads).map(start).collect();
+    let ids = handles.into_iter().map(|handle| handle.join().unwrap());
+    ids.filter(|&id| id != here).count()
+}
+
+/// Also while the other worker's kernel thread has not begun to run, let alone to sleep.
+#[test]
+fn a_burst_at_the_very_beginning_is_shared_between_workers() {
+    const RUNTIMES: usize = 50;
+    const THREADS: usize = 8;
+    let of_one = |_| {
+        let builder = Runtime::builder(Implementation::Hybrid).workers(2);
+        builder.build().unwrap().run(|| burst_elsewhere(THREADS))
+    };
+    let elsewhere: Vec<usize> = (0..RUNTIMES).map(of_one).collect();
+    let alone = elsewhere.iter().filter(|count| **count == 0).count();
+    // Not none: a worker that is between two looks is given nothing.
+    assert!(alone <= RUNTIMES / 5, "{elsewhere:?}");
 }
 
 #[test]

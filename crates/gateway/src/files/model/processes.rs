@@ -1,7 +1,7 @@
 //! Processes that were started before the first connection came, and share the listening socket.
 //!
-//! Each is a fresh program and no fork of this one, which has threads. It is given the socket, the root and the log as
-//! descriptors over a Unix socket that is its standard input, and what to do as JSON. The end of that socket tells
+//! Each is a fresh program and no fork of this one, which has threads. It is given the socket, the root, its share in
+//! the limit of connections and the log as descriptors over a Unix socket that is its standard input, and what to do as JSON. The end of that socket tells
 //! either side that the other has ended, so no process outlives its server, however that dies.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
@@ -27,12 +27,13 @@ use super::room;
 use super::{ServeError, Served};
 use crate::files::gate::Gate;
 use crate::files::log::Log;
+use crate::files::places::{self, Places};
 use crate::files::settings::Settings;
 use crate::files::site::Site;
 use crate::files::stop::Stop;
 
 /// Descriptors that a process is given.
-const DESCRIPTORS_MAX: usize = 3;
+const DESCRIPTORS_MAX: usize = 5;
 /// Bytes of what a process is told.
 const ORDERS_BYTES_MAX: usize = 64 * 1024;
 /// A process that ends before this was not worth starting again.
@@ -54,6 +55,7 @@ struct Worker {
     child: Child,
     line: UnixStream,
     born: Instant,
+    places: Places,
 }
 
 /// Keeps `count` processes running until the stop.
@@ -63,7 +65,12 @@ pub(super) fn run(
     count: usize,
     program: &(PathBuf, Vec<String>),
 ) -> Result<Served, ServeError> {
-    let start = || Worker::start(listener, site, program).map_err(ServeError::Begin);
+    let free = places::free(site.settings.limits.connections).map_err(ServeError::Begin)?;
+    let start = || {
+        let places = Places::of_one(&free);
+        let worker = places.and_then(|places| Worker::start(listener, site, places, program));
+        worker.map_err(ServeError::Begin)
+    };
     let mut workers = (0..count.max(1))
         .map(|_| start())
         .collect::<Result<Vec<_>, _>>()?;
@@ -116,6 +123,7 @@ impl Worker {
     fn start(
         listener: &TcpListener,
         site: &Site,
+        places: Places,
         (program, arguments): &(PathBuf, Vec<String>),
     ) -> io::Result<Self> {
         let (line, theirs) = UnixStream::pair()?;
@@ -130,6 +138,7 @@ impl Worker {
             child,
             line,
             born: Instant::now(),
+            places,
         };
         worker.instruct(listener, site)?;
         Ok(worker)
@@ -140,7 +149,9 @@ impl Worker {
             settings: site.settings.clone(),
             has_log: site.log.is_some(),
         })?;
+        let places = [self.places.free.as_fd(), self.places.held.as_fd()];
         let mut descriptors = vec![listener.as_fd(), site.root().as_fd()];
+        descriptors.extend(places);
         descriptors.extend(site.log.as_ref().map(|log| log.to().as_fd()));
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -179,7 +190,9 @@ impl Worker {
             served.turned_away += own.turned_away;
             served.cut_off += own.cut_off;
         }
-        match self.child.wait() {
+        let ended = self.child.wait();
+        self.places.give_all_back();
+        match ended {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         }
@@ -188,13 +201,13 @@ impl Worker {
 
 /// What a process does: takes its orders from `line`, serves until that ends, and reports.
 pub(crate) fn worker(line: UnixStream) -> Result<(), ServeError> {
-    let (orders, listener, root, log) = take_orders(&line).map_err(ServeError::Begin)?;
+    let (orders, listener, root, places, log) = take_orders(&line).map_err(ServeError::Begin)?;
     let stop = Stop::new().map_err(ServeError::Begin)?;
     let log = log.map(Log::new).transpose().map_err(ServeError::Begin)?;
     let site =
         Site::beneath(root, orders.settings, log, stop.clone()).map_err(ServeError::Begin)?;
     let site = Arc::new(site);
-    let gate = Gate::new(Arc::clone(&site)).map_err(ServeError::Begin)?;
+    let gate = Gate::of_one(Arc::clone(&site), Some(places)).map_err(ServeError::Begin)?;
     let mut watched = line.try_clone().map_err(ServeError::Begin)?;
     std::thread::spawn(move || {
         // Nothing more is said there: it returns at the end.
@@ -210,7 +223,7 @@ pub(crate) fn worker(line: UnixStream) -> Result<(), ServeError> {
     Ok(())
 }
 
-type Given = (Orders, TcpListener, OwnedFd, Option<File>);
+type Given = (Orders, TcpListener, OwnedFd, Places, Option<File>);
 
 fn take_orders(line: &UnixStream) -> io::Result<Given> {
     let mut length = [0; 4];
@@ -235,10 +248,14 @@ fn take_orders(line: &UnixStream) -> io::Result<Given> {
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or(io::ErrorKind::InvalidData);
     let (listener, root) = (TcpListener::from(next()?), next()?);
+    let places = Places {
+        free: next()?,
+        held: next()?,
+    };
     let log = if orders.has_log {
         Some(File::from(next()?))
     } else {
         None
     };
-    Ok((orders, listener, root, log))
+    Ok((orders, listener, root, places, log))
 }

@@ -42,7 +42,7 @@ pub(super) fn hybrid(
 ) -> Result<usize, ServeError> {
     let mut builder = Runtime::builder(Implementation::Hybrid).stack_size(STACK_BYTES);
     if let Some(count) = workers {
-        builder = builder.workers(count);
+        builder = builder.workers(count.max(1));
     }
     run(
         &builder.build().map_err(ServeError::Begin)?,

@@ -1,11 +1,11 @@
 //! `sterna threads bench`: what processes and threads cost.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use clap::builder::TypedValueParser;
 use sterna_laboratory::bench::{self, Bench as Measured, Plan};
 use sterna_laboratory::carrier::{Carrier, Cost, Effort, Figure};
 use sterna_process::Plain;
@@ -17,8 +17,8 @@ use crate::show::{self, Align, Paint, Steps, Table};
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Bench {
-    /// The most threads that are made to wait, for their memory: of 1000, 10000, 100000, 1000000.
-    #[arg(long, value_name = "COUNT", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(WAITING[0]..))]
+    /// The most threads that are made to wait, for their memory: 1000, 10000, 100000 or 1000000.
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000_000, value_parser = waiting())]
     most: u64,
     /// Measure less precisely, in a few seconds.
     #[arg(long)]
@@ -49,6 +49,14 @@ const QUICK: Effort = Effort {
 const WAITING: [u64; 4] = [1000, 10_000, 100_000, 1_000_000];
 /// Bytes of messages.
 const MESSAGES: [usize; 2] = [64, 4096];
+
+fn waiting() -> impl TypedValueParser<Value = u64> {
+    let counts = clap::value_parser!(u64).range(WAITING[0]..);
+    counts.try_map(|count| {
+        let wrong = "choose 1000, 10000, 100000 or 1000000";
+        WAITING.contains(&count).then_some(count).ok_or(wrong)
+    })
+}
 
 impl Bench {
     pub(super) fn run(self) -> Result<u8> {
@@ -81,10 +89,10 @@ fn table(first: &'static str) -> Rows {
     ])
 }
 
-/// Cells of a row, and why some are empty.
+/// Cells of a row, and why some are empty: by numbers, which are those of the reasons.
 fn row<T>(
     table: &mut Rows,
-    reasons: &mut BTreeSet<String>,
+    reasons: &mut Vec<String>,
     label: String,
     figure: impl Fn(Carrier) -> Option<Figure<T>>,
     shown: impl Fn(&T) -> String,
@@ -92,9 +100,13 @@ fn row<T>(
     let cells = Carrier::ALL.map(|carrier| match figure(carrier) {
         Some(Figure::Measured(value)) => shown(&value),
         Some(Figure::Skipped { skipped }) => {
-            let reason = format!("{carrier}: {}", Plain(&skipped));
-            reasons.insert(reason);
-            "–".to_owned()
+            let reason = Plain(&skipped).to_string();
+            let known = reasons.iter().position(|one| *one == reason);
+            let number = known.unwrap_or_else(|| {
+                reasons.push(reason);
+                reasons.len() - 1
+            });
+            format!("– ({})", number + 1)
         }
         None => "–".to_owned(),
     });
@@ -112,7 +124,7 @@ fn ns(cost: &Cost) -> String {
 fn text(measured: &Measured) -> String {
     let paint = Paint::stdout();
     let mut text = String::new();
-    let mut reasons = BTreeSet::new();
+    let mut reasons = Vec::new();
     let _ = writeln!(text, "{}\n", Plain(&measured.machine.to_string()));
     let mut operations = table("OPERATION");
     let cases = measured
@@ -161,8 +173,8 @@ fn text(measured: &Measured) -> String {
     let _ = write!(text, "{}", memory.shown(paint));
     if !reasons.is_empty() {
         let _ = writeln!(text, "\n{}", paint.bold("Why some are not measured"));
-        for reason in reasons {
-            let _ = writeln!(text, "  {}", paint.dim(reason));
+        for (number, reason) in reasons.iter().enumerate() {
+            let _ = writeln!(text, "  ({}) {}", number + 1, paint.dim(reason));
         }
     }
     text

@@ -107,6 +107,15 @@ fn ns(ns: f64) -> String {
     }
 }
 
+/// What is measured as a difference may come out as less than nothing, since the machine does other things as well.
+fn difference(value: f64) -> String {
+    if value < 0.0 {
+        "within noise".to_owned()
+    } else {
+        ns(value)
+    }
+}
+
 fn curve(text: &mut String, found: &Found, paint: Paint) {
     let _ = writeln!(
         text,
@@ -139,7 +148,7 @@ fn curve_row(row: &CurveRow) -> [String; 8] {
             format!("{:.2} ns", point.after_nothing_ns),
             format!("{:.2} ns", point.after_ns),
             ns(point.direct_ns),
-            ns(point.indirect_ns.max(0.0)),
+            difference(point.indirect_ns),
             format!("{:.0} %", point.indirect_share() * 100.0),
         ],
         Figure::Skipped { skipped } => {
@@ -181,9 +190,12 @@ fn tick_row(row: &TickRow) -> [String; 6] {
     ];
     let [slower, direct, indirect] = match &row.ticked {
         Figure::Measured(ticked) => [
-            format!("{:.2} %", ticked.slowdown * 100.0),
-            ns(ticked.direct_ns.max(0.0)),
-            ns(ticked.indirect_ns.max(0.0)),
+            match ticked.slowdown {
+                slower if slower < 0.0 => "within noise".to_owned(),
+                slower => format!("{:.2} %", slower * 100.0),
+            },
+            difference(ticked.direct_ns),
+            difference(ticked.indirect_ns),
         ],
         Figure::Skipped { skipped } => [Plain(skipped).to_string(), String::new(), String::new()],
     };
@@ -217,5 +229,17 @@ fn picture(text: &mut String, lines: &Lines, paint: Paint) {
             .map(|share| DARKNESS[(share * (DARKNESS.len() - 1) as f64).round() as usize])
             .collect();
         let _ = writeln!(text, "  the other read {read:>2}: {cells}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_than_nothing_is_noise() {
+        assert_eq!(difference(-3.0), "within noise");
+        assert_eq!(difference(0.0), "0.0 ns");
+        assert_eq!(difference(12.34), "12.3 ns");
     }
 }

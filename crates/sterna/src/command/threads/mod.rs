@@ -93,3 +93,33 @@ impl Opened {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        threads: Threads,
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_refused() {
+        let parsed = |line: &str| {
+            let words = std::iter::once("sterna").chain(line.split(' '));
+            Line::try_parse_from(words).map_err(|error| error.to_string())
+        };
+        parsed("bench --most 100000").unwrap();
+        let refused = parsed("bench --most 100001").unwrap_err();
+        assert!(
+            refused.contains("choose 1000, 10000, 100000 or 1000000"),
+            "{refused}"
+        );
+        parsed("tlp --for 1s -- ls").unwrap();
+        let refused = parsed("tlp --for 0s -- ls").unwrap_err();
+        assert!(refused.contains("no time is not enough"), "{refused}");
+    }
+}
