@@ -67,7 +67,7 @@ impl Default for Limits {
             head_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(75),
             stall_time: Duration::from_secs(30),
-            rate_min: 1024,
+            rate_min: 4096,
             grace: Duration::from_secs(10),
         }
     }
