@@ -185,6 +185,11 @@ impl Hosting {
         }
     }
 
+    /// Makes programs of other nodes' processes ready before any of these comes.
+    pub(crate) fn preparing_ahead(self, prepares: bool) -> Self {
+        Self { prepares, ..self }
+    }
+
     /// The runner, if there is one now.
     pub(crate) fn runner(&self) -> Result<Runner, Failure> {
         self.runner.borrow().clone().ok_or_else(|| {

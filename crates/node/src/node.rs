@@ -282,10 +282,8 @@ impl Node {
         let hosting = workshop.map(|workshop| {
             let ingress = Ingress::new(bound.ip());
             let given = (exports, stores);
-            Hosting {
-                prepares: options.prepares,
-                ..Hosting::new(workshop, given, copies, ingress, place)
-            }
+            let hosting = Hosting::new(workshop, given, copies, ingress, place);
+            hosting.preparing_ahead(options.prepares)
         });
         if let (Some(hosting), Ok(bound)) = (&hosting, pages.local_addr()) {
             hosting.channels.set_port(bound.port());
