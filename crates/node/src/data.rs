@@ -51,6 +51,12 @@ pub enum DataError {
         /// In what way.
         how: String,
     },
+    /// It would be below something that is no directory.
+    #[error("{} is not a directory: name another data directory with --data", path.display())]
+    NotDirectory {
+        /// What.
+        path: PathBuf,
+    },
     /// A node runs on it.
     #[error("the data directory {} is in use by another node (process {pid}): stop that one with `sterna node stop`, \
              or name another directory with --data", path.display())]
@@ -97,7 +103,7 @@ impl DataDirectory {
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let path = &std::path::absolute(path).map_err(io_error("find", path))?;
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(io_error("make", parent))?;
+            make_parents(parent)?;
         }
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -222,6 +228,21 @@ fn io_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> DataError 
         path: path.clone(),
         source,
     }
+}
+
+/// Makes what is missing of the directories that it is in. They are private, as the XDG base directory specification wants
+/// them: one of them can be where this user's key will be.
+fn make_parents(parent: &Path) -> Result<(), DataError> {
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(parent);
+    made.map_err(|error| {
+        let there = parent.ancestors().find(|path| path.exists());
+        match there.filter(|path| !path.is_dir()) {
+            Some(path) => DataError::NotDirectory {
+                path: path.to_owned(),
+            },
+            None => io_error("make", parent)(error),
+        }
+    })
 }
 
 fn check_private(path: &Path) -> Result<(), DataError> {
@@ -353,6 +374,23 @@ mod tests {
             DataDirectory::open(&path),
             Err(DataError::NotPrivate { .. })
         ));
+    }
+
+    #[test]
+    fn what_is_made_around_it_is_private_and_what_was_there_stays_as_it_is() {
+        let outer = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let (there, made) = (outer.path().join("there"), outer.path().join("there/made"));
+        fs::create_dir(&there).unwrap();
+        fs::set_permissions(&there, Permissions::from_mode(0o755)).unwrap();
+        drop(DataDirectory::open(&made.join("node")).unwrap());
+        assert_eq!((mode(&there), mode(&made)), (0o755, 0o700));
+        let file = outer.path().join("file");
+        fs::write(&file, "").unwrap();
+        for below in ["node", "some/node"] {
+            let refused = DataDirectory::open(&file.join(below)).unwrap_err();
+            assert!(matches!(&refused, DataError::NotDirectory { path } if *path == file));
+        }
     }
 
     #[test]
