@@ -1,5 +1,6 @@
 //! `sterna registry`: where the registry of a cluster is, its copies, and moving it.
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use sterna_node::{identity, registry};
 use sterna_process::Plain;
 
 use crate::complete;
+use crate::host::{First, Signals};
 use crate::node::{self, Which};
 use crate::show;
 
@@ -252,15 +254,43 @@ impl Move {
     }
 }
 
+/// The signal that came before a copy was whole.
+#[derive(Debug)]
+struct Interrupted(i32);
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
 impl Backup {
     fn run(self) -> Result<u8> {
         let file = absolute(&self.file)?;
         let request = Request::RegistryBackup { file: file.clone() };
+        let signals = Signals::catch()?;
+        let which = self.which.clone();
         // Opened by the user, and written by the node, which reaches nothing of the user's.
-        registry::new_file(&file, |to| {
-            done(self.which.ask_with(&request, vec![to.as_fd()])?)
-        })?;
-        report(&file, self.json, "the registry is in")
+        let made = registry::new_file(&file, |to| {
+            let to = to.try_clone().context("could not hand the file on")?;
+            match signals.or_done(move || which.ask_with(&request, vec![to.as_fd()]))? {
+                First::Done(reply) => done(reply?),
+                First::Signal(signal) => Err(Interrupted(signal).into()),
+            }
+        });
+        match made {
+            Ok(()) => report(&file, self.json, "the registry is in"),
+            Err(error) => match error.downcast::<Interrupted>() {
+                Ok(Interrupted(signal)) => {
+                    let shown = show::path(&file);
+                    show::note(format_args!("interrupted: {shown} was not written"));
+                    Ok((128 + signal).try_into()?)
+                }
+                Err(error) => Err(error),
+            },
+        }
     }
 }
 

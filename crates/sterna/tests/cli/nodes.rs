@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -116,6 +117,32 @@ fn the_registry_is_shown_copied_and_moved() {
     three
         .ask(&world, &["registry", "restore", &copy])
         .fails(1, &["is not a backup of a registry"]);
+}
+
+/// Files of a folder with this in their names.
+fn named(folder: &Path, part: &str) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().flatten();
+    let names = names.map(|entry| entry.file_name().into_string().unwrap());
+    names.filter(|name| name.contains(part)).collect()
+}
+
+#[test]
+fn ctrl_c_leaves_no_half_copy_of_the_registry() {
+    let world = World::new();
+    let one = start(&world, "one", "127.0.0.1:0");
+    one.actor.signal(Signal::STOP);
+    let copy = world.path("copy").to_str().unwrap().to_owned();
+    let mut backup = one.begin(&world, &["registry", "backup", &copy]);
+    until("its file is there", || !named(world.directory.path(), "copy").is_empty());
+    backup.signal(Signal::INT);
+    backup.ended(130);
+    let said = backup.err.text();
+    assert!(said.contains("interrupted: copy was not written"), "{said}");
+    assert!(named(world.directory.path(), "copy").is_empty());
+    one.actor.signal(Signal::CONT);
+    one.ok(&world, &["registry", "backup", &copy]);
+    assert_eq!(named(world.directory.path(), "copy"), ["copy"]);
+    one.stop(&world);
 }
 
 #[test]
