@@ -20,6 +20,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::geteuid;
 
+use crate::hosting::runner_socket;
 use crate::message::Roster;
 
 const VERSION_HEAD: &str = "sterna node ";
@@ -28,6 +29,8 @@ const SHORT_BYTES_MAX: u64 = 4096;
 const CLUSTER_MAGIC: &[u8; 8] = b"STNCLUS1";
 const CLUSTER_BYTES_MAX: u64 = 8 << 20;
 const HASH_BYTES: usize = 32;
+/// Of a socket's path: unix(7).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +59,15 @@ pub enum DataError {
     NotDirectory {
         /// What.
         path: PathBuf,
+    },
+    /// A runner could not listen in there.
+    #[error("the data directory {} has a path of {bytes} bytes, {} are possible, since sockets are in there (unix(7)): \
+             name one with a shorter path with --data", path.display(), path_bytes_max())]
+    LongPath {
+        /// Where.
+        path: PathBuf,
+        /// How long that is.
+        bytes: usize,
     },
     /// A node runs on it.
     #[error("the data directory {} is in use by another node (process {pid}): stop that one with `sterna node stop`, \
@@ -102,6 +114,11 @@ impl DataDirectory {
     /// See [`DataError`].
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let path = &std::path::absolute(path).map_err(io_error("find", path))?;
+        let bytes = path.as_os_str().len();
+        if bytes > path_bytes_max() {
+            let path = path.clone();
+            return Err(DataError::LongPath { path, bytes });
+        }
         if let Some(parent) = path.parent() {
             make_parents(parent)?;
         }
@@ -228,6 +245,12 @@ fn io_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> DataError 
         path: path.clone(),
         source,
     }
+}
+
+/// How long a data directory's path may be. The control socket is reached by way of the open directory; the runner's is not,
+/// since the manager has to see where it is.
+fn path_bytes_max() -> usize {
+    SOCKET_PATH_BYTES_MAX - runner_socket(&hosting_in(Path::new(""))).as_os_str().len() - 1
 }
 
 /// Makes what is missing of the directories that it is in. They are private, as the XDG base directory specification wants
@@ -374,6 +397,19 @@ mod tests {
             DataDirectory::open(&path),
             Err(DataError::NotPrivate { .. })
         ));
+    }
+
+    #[test]
+    fn a_path_that_leaves_no_room_for_sockets_is_refused() {
+        let outer = tempfile::tempdir().unwrap();
+        let outer_bytes = outer.path().as_os_str().len();
+        let long = |bytes: usize| outer.path().join("d".repeat(bytes - outer_bytes - 1));
+        let max = path_bytes_max();
+        drop(DataDirectory::open(&long(max)).unwrap());
+        let socket = runner_socket(&hosting_in(&long(max)));
+        assert_eq!(socket.as_os_str().len(), SOCKET_PATH_BYTES_MAX);
+        let refused = DataDirectory::open(&long(max + 1)).unwrap_err();
+        assert!(matches!(refused, DataError::LongPath { bytes, .. } if bytes == max + 1));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Nodes as their users meet them: real processes on loopback, each with a data directory of its own.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -296,6 +296,14 @@ fn a_node_that_cannot_start_says_what_to_do() {
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     start_with("d", &address).fails(1, &[&address, "port is taken", "--bind"]);
+    // Pages come by TCP.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    start_with("d", &address).fails(1, &[&address, "port is taken", "--bind"]);
+    let long = "d".repeat(100);
+    start_with(&long, "127.0.0.1:0").fails(1, &["87 are possible", "--data"]);
+    let file = world.file("file", "");
+    start_with("file/d", "127.0.0.1:0").fails(1, &[&file, "is not a directory", "--data"]);
 
     let one = start(&world, "one", "127.0.0.1:0");
     let pid = one.actor.pid();
