@@ -183,9 +183,9 @@ impl Freezing<'_> {
             pages_stored: written.pages_stored,
             pages_zero: written.pages_zero,
             frames: frames.frames.len() as u64 + frames.frames_omitted,
-            pause_us: 0,
-            capture_us: 0,
-            copy_us: 0,
+            pause_us: None,
+            capture_us: None,
+            copy_us: None,
             write_us: us,
             stopped_us: if self.keep { stood_us } else { us },
         }

@@ -144,12 +144,15 @@ fn text(report: &FreezeReport) -> String {
     );
     line("frames", report.frames.to_string());
     // Of one on a node only the whole is known here.
-    if report.pause_us + report.capture_us > 0 {
-        line("pause", show::time_us(report.pause_us));
-        line("capture", show::time_us(report.capture_us));
-    }
-    if report.copy_us > 0 {
-        line("copy", show::time_us(report.copy_us));
+    let copy = report.copy_us.filter(|us| *us > 0);
+    for (what, us) in [
+        ("pause", report.pause_us),
+        ("capture", report.capture_us),
+        ("copy", copy),
+    ] {
+        if let Some(us) = us {
+            line(what, show::time_us(us));
+        }
     }
     line("write", show::time_us(report.write_us));
     if report.kept {

@@ -6,10 +6,11 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use sterna_node::message::{RegistryStatus, Reply, Request, StoreStatus};
+use sterna_node::registry::BackupError;
 use sterna_node::{identity, registry};
 use sterna_process::Plain;
 
@@ -288,7 +289,7 @@ impl Backup {
                     show::note(format_args!("interrupted: {shown} was not written"));
                     Ok((128 + signal).try_into()?)
                 }
-                Err(error) => Err(error),
+                Err(error) => Err(said_once(error)),
             },
         }
     }
@@ -305,12 +306,26 @@ impl Restore {
             Err(error) => match error.downcast_ref() {
                 // It does not run: then its files are ours to change.
                 Some(sterna_node::AskError::NotRunning { .. }) => {
-                    registry::restore(&self.which.data()?, &file)?;
+                    registry::restore(&self.which.data()?, &file)
+                        .map_err(|error| said_once(error.into()))?;
                 }
                 _ => return Err(error),
             },
         }
         report(&file, self.json, "the registry was put back from")
+    }
+}
+
+/// Texts about backups end with what the system said, and need not say it again.
+fn said_once(error: anyhow::Error) -> anyhow::Error {
+    let is_whole = error.is::<BackupError>()
+        || matches!(
+            error.downcast_ref(),
+            Some(registry::RestoreError::Backup(_))
+        );
+    match is_whole {
+        true => anyhow!("{error}"),
+        false => error,
     }
 }
 

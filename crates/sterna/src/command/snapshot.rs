@@ -106,6 +106,12 @@ impl Snapshot {
             Keeper::Node(id) => node::name_of(&nodes, *id),
             Keeper::Store(store) => format!("{STORE}{}", Plain(store)),
         };
+        let own = entry.record().map(|record| Keeper::Node(record.owner));
+        if !self.stop && own.is_ok_and(|own| own == keeping.to) {
+            show::note(format_args!(
+                "the process runs on {name}, and its snapshots are lost with that node: name another one with --to"
+            ));
+        }
         match self.json {
             true => show::json(&kept(process, &keeping, name))?,
             false => show::print(told(process, &keeping, &name, &self)),

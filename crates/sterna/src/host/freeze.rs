@@ -213,9 +213,9 @@ impl Sheet<'_> {
             pages_stored: written.pages_stored,
             pages_zero: written.pages_zero,
             frames: description.frames.len() as u64 + description.frames_omitted,
-            pause_us: us(times.pause),
-            capture_us: us(times.capture),
-            copy_us: us(times.copy),
+            pause_us: Some(us(times.pause)),
+            capture_us: Some(us(times.capture)),
+            copy_us: Some(us(times.copy)),
             write_us: us(times.write),
             stopped_us: us(times.stopped),
         }

@@ -80,7 +80,9 @@ fn a_drained_node_is_empty_and_takes_nothing_until_it_is_told() {
     start(&cluster, "one", "d", &["--on", "auto"]);
     assert_ne!(cluster.place("d").unwrap().0, "one");
 
-    cluster.ask(&["drain", "--cancel", "one"]).ok();
+    let told = cluster.ask(&["drain", "--cancel", "one"]);
+    assert_eq!(told.ok(), "", "what left then is no news");
+    assert!(told.err().contains("takes processes again"));
     cluster
         .ask(&["drain", "--cancel", "one"])
         .fails(1, &["not being drained"]);
@@ -258,6 +260,8 @@ fn whoever_watches_may_go_and_it_can_be_given_up() {
     let told = cluster.ask(&["drain", "--cancel", "one", "--json"]).ok();
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(fate(&told, "a")["fate"], "stayed", "{told}");
+    let why = fate(&told, "a")["why"].as_str().unwrap();
+    assert!(!why.contains("the time was over"), "{why}");
     assert_eq!(
         cluster.at("home").state_of(&cluster.world, "one"),
         "reachable"

@@ -241,10 +241,39 @@ fn ctrl_c_gives_a_freeze_up_and_the_process_stays() {
     let files: Vec<String> = names.filter(|name| name.contains("lua.sterna")).collect();
     assert_eq!(files, ["lua.sterna"]);
     assert_eq!(fs::read_to_string(&file).unwrap(), "what was there");
+    let mut told = Value::Null;
     until("it can be frozen", || {
-        let frozen = one.ask(&world, &["freeze", "lua", "-o", &file]);
+        let frozen = one.ask(&world, &["freeze", "lua", "-o", &file, "--json"]);
+        told = serde_json::from_str(&frozen.out()).unwrap_or_default();
         frozen.0.status.success()
     });
+    // Of one on a node only the whole is known.
+    assert!(told["stopped_us"].as_u64().unwrap() > 0, "{told}");
+    assert_eq!(told.get("pause_us"), None, "{told}");
+    one.stop(&world);
+}
+
+#[test]
+fn what_goes_with_its_node_is_told() {
+    let world = World::new();
+    let [one, other] = two(&world);
+    run(&one, &world, "one", ENDLESS);
+    let elsewhere = one.ask(&world, &["snapshot", "lua", "--once", "--to", "two"]);
+    elsewhere.ok();
+    assert_eq!(elsewhere.err(), "");
+    let here = one.ask(&world, &["snapshot", "lua", "--once", "--to", "one"]);
+    here.ok();
+    assert!(
+        here.err().contains("are lost with that node"),
+        "{}",
+        here.err()
+    );
+    one.fails(
+        &world,
+        &["node", "stop"],
+        &["1 process runs here", "--leave"],
+    );
+    other.stop(&world);
     one.stop(&world);
 }
 

@@ -133,7 +133,9 @@ fn ctrl_c_leaves_no_half_copy_of_the_registry() {
     one.actor.signal(Signal::STOP);
     let copy = world.path("copy").to_str().unwrap().to_owned();
     let mut backup = one.begin(&world, &["registry", "backup", &copy]);
-    until("its file is there", || !named(world.directory.path(), "copy").is_empty());
+    until("its file is there", || {
+        !named(world.directory.path(), "copy").is_empty()
+    });
     backup.signal(Signal::INT);
     backup.ended(130);
     let said = backup.err.text();
@@ -142,6 +144,9 @@ fn ctrl_c_leaves_no_half_copy_of_the_registry() {
     one.actor.signal(Signal::CONT);
     one.ok(&world, &["registry", "backup", &copy]);
     assert_eq!(named(world.directory.path(), "copy"), ["copy"]);
+    let nowhere = one.ask(&world, &["registry", "backup", "no/such/place"]);
+    nowhere.fails(1, &["could not make "]);
+    assert_eq!(nowhere.err().matches("No such file").count(), 1);
     one.stop(&world);
 }
 
