@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -15,6 +16,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator;
 
 use super::seat::{End, Seat};
+
+/// How long the second signal waits for what is given up.
+const HURRY_WITHIN: Duration = Duration::from_secs(2);
 
 /// Signals that are kept from ending this program until somebody [starts](Signals::start) to read them.
 pub(crate) struct Signals(iterator::Signals);
@@ -36,6 +40,9 @@ impl Signals {
                 seat.end_by(End::Signal(signal));
             }
             if let Some(signal) = signals.next() {
+                // Half of an image is removed by who writes it.
+                seat.hurry();
+                seat.settle(HURRY_WITHIN);
                 // What is left in the run directory is swept away by the next who looks there.
                 process::exit(128 + signal);
             }
