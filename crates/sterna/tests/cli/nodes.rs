@@ -381,7 +381,7 @@ fn the_unit_starts_the_node_as_it_was_asked_for() {
         data.display()
     );
     assert!(
-        unit.contains("[Service]\nExecStart=\"/") && unit.contains(&expected),
+        unit.contains("\nExecStart=\"/") && unit.contains(&expected),
         "{unit}"
     );
     let file = world.path("units/sterna.service");
