@@ -20,6 +20,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::geteuid;
 
+use crate::hosting::runner_socket;
 use crate::message::Roster;
 
 const VERSION_HEAD: &str = "sterna node ";
@@ -28,6 +29,8 @@ const SHORT_BYTES_MAX: u64 = 4096;
 const CLUSTER_MAGIC: &[u8; 8] = b"STNCLUS1";
 const CLUSTER_BYTES_MAX: u64 = 8 << 20;
 const HASH_BYTES: usize = 32;
+/// Of a socket's path: unix(7).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,21 @@ pub enum DataError {
         path: PathBuf,
         /// In what way.
         how: String,
+    },
+    /// It would be below something that is no directory.
+    #[error("{} is not a directory: name another data directory with --data", path.display())]
+    NotDirectory {
+        /// What.
+        path: PathBuf,
+    },
+    /// A runner could not listen in there.
+    #[error("the data directory {} has a path of {bytes} bytes, {} are possible, since sockets are in there (unix(7)): \
+             name one with a shorter path with --data", path.display(), path_bytes_max())]
+    LongPath {
+        /// Where.
+        path: PathBuf,
+        /// How long that is.
+        bytes: usize,
     },
     /// A node runs on it.
     #[error("the data directory {} is in use by another node (process {pid}): stop that one with `sterna node stop`, \
@@ -96,8 +114,13 @@ impl DataDirectory {
     /// See [`DataError`].
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let path = &std::path::absolute(path).map_err(io_error("find", path))?;
+        let bytes = path.as_os_str().len();
+        if bytes > path_bytes_max() {
+            let path = path.clone();
+            return Err(DataError::LongPath { path, bytes });
+        }
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(io_error("make", parent))?;
+            make_parents(parent)?;
         }
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -222,6 +245,27 @@ fn io_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> DataError 
         path: path.clone(),
         source,
     }
+}
+
+/// How long a data directory's path may be. The control socket is reached by way of the open directory; the runner's is not,
+/// since the manager has to see where it is.
+fn path_bytes_max() -> usize {
+    SOCKET_PATH_BYTES_MAX - runner_socket(&hosting_in(Path::new(""))).as_os_str().len() - 1
+}
+
+/// Makes what is missing of the directories that it is in. They are private, as the XDG base directory specification wants
+/// them: one of them can be where this user's key will be.
+fn make_parents(parent: &Path) -> Result<(), DataError> {
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(parent);
+    made.map_err(|error| {
+        let there = parent.ancestors().find(|path| path.exists());
+        match there.filter(|path| !path.is_dir()) {
+            Some(path) => DataError::NotDirectory {
+                path: path.to_owned(),
+            },
+            None => io_error("make", parent)(error),
+        }
+    })
 }
 
 fn check_private(path: &Path) -> Result<(), DataError> {
@@ -353,6 +397,36 @@ mod tests {
             DataDirectory::open(&path),
             Err(DataError::NotPrivate { .. })
         ));
+    }
+
+    #[test]
+    fn a_path_that_leaves_no_room_for_sockets_is_refused() {
+        let outer = tempfile::tempdir().unwrap();
+        let outer_bytes = outer.path().as_os_str().len();
+        let long = |bytes: usize| outer.path().join("d".repeat(bytes - outer_bytes - 1));
+        let max = path_bytes_max();
+        drop(DataDirectory::open(&long(max)).unwrap());
+        let socket = runner_socket(&hosting_in(&long(max)));
+        assert_eq!(socket.as_os_str().len(), SOCKET_PATH_BYTES_MAX);
+        let refused = DataDirectory::open(&long(max + 1)).unwrap_err();
+        assert!(matches!(refused, DataError::LongPath { bytes, .. } if bytes == max + 1));
+    }
+
+    #[test]
+    fn what_is_made_around_it_is_private_and_what_was_there_stays_as_it_is() {
+        let outer = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let (there, made) = (outer.path().join("there"), outer.path().join("there/made"));
+        fs::create_dir(&there).unwrap();
+        fs::set_permissions(&there, Permissions::from_mode(0o755)).unwrap();
+        drop(DataDirectory::open(&made.join("node")).unwrap());
+        assert_eq!((mode(&there), mode(&made)), (0o755, 0o700));
+        let file = outer.path().join("file");
+        fs::write(&file, "").unwrap();
+        for below in ["node", "some/node"] {
+            let refused = DataDirectory::open(&file.join(below)).unwrap_err();
+            assert!(matches!(&refused, DataError::NotDirectory { path } if *path == file));
+        }
     }
 
     #[test]

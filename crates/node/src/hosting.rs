@@ -252,6 +252,10 @@ impl Hosting {
         };
         let count = self.held().await?.len();
         match remains {
+            Remains::None if count == 1 => Err(Failure::refused(
+                "1 process runs here: move it (`sterna move P NODE`), end it (`--kill`), or let it run on for the next start of \
+                 the node (`--leave`)",
+            )),
             Remains::None if count > 0 => Err(Failure::refused(format!(
                 "{count} processes run here: move them (`sterna move P NODE`), end them (`--kill`), or let them run on \
                  for the next start of the node (`--leave`)"

@@ -105,7 +105,7 @@ pub enum StartError {
     },
     /// The port is taken.
     #[error(
-        "could not listen on {address}: the port is taken; choose another one with --bind (port 0 takes any that is free)"
+        "could not listen on {address}: the port is taken, by UDP or TCP; choose another one with --bind (port 0 takes any that is free)"
     )]
     PortTaken {
         /// Where.
@@ -174,7 +174,8 @@ impl Opened {
         let key = NodeKey::load_or_make(&data.key())?;
         let failed = |error| listening(options, error);
         let sockets = Sockets::bind(options.bind).map_err(failed)?;
-        let pages = listen_for_pages(sockets.bound).map_err(failed)?;
+        let is_chosen = options.bind.is_none_or(|address| address.port() != 0);
+        let pages = listen_for_pages(sockets.bound, is_chosen).map_err(failed)?;
         let exports = Exports::open(&options.exports)
             .map_err(|(path, source)| StartError::Export { path, source })?;
         let stores = Stores::open(&options.stores)
@@ -351,10 +352,11 @@ fn listening(options: &Options, source: io::Error) -> StartError {
     }
 }
 
-/// Where other nodes bring image and pages: the port that has the same number for TCP, if it is free, otherwise any.
-fn listen_for_pages(bound: SocketAddr) -> io::Result<StdTcpListener> {
+/// Where other nodes bring image and pages: the port that has the same number for TCP. Only if nobody has chosen that, and it
+/// is not free, any: firewalls let through what was chosen.
+fn listen_for_pages(bound: SocketAddr, is_chosen: bool) -> io::Result<StdTcpListener> {
     let listener = match StdTcpListener::bind(bound) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !is_chosen => {
             StdTcpListener::bind(SocketAddr::new(bound.ip(), 0))
         }
         other => other,

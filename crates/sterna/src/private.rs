@@ -2,7 +2,7 @@
 //!
 //! | what | variable | otherwise |
 //! |---|---|---|
-//! | runs of this machine | `STERNA_RUN_DIR` | `$XDG_RUNTIME_DIR/sterna`, or `/tmp/sterna-UID` |
+//! | runs of this machine | `STERNA_RUN_DIR` | `$XDG_RUNTIME_DIR/sterna`, or `sterna-UID` in `$TMPDIR` or `/tmp` |
 //! | the key of images | `STERNA_DATA_DIR` | `$XDG_DATA_HOME/sterna`, or `~/.local/share/sterna` |
 //! | programs | `STERNA_CACHE_DIR` | `$XDG_CACHE_HOME/sterna`, or `~/.cache/sterna` |
 

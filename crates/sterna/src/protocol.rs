@@ -106,12 +106,15 @@ pub(crate) struct FreezeReport {
     pub(crate) pages_zero: u64,
     /// Calls the process was in.
     pub(crate) frames: u64,
-    /// From the request until it stood still.
-    pub(crate) pause_us: u64,
+    /// From the request until it stood still. This and the next two are not known of one on a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pause_us: Option<u64>,
     /// Capturing all but the pages.
-    pub(crate) capture_us: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) capture_us: Option<u64>,
     /// Copying the pages, if it was to run on.
-    pub(crate) copy_us: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) copy_us: Option<u64>,
     /// Writing the file until it was safe on disk.
     pub(crate) write_us: u64,
     /// For how long it stood still; if it does not run on, until the file was safe.

@@ -429,12 +429,12 @@ impl Hosting {
                 Ok(Ok(returned)) if returned.conflicts.is_empty() => {
                     let copies = Arc::clone(&self.copies);
                     let _ = blocking(move || copies.remove_one(process, number)).await;
-                    format!("{} changes of {path} went back", returned.changes)
+                    format!("{} of {path} went back", changes(returned.changes))
                 }
                 Ok(Ok(returned)) => format!(
-                    "{} changes of {path} went back; {} did not, since others changed it there, or they cannot be made \
+                    "{} of {path} went back; {} did not, since others changed it there, or they cannot be made \
                      there: {fetch}",
-                    returned.changes,
+                    changes(returned.changes),
                     returned.conflicts.len()
                 ),
                 Ok(Err(why)) => format!("its changes of {path} did not go back: {why}: {fetch}"),
@@ -580,5 +580,13 @@ impl Service {
         });
         let answered = answered.await?.map_err(Failure::refused)?;
         Ok(HostingReply::File(answered))
+    }
+}
+
+/// So many, in words.
+fn changes(count: usize) -> String {
+    match count {
+        1 => "1 change".to_owned(),
+        count => format!("{count} changes"),
     }
 }

@@ -33,9 +33,9 @@ use super::report::STAYED;
 use crate::identity::NodeId;
 use crate::limits::{DRAIN_ENDS_WITHIN, DRAIN_LOOK_EVERY, DRAIN_MOVES_AT_ONCE, DRAIN_WITHIN_MAX};
 use crate::message::{
-    Brief, DrainEntry, DrainFate, DrainNews, DrainOrder, DrainStage, Failure, FailureKind,
-    HostingReply, KeepingsOf, MoveProgress, MoveReport, PortFate, RegistryFate, RegistryRequest,
-    Remains, Reply,
+    Brief, DrainEntry, DrainFate, DrainNews, DrainOrder, DrainPort, DrainStage, Failure,
+    FailureKind, HostingReply, KeepingsOf, MoveProgress, MoveReport, PortFate, RegistryFate,
+    RegistryRequest, Remains, Reply,
 };
 use crate::service::Service;
 
@@ -87,6 +87,13 @@ impl Service {
                 cut,
             } => {
                 let targets = self.drain_targets(&to)?;
+                if dry_run {
+                    let mut news = self.plan_drain(hosting, &targets).await?;
+                    if !cut {
+                        news.ports = ports_with_clients(hosting);
+                    }
+                    return Ok(HostingReply::Drain(Box::new(news)));
+                }
                 if let Some(clients) = self.clients_to_cut(hosting).await
                     && !cut
                 {
@@ -95,14 +102,9 @@ impl Service {
                          are: {clients}; drain it with --cut if that may be"
                     )));
                 }
-                match dry_run {
-                    true => self.plan_drain(hosting, &targets).await?,
-                    false => {
-                        let within = Duration::from_millis(within_ms);
-                        self.begin_drain(hosting, within, targets, cut)?;
-                        hosting.draining.news()
-                    }
-                }
+                let within = Duration::from_millis(within_ms);
+                self.begin_drain(hosting, within, targets, cut)?;
+                hosting.draining.news()
             }
             DrainOrder::News { after } => hosting.draining.news_after(after).await,
             DrainOrder::Cancel => hosting.draining.cancel().await?,
@@ -316,7 +318,7 @@ impl Service {
         };
         let why = match hosting.draining.is_cancelled() {
             _ if !is_known => "the node's runner does not answer",
-            true => "it was given up before its turn came",
+            true => "that was cancelled before its turn came",
             false => "the time was over before its turn came",
         };
         hosting.draining.settle(&here, is_known, why);
@@ -414,13 +416,17 @@ impl Service {
             tried = &mut tried => return tried,
             () = hosting.draining.over() => {}
         }
+        let end = match hosting.draining.is_cancelled() {
+            true => "that was cancelled",
+            false => "the time was over",
+        };
         let given_up = self.given_up(hosting, attempt);
         let why = match timeout(DRAIN_ENDS_WITHIN, given_up).await {
-            Ok(Tried::Stayed { .. }) => "the time was over while it was being moved",
+            Ok(Tried::Stayed { .. }) => format!("{end} while it was being moved"),
             Ok(tried) => return tried,
-            Err(_) => "the time was over while it was being moved, and that goes on",
+            Err(_) => format!("{end} while it was being moved, and the move goes on"),
         };
-        let (why, retry) = (why.to_owned(), false);
+        let retry = false;
         Tried::Stayed { why, retry }
     }
 
@@ -488,6 +494,27 @@ impl Service {
         let member = roster.member(node);
         member.map_or_else(|| node.to_string(), |member| member.about.name.clone())
     }
+}
+
+/// Ports for which a node is not drained unless clients may be cut off.
+fn ports_with_clients(hosting: &Hosting) -> Vec<DrainPort> {
+    let all = hosting.ingress.all().into_iter();
+    let used = all.filter(|(.., clients)| *clients > 0);
+    let ports = used.map(|(process, _, address, clients)| {
+        let connected = match clients {
+            1 => "1 client is connected and would be".to_owned(),
+            count => format!("{count} clients are connected and would be"),
+        };
+        let why = format!("{connected} cut off: nothing is drained without --cut");
+        DrainPort {
+            process,
+            address,
+            fate: PortFate::Stayed { why },
+        }
+    });
+    let mut ports: Vec<DrainPort> = ports.collect();
+    ports.sort_by_key(|port| port.address);
+    ports
 }
 
 fn warn_of_stayed(news: &DrainNews) {

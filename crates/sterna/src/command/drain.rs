@@ -34,7 +34,7 @@ pub(crate) struct Drain {
     /// Where processes may go, one or several nodes separated by commas [default: all others].
     #[arg(long, value_name = "NODE", value_delimiter = ',', add = complete::nodes())]
     to: Vec<String>,
-    /// Only say where each process could go.
+    /// Only say where each process could go, and which clients are in the way.
     #[arg(long)]
     dry_run: bool,
     /// Also if clients are connected at its ports (`run --listen`): they are cut off when these move to the nodes that have
@@ -148,7 +148,7 @@ impl Drain {
         }
         Ok(match news.stage {
             DrainStage::Drained => 0,
-            DrainStage::Planned if !news.processes.iter().any(stays) => 0,
+            DrainStage::Planned if news.ports.is_empty() && !news.processes.iter().any(stays) => 0,
             DrainStage::Cancelled if self.cancel => 0,
             _ => 1,
         })

@@ -19,6 +19,7 @@ use sterna_process::{
 };
 use sterna_runner::copy::{self, Copy};
 
+use crate::host::{Guarded, Signals};
 use crate::kinds::{self, BuildOptions};
 use crate::local::Local;
 use crate::node::{self, Which};
@@ -43,6 +44,7 @@ impl Freezing<'_> {
             true => None,
             false => Some(self.program()?),
         };
+        let signals = Signals::catch()?.interrupt_reading()?;
         let (reading, writing) = io::pipe().context("could not make a pipe")?;
         let (ours, theirs) = UnixStream::pair().context("could not make a socket")?;
         let request = HostingRequest::Freeze {
@@ -56,7 +58,10 @@ impl Freezing<'_> {
             let asking =
                 scope.spawn(move || self.which.hosting_with(request, vec![writing, theirs]));
             let begun = Instant::now();
-            let written = self.write(&key, program.as_ref(), reading);
+            let written = self.write(&key, program.as_ref(), signals.guard(reading));
+            if let (Err(_), Some(signal)) = (&written, signals.signal()) {
+                self.give_up(signal);
+            }
             if let (Ok((_, written)), false) = (&written, self.keep) {
                 let seal = Grant::of_file(&written.root).seal();
                 // If the node does not hear it, its answer says so.
@@ -85,6 +90,16 @@ impl Freezing<'_> {
             let (image, written) = written?;
             Ok(self.report(&image, &written, (program.as_ref(), stood_us, begun)))
         })
+    }
+
+    /// Ends this program, whose half of a file is removed. The node sees that, and was given no seal: it keeps the process.
+    fn give_up(&self, signal: i32) -> ! {
+        show::note(format_args!(
+            "interrupted: {} was not written, and process {} stays as it is",
+            show::path(self.file),
+            self.entry.process.short()
+        ));
+        std::process::exit(128 + signal);
     }
 
     fn program(&self) -> Result<PackedProgram> {
@@ -128,7 +143,7 @@ impl Freezing<'_> {
         &self,
         key: &sterna_process::ImageKey,
         program: Option<&PackedProgram>,
-        reading: io::PipeReader,
+        reading: Guarded<'_, io::PipeReader>,
     ) -> Result<(Image, Written)> {
         let mut copy = Copy::begin(BufReader::with_capacity(BUFFER_BYTES, reading))?;
         let mut image = copy.image().clone();
@@ -168,9 +183,9 @@ impl Freezing<'_> {
             pages_stored: written.pages_stored,
             pages_zero: written.pages_zero,
             frames: frames.frames.len() as u64 + frames.frames_omitted,
-            pause_us: 0,
-            capture_us: 0,
-            copy_us: 0,
+            pause_us: None,
+            capture_us: None,
+            copy_us: None,
             write_us: us,
             stopped_us: if self.keep { stood_us } else { us },
         }

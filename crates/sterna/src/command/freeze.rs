@@ -9,6 +9,7 @@ use sterna_process::Plain;
 use super::filed::Freezing;
 use crate::client;
 use crate::complete;
+use crate::host::Signals;
 use crate::node::Which;
 use crate::protocol::{FreezeOrder, FreezeReport, Reply, Request};
 use crate::rundir;
@@ -44,7 +45,8 @@ Examples:
   sterna thaw lua.sterna                    it goes on, here or on another machine
   sterna freeze 0f3k -o backup.sterna --keep
 
-If anything fails, the process runs on as if nothing had been asked, and a file that was there before is untouched.";
+If anything fails, the process runs on as if nothing had been asked, and a file that was there before is untouched. Ctrl-C
+gives it up if the process is on a node; one of a `sterna run` is frozen all the same, since that does it.";
 
 impl Freeze {
     pub(crate) fn run(self) -> Result<u8> {
@@ -64,6 +66,7 @@ impl Freeze {
             keep: self.keep,
             thin: self.thin,
         };
+        note_signals(&found.record.name, &order.file)?;
         let bar = Bar::new("writing pages");
         let reply = client::ask(&found, &Request::Freeze(order), &mut |done, total| {
             bar.set(done, total);
@@ -95,6 +98,17 @@ impl Freeze {
         }
         Ok(0)
     }
+}
+
+/// On a signal: what becomes of the file. The process's own `sterna run` writes it.
+fn note_signals(name: &str, file: &Path) -> Result<()> {
+    let (name, file) = (Plain(name).to_string(), show::path(file).to_string());
+    Signals::catch()?.each(move |signal| {
+        show::note(format_args!(
+            "its `sterna run` goes on with this: {name} will be in {file}, unless that fails there"
+        ));
+        std::process::exit(128 + signal);
+    })
 }
 
 fn text(report: &FreezeReport) -> String {
@@ -130,12 +144,15 @@ fn text(report: &FreezeReport) -> String {
     );
     line("frames", report.frames.to_string());
     // Of one on a node only the whole is known here.
-    if report.pause_us + report.capture_us > 0 {
-        line("pause", show::time_us(report.pause_us));
-        line("capture", show::time_us(report.capture_us));
-    }
-    if report.copy_us > 0 {
-        line("copy", show::time_us(report.copy_us));
+    let copy = report.copy_us.filter(|us| *us > 0);
+    for (what, us) in [
+        ("pause", report.pause_us),
+        ("capture", report.capture_us),
+        ("copy", copy),
+    ] {
+        if let Some(us) = us {
+            line(what, show::time_us(us));
+        }
     }
     line("write", show::time_us(report.write_us));
     if report.kept {

@@ -247,8 +247,15 @@ fn text(end: &MoveEnd, from: &str, to: &str) -> String {
     }
     if report.moved {
         let bytes = report.image_bytes + report.pages * sterna_process::PAGE_SIZE as u64;
+        // Then all of them did, whatever rounds had sent before.
+        let is_told = report.parts.iter().any(|(part, _)| part == "follow");
+        let strategy = travelled.as_ref().map(|one| one.strategy);
+        let when = match is_told || strategy == Some(Strategy::PostCopy) {
+            true => "after it ran there",
+            false => "while it stood still",
+        };
         text.push_str(&format!(
-            "  {} pages while it stood still, {} with its image\n",
+            "  {} pages {when}, {} with its image\n",
             report.pages,
             show::bytes(bytes)
         ));

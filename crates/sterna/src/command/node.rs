@@ -25,7 +25,7 @@ use sterna_process::Plain;
 use crate::command::{doctor, drain};
 use crate::host::Signals;
 use crate::node::{self, Which};
-use crate::{manager, runner, service, show};
+use crate::{manager, private, runner, service, show};
 
 /// Makes this machine a node, and brings nodes together.
 #[derive(Debug, Args)]
@@ -302,7 +302,8 @@ impl Start {
         };
         Ok(format!(
             "[Unit]\nDescription=Sterna node\nAfter=network-online.target\nWants=network-online.target\n\n\
-             [Service]\nExecStart={}\nRestart=on-failure\nKillMode=process\n{stop}\n[Install]\nWantedBy={target}\n",
+             [Service]\n{}ExecStart={}\nRestart=on-failure\nKillMode=process\n{stop}\n[Install]\nWantedBy={target}\n",
+            environment()?,
             words.join(" ")
         ))
     }
@@ -415,8 +416,31 @@ fn unit_path() -> Result<PathBuf> {
     Ok(config.join("systemd/user").join(FILE))
 }
 
-/// A word for systemd: in quotes, with what it would replace escaped.
+/// Directories as they are now: what systemd starts may have no `HOME`, and has no variables of this shell.
+fn environment() -> Result<String> {
+    let mut lines = String::new();
+    let mut line = |variable: &str, path: PathBuf| {
+        let mut word = OsString::from(format!("{variable}="));
+        word.push(path);
+        // No variables are replaced in there.
+        let word = escaped(Path::new(&word), &['%'])?;
+        lines.push_str(&format!("Environment={word}\n"));
+        anyhow::Ok(())
+    };
+    line("STERNA_CACHE_DIR", private::cache_directory()?)?;
+    if std::env::var_os("STERNA_RUN_DIR").is_some_and(|named| !named.is_empty()) {
+        line("STERNA_RUN_DIR", private::run_directory())?;
+    }
+    Ok(lines)
+}
+
+/// A word of a command for systemd: in quotes, with what it would replace escaped.
 fn quoted(path: &Path) -> Result<String> {
+    escaped(path, &['%', '$'])
+}
+
+/// A text in quotes for systemd; what it would replace is doubled.
+fn escaped(path: &Path, doubled: &[char]) -> Result<String> {
     let text = path
         .to_str()
         .filter(|text| !text.contains(char::is_control));
@@ -430,7 +454,7 @@ fn quoted(path: &Path) -> Result<String> {
     for letter in text.chars() {
         match letter {
             '"' | '\\' => word.extend(['\\', letter]),
-            '%' | '$' => word.extend([letter, letter]),
+            letter if doubled.contains(&letter) => word.extend([letter, letter]),
             _ => word.push(letter),
         }
     }

@@ -1,18 +1,21 @@
 //! `sterna registry`: where the registry of a cluster is, its copies, and moving it.
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use sterna_node::message::{RegistryStatus, Reply, Request, StoreStatus};
+use sterna_node::registry::BackupError;
 use sterna_node::{identity, registry};
 use sterna_process::Plain;
 
 use crate::complete;
+use crate::host::{First, Signals};
 use crate::node::{self, Which};
 use crate::show;
 
@@ -252,15 +255,43 @@ impl Move {
     }
 }
 
+/// The signal that came before a copy was whole.
+#[derive(Debug)]
+struct Interrupted(i32);
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
 impl Backup {
     fn run(self) -> Result<u8> {
         let file = absolute(&self.file)?;
         let request = Request::RegistryBackup { file: file.clone() };
+        let signals = Signals::catch()?;
+        let which = self.which.clone();
         // Opened by the user, and written by the node, which reaches nothing of the user's.
-        registry::new_file(&file, |to| {
-            done(self.which.ask_with(&request, vec![to.as_fd()])?)
-        })?;
-        report(&file, self.json, "the registry is in")
+        let made = registry::new_file(&file, |to| {
+            let to = to.try_clone().context("could not hand the file on")?;
+            match signals.or_done(move || which.ask_with(&request, vec![to.as_fd()]))? {
+                First::Done(reply) => done(reply?),
+                First::Signal(signal) => Err(Interrupted(signal).into()),
+            }
+        });
+        match made {
+            Ok(()) => report(&file, self.json, "the registry is in"),
+            Err(error) => match error.downcast::<Interrupted>() {
+                Ok(Interrupted(signal)) => {
+                    let shown = show::path(&file);
+                    show::note(format_args!("interrupted: {shown} was not written"));
+                    Ok((128 + signal).try_into()?)
+                }
+                Err(error) => Err(said_once(error)),
+            },
+        }
     }
 }
 
@@ -275,12 +306,26 @@ impl Restore {
             Err(error) => match error.downcast_ref() {
                 // It does not run: then its files are ours to change.
                 Some(sterna_node::AskError::NotRunning { .. }) => {
-                    registry::restore(&self.which.data()?, &file)?;
+                    registry::restore(&self.which.data()?, &file)
+                        .map_err(|error| said_once(error.into()))?;
                 }
                 _ => return Err(error),
             },
         }
         report(&file, self.json, "the registry was put back from")
+    }
+}
+
+/// Texts about backups end with what the system said, and need not say it again.
+fn said_once(error: anyhow::Error) -> anyhow::Error {
+    let is_whole = error.is::<BackupError>()
+        || matches!(
+            error.downcast_ref(),
+            Some(registry::RestoreError::Backup(_))
+        );
+    match is_whole {
+        true => anyhow!("{error}"),
+        false => error,
     }
 }
 

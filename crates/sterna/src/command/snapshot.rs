@@ -12,6 +12,7 @@ use sterna_node::message::{
 use sterna_process::{Plain, ProcessId};
 
 use crate::complete;
+use crate::host::Signals;
 use crate::node::{self, Which};
 use crate::show;
 
@@ -105,6 +106,12 @@ impl Snapshot {
             Keeper::Node(id) => node::name_of(&nodes, *id),
             Keeper::Store(store) => format!("{STORE}{}", Plain(store)),
         };
+        let own = entry.record().map(|record| Keeper::Node(record.owner));
+        if !self.stop && own.is_ok_and(|own| own == keeping.to) {
+            show::note(format_args!(
+                "the process runs on {name}, and its snapshots are lost with that node: name another one with --to"
+            ));
+        }
         match self.json {
             true => show::json(&kept(process, &keeping, name))?,
             false => show::print(told(process, &keeping, &name, &self)),
@@ -292,7 +299,7 @@ Examples:
   sterna clone server lab-2        prints the clone's id
 
 The clone has a new id, no name, and an empty standard input. Its log begins where it does; what was written before is
-its parent's. The original stands still only while it is copied.";
+its parent's. The original stands still only while it is copied. Ctrl-C ends the waiting only: the nodes go on with it.";
 
 impl CloneCommand {
     pub(crate) fn run(self) -> Result<u8> {
@@ -303,6 +310,13 @@ impl CloneCommand {
             process: entry.process,
             target,
         };
+        let name = node::name_of(&nodes, target);
+        Signals::catch()?.each(move |signal| {
+            show::note(format_args!(
+                "the nodes go on with this: the clone may come to be on {name}, see `sterna ps`"
+            ));
+            std::process::exit(128 + signal);
+        })?;
         let Some(HostingReply::Cloned(cloned)) = self.which.hosting(request)? else {
             return Err(node::unexpected());
         };

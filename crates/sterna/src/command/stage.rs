@@ -27,7 +27,7 @@ use sterna_node::message::{Remains, Reply, Request};
 use sterna_process::ProcessId;
 
 use crate::host::Signals;
-use crate::show::Lines;
+use crate::show::{self, Lines};
 pub(super) use server::{KV, Server};
 
 /// Where commands say what is wrong, unless they have a file of their own.
@@ -75,7 +75,11 @@ impl Stage {
     pub(super) fn set(files: &[(&str, &[u8])]) -> Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&interrupted);
-        Signals::catch()?.each(move |_| flag.store(true, Ordering::Relaxed))?;
+        Signals::catch()?.each(move |_| {
+            if !flag.swap(true, Ordering::Relaxed) {
+                show::note("ends what it has started, and clears up; that can take some seconds");
+            }
+        })?;
         let name = format!("sterna-stage-{}", ProcessId::random().short());
         let directory = env::temp_dir().join(name);
         let shown = directory.display();

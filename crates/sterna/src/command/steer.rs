@@ -31,7 +31,9 @@ const AFTER_HELP: &str = "\
 Examples:
   sterna pause lua        it stands still between two instructions, and keeps its memory
   sterna resume lua
-  sterna kill 0f3k        its `sterna run` ends with code 137";
+  sterna kill 0f3k        its `sterna run` ends with code 137
+
+All are looked up first: if one is not found, nothing is done to any.";
 
 /// What is done to it.
 #[derive(Debug, Clone, Copy)]

@@ -179,6 +179,7 @@ impl Sheet<'_> {
             .fold(0, |sum: u64, run| sum.saturating_add(run.bytes()));
         let mut pages = Counted {
             pages,
+            seat: self.seat,
             progress,
             done: 0,
             total,
@@ -213,9 +214,9 @@ impl Sheet<'_> {
             pages_stored: written.pages_stored,
             pages_zero: written.pages_zero,
             frames: description.frames.len() as u64 + description.frames_omitted,
-            pause_us: us(times.pause),
-            capture_us: us(times.capture),
-            copy_us: us(times.copy),
+            pause_us: Some(us(times.pause)),
+            capture_us: Some(us(times.capture)),
+            copy_us: Some(us(times.copy)),
             write_us: us(times.write),
             stopped_us: us(times.stopped),
         }
@@ -260,6 +261,7 @@ fn write_device(
 /// Pages that are counted while they are read.
 struct Counted<'a> {
     pages: &'a mut dyn PageProvider,
+    seat: &'a Seat,
     progress: OnProgress<'a>,
     done: u64,
     total: u64,
@@ -273,6 +275,12 @@ impl PageProvider for Counted<'_> {
 
     fn read(&mut self, run: PageRun, buffer: &mut [u8]) -> Result<(), MemoryError> {
         debug_assert_eq!(buffer.len() % PAGE_SIZE, 0);
+        if self.seat.is_hurried() {
+            return Err(MemoryError::System {
+                doing: "finish the image",
+                source: io::Error::other("interrupted"),
+            });
+        }
         self.pages.read(run, buffer)?;
         self.done += buffer.len() as u64;
         if self.told.elapsed() >= PROGRESS_EVERY {

@@ -20,7 +20,7 @@ mod signals;
 mod snapshots;
 
 pub(crate) use seat::{Facts, Seat};
-pub(crate) use signals::Signals;
+pub(crate) use signals::{First, Guarded, Signals};
 pub(crate) use snapshots::Snapshots;
 
 use std::sync::Arc;

@@ -13,6 +13,7 @@
 
 use std::mem;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ pub(crate) struct Seat {
     end: Mutex<Option<End>>,
     /// Until the process is no longer found under this host.
     entry: Mutex<Option<Entry>>,
+    /// Whether what takes time is to be given up.
+    is_hurried: AtomicBool,
 }
 
 /// The process, as far as it is here.
@@ -84,6 +87,7 @@ impl Seat {
             freed: Condvar::new(),
             end: Mutex::new(None),
             entry: Mutex::new(Some(entry)),
+            is_hurried: AtomicBool::new(false),
         }
     }
 
@@ -183,6 +187,15 @@ impl Seat {
             (Exit::Killed, _) => "was killed".to_owned(),
             (exit, _) => exit.to_string(),
         });
+    }
+
+    /// Has given up what takes time, so that nothing half done is left.
+    pub(super) fn hurry(&self) {
+        self.is_hurried.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_hurried(&self) -> bool {
+        self.is_hurried.load(Ordering::Relaxed)
     }
 
     /// Waits until nobody is doing anything with the process.

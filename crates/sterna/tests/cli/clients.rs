@@ -268,9 +268,15 @@ fn a_node_is_not_drained_of_clients_unless_they_may_be_cut_off() {
     let mut client = Client::connect(address).unwrap();
     assert_eq!(client.put("key", "value").unwrap(), 1);
     let port = format!("kv at port {} (1)", address.port());
-    for drain in [&["drain", "one"][..], &["drain", "one", "--dry-run"]] {
-        cluster.ask(drain).fails(1, &[&port, "--cut"]);
+    cluster.ask(&["drain", "one"]).fails(1, &[&port, "--cut"]);
+    let plan = cluster.ask(&["drain", "one", "--dry-run"]);
+    plan.fails(1, &[]);
+    let number = address.port();
+    let in_the_way = format!("port {number} of kv stays: 1 client is connected");
+    for told in ["goes to two", &in_the_way, "--cut"] {
+        assert!(plan.out().contains(told), "{}", plan.out());
     }
+    cluster.ask(&["drain", "one", "--dry-run", "--cut"]).ok();
     cluster.is_at("kv", "one");
     let told = cluster.ask(&["drain", "one", "--cut"]).ok();
     cluster.is_at("kv", "two");

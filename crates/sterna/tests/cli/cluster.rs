@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -278,10 +278,16 @@ pub(crate) fn two(world: &World) -> [Node; 2] {
     [one, other]
 }
 
-/// A port of the loopback device that was free just now: a node that is started again must have the same.
+/// A port of the loopback device that was free just now by TCP and UDP: a node that is started again must have the same.
 pub(crate) fn free_address() -> String {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().to_string()
+    loop {
+        // By TCP first: there the kernel has other ports for who listens than for who connects, as long as it has any.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        if UdpSocket::bind(address).is_ok() {
+            return address.to_string();
+        }
+    }
 }
 
 impl Cluster {

@@ -53,6 +53,7 @@ fn an_interrupted_demo_cleans_up() {
     // Once while there is nothing but a builder, would be luck; now there are nodes.
     demo.out.wait_for("become a cluster");
     demo.signal(Signal::INT);
+    demo.err.wait_for("clears up");
     demo.ended(130);
     nothing_is_left(&scratch);
 }

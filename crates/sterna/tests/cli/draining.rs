@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, How, Node, start_with};
-use crate::world::{World, guest, until};
+use crate::world::{Answer, World, guest, until};
 
 const LUA_FOREVER: &str =
     "local i=0; while true do i=i+1; local s=0; for j=1,500000 do s=s+j%7 end; print(i) end";
@@ -80,7 +80,9 @@ fn a_drained_node_is_empty_and_takes_nothing_until_it_is_told() {
     start(&cluster, "one", "d", &["--on", "auto"]);
     assert_ne!(cluster.place("d").unwrap().0, "one");
 
-    cluster.ask(&["drain", "--cancel", "one"]).ok();
+    let told = cluster.ask(&["drain", "--cancel", "one"]);
+    assert_eq!(told.ok(), "", "what left then is no news");
+    assert!(told.err().contains("takes processes again"));
     cluster
         .ask(&["drain", "--cancel", "one"])
         .fails(1, &["not being drained"]);
@@ -258,6 +260,8 @@ fn whoever_watches_may_go_and_it_can_be_given_up() {
     let told = cluster.ask(&["drain", "--cancel", "one", "--json"]).ok();
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(fate(&told, "a")["fate"], "stayed", "{told}");
+    let why = fate(&told, "a")["why"].as_str().unwrap();
+    assert!(!why.contains("the time was over"), "{why}");
     assert_eq!(
         cluster.at("home").state_of(&cluster.world, "one"),
         "reachable"
@@ -340,6 +344,44 @@ fn the_unit_gives_a_node_time_to_drain() {
         fs::read_dir(world.path("own")).is_err(),
         "nothing was started"
     );
+}
+
+#[test]
+fn the_unit_has_the_directories_of_whoever_wrote_it() {
+    let world = World::new();
+    let unit = |changed: &[(&str, Option<&str>)]| {
+        let mut command = world.command(["node", "start", "--systemd=-"]);
+        for (variable, value) in changed {
+            match value {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+        }
+        Answer(command.output().unwrap())
+    };
+    // Of systemd.exec(5): no variables are replaced, but specifiers are.
+    let named = [
+        ("STERNA_CACHE_DIR", Some("/var/my $cache 9%\"")),
+        ("STERNA_RUN_DIR", None),
+    ];
+    let told = unit(&named).ok();
+    let line = "[Service]\nEnvironment=\"STERNA_CACHE_DIR=/var/my $cache 9%%\\\"\"\nExecStart=";
+    assert!(told.contains(line), "{told}");
+    let of_home = [
+        ("STERNA_CACHE_DIR", None),
+        ("XDG_CACHE_HOME", None),
+        ("HOME", Some("/root")),
+        ("STERNA_RUN_DIR", Some("/run/own")),
+    ];
+    let told = unit(&of_home).ok();
+    for line in [
+        "\nEnvironment=\"STERNA_CACHE_DIR=/root/.cache/sterna\"\n",
+        "\nEnvironment=\"STERNA_RUN_DIR=/run/own\"\n",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
+    let homeless = [of_home[0], of_home[1], ("HOME", None)];
+    unit(&homeless).fails(1, &["set HOME or STERNA_CACHE_DIR"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 use crate::cluster::{How, Node, join, joined, start_with, two};
@@ -216,6 +217,72 @@ fn a_clone_does_the_rest_of_the_work_too() {
     );
     other.stop(&world);
     one.stop(&world);
+}
+
+#[test]
+fn ctrl_c_gives_a_freeze_up_and_the_process_stays() {
+    let world = World::new();
+    let one = start_with(&world, "one", &[]);
+    run(&one, &world, "one", ENDLESS);
+    let file = world.path("lua.sterna").to_str().unwrap().to_owned();
+    fs::write(&file, "what was there").unwrap();
+    let runner = one.runner().unwrap();
+    // It gives no image now, so the command waits for one.
+    kill_process(runner, Signal::STOP).unwrap();
+    let mut freeze = one.begin(&world, &["freeze", "lua", "-o", &file]);
+    until("it catches signals", || catches_signals(&freeze.pid()));
+    freeze.signal(Signal::INT);
+    freeze.ended(130);
+    let said = freeze.err.text();
+    assert!(said.contains("lua.sterna was not written"), "{said}");
+    kill_process(runner, Signal::CONT).unwrap();
+    let names = fs::read_dir(world.directory.path()).unwrap().flatten();
+    let names = names.map(|entry| entry.file_name().into_string().unwrap());
+    let files: Vec<String> = names.filter(|name| name.contains("lua.sterna")).collect();
+    assert_eq!(files, ["lua.sterna"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "what was there");
+    let mut told = Value::Null;
+    until("it can be frozen", || {
+        let frozen = one.ask(&world, &["freeze", "lua", "-o", &file, "--json"]);
+        told = serde_json::from_str(&frozen.out()).unwrap_or_default();
+        frozen.0.status.success()
+    });
+    // Of one on a node only the whole is known.
+    assert!(told["stopped_us"].as_u64().unwrap() > 0, "{told}");
+    assert_eq!(told.get("pause_us"), None, "{told}");
+    one.stop(&world);
+}
+
+#[test]
+fn what_goes_with_its_node_is_told() {
+    let world = World::new();
+    let [one, other] = two(&world);
+    run(&one, &world, "one", ENDLESS);
+    let elsewhere = one.ask(&world, &["snapshot", "lua", "--once", "--to", "two"]);
+    elsewhere.ok();
+    assert_eq!(elsewhere.err(), "");
+    let here = one.ask(&world, &["snapshot", "lua", "--once", "--to", "one"]);
+    here.ok();
+    assert!(
+        here.err().contains("are lost with that node"),
+        "{}",
+        here.err()
+    );
+    one.fails(
+        &world,
+        &["node", "stop"],
+        &["1 process runs here", "--leave"],
+    );
+    other.stop(&world);
+    one.stop(&world);
+}
+
+/// Whether a program has said what is to be done on Ctrl-C, as the kernel has it: proc_pid_status(5).
+fn catches_signals(pid: &str) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|caught| u64::from_str_radix(caught.trim(), 16).ok());
+    caught.is_some_and(|caught| caught & (1 << (Signal::INT.as_raw() - 1)) != 0)
 }
 
 /// A cluster whose nodes have a store `kept`, with a process on `two`.

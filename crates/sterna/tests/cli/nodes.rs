@@ -1,8 +1,9 @@
 //! Nodes as their users meet them: real processes on loopback, each with a data directory of its own.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -116,6 +117,37 @@ fn the_registry_is_shown_copied_and_moved() {
     three
         .ask(&world, &["registry", "restore", &copy])
         .fails(1, &["is not a backup of a registry"]);
+}
+
+/// Files of a folder with this in their names.
+fn named(folder: &Path, part: &str) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().flatten();
+    let names = names.map(|entry| entry.file_name().into_string().unwrap());
+    names.filter(|name| name.contains(part)).collect()
+}
+
+#[test]
+fn ctrl_c_leaves_no_half_copy_of_the_registry() {
+    let world = World::new();
+    let one = start(&world, "one", "127.0.0.1:0");
+    one.actor.signal(Signal::STOP);
+    let copy = world.path("copy").to_str().unwrap().to_owned();
+    let mut backup = one.begin(&world, &["registry", "backup", &copy]);
+    until("its file is there", || {
+        !named(world.directory.path(), "copy").is_empty()
+    });
+    backup.signal(Signal::INT);
+    backup.ended(130);
+    let said = backup.err.text();
+    assert!(said.contains("interrupted: copy was not written"), "{said}");
+    assert!(named(world.directory.path(), "copy").is_empty());
+    one.actor.signal(Signal::CONT);
+    one.ok(&world, &["registry", "backup", &copy]);
+    assert_eq!(named(world.directory.path(), "copy"), ["copy"]);
+    let nowhere = one.ask(&world, &["registry", "backup", "no/such/place"]);
+    nowhere.fails(1, &["could not make "]);
+    assert_eq!(nowhere.err().matches("No such file").count(), 1);
+    one.stop(&world);
 }
 
 #[test]
@@ -269,6 +301,14 @@ fn a_node_that_cannot_start_says_what_to_do() {
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     start_with("d", &address).fails(1, &[&address, "port is taken", "--bind"]);
+    // Pages come by TCP.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    start_with("d", &address).fails(1, &[&address, "port is taken", "--bind"]);
+    let long = "d".repeat(100);
+    start_with(&long, "127.0.0.1:0").fails(1, &["87 are possible", "--data"]);
+    let file = world.file("file", "");
+    start_with("file/d", "127.0.0.1:0").fails(1, &[&file, "is not a directory", "--data"]);
 
     let one = start(&world, "one", "127.0.0.1:0");
     let pid = one.actor.pid();
@@ -341,7 +381,7 @@ fn the_unit_starts_the_node_as_it_was_asked_for() {
         data.display()
     );
     assert!(
-        unit.contains("[Service]\nExecStart=\"/") && unit.contains(&expected),
+        unit.contains("\nExecStart=\"/") && unit.contains(&expected),
         "{unit}"
     );
     let file = world.path("units/sterna.service");

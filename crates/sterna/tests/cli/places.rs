@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
-use crate::world::{World, guest};
+use crate::world::{Actor, Answer, World, guest};
 
 #[test]
 fn the_run_directory_is_private_and_of_a_version() {
@@ -76,6 +76,26 @@ fn the_key_is_made_once_and_kept_private() {
     world
         .ask(["run", &guest("hello")])
         .fails(125, &["image.key", "open to other users"]);
+}
+
+#[test]
+fn the_directory_of_the_key_is_private_also_if_a_node_makes_it() {
+    let world = World::new();
+    let directory = world.path("share/sterna");
+    let command = |words: &[&str]| {
+        let mut command = world.command(words);
+        command.env("STERNA_DATA_DIR", &directory);
+        command
+    };
+    let mut node = Actor::start(command(&["node", "start", "--bind", "127.0.0.1:0"]));
+    node.err.wait_for("is ready at");
+    let made = fs::metadata(&directory).unwrap();
+    assert_eq!(made.permissions().mode() & 0o777, 0o700);
+    let run = command(&["run", &guest("hello")]).output();
+    Answer(run.unwrap()).ok();
+    let stop = command(&["node", "stop"]).output();
+    Answer(stop.unwrap()).ok();
+    node.ended(0);
 }
 
 #[test]

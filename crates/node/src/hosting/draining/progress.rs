@@ -139,7 +139,14 @@ impl Progress {
                 Ok(self.ended().await)
             }
             DrainStage::Drained => {
-                self.change(|news| news.stage = DrainStage::Cancelled);
+                // What left then is no news, and stays where it is.
+                self.change(|news| {
+                    *news = DrainNews {
+                        number: news.number,
+                        stage: DrainStage::Cancelled,
+                        ..DrainNews::default()
+                    };
+                });
                 Ok(self.news())
             }
             _ => Err(Failure::refused("the node is not being drained")),
@@ -303,6 +310,18 @@ mod tests {
             _ => false,
         });
         (stage, stayed.count())
+    }
+
+    #[tokio::test]
+    async fn what_is_cancelled_when_all_had_left_has_no_other_news() {
+        let progress = Progress::default();
+        progress.change(|news| news.processes.push(entry(DrainFate::Gone)));
+        assert_eq!(progress.end(), DrainStage::Drained);
+        let number = progress.news().number;
+        let news = progress.cancel().await.unwrap();
+        assert_eq!(news.stage, DrainStage::Cancelled);
+        assert!(news.processes.is_empty() && news.number > number);
+        assert!(progress.cancel().await.is_err());
     }
 
     #[test]
