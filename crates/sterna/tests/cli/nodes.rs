@@ -445,7 +445,7 @@ fn processes_of_a_node_that_is_gone_for_good_are_given_up_by_a_user_alone() {
     let idle = guest("idle");
     for name in ["kept", "other"] {
         let run = [
-            "run", "--detach", "--name", name, "--on", "two", &sleeper, "60000",
+            "run", "--detach", "--name", name, "--on", "two", &idle, "sleep",
         ];
         one.ask(&world, &run).ok();
     }
