@@ -153,17 +153,21 @@ impl PageSink for Later {
     }
 
     fn end(&self, end: Result<(), PageSourceError>) {
-        let lost = self
-            .lost
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        match (end, lost) {
-            (Ok(()), _) => self.signals.lacks.store(false, Ordering::Release),
-            (Err(_), Some(lost)) => lost(),
-            (Err(_), None) => {}
+        match end {
+            Ok(()) => {
+                drop(self.take_lost());
+                self.signals.lacks.store(false, Ordering::Release);
+                self.give_up();
+            }
+            Err(_) => self.lose(),
         }
-        self.give_up();
+    }
+}
+
+impl Drop for Later {
+    /// Before its pages are let go of: a guest that has not ended finds no invented ones.
+    fn drop(&mut self) {
+        self.lose();
     }
 }
 
