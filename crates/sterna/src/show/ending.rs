@@ -12,6 +12,7 @@ pub(crate) fn ending(ending: Option<&Ending>) -> String {
         Some(How::Exited(Exit::Trapped { what, .. })) => format!("trapped: {}", Plain(what)),
         Some(How::Exited(exit)) => exit.to_string(),
         Some(How::Unseen) | None => "has ended".to_owned(),
+        Some(How::Lost { reason }) if !reason.is_empty() => format!("was lost: {}", Plain(reason)),
         Some(How::Lost { .. }) => "was lost with its runner".to_owned(),
         Some(How::Frozen { file }) if file.is_empty() => "is frozen in a file".to_owned(),
         Some(How::Frozen { file }) => format!("is frozen in {}", Plain(file)),
