@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{BufRead, BufReader, Lines, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -72,15 +73,28 @@ impl Drop for Killable {
     }
 }
 
+/// One that is free by TCP, where the kernel has other ports for who listens than for who connects, and by UDP.
+fn free_address() -> SocketAddr {
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        if UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
 /// A node that keeps its address when it is started again, as others know it.
 fn serve(data: &Path) {
     let mut options = options(data, "n");
     let kept = data.with_extension("address");
-    if let Ok(address) = std::fs::read_to_string(&kept) {
-        options.bind = Some(address.parse().unwrap());
-    }
+    let address = match std::fs::read_to_string(&kept) {
+        Ok(address) => address.parse().unwrap(),
+        Err(_) => free_address(),
+    };
+    options.bind = Some(address);
     let node = Node::start(&options).unwrap();
-    std::fs::write(&kept, node.about().addresses[0].to_string()).unwrap();
+    std::fs::write(&kept, address.to_string()).unwrap();
     writeln!(std::io::stdout(), "serving").unwrap();
     node.serve();
 }
