@@ -379,8 +379,9 @@ impl Cluster {
     pub(crate) fn place(&self, process: &str) -> Option<(String, String)> {
         let listed = self.ask(&["ps", "--all", "--json"]);
         let rows: Vec<Value> = serde_json::from_str(&listed.out()).ok()?;
-        let is_meant = |row: &&Value| row["name"] == process || has_id(row, process);
-        let row = rows.iter().rfind(is_meant)?;
+        // A name first: an id may begin so.
+        let named = rows.iter().rfind(|row| row["name"] == process);
+        let row = named.or_else(|| rows.iter().rfind(|row| has_id(row, process)))?;
         let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
         Some((text("node"), text("state")))
     }
