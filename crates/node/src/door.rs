@@ -13,11 +13,11 @@
 //! | take a port of a process over | | yes; only from the node that has it | |
 //! | take a piece of the registry; follow it | | yes; from its home only; as far as it is signed | |
 //!
-//! A removed node is nobody, with a ticket or without.
+//! A removed node is nobody, with a ticket or without; but it may read what became of the processes that it had, and let go of them.
 
 use sterna_migration::NodeId;
 
-use crate::message::{Failure, FailureKind, HostingRequest, Request, Roster};
+use crate::message::{Failure, FailureKind, HostingRequest, RegistryRequest, Request, Roster};
 
 /// On whose behalf a request is made, as far as that was proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub fn permit(authority: Authority, request: &Request) -> Result<(), Failure> {
     };
     match (authority, request) {
         // It lets go of what was given up with it.
-        (Removed(_), Registry(crate::message::RegistryRequest::Record { .. })) => Ok(()),
+        (Removed(_), Registry(RegistryRequest::Record { .. })) => Ok(()),
         (Removed(_), _) => Err(Failure::new(
             FailureKind::Removed,
             "this node was removed from the cluster; to come back it has to be a new node: \
@@ -150,7 +150,7 @@ mod tests {
     use sterna_process::{Epoch, Limits, ProcessId, ProgramId, Tag};
 
     use super::*;
-    use crate::message::{Candidate, DrainOrder, RegistryRequest, Remains, ThawOrder, TicketText};
+    use crate::message::{Candidate, DrainOrder, Remains, ThawOrder, TicketText};
     use crate::ticket::Secret;
 
     // long because: a row for each request

@@ -234,8 +234,7 @@ pub trait Memory: Send + Sync {
 /// The pages that a process in post-copy does not have yet, and the way to get them.
 ///
 /// It is asynchronous: a page can be requested while others are on their way, so faults of several threads,
-/// prefetch around them and pages pushed unasked all travel at once. Both methods may be called from any
-/// thread.
+/// prefetch around them and pages pushed unasked all travel at once.
 pub trait PageSource: Send + Sync {
     /// The pages that were missing at the beginning. Until such a page has arrived, nobody may see what is in
     /// its place.

@@ -46,6 +46,7 @@ pub(crate) struct Following {
 /// A place in a memory: a page.
 type Place = (RegionId, u64);
 
+/// What is still to go, and what comes next.
 #[derive(Debug)]
 struct Going {
     left: Left,
@@ -103,17 +104,17 @@ impl Following {
 
     /// Sends what somebody waits for, and what lies around it.
     pub(crate) fn answer(&self, to: &mut Sender, wanted: &[PageRun]) -> Result<(), PumpError> {
-        self.is_asked();
+        self.note_asked();
         for run in wanted {
             let (page, around) = self.left().ask(*run);
             self.send(to, page)?;
             self.send(to, around)?;
         }
-        self.is_asked();
+        self.note_asked();
         Ok(())
     }
 
-    fn is_asked(&self) {
+    fn note_asked(&self) {
         let now_us = self.begun.elapsed().as_micros();
         let now_us = now_us.try_into().unwrap_or(u64::MAX);
         self.asked_us.store(now_us, Ordering::Relaxed);

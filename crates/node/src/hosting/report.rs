@@ -46,7 +46,7 @@ impl Service {
             let ended = match ended {
                 Some((mut report, travelled)) if hosting.news.is_in_doubt(attempt) => {
                     if self.is_lost_soon(report.process).await {
-                        report.is_lost();
+                        report.note_loss();
                     }
                     Some((report, travelled))
                 }
@@ -119,7 +119,7 @@ impl Hosting {
 
 impl Service {
     /// Whether the record of a process says that it was lost, within the time in which its owner would have written that.
-    pub(super) async fn is_lost_soon(&self, process: ProcessId) -> bool {
+    async fn is_lost_soon(&self, process: ProcessId) -> bool {
         let until = Instant::now() + LOST_WITHIN;
         while Instant::now() < until {
             let asked = self.ask_registry(RegistryRequest::Record { process }).await;
@@ -136,7 +136,7 @@ impl Service {
 
 impl MoveReport {
     /// It was the target's, and was lost there with what had not come yet.
-    pub(super) fn is_lost(&mut self) {
+    fn note_loss(&mut self) {
         self.moved = false;
         "was lost: the runner that had the rest of its memory died before that had followed it"
             .clone_into(&mut self.outcome);

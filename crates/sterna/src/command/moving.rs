@@ -100,6 +100,10 @@ struct Could<'a> {
     memory_bytes: u64,
 }
 
+fn possible(travel: &Travel) -> Result<(), String> {
+    travel.check().map_err(|error| error.to_string())
+}
+
 /// A time that can be kept to.
 fn parse_limit(text: &str) -> Result<Duration, String> {
     let limit = show::parse_duration(text)?;
@@ -107,8 +111,7 @@ fn parse_limit(text: &str) -> Result<Duration, String> {
         within: Some(limit),
         ..Travel::default()
     };
-    let checked = travel.check();
-    checked.map(|()| limit).map_err(|error| error.to_string())
+    possible(&travel).map(|()| limit)
 }
 
 /// A rate at which something arrives.
@@ -118,8 +121,7 @@ fn parse_rate(text: &str) -> Result<u64, String> {
         rate_max: Some(rate),
         ..Travel::default()
     };
-    let checked = travel.check();
-    checked.map(|()| rate).map_err(|error| error.to_string())
+    possible(&travel).map(|()| rate)
 }
 
 impl Move {

@@ -64,7 +64,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", value_parser = at_least_one(), conflicts_with = "compare")]
     connections: Option<usize>,
     /// How long a request may take to arrive [default: 10s].
-    #[arg(long, value_name = "TIME", value_parser = some_time, conflicts_with = "compare")]
+    #[arg(long, value_name = "TIME", value_parser = show::parse_some_time, conflicts_with = "compare")]
     head_time: Option<Duration>,
     /// How long a connection is kept without a request [default: 75s].
     #[arg(long, value_name = "TIME", value_parser = show::parse_duration, conflicts_with = "compare")]
@@ -82,7 +82,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "LOAD", value_delimiter = ',', value_parser = scenarios(), requires = "compare")]
     only: Vec<Scenario>,
     /// With --compare: how long each model has each load.
-    #[arg(long, value_name = "TIME", value_parser = some_time, default_value = "2s", requires = "compare")]
+    #[arg(long, value_name = "TIME", value_parser = show::parse_some_time, default_value = "2s", requires = "compare")]
     duration: Duration,
     /// With --compare: write drawings of the figures into FILE, a page of HTML.
     #[arg(long, value_name = "FILE", requires = "compare")]
@@ -118,12 +118,6 @@ const INTERRUPTED: i32 = 130;
 
 fn at_least_one() -> impl TypedValueParser<Value = usize> {
     RangedU64ValueParser::<usize>::new().range(1..)
-}
-
-fn some_time(text: &str) -> Result<Duration, String> {
-    let time = show::parse_duration(text)?;
-    let wrong = || "no time is not enough".to_owned();
-    (!time.is_zero()).then_some(time).ok_or_else(wrong)
 }
 
 /// The name of a file in any directory.

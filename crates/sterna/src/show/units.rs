@@ -124,6 +124,13 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
 }
 
+/// The same for what must last.
+pub(crate) fn parse_some_time(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text)?;
+    let wrong = || "no time is not enough".to_owned();
+    (!time.is_zero()).then_some(time).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,7 +24,7 @@ pub(super) struct Tlp {
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pid: Option<u32>,
     /// Measure no longer than this. A command is then ended.
-    #[arg(long = "for", value_name = "TIME", value_parser = some_time)]
+    #[arg(long = "for", value_name = "TIME", value_parser = show::parse_some_time)]
     duration: Option<Duration>,
     /// Look at the states of threads now and then, as where the kernel gives no scheduler events.
     #[arg(long)]
@@ -44,12 +44,6 @@ Examples:
 
 With c(i) the share of time in which exactly i threads run, the parallelism is the sum of i * c(i), divided by 1 - c(0).
 The kernel records each switch, without root for programs of your own. The code is the command's.";
-
-fn some_time(text: &str) -> Result<Duration, String> {
-    let time = show::parse_duration(text)?;
-    let wrong = || "no time is not enough: nothing would run in it".to_owned();
-    (!time.is_zero()).then_some(time).ok_or_else(wrong)
-}
 
 /// Characters of the longest bar.
 const BAR: f64 = 40.0;
