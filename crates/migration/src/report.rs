@@ -167,9 +167,9 @@ pub enum MoveFailure {
         /// What was allowed.
         max: Duration,
     },
-    /// There is not enough time for the first round.
+    /// There is not enough time to copy its memory once.
     #[error(
-        "to copy its memory takes {needed:.1?} at the rate that is allowed, and there are {within:.1?}: allow a higher rate or more time"
+        "to copy its memory takes {needed:.1?} at least, and there are {within:.1?}: allow more time, or a higher rate if it is limited"
     )]
     Deadline {
         /// How long it takes.

@@ -26,6 +26,10 @@ use crate::message::Strategy;
 use crate::report::MoveFailure;
 use crate::time::Time;
 
+/// Bytes a second that no two machines are known to copy, sealed, from memory to memory: whoever has less time than that takes
+/// need not begin.
+const RATE_CONCEIVABLE: u64 = 5_000_000_000;
+
 /// How memory is to travel, as whoever orders the move wants it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Travel {
@@ -283,8 +287,9 @@ impl Rounds {
     /// So many pages are to be sent in all.
     pub(crate) fn counted(&mut self, pages: u64, now: Time, limits: &Limits) -> Next {
         self.left = pages;
-        let needed = self.travel.rate_max.map(|rate| time_for(pages, rate));
-        if let (Some(needed), Some(within)) = (needed, self.travel.within)
+        let rate_max = self.travel.rate_max.unwrap_or(u64::MAX);
+        let needed = time_for(pages, rate_max.min(RATE_CONCEIVABLE));
+        if let Some(within) = self.travel.within
             && needed > within
         {
             return Next::GiveUp(MoveFailure::Deadline { needed, within });

@@ -36,7 +36,9 @@ pub struct Moved {
 pub struct Hop {
     /// The longest time between two answers that any client saw, in the move and shortly after it.
     pub gap_us: u64,
-    /// The same in as much time without a move.
+    /// When it ended, from the order on.
+    pub gap_end_us: u64,
+    /// The longest in as much time without a move.
     pub quiet_gap_us: u64,
     /// For how long nobody executed the server, if that is known.
     pub downtime_us: Option<u64>,
@@ -44,6 +46,8 @@ pub struct Hop {
     pub copy_us: u64,
     /// From order to end.
     pub total_us: u64,
+    /// What happened when.
+    pub phases: Vec<Phase>,
 }
 
 /// What a stretch of time was like for clients.
@@ -85,7 +89,7 @@ pub struct Trace {
 }
 
 /// A phase of a move.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phase {
     /// What happened.
     pub name: String,
@@ -150,12 +154,16 @@ pub fn moves<E>(
             copying.add(&history, ordered + copy.from_us, ordered + copy.to_us);
         }
         after.add(&history, settled, end);
+        let (gap_us, gap_end) = history.gap(begun, settled);
+        let (quiet_gap_us, _) = history.gap(settled, end);
         hops.push(Hop {
-            gap_us: history.gap(begun, settled),
-            quiet_gap_us: history.gap(settled, end),
+            gap_us,
+            gap_end_us: gap_end.saturating_sub(ordered),
+            quiet_gap_us,
             downtime_us: moved.downtime.map(us),
             copy_us: copy.map_or(0, |copy| copy.to_us - copy.from_us),
             total_us: phases.last().map_or(0, |last| last.to_us),
+            phases: phases.clone(),
         });
         traces.push(history.trace(ordered, phases));
         history.forget(end);
@@ -235,19 +243,22 @@ impl History {
         self.answers.retain(|answer| answer.at_us >= kept);
     }
 
-    /// The longest time without an answer to any one client that ended within this time, or was not over at its end.
-    fn gap(&self, from_us: u64, to_us: u64) -> u64 {
+    /// The longest time without an answer to any one client that ended within this time, or was not over at its end; and when it
+    /// ended.
+    fn gap(&self, from_us: u64, to_us: u64) -> (u64, u64) {
         let mut last = vec![None; self.clients];
-        let mut longest = 0;
+        let mut longest = (0, from_us);
         for answer in self.answers.iter().filter(|answer| answer.at_us <= to_us) {
             let last = &mut last[answer.client as usize];
             if answer.at_us >= from_us {
-                longest = longest.max(answer.at_us - last.unwrap_or(from_us));
+                longest = longest.max((answer.at_us - last.unwrap_or(from_us), answer.at_us));
             }
             *last = Some(answer.at_us);
         }
-        let open = last.iter().map(|last| to_us - last.unwrap_or(from_us));
-        longest.max(open.max().unwrap_or(0))
+        let open = last
+            .iter()
+            .map(|last| (to_us - last.unwrap_or(from_us), to_us));
+        longest.max(open.max().unwrap_or_default())
     }
 
     fn trace(&self, ordered: u64, phases: Vec<Phase>) -> Trace {
@@ -329,11 +340,11 @@ mod tests {
     #[test]
     fn a_gap_is_one_clients_and_counts_where_it_ends() {
         let both = history(&[(0, 0, 10), (1, 0, 12), (0, 0, 20), (1, 0, 42), (0, 0, 50)]);
-        assert_eq!(both.gap(0, 60), 30, "of either client");
-        assert_eq!(both.gap(30, 60), 30, "it began before");
-        assert_eq!(both.gap(0, 41), 29, "it goes on");
-        assert_eq!(both.gap(43, 60), 30, "the other client's, whole");
-        assert_eq!(history(&[]).gap(5, 60), 55, "nobody has an answer");
+        assert_eq!(both.gap(0, 60), (30, 50), "of either client");
+        assert_eq!(both.gap(30, 60), (30, 50), "it began before");
+        assert_eq!(both.gap(0, 41), (29, 41), "it goes on");
+        assert_eq!(both.gap(43, 60), (30, 50), "the other client's, whole");
+        assert_eq!(history(&[]).gap(5, 60), (55, 60), "nobody has an answer");
     }
 
     #[test]

@@ -129,6 +129,16 @@ fn no_round_begins_that_would_end_after_the_deadline() {
         panic!("{next:?}");
     };
     assert_eq!((needed, within), (4096 * MILLI, 1000 * MILLI));
+
+    // 4 GB at any rate.
+    let wanted = Travel {
+        rate_max: None,
+        within: Some(800 * MILLI),
+        ..wanted
+    };
+    let next = begun(wanted).counted(1_000_000, at(1), &limits);
+    let given_up = matches!(next, Next::GiveUp(MoveFailure::Deadline { .. }));
+    assert!(given_up, "{next:?}");
 }
 
 #[test]
