@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 use crate::files::{Model, Settings, Slowness};
 use crate::load::{Latency, Orders, Pace, Report};
@@ -182,17 +183,40 @@ pub enum CompareError {
     },
 }
 
-/// Compares, load by load. `each` sees every row as soon as there is one.
+/// Files that are served while models are compared. Dropped, they are removed.
+#[derive(Debug)]
+pub struct Files(TempDir);
+
+impl Files {
+    /// Makes them, in the directory for temporary files.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn make() -> Result<Self, CompareError> {
+        let folder = tempfile::tempdir().map_err(CompareError::Files)?;
+        make_files(folder.path()).map_err(CompareError::Files)?;
+        Ok(Self(folder))
+    }
+
+    /// Where they are.
+    pub fn root(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// Compares, load by load, with [`Files`]. `each` sees every row as soon as there is one.
 ///
 /// # Errors
 /// See [`CompareError`].
-pub fn run(plan: &Plan, mut each: impl FnMut(&Row)) -> Result<Vec<Row>, CompareError> {
-    let folder = tempfile::tempdir().map_err(CompareError::Files)?;
-    make_files(folder.path()).map_err(CompareError::Files)?;
+pub fn run(
+    plan: &Plan,
+    files: &Path,
+    mut each: impl FnMut(&Row),
+) -> Result<Vec<Row>, CompareError> {
     let mut rows = Vec::new();
     for &scenario in &plan.scenarios {
         for &model in &plan.models {
-            let row = row(plan, folder.path(), scenario, model);
+            let row = row(plan, files, scenario, model);
             let row = row.map_err(|source| CompareError::Subject {
                 scenario,
                 model,

@@ -347,7 +347,7 @@ impl Rounds {
         }
         self.travelled.expected = Some(expected);
         match self.travel.downtime_max {
-            Some(max) if self.travel.is_strict() && end != RoundsEnd::Enough => {
+            Some(max) if self.travel.is_strict() && expected > max => {
                 Next::GiveUp(MoveFailure::Downtime { expected, max })
             }
             _ => Next::Pause,

@@ -186,7 +186,10 @@ impl Service {
             }
             Request::RegistryStatus => self.registry_status().await,
             Request::Registry(request) => match (self.seat(), authority) {
-                (Seat::Here(registry), Authority::Member(by)) => registry.answer(by, request).await,
+                // What one that was removed may ask, the door has decided.
+                (Seat::Here(registry), Authority::Member(by) | Authority::Removed(by)) => {
+                    registry.answer(by, request).await
+                }
                 _ if !self.roster().handovers.is_empty() => {
                     Ok(Reply::Moved(self.roster().handovers.clone()))
                 }
@@ -210,6 +213,11 @@ impl Service {
         }
     }
 
+    /// Whether it was removed from its cluster.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
     /// What this node is called in its cluster, where its name may have been taken.
     fn status(&self) -> Status {
         let roster = self.roster();
@@ -219,7 +227,7 @@ impl Service {
             about: entry.map_or_else(|| self.about.clone(), |entry| entry.about.clone()),
             started_ms: self.started_ms,
             home: self.home(),
-            removed: self.removed.load(Ordering::Relaxed),
+            removed: self.is_removed(),
             confinement: self.confinement(),
         }
     }

@@ -126,6 +126,10 @@ impl Child {
     /// # Errors
     /// As the kernel says.
     pub fn wait_with_output(mut self) -> io::Result<Output> {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> io::Result<Output> {
         self.stdin = None;
         let (stdout, stderr) = read_both(self.stdout.take(), self.stderr.take());
         Ok(Output {
@@ -177,20 +181,34 @@ fn read_all(pipe: Option<PipeReader>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Starts a process and waits until it ends.
+/// Starts a process and waits until it ends. If the thread is cancelled meanwhile, the process is killed.
 ///
 /// # Errors
 /// As the kernel says.
 pub fn status(command: &mut Command) -> io::Result<ExitStatus> {
-    Child::spawn(command)?.wait()
+    Own(Child::spawn(command)?).0.wait()
 }
 
-/// Starts a process without input, reads all that it writes, and waits until it ends.
+/// A process that only who waits for it knows of. If that one is cancelled, it is ended, and leaves no zombie.
+struct Own(Child);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if !matches!(self.0.try_wait(), Ok(Some(_))) {
+            // It has just ended, or does now.
+            let _ = self.0.kill();
+            let _ = self.0.inner.wait();
+        }
+    }
+}
+
+/// Starts a process without input, reads all that it writes, and waits until it ends. If the thread is cancelled meanwhile, the
+/// process is killed.
 ///
 /// # Errors
 /// As the kernel says.
 pub fn output(command: &mut Command) -> io::Result<Output> {
     command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    Child::spawn(command)?.wait_with_output()
+    Own(Child::spawn(command)?).0.finish()
 }

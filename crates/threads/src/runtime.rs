@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use sterna_sys::stacks::{Guards, Slab};
-
 use crate::here;
 use crate::kernel::KernelRuntime;
 use crate::monitor::{Held, Monitor};
 use crate::record::Place;
 use crate::scope::scope_in;
-use crate::spawn::{Builder, JoinHandle};
+use crate::spawn::{Builder, JoinHandle, check_name, stacks_of};
 use crate::worker::{Options, Shared, Worker};
 
 /// Bytes of a user thread's stack unless the runtime or the thread says otherwise. Only what is used takes memory.
@@ -79,14 +77,16 @@ impl RuntimeBuilder {
     /// Starts it.
     ///
     /// # Errors
-    /// There are to be no workers, the stack size is impossible, or the kernel gives no threads or descriptors.
+    /// There are to be no workers, the stack size is impossible, the name has a NUL, or the kernel gives no threads or descriptors.
     pub fn build(self) -> io::Result<Runtime> {
         if self.workers == Some(0) {
             let why = "0 workers run nothing: ask for at least 1, or do not say how many";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
+        check_name(&self.name)?;
         if self.implementation == Implementation::Kernel {
             let stack_bytes = self.stack_bytes.unwrap_or(KERNEL_STACK_BYTES);
+            stacks_of(stack_bytes)?;
             return Ok(Runtime {
                 home: Home::Kernel(Arc::new(KernelRuntime::new(stack_bytes))),
                 implementation: self.implementation,
@@ -99,8 +99,7 @@ impl RuntimeBuilder {
                 thread::available_parallelism().map_or(1, std::num::NonZero::get)
             }),
         };
-        let slab = Slab::new(self.stack_bytes.unwrap_or(STACK_BYTES), Guards::Marks)
-            .map_err(io::Error::other)?;
+        let slab = stacks_of(self.stack_bytes.unwrap_or(STACK_BYTES))?;
         let shared = Arc::new(Shared::new(count, slab, self.options)?);
         let mut runtime = Runtime {
             home: Home::Workers(Arc::clone(&shared)),
@@ -120,9 +119,10 @@ impl RuntimeBuilder {
 
 /// What threads run on.
 ///
-/// Dropped, it cancels all its threads and waits until they have ended: each unwinds from the call that it blocks in. A
-/// thread that never blocks in a call of this package is waited for as long as it runs, and so is a call within
-/// [`blocking`](crate::blocking), which cannot be cancelled. If one of its own threads drops it, it does not wait.
+/// Dropped, it cancels all its threads and waits until they have ended: each unwinds from the call that it blocks in, once. A
+/// thread that catches that and goes on is waited for as long as it runs, and so are one that never blocks in a call of this
+/// package and a call within [`blocking`](crate::blocking), which cannot be cancelled. Whoever catches panics in a loop asks
+/// [`is_cancelled`](crate::is_cancelled), or passes a payload that is [`Cancelled`](crate::Cancelled) on. If one of its own threads drops it, it does not wait.
 ///
 /// ```
 /// use sterna_threads::{Runtime, spawn};
@@ -226,11 +226,9 @@ impl Runtime {
     ) -> io::Result<Monitor> {
         let shared = match &self.home {
             Home::Workers(shared) => Arc::clone(shared),
-            Home::Kernel(_) => Arc::new(Shared::new(
-                0,
-                Slab::new(STACK_BYTES, Guards::Marks).map_err(io::Error::other)?,
-                Options::default(),
-            )?),
+            Home::Kernel(_) => {
+                Arc::new(Shared::new(0, stacks_of(STACK_BYTES)?, Options::default())?)
+            }
         };
         Monitor::start(shared, threshold, report)
     }

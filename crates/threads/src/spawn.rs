@@ -164,13 +164,30 @@ pub struct Builder {
     group: Option<Group>,
 }
 
+/// Stacks of this size, whatever takes them.
+pub(crate) fn stacks_of(bytes: usize) -> io::Result<Arc<Slab>> {
+    Slab::new(bytes, Guards::Marks)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+}
+
+/// The kernel knows threads by names that end with a NUL.
+pub(crate) fn check_name(name: &str) -> io::Result<()> {
+    match name.contains('\0') {
+        true => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a thread's name has no NUL",
+        )),
+        false => Ok(()),
+    }
+}
+
 impl Builder {
     /// A thread as [`spawn`] makes it.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A name, for messages and for whoever looks.
+    /// A name, for messages and for whoever looks, without NUL.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
@@ -198,7 +215,7 @@ impl Builder {
     /// Makes the thread, in the runtime of the running one.
     ///
     /// # Errors
-    /// No stack of this size, no more kernel threads, or the running thread belongs to no runtime.
+    /// No stack of this size, a name with a NUL, no more kernel threads, or the running thread belongs to no runtime.
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + Send + 'static,
@@ -219,6 +236,9 @@ impl Builder {
 
     /// Makes the thread. If it fails, `body` was dropped.
     pub(crate) fn launch(self, home: &Home, body: Body<'static>) -> io::Result<Thread> {
+        if let Some(name) = &self.name {
+            check_name(name)?;
+        }
         let mut given = here::with_record(|parent| Given {
             id: next_id(),
             extras: Extras {
@@ -244,13 +264,16 @@ impl Builder {
         };
         let shared = match home {
             Home::Kernel(runtime) => {
+                if let Some(bytes) = self.stack_bytes {
+                    stacks_of(bytes)?;
+                }
                 let record = runtime.spawn(given, self.stack_bytes, body)?;
                 return Ok(Thread(record));
             }
             Home::Workers(shared) => shared,
         };
         if let Some(bytes) = self.stack_bytes {
-            let slab = Slab::new(bytes, Guards::Marks).map_err(io::Error::other)?;
+            let slab = stacks_of(bytes)?;
             given.extras.slab = Some(slab);
         }
         let place = Place::User {

@@ -103,6 +103,12 @@ impl Validators {
 /// The last second of the year 9999, which is the last that a date of HTTP can name.
 const DATE_MAX_S: u64 = 253_402_300_799;
 
+/// A date of HTTP, or the nearest that it can name.
+pub(crate) fn named(time: SystemTime) -> String {
+    let since = Duration::from_secs(seconds(time).min(DATE_MAX_S));
+    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since)
+}
+
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
@@ -136,6 +142,15 @@ mod tests {
     const DAY_BEFORE: &str = "Sat, 05 Nov 1994 08:49:37 GMT";
     const DAY_AFTER: &str = "Mon, 07 Nov 1994 08:49:37 GMT";
     const DAY_S: u64 = 784_111_777;
+
+    #[test]
+    fn no_date_is_beyond_what_http_can_name() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(named(at(DAY_S)), DAY);
+        assert_eq!(named(at(300_000_000_000)), "Fri, 31 Dec 9999 23:59:59 GMT");
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(named(before), "Thu, 01 Jan 1970 00:00:00 GMT");
+    }
 
     fn old() -> Validators {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(DAY_S + 1_000_000);

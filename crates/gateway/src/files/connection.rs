@@ -12,9 +12,12 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use sterna_threads::Cancelled;
 
 use super::answer::{Answer, Outgoing};
 use super::log::Record;
@@ -100,17 +103,29 @@ impl Inquiry<'_> {
 
     /// However long it takes.
     pub(crate) fn make(&self) -> Answer {
-        let found = self.site.find(&self.request, self.keep, Patience::Any);
-        found.unwrap_or_else(|WouldWait| {
-            let status = Status::INTERNAL_SERVER_ERROR;
-            Answer::refusal(status, self.request.method, self.keep)
-        })
+        self.find(Patience::Any)
+            .unwrap_or_else(|WouldWait| self.failed())
     }
 
     /// Without waiting for the disk, if that can be done.
     pub(crate) fn try_make(&self) -> Option<Answer> {
-        let found = self.site.find(&self.request, self.keep, Patience::None);
-        found.ok()
+        self.find(Patience::None).ok()
+    }
+
+    /// A panic is that of this request alone, whoever makes its answer and for whom else.
+    fn find(&self, patience: Patience) -> Result<Answer, WouldWait> {
+        let find = || self.site.find(&self.request, self.keep, patience);
+        catch_unwind(AssertUnwindSafe(find)).unwrap_or_else(|payload| {
+            if payload.is::<Cancelled>() {
+                resume_unwind(payload);
+            }
+            Ok(self.failed())
+        })
+    }
+
+    fn failed(&self) -> Answer {
+        let status = Status::INTERNAL_SERVER_ERROR;
+        Answer::refusal(status, self.request.method, self.keep)
     }
 }
 

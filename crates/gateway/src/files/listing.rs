@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, statat};
 use rustix::io::Errno;
 
-use super::target;
+use super::{condition, target};
 
 /// Names on one page. A directory with more is cut, and says so.
 const NAMES_MAX: usize = 10_000;
@@ -42,7 +42,7 @@ pub(crate) fn page(directory: impl AsFd, path: &[u8], hidden: bool) -> Result<Ve
         } else {
             entry.bytes.to_string()
         };
-        let date = httpdate::fmt_http_date(entry.modified);
+        let date = condition::named(entry.modified);
         // Writing to a string does not fail.
         let _ = writeln!(
             page,

@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use super::condition;
 use super::status::Status;
 
 /// Bytes of lines that wait.
@@ -19,6 +19,8 @@ const WAITING_BYTES_MAX: usize = 1024 * 1024;
 const WAITING_BYTES_FULL: usize = 64 * 1024;
 /// Otherwise after this.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// For who reads the log at its end: what it has not taken by then is lost.
+const END_WITHIN: Duration = Duration::from_secs(2);
 
 /// Who asked for what, and what became of it.
 #[derive(Debug, Clone)]
@@ -33,12 +35,11 @@ pub(crate) struct Record {
     pub(crate) agent: Option<String>,
 }
 
-/// An access log. Dropped, it writes what it still has.
+/// An access log. Dropped, it writes what it still has, if that is taken.
 #[derive(Debug)]
 pub struct Log {
     shared: Arc<Shared>,
     to: File,
-    writer: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +53,8 @@ struct Waiting {
     lines: String,
     lost: u64,
     ending: bool,
+    /// All is written.
+    ended: bool,
 }
 
 impl Shared {
@@ -75,10 +78,11 @@ impl Shared {
                 let _ = writeln!(to, "# {lost} lines were lost: the log was too slow");
             }
             let _ = to.flush();
-            if ending {
-                return;
-            }
             waiting = self.waiting();
+            if ending {
+                waiting.ended = true;
+                return self.changed.notify_all();
+            }
         }
     }
 }
@@ -93,12 +97,8 @@ impl Log {
         let own = Arc::clone(&shared);
         let own_to = to.try_clone()?;
         let builder = std::thread::Builder::new().name("access-log".to_owned());
-        let writer = builder.spawn(move || own.write_all(own_to))?;
-        Ok(Self {
-            shared,
-            to,
-            writer: Some(writer),
-        })
+        builder.spawn(move || own.write_all(own_to))?;
+        Ok(Self { shared, to })
     }
 
     /// What it is written to, for another process that writes there.
@@ -123,12 +123,16 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.shared.waiting().ending = true;
-        self.shared.changed.notify_one();
-        if let Some(writer) = self.writer.take() {
-            // It has no panics of its own; that of a foreign writer was printed.
-            let _ = writer.join();
-        }
+        let mut waiting = self.shared.waiting();
+        waiting.ending = true;
+        self.shared.changed.notify_all();
+        // A reader of a pipe who stands still holds up nobody's end.
+        let goes_on = |waiting: &mut Waiting| !waiting.ended;
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(waiting, END_WITHIN, goes_on);
+        drop(waited);
     }
 }
 
@@ -162,7 +166,7 @@ fn quote(to: &mut String, text: &str) {
 /// As `06/Nov/1994:08:49:37 +0000`.
 fn time(to: &mut String, now: SystemTime) {
     // `Sun, 06 Nov 1994 08:49:37 GMT`
-    let date = httpdate::fmt_http_date(now);
+    let date = condition::named(now);
     let mut words = date.split(' ').skip(1);
     let mut word = || words.next().unwrap_or_default();
     let (day, month, year, clock) = (word(), word(), word(), word());
@@ -205,6 +209,16 @@ mod tests {
         );
         assert!(text.contains("\"GET /\\x22\\x0A\\x1B[2J\\xC3\\xA9\\x5C\" 200"));
         assert_eq!(text.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn nobody_waits_for_who_does_not_read() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let log = Log::new(File::from(std::os::fd::OwnedFd::from(writer))).unwrap();
+        let longer_than_a_pipe = "x".repeat(WAITING_BYTES_MAX);
+        log.add(&record(&longer_than_a_pipe));
+        drop(log);
+        drop(reader);
     }
 
     #[test]

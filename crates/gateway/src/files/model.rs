@@ -54,7 +54,22 @@ pub enum Model {
     Hybrid,
 }
 
+/// Descriptors that are not connections' own: of the server itself, and of files that are being sent.
+const DESCRIPTORS_BESIDE: u64 = 64;
+
 impl Model {
+    /// How many connections a process with so many descriptors has room for, so that a quarter of them is left for files that are
+    /// being sent.
+    pub fn connections_within(self, descriptors: u64) -> u64 {
+        let for_each = match self {
+            // Of a thread of the kernel that waits for it, with a time-out.
+            Self::ThreadPerConnection => 2,
+            _ => 1,
+        };
+        let beside = (descriptors / 4).max(DESCRIPTORS_BESIDE);
+        descriptors.saturating_sub(beside) / for_each
+    }
+
     /// All of them.
     pub const ALL: [Self; 6] = [
         Self::Iterative,
@@ -111,6 +126,9 @@ pub enum ServeError {
     /// Waiting for events failed.
     #[error("the server cannot wait for its clients: {0}")]
     Wait(#[source] io::Error),
+    /// The thread that serves has ended, and said why on standard error.
+    #[error("the thread that serves has panicked")]
+    Panicked,
     /// No program was named to start processes from.
     #[error("this model needs a program to start")]
     NoProgram,

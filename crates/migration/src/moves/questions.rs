@@ -71,6 +71,11 @@ impl Moves {
         held.filter(|process| self.kept_copy(*process).is_some())
     }
 
+    /// All of which something is here.
+    pub fn held(&self) -> impl Iterator<Item = ProcessId> + '_ {
+        self.holdings.keys().copied()
+    }
+
     /// Whether the rest of a process's memory is to follow it, if it is being moved away.
     #[must_use]
     pub fn is_followed(&self, process: ProcessId) -> bool {

@@ -79,6 +79,15 @@ fn what_is_written_as_fast_as_it_is_copied_is_stopped() {
         panic!("{next:?}");
     };
     assert!(max == 5 * MILLI && expected > 400 * MILLI);
+
+    // Nothing is left, but the registry's word alone takes too long.
+    let mut rounds = Rounds::new(strict, at(0));
+    rounds.agreed(Strategy::PreCopy);
+    rounds.begin(6 * MILLI);
+    rounds.counted(100, at(1), &limits);
+    let next = sent(&mut rounds, round(100, 0), at(2));
+    let given_up = matches!(next, Next::GiveUp(MoveFailure::Downtime { .. }));
+    assert!(given_up, "{next:?}");
 }
 
 #[test]

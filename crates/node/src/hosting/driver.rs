@@ -255,9 +255,9 @@ impl Driver {
                 }
                 self.command_now(command);
             }
-            Input::IsThere(_, true, command) => self.command_now(command),
-            Input::IsThere(attempt, false, _) => {
-                let reason = "the target does not answer any more".into();
+            Input::Asked(_, None, command) => self.command_now(command),
+            Input::Asked(attempt, Some(reason), _) => {
+                let reason = reason.into();
                 let event = RunnerEvent::PauseRefused { attempt, reason };
                 self.moves.handle(now, Event::Runner(event));
             }
@@ -333,7 +333,11 @@ impl Driver {
 
     /// Has the records of all that is held, and of all that the registry thinks is here, compared.
     fn compare(&mut self) {
-        self.moves.kept().for_each(|process| self.read(process));
+        // To one that was removed nobody lists what it had: it asks for each.
+        match self.service.is_removed() {
+            true => self.moves.held().for_each(|process| self.read(process)),
+            false => self.moves.kept().for_each(|process| self.read(process)),
+        }
         let (service, inputs) = (Arc::clone(&self.service), self.hosting.inputs.clone());
         tokio::spawn(async move {
             let mut after = None;

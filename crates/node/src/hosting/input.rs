@@ -68,8 +68,8 @@ pub(super) enum Input {
     Place(Attempt, Box<Place>, Vec<OwnedFd>),
     /// A connection for pages was made, or not; then the command can go.
     Connected(Attempt, Option<(OwnedFd, Secret)>, Command),
-    /// Whether the target of a move answers; then the command can go.
-    IsThere(Attempt, bool, Command),
+    /// Who does not answer that the commit of a move needs; if nobody, the command can go.
+    Asked(Attempt, Option<&'static str>, Command),
     /// One more connection, for memory that is to follow its process.
     Lane(Attempt, (OwnedFd, Secret)),
 }

@@ -211,6 +211,16 @@ impl Port {
         self.proceed(&mut inner);
     }
 
+    /// The process is lost: no client is to take what it has for all that there is.
+    pub(crate) fn cut_off(&self) {
+        let mut inner = self.lock();
+        for id in inner.pairs.keys().copied().collect::<Vec<_>>() {
+            inner.back.reset(id);
+            self.unpair(&mut inner, id);
+        }
+        self.proceed(&mut inner);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,7 @@
 //! `sterna move`: a running process to another node.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -72,12 +73,17 @@ the rounds, and until the deadline (a minute if nothing is said) what comes afte
 Linux before 6.7, and to nodes of an older sterna, auto is stop-and-copy; the report says so.
 
 The process stands still from `capture` to `resume`; before that it runs. If anything fails it stays where it is, and
-runs on. Ctrl-C gives the move up, if that can still be done.
+runs on. Ctrl-C gives the move up, if that can still be done; a second one ends this command only.
 
 Exit code: 0 if it was moved, 3 if it stayed and trying again can help, 1 otherwise.";
 
 /// The code if it stayed and may be moved later.
 pub(crate) const EXIT_LATER: u8 = 3;
+
+/// After so long without news people are told why that may be.
+const SILENCE_NOTED: Duration = Duration::from_secs(10);
+const SILENCE: &str = "no news for 10 s: the target compiles the program, memory follows, or a node or the registry does not answer \
+    (sterna nodes). Ctrl-C gives the move up if that can still be done; a second one ends this command only";
 
 /// A [`Strategy`], or the choice of one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -192,14 +198,23 @@ impl Move {
     /// Waits for the move's end, and shows its rounds until then.
     fn attend(&self, source: NodeId, attempt: Attempt) -> Result<MoveEnd> {
         let which = self.which.clone();
+        let mut is_cancelled = false;
         Signals::catch()?.each(move |signal| {
-            let cancelled = which.hosting(HostingRequest::CancelMove { source, attempt });
-            if let Err(error) = cancelled {
-                show::note(format_args!("{error:#}"));
+            if std::mem::replace(&mut is_cancelled, true) {
+                show::note("the move goes on, or settles, by itself");
                 std::process::exit(128 + signal);
             }
+            let which = which.clone();
+            thread::spawn(move || {
+                let cancelled = which.hosting(HostingRequest::CancelMove { source, attempt });
+                if let Err(error) = cancelled {
+                    show::note(format_args!("{error:#}"));
+                    std::process::exit(128 + signal);
+                }
+            });
         })?;
         let (line, mut after) = (show::Line::new(), 0);
+        let (mut heard, mut is_told) = (Instant::now(), false);
         loop {
             let request = HostingRequest::MoveProgress {
                 source,
@@ -214,6 +229,13 @@ impl Move {
             match self.which.hosting(request)? {
                 Some(HostingReply::MoveProgress(progress)) => {
                     after += progress.rounds.len() as u32;
+                    if progress.going.is_some() || !progress.rounds.is_empty() {
+                        heard = Instant::now();
+                    } else if heard.elapsed() > SILENCE_NOTED
+                        && !std::mem::replace(&mut is_told, true)
+                    {
+                        show::note(SILENCE);
+                    }
                     match (progress.rounds.last(), progress.going) {
                         (_, Some(going)) => line.set(&moved::going(after + 1, going)),
                         (Some(last), None) => line.set(&moved::round(after, last)),

@@ -10,14 +10,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
+use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
-use sterna_gateway::compare::{self, Plan, Row, Scenario, plot};
+use sterna_gateway::compare::{self, Files, Plan, Row, Scenario, plot};
 use sterna_gateway::files::{Log, Model, Settings, Site, Stop, Workers, serve};
 use sterna_gateway::load::Latency;
 use sterna_gateway::role;
 use sterna_process::Plain;
 
-use crate::host::Signals;
+use crate::host::{First, Signals};
+use crate::runner;
 use crate::show::{self, Align, Paint, Table};
 
 /// Serves the files of a directory over HTTP, or compares six ways to organise such a server.
@@ -60,7 +62,7 @@ pub(crate) struct Serve {
     /// Append a line for each request to FILE, `-` for standard output.
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     log: Option<PathBuf>,
-    /// Connections at once; one more is turned away [default: 16384].
+    /// Connections at once; one more is turned away [default: 16384, or what this process may have descriptors for].
     #[arg(long, value_name = "N", value_parser = at_least_one(), conflicts_with = "compare")]
     connections: Option<usize>,
     /// How long a request may take to arrive [default: 10s].
@@ -73,7 +75,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TIME", value_parser = show::parse_duration, conflicts_with = "compare")]
     grace: Option<Duration>,
     /// Kernel threads of the pool or under user threads, processes, or threads that wait for the disk.
-    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=WORKERS_MAX))]
     workers: Option<usize>,
     /// Compare the models under the same loads, with clients in a process of their own.
     #[arg(long)]
@@ -115,6 +117,9 @@ Ctrl-C lets it finish what it is sending; a second one ends it at once.";
 
 /// The code of a program that a second Ctrl-C has ended: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
+
+/// Of each, a kernel thread or a process.
+const WORKERS_MAX: u64 = 4096;
 
 fn at_least_one() -> impl TypedValueParser<Value = usize> {
     RangedU64ValueParser::<usize>::new().range(1..)
@@ -163,8 +168,10 @@ impl Serve {
         );
         let signals = Signals::catch()?;
         let stop = Stop::new().context("could not begin")?;
+        let model = self.model.unwrap_or(Model::Hybrid);
+        let settings = self.settings(directory, model)?;
         let log = self.open_log()?;
-        let site = Site::new(self.settings(directory), log, stop.clone());
+        let site = Site::new(settings, log, stop.clone());
         let site = site.with_context(|| format!("could not serve {}", show::path(directory)))?;
         let listener = TcpListener::bind(self.bind);
         let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
@@ -175,7 +182,6 @@ impl Serve {
         let listener =
             listener.with_context(|| format!("could not listen at {}{remedy}", self.bind))?;
         let address = listener.local_addr().context("could not listen")?;
-        let model = self.model.unwrap_or(Model::Hybrid);
         let mut asked = false;
         signals.each(move |_| {
             if std::mem::replace(&mut asked, true) {
@@ -199,17 +205,17 @@ impl Serve {
         Ok(0)
     }
 
-    fn settings(&self, directory: &Path) -> Settings {
+    fn settings(&self, directory: &Path, model: Model) -> Result<Settings> {
         let mut settings = Settings::of(directory);
         settings.index.clone_from(&self.index);
         settings.listing = self.listing;
         settings.hidden = self.hidden;
         let limits = &mut settings.limits;
-        limits.connections = self.connections.unwrap_or(limits.connections);
+        limits.connections = connections(model, self.connections, limits.connections)?;
         limits.head_time = self.head_time.unwrap_or(limits.head_time);
         limits.idle_time = self.idle_time.unwrap_or(limits.idle_time);
         limits.grace = self.grace.unwrap_or(limits.grace);
-        settings
+        Ok(settings)
     }
 
     fn workers(&self) -> Result<Workers> {
@@ -249,13 +255,21 @@ impl Serve {
             workers: self.workers,
         };
         let drawing = self.plot.as_deref().map(show::Drawing::open).transpose()?;
-        let rows = compare::run(&plan, |row| {
-            show::note(format_args!(
-                "measured: {} under {}",
-                row.model.name(),
-                row.scenario.name()
-            ));
-        })?;
+        let files = Files::make()?;
+        let root = files.root().to_owned();
+        let measure = move || {
+            compare::run(&plan, &root, |row| {
+                show::note(format_args!(
+                    "measured: {} under {}",
+                    row.model.name(),
+                    row.scenario.name()
+                ));
+            })
+        };
+        let rows = match Signals::catch()?.or_done(measure)? {
+            First::Done(rows) => rows?,
+            First::Signal(signal) => return Ok(128 + signal as u8),
+        };
         let machine = machine();
         if let Some(drawing) = drawing {
             drawing.write(&plot::page(&rows, &machine))?;
@@ -271,6 +285,23 @@ impl Serve {
         }
         Ok(0)
     }
+}
+
+/// As many connections as are wanted, if this process may have the descriptors to serve them.
+fn connections(model: Model, wanted: Option<usize>, usual: usize) -> Result<usize> {
+    runner::allow_descriptors();
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let room = model.connections_within(descriptors);
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    let wanted_too_many = wanted.filter(|wanted| *wanted > room);
+    if let Some(wanted) = wanted_too_many {
+        bail!(
+            "{wanted} connections under {} need more descriptors than the {descriptors} that this process may have, which are enough for \
+             {room}: raise that limit (ulimit -Hn), or ask for fewer",
+            model.name()
+        );
+    }
+    Ok(wanted.unwrap_or(usual.min(room)))
 }
 
 fn counted(number: u64, what: &str) -> String {

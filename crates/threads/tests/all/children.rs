@@ -114,6 +114,21 @@ fn cancelled_while_its_outputs_are_read() {
 }
 
 #[test]
+fn a_process_that_only_a_cancelled_thread_knew_of_is_ended() {
+    on_all(|| {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut command = Command::new("sleep");
+        command.arg("1000").stdin(writer);
+        let waits = spawn(move || status(&mut command));
+        yield_now();
+        waits.cancel();
+        assert!(waits.join().unwrap_err().is::<Cancelled>());
+        // Nobody has the other end any more.
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    });
+}
+
+#[test]
 fn waiting_closes_the_input_that_was_not_taken() {
     on_all(|| {
         let mut command = Command::new("cat");

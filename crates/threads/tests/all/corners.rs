@@ -12,7 +12,8 @@ use sterna_threads::process::{Child, output};
 use sterna_threads::sync::channel::{bounded, unbounded};
 use sterna_threads::sync::{Mutex, RwLock, Semaphore};
 use sterna_threads::{
-    Builder, Group, Implementation, Runtime, blocking, park, scope, spawn, yield_now,
+    Builder, Group, Implementation, Runtime, RuntimeBuilder, blocking, park, scope, spawn,
+    yield_now,
 };
 
 use crate::{IMPLEMENTATIONS, in_child, on_all};
@@ -225,6 +226,24 @@ fn what_cannot_be_meant_is_refused() {
         let error = nobody.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains("at least 1"), "{error}");
+        let odd = |builder: RuntimeBuilder| builder.build().unwrap_err().kind();
+        let new = || Runtime::builder(implementation);
+        assert_eq!(odd(new().name("a\0b")), ErrorKind::InvalidInput);
+        for bytes in [0, 1, usize::MAX] {
+            assert_eq!(odd(new().stack_size(bytes)), ErrorKind::InvalidInput);
+        }
+        let runtime = new().build().unwrap();
+        for thread in [Builder::new().name("a\0b"), Builder::new().stack_size(1)] {
+            let refused = runtime.spawn(thread, || ()).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+        }
+        let within = || {
+            scope(|scope| {
+                let named = Builder::new().name("a\0b").spawn_scoped(scope, || ());
+                named.unwrap_err().kind()
+            })
+        };
+        assert_eq!(runtime.run(within), ErrorKind::InvalidInput);
     }
     let refused = |weight, cap| {
         let made = catch_unwind(|| Group::with("odd", weight, cap));

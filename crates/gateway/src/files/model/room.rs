@@ -6,7 +6,8 @@
 
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -19,6 +20,7 @@ use crate::files::connection::Connection;
 use crate::files::drive::{Drive, Driver, Until};
 use crate::files::gate::{Failure, Gate, Pass};
 use crate::files::site::Site;
+use crate::files::stop::Stop;
 
 /// Connections that have sent something and wait for a thread of the pool.
 const QUEUE_MAX: usize = 256;
@@ -36,9 +38,11 @@ pub(crate) fn iterative(
     let runtime = Runtime::kernel().map_err(ServeError::Begin)?;
     let (ended, end) = mpsc::sync_channel(1);
     let thread = Builder::new().name("iterative");
+    let stops = StopsAll(site.stop.clone());
     // A thread of its own, so that it can be cancelled while it waits for a client.
     let serving = runtime
         .spawn(thread, move || {
+            let _stops = stops;
             ended.send(room.run(listener, |guest, room| room.serve(guest)))
         })
         .map_err(ServeError::Begin)?;
@@ -46,11 +50,21 @@ pub(crate) fn iterative(
     let patience = site.settings.limits.grace + site.settings.limits.sweep();
     match end.recv_timeout(patience) {
         Ok(result) => result.map(|()| gate.inside()),
-        Err(_) => {
+        Err(RecvTimeoutError::Timeout) => {
             let cut_off = gate.inside();
             serving.cancel();
             Ok(cut_off)
         }
+        Err(RecvTimeoutError::Disconnected) => Err(ServeError::Panicked),
+    }
+}
+
+/// Nobody is left to serve when the thread that has this ends, however it does.
+struct StopsAll(Stop);
+
+impl Drop for StopsAll {
+    fn drop(&mut self) {
+        self.0.request();
     }
 }
 

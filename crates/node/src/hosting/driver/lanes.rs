@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use sterna_migration::{Attempt, Command, NodeId};
 use sterna_runner::message::{Order, Secret, Side};
+use tokio::time::timeout;
 
 use super::{Driver, Input};
 use crate::limits::THERE_WITHIN;
-use crate::message::Request;
+use crate::message::{RegistryRequest, Request};
 
 impl Driver {
     /// A connection to the target's runner.
@@ -55,20 +56,26 @@ impl Driver {
         });
     }
 
-    /// Gives a command if the target's service is there: its runner takes pages without it, but whoever would have a process stopped
-    /// for a target that is gone would wait for its commit in vain, for as long as it may take.
+    /// Gives a command if the target's service and the registry are there: the runner takes pages without them, but whoever would
+    /// have a process stopped while one is gone would wait for the commit in vain, for as long as it may take.
     pub(super) fn make_sure_of(&self, target: NodeId, attempt: Attempt, command: Command) {
         let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
         tokio::spawn(async move {
             let asked = service
                 .transport
                 .ask(target, &Request::Status, THERE_WITHIN);
-            let there = asked.await.map(drop);
-            if let Err(failure) = &there {
-                tracing::debug!("{attempt}: {failure}");
-            }
-            let there = there.is_ok();
-            hosting.tell(Input::IsThere(attempt, there, command)).await;
+            let process = attempt.process;
+            let read = service.ask_registry(RegistryRequest::Record { process });
+            let (target, registry) = tokio::join!(asked, timeout(THERE_WITHIN, read));
+            let missing = match (target, registry) {
+                (Ok(_), Ok(Ok(_))) => None,
+                (Err(failure), _) => {
+                    tracing::debug!("{attempt}: {failure}");
+                    Some("the target does not answer any more")
+                }
+                (Ok(_), _) => Some("the registry does not answer any more"),
+            };
+            hosting.tell(Input::Asked(attempt, missing, command)).await;
         });
     }
 }
