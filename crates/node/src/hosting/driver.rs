@@ -3,6 +3,7 @@
 //! Everything that happens comes in as an [`Input`], in one queue; actions are carried out on tasks of their own, whose
 //! results come in again. So the machines see one thing after the other, and nothing waits for anything else.
 
+mod comparing;
 mod copied;
 mod lanes;
 
@@ -257,7 +258,6 @@ impl Driver {
             }
             Input::Asked(_, None, command) => self.command_now(command),
             Input::Asked(attempt, Some(reason), _) => {
-                let reason = reason.into();
                 let event = RunnerEvent::PauseRefused { attempt, reason };
                 self.moves.handle(now, Event::Runner(event));
             }
@@ -328,38 +328,6 @@ impl Driver {
         tokio::spawn(async move {
             service.sweep_logs(&hosting).await;
             service.sweep_copies(&hosting).await;
-        });
-    }
-
-    /// Has the records of all that is held, and of all that the registry thinks is here, compared.
-    fn compare(&mut self) {
-        // To one that was removed nobody lists what it had: it asks for each.
-        match self.service.is_removed() {
-            true => self.moves.held().for_each(|process| self.read(process)),
-            false => self.moves.kept().for_each(|process| self.read(process)),
-        }
-        let (service, inputs) = (Arc::clone(&self.service), self.hosting.inputs.clone());
-        tokio::spawn(async move {
-            let mut after = None;
-            loop {
-                let node = service.id;
-                let request = RegistryRequest::ProcessesOf { node, after };
-                let Ok(Reply::Records(page)) = service.ask_registry(request).await else {
-                    return;
-                };
-                for (process, bytes) in page.records {
-                    if let Ok(record) = Record::decode(&bytes) {
-                        let record = Some(record);
-                        let _ = inputs
-                            .send(Input::Event(Event::Record { process, record }))
-                            .await;
-                    }
-                }
-                after = page.next;
-                if after.is_none() {
-                    return;
-                }
-            }
         });
     }
 

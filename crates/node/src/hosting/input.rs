@@ -69,7 +69,7 @@ pub(super) enum Input {
     /// A connection for pages was made, or not; then the command can go.
     Connected(Attempt, Option<(OwnedFd, Secret)>, Command),
     /// Who does not answer that the commit of a move needs; if nobody, the command can go.
-    Asked(Attempt, Option<&'static str>, Command),
+    Asked(Attempt, Option<String>, Command),
     /// One more connection, for memory that is to follow its process.
     Lane(Attempt, (OwnedFd, Secret)),
 }

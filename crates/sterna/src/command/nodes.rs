@@ -106,6 +106,9 @@ struct Row {
 /// Nodes that are asked at once.
 const ASKED_AT_ONCE: usize = 32;
 
+/// Of an id, by which a node is removed for good.
+const ID_CHARS_MIN: usize = 4;
+
 /// By how much a clock may differ before people are told.
 const CLOCK_NOTED_MS: u64 = 5000;
 
@@ -254,11 +257,21 @@ impl Rm {
     fn run(self) -> Result<u8> {
         let nodes = self.which.nodes()?;
         let node = node::member(&nodes, &self.wanted)?;
+        let name = node::name_of(&nodes, node);
+        ensure!(
+            self.wanted == name || self.wanted.len() >= ID_CHARS_MIN,
+            "{} is the beginning of the id of node {name}, which cannot come back once it is removed: write its name, or {ID_CHARS_MIN} \
+             characters of its id ({node})",
+            Plain(&self.wanted)
+        );
         if !self.lost {
-            self.check_for_processes(node, &node::name_of(&nodes, node))?;
+            self.check_for_processes(node, &name)?;
         }
         match self.which.ask(&Request::Remove { node })? {
-            Reply::Done => Ok(0),
+            Reply::Done => {
+                show::note(format_args!("removed: node {name} ({node})"));
+                Ok(0)
+            }
             _ => Err(node::unexpected()),
         }
     }

@@ -75,6 +75,7 @@ impl Driver {
                 }
                 (Ok(_), _) => Some("the registry does not answer any more"),
             };
+            let missing = missing.map(str::to_owned);
             hosting.tell(Input::Asked(attempt, missing, command)).await;
         });
     }
