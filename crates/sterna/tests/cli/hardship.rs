@@ -123,8 +123,13 @@ impl Cramped {
     }
 
     fn writes_on(&self) {
+        self.writes(20);
+    }
+
+    /// Waits until it has written so many bytes more.
+    fn writes(&self, bytes: usize) {
         let before = self.log().len();
-        until("it writes on", || self.log().len() > before + 20);
+        until("it writes on", || self.log().len() > before + bytes);
     }
 
     /// Ends the process; that it wrote all numbers, once and in their order, into its file. Gives its output.
@@ -160,8 +165,8 @@ fn a_process_on_a_node_whose_disk_is_full_runs_on_and_can_be_moved_away() {
     let cramped = cramped!("two");
     cramped.run("two");
     cramped.fill();
-    cramped.writes_on();
-    cramped.writes_on();
+    // More than the last page of its log there has room for.
+    cramped.writes(8192);
     cramped.cluster.ask(&["move", "counter", "one"]).ok();
     cramped.writes_on();
     cramped.empty();
