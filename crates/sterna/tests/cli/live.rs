@@ -162,17 +162,19 @@ fn a_process_is_not_stopped_for_a_target_whose_service_has_died() {
     let mut cluster = Cluster::new(&["one", "two"]);
     let words = ["run", "--detach", "--name", "p", &guest("fill"), "32", "0"];
     cluster.ask(&words).ok();
-    let mut moving = cluster.begin(&["move", "p", "two", "--max-rate", "10MB/s"]);
-    let runner = cluster.at("two").runner().unwrap().as_raw_nonzero();
-    until("pages go", || {
+    let resident_kib = |node| {
+        let runner = cluster.at(node).runner().unwrap().as_raw_nonzero();
         let memory = fs::read_to_string(format!("/proc/{runner}/status"));
         let memory = memory.unwrap_or_default();
         let resident = memory
             .lines()
             .find_map(|line| line.strip_prefix("RssAnon:"));
         let kib = resident.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        kib.unwrap_or(0) > 8 << 10
-    });
+        kib.unwrap_or(0)
+    };
+    until("it is large", || resident_kib("one") > 32 << 10);
+    let mut moving = cluster.begin(&["move", "p", "two", "--max-rate", "10MB/s"]);
+    until("pages go", || resident_kib("two") > 8 << 10);
     cluster.kill("two");
     let told = moving.ended(3);
     assert!(told.contains("does not answer any more"), "{told}");
