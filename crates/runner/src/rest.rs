@@ -207,9 +207,9 @@ impl Rest {
             let doing = "being let go";
             std::mem::replace(&mut inner.stage, Stage::Taken { was, doing })
         };
-        // Only now, when nobody else has the process: it does not hear of its end by itself.
         let ports = hosted.lock().ports.clone();
         ports.iter().for_each(|port| port.cut_off());
+        // Only now, when nobody else has the process: it does not hear of its end by itself.
         let reason_told = reason.clone();
         self.tell(Err(PageSourceError::Gone {
             reason: reason_told,

@@ -122,7 +122,8 @@ impl RuntimeBuilder {
 /// Dropped, it cancels all its threads and waits until they have ended: each unwinds from the call that it blocks in, once. A
 /// thread that catches that and goes on is waited for as long as it runs, and so are one that never blocks in a call of this
 /// package and a call within [`blocking`](crate::blocking), which cannot be cancelled. Whoever catches panics in a loop asks
-/// [`is_cancelled`](crate::is_cancelled), or passes a payload that is [`Cancelled`](crate::Cancelled) on. If one of its own threads drops it, it does not wait.
+/// [`is_cancelled`](crate::is_cancelled), or passes a payload that is [`Cancelled`](crate::Cancelled) on. If one of its own
+/// threads drops it, it does not wait.
 ///
 /// ```
 /// use sterna_threads::{Runtime, spawn};

@@ -164,7 +164,7 @@ pub struct Builder {
     group: Option<Group>,
 }
 
-/// Stacks of this size, whatever takes them.
+/// Stacks of this size. None is made yet: whoever has others only learns whether the size is one that all implementations take.
 pub(crate) fn stacks_of(bytes: usize) -> io::Result<Arc<Slab>> {
     Slab::new(bytes, Guards::Marks)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))

@@ -112,20 +112,23 @@ impl Inquiry<'_> {
         self.find(Patience::None).ok()
     }
 
-    /// A panic is that of this request alone, whoever makes its answer and for whom else.
     fn find(&self, patience: Patience) -> Result<Answer, WouldWait> {
         let find = || self.site.find(&self.request, self.keep, patience);
-        catch_unwind(AssertUnwindSafe(find)).unwrap_or_else(|payload| {
-            if payload.is::<Cancelled>() {
-                resume_unwind(payload);
-            }
-            Ok(self.failed())
-        })
+        unless_it_panics(find).unwrap_or_else(|| Ok(self.failed()))
     }
 
     fn failed(&self) -> Answer {
         let status = Status::INTERNAL_SERVER_ERROR;
         Answer::refusal(status, self.request.method, self.keep)
+    }
+}
+
+/// A panic is that of one request alone, whoever makes its answer and for whom else. That a thread is cancelled is none.
+fn unless_it_panics<T>(make: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(make)) {
+        Ok(made) => Some(made),
+        Err(payload) if payload.is::<Cancelled>() => resume_unwind(payload),
+        Err(_) => None,
     }
 }
 
@@ -376,5 +379,20 @@ impl Connection {
             self.deadline = now + LINGER;
             self.state = State::Finishing;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_one_requests_and_a_cancelled_thread_ends() {
+        assert_eq!(unless_it_panics(|| 7), Some(7));
+        let fails = || -> u8 { resume_unwind(Box::new("a fault")) };
+        assert_eq!(unless_it_panics(fails), None);
+        let cancelled = || -> u8 { resume_unwind(Box::new(Cancelled)) };
+        let ended = catch_unwind(|| unless_it_panics(cancelled));
+        assert!(ended.unwrap_err().is::<Cancelled>());
     }
 }

@@ -35,6 +35,8 @@ const POOL_THREADS: usize = 32;
 const BACKLOG: i32 = 4096;
 /// Processes, if nothing is said.
 const PROCESSES: usize = 16;
+/// Descriptors that are not connections' own, at least.
+const DESCRIPTORS_BESIDE: u64 = 64;
 
 /// How a server is organised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -54,22 +56,7 @@ pub enum Model {
     Hybrid,
 }
 
-/// Descriptors that are not connections' own: of the server itself, and of files that are being sent.
-const DESCRIPTORS_BESIDE: u64 = 64;
-
 impl Model {
-    /// How many connections a process with so many descriptors has room for, so that a quarter of them is left for files that are
-    /// being sent.
-    pub fn connections_within(self, descriptors: u64) -> u64 {
-        let for_each = match self {
-            // Of a thread of the kernel that waits for it, with a time-out.
-            Self::ThreadPerConnection => 2,
-            _ => 1,
-        };
-        let beside = (descriptors / 4).max(DESCRIPTORS_BESIDE);
-        descriptors.saturating_sub(beside) / for_each
-    }
-
     /// All of them.
     pub const ALL: [Self; 6] = [
         Self::Iterative,
@@ -90,6 +77,18 @@ impl Model {
             Self::Processes => "processes",
             Self::Hybrid => "hybrid",
         }
+    }
+
+    /// How many connections a process with so many descriptors has room for. A quarter of them, or [`DESCRIPTORS_BESIDE`], is left for
+    /// the files that are being sent and for the server itself.
+    pub fn connections_within(self, descriptors: u64) -> u64 {
+        let for_each = match self {
+            // The socket, and what a thread of the kernel waits at until it can go on or is cancelled.
+            Self::ThreadPerConnection => 2,
+            _ => 1,
+        };
+        let beside = (descriptors / 4).max(DESCRIPTORS_BESIDE);
+        descriptors.saturating_sub(beside) / for_each
     }
 }
 

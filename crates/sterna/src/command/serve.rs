@@ -293,15 +293,14 @@ fn connections(model: Model, wanted: Option<usize>, usual: usize) -> Result<usiz
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let room = model.connections_within(descriptors);
     let room = usize::try_from(room).unwrap_or(usize::MAX);
-    let wanted_too_many = wanted.filter(|wanted| *wanted > room);
-    if let Some(wanted) = wanted_too_many {
-        bail!(
-            "{wanted} connections under {} need more descriptors than the {descriptors} that this process may have, which are enough for \
-             {room}: raise that limit (ulimit -Hn), or ask for fewer",
-            model.name()
-        );
-    }
-    Ok(wanted.unwrap_or(usual.min(room)))
+    let count = wanted.unwrap_or(usual.min(room));
+    ensure!(
+        count <= room,
+        "{count} connections under {} need more descriptors than the {descriptors} that this process may have, which are enough for \
+         {room}: raise that limit (ulimit -Hn), or ask for fewer",
+        model.name()
+    );
+    Ok(count)
 }
 
 fn counted(number: u64, what: &str) -> String {

@@ -11,10 +11,10 @@ impl Driver {
     /// Has the records of all that is held, and of all that the registry thinks is here, compared.
     pub(super) fn compare(&mut self) {
         // To one that was removed nobody lists what it had: it asks for each.
-        match self.service.is_removed() {
-            true => self.moves.held().for_each(|process| self.read(process)),
-            false => self.moves.kept().for_each(|process| self.read(process)),
+        if self.service.is_removed() {
+            return self.moves.held().for_each(|process| self.read(process));
         }
+        self.moves.kept().for_each(|process| self.read(process));
         let (service, inputs) = (Arc::clone(&self.service), self.hosting.inputs.clone());
         tokio::spawn(async move {
             let mut after = None;

@@ -1,4 +1,4 @@
-//! Connections between the runners of a move, on their way to the one here.
+//! Connections between the runners of a move, on their way to the one here; and whether all are there that its commit needs.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
