@@ -59,6 +59,18 @@ pub enum TlpError {
     Wait(#[source] io::Error),
 }
 
+impl TlpError {
+    /// The code of a command that was not to be had, as POSIX has it for shells: 127 if there is none of that name, 126 if
+    /// it does not start.
+    pub fn command_code(&self) -> Option<u8> {
+        match self {
+            Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(127),
+            Self::Start { .. } => Some(126),
+            Self::Process { .. } | Self::Wait(_) => None,
+        }
+    }
+}
+
 /// How it was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

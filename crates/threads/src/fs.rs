@@ -5,12 +5,15 @@
 //! go through `blocking`, except for opening. Threads of the kernel make all calls themselves.
 //!
 //! Reads and writes that io_uring carries out can be cancelled; a byte is then either transferred and reported or not
-//! transferred. Waiting for the other end of a FIFO can be cancelled everywhere. What goes through `blocking`, and what
-//! threads of the kernel call themselves, cannot be: also the end of the runtime waits for it.
+//! transferred. What may never come can be cancelled everywhere: the other end of a FIFO, and what is to be read from or
+//! written to FIFOs, terminals and sockets. What else goes through `blocking`, and what threads of the kernel call
+//! themselves, cannot be, and the end of the runtime waits for it; so does who reads from a terminal in the moment in which
+//! another takes what was there.
 
 mod fifo;
 mod file;
 mod open;
+mod transfer;
 
 use std::fs::{DirEntry, Metadata, Permissions};
 use std::io::{self, Read, Write};

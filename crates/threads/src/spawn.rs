@@ -20,7 +20,13 @@ use crate::wait::Cancel;
 /// cancelled has [`Cancelled`](crate::Cancelled) as its payload.
 pub type Result<T> = std::thread::Result<T>;
 
-/// Who runs first among threads that are ready.
+/// Who runs first among threads that are ready on one worker: under [`Implementation::User`] all, under
+/// [`Implementation::Hybrid`] those that one kernel thread has, so an urgent thread on one and a background thread on
+/// another run at once. Threads of the kernel ([`Implementation::Kernel`]) are scheduled by the kernel, which is not told.
+///
+/// [`Implementation::User`]: crate::Implementation::User
+/// [`Implementation::Hybrid`]: crate::Implementation::Hybrid
+/// [`Implementation::Kernel`]: crate::Implementation::Kernel
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Priority {
     /// Before all others, for work that must not wait and is short, such as out-of-band control. While urgent threads

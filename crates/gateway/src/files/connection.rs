@@ -124,7 +124,7 @@ impl Inquiry<'_> {
 }
 
 /// A panic is that of one request alone, whoever makes its answer and for whom else. That a thread is cancelled is none.
-fn unless_it_panics<T>(make: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn unless_it_panics<T>(make: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(make)) {
         Ok(made) => Some(made),
         Err(payload) if payload.is::<Cancelled>() => resume_unwind(payload),
@@ -379,6 +379,13 @@ impl Connection {
             self.deadline = now + LINGER;
             self.state = State::Finishing;
         }
+    }
+}
+
+/// Whoever is cut off in the middle of a response is in the log with what they got.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.conclude();
     }
 }
 

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::sendfile;
@@ -44,10 +45,10 @@ pub(crate) enum Driver {
 }
 
 /// When driving ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Until {
-    /// With the connection.
-    Closed,
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Until<'a> {
+    /// With the connection. While it waits for its client, this says whether it [may end](Connection::may_end).
+    Closed { may_end: &'a AtomicBool },
     /// When the client has sent nothing more, or so much that others must have their turn.
     Dry,
 }
@@ -64,22 +65,21 @@ struct Short;
 
 impl Drive<'_> {
     /// Carries out steps until the connection is [closed](Connection::is_closed) or dry.
-    pub(crate) fn run(&self, connection: &mut Connection, until: Until) {
+    pub(crate) fn run(&self, connection: &mut Connection, until: Until<'_>) {
         // Up to where the file that is being sent was seen to be in memory.
         let mut warm_to = 0;
         let (mut receives, mut sends) = (0, 0);
         loop {
             match connection.step() {
-                Step::Receive => {
-                    if until == Until::Dry {
+                Step::Receive => match until {
+                    Until::Dry => {
                         receives += 1;
                         if receives > RECEIVES_MAX || !self.receive_now(connection) {
                             return;
                         }
-                    } else {
-                        self.receive(connection);
                     }
-                }
+                    Until::Closed { may_end } => self.receive(connection, may_end),
+                },
                 Step::Find(inquiry) => {
                     warm_to = 0;
                     let answer = self.find(&inquiry);
@@ -112,7 +112,12 @@ impl Drive<'_> {
         }
     }
 
-    fn receive(&self, connection: &mut Connection) {
+    fn receive(&self, connection: &mut Connection, may_end: &AtomicBool) {
+        // In one order with the request to stop: whoever makes that sees this, or it is seen here.
+        may_end.store(connection.may_end(), Ordering::SeqCst);
+        if connection.may_end() && self.site.stop.is_requested() {
+            return connection.break_off();
+        }
         let left = if connection.is_idle() {
             self.site.settings.limits.idle_time
         } else {
@@ -129,6 +134,7 @@ impl Drive<'_> {
             }
             Err(_) => connection.break_off(),
         }
+        may_end.store(false, Ordering::SeqCst);
     }
 
     /// Whether there was something.

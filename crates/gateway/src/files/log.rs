@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -62,7 +62,9 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_all(&self, mut to: impl Write) {
+    fn write_all(&self, mut to: impl Write, failed: impl Fn(&io::Error)) {
+        // Once for as long as it lasts.
+        let mut is_told = false;
         let mut waiting = self.waiting();
         loop {
             if waiting.lines.len() < WAITING_BYTES_FULL && !waiting.ending {
@@ -72,12 +74,11 @@ impl Shared {
             let lines = std::mem::take(&mut waiting.lines);
             let (lost, ending) = (std::mem::take(&mut waiting.lost), waiting.ending);
             drop(waiting);
-            // If the log cannot be written there is nobody to be told who does not see that already.
-            let _ = to.write_all(lines.as_bytes());
-            if lost > 0 {
-                let _ = writeln!(to, "# {lost} lines were lost: the log was too slow");
+            match write(&mut to, &lines, lost) {
+                Ok(()) => is_told = false,
+                Err(error) if !std::mem::replace(&mut is_told, true) => failed(&error),
+                Err(_) => {}
             }
-            let _ = to.flush();
             waiting = self.waiting();
             if ending {
                 waiting.ended = true;
@@ -88,16 +89,17 @@ impl Shared {
 }
 
 impl Log {
-    /// A log that is written to a file, or to whatever else is open.
+    /// A log that is written to a file, or to whatever else is open. If that fails, the lines are lost, and `failed` is
+    /// called, once until it succeeds again.
     ///
     /// # Errors
     /// The kernel gives no thread or no second descriptor.
-    pub fn new(to: File) -> std::io::Result<Self> {
+    pub fn new(to: File, failed: impl Fn(&io::Error) + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let own = Arc::clone(&shared);
         let own_to = to.try_clone()?;
         let builder = std::thread::Builder::new().name("access-log".to_owned());
-        builder.spawn(move || own.write_all(own_to))?;
+        builder.spawn(move || own.write_all(own_to, failed))?;
         Ok(Self { shared, to })
     }
 
@@ -134,6 +136,14 @@ impl Drop for Log {
             .wait_timeout_while(waiting, END_WITHIN, goes_on);
         drop(waited);
     }
+}
+
+fn write(to: &mut impl Write, lines: &str, lost: u64) -> io::Result<()> {
+    to.write_all(lines.as_bytes())?;
+    if lost > 0 {
+        writeln!(to, "# {lost} lines were lost: the log was too slow")?;
+    }
+    to.flush()
 }
 
 fn line(to: &mut String, record: &Record, now: SystemTime) {
@@ -176,6 +186,7 @@ fn time(to: &mut String, now: SystemTime) {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek, SeekFrom};
+    use std::os::fd::OwnedFd;
 
     use super::*;
 
@@ -214,7 +225,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_who_does_not_read() {
         let (reader, writer) = std::io::pipe().unwrap();
-        let log = Log::new(File::from(std::os::fd::OwnedFd::from(writer))).unwrap();
+        let log = Log::new(File::from(OwnedFd::from(writer)), |_| ()).unwrap();
         let longer_than_a_pipe = "x".repeat(WAITING_BYTES_MAX);
         log.add(&record(&longer_than_a_pipe));
         drop(log);
@@ -222,9 +233,25 @@ mod tests {
     }
 
     #[test]
+    fn who_has_a_log_hears_once_that_it_cannot_be_written() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let (told, failures) = std::sync::mpsc::channel();
+        let log = Log::new(full, move |error| told.send(error.kind()).unwrap()).unwrap();
+        for _ in 0..2 {
+            log.add(&record(&"x".repeat(WAITING_BYTES_FULL)));
+            while !log.shared.waiting().lines.is_empty() {
+                std::thread::yield_now();
+            }
+        }
+        drop(log);
+        let failures: Vec<_> = failures.iter().collect();
+        assert_eq!(failures, [io::ErrorKind::StorageFull]);
+    }
+
+    #[test]
     fn a_log_that_ends_has_written_all() {
         let mut file = tempfile::tempfile().unwrap();
-        let log = Log::new(file.try_clone().unwrap()).unwrap();
+        let log = Log::new(file.try_clone().unwrap(), |_| ()).unwrap();
         for number in 0..1000 {
             log.add(&record(&number.to_string()));
         }

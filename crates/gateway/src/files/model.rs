@@ -160,7 +160,7 @@ pub fn serve(
         Model::Processes => {
             let count = workers.count.unwrap_or(PROCESSES);
             let program = workers.program.as_ref().ok_or(ServeError::NoProgram)?;
-            return processes::run(&listener, &site, count, program);
+            return processes::run(listener, &site, count, program);
         }
     };
     Ok(Served::of(&site, cut_off))

@@ -42,7 +42,7 @@ impl Stop {
 
     /// Whether somebody has asked.
     pub fn is_requested(&self) -> bool {
-        self.shared.requested.load(Ordering::Relaxed)
+        self.shared.requested.load(Ordering::SeqCst)
     }
 
     /// Waits in the kernel until somebody asks.

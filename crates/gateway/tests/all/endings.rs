@@ -1,5 +1,6 @@
 //! How a server ends.
 
+use std::fs;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -39,11 +40,39 @@ pub(crate) fn graceful(model: Model) {
     );
 }
 
+/// A request of which a part was there is answered.
+pub(crate) fn half_sent(model: Model) {
+    let root = tree();
+    let server = Server::start(model, root.path(), |settings| {
+        settings.limits.grace = PATIENCE
+    });
+    let mut client = server.connect();
+    client.send("GET /ten HTTP/1.1\r\nHost: x\r\n\r\nGET /ten HTTP/1.1\r\n");
+    assert_eq!(client.response(false).status, 200);
+    // Whoever has answered the first has read the beginning of the second with it.
+    server.stop.request();
+    let address = server.address;
+    let ending = std::thread::spawn(move || server.end());
+    while TcpStream::connect(address).is_ok() {
+        std::thread::yield_now();
+    }
+    client.send("Host: x\r\n\r\n");
+    let response = client.response(false);
+    assert_eq!(response.status, 200);
+    assert_eq!(response.field("Connection"), Some("close"));
+    drop(client);
+    assert_eq!(ending.join().unwrap().cut_off, 0);
+}
+
 pub(crate) fn forced(model: Model) {
     let root = tree();
+    let log = root.path().join("log");
     write(&root.path().join("large"), &pattern(LENGTH));
     let grace = Duration::from_millis(200);
-    let server = Server::start(model, root.path(), |settings| settings.limits.grace = grace);
+    let file = fs::File::create(&log).unwrap();
+    let server = Server::with_log(model, root.path(), Some(file), |settings| {
+        settings.limits.grace = grace
+    });
     let mut client = server.connect();
     client.send("GET /large HTTP/1.1\r\nHost: x\r\n\r\n");
     client.response(true);
@@ -52,4 +81,11 @@ pub(crate) fn forced(model: Model) {
     assert!(begun.elapsed() >= grace && begun.elapsed() < PATIENCE);
     assert_eq!(served.cut_off, 1);
     assert!(client.rest().len() < LENGTH);
+    let log = fs::read_to_string(log).unwrap();
+    let [line] = log.lines().collect::<Vec<_>>()[..] else {
+        panic!("one request was made: {log:?}");
+    };
+    let (_, after) = line.split_once("\" 200 ").unwrap();
+    let sent: usize = after.split(' ').next().unwrap().parse().unwrap();
+    assert!(0 < sent && sent < LENGTH, "{line}");
 }

@@ -52,5 +52,6 @@ under_every_model! {
     crate::changes::replaced as a_file_that_is_replaced_is_sent_as_it_was,
     crate::changes::grown as a_file_that_grows_is_sent_as_announced,
     crate::endings::graceful as what_has_begun_is_finished,
+    crate::endings::half_sent as what_has_half_arrived_is_answered,
     crate::endings::forced as what_takes_too_long_is_cut_off,
 }

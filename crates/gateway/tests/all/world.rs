@@ -37,7 +37,7 @@ impl Server {
         let mut settings = Settings::of(root);
         change(&mut settings);
         let stop = Stop::new().unwrap();
-        let log = log.map(|file| Log::new(file).unwrap());
+        let log = log.map(|file| Log::new(file, log_failed).unwrap());
         let site = Site::new(settings, log, stop.clone()).unwrap();
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -83,6 +83,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop.request();
     }
+}
+
+fn log_failed(error: &io::Error) {
+    panic!("the log could not be written: {error}");
 }
 
 /// A server in a process of its own.

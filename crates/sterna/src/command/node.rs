@@ -47,10 +47,10 @@ enum Deed {
 #[command(after_help = START_HELP)]
 struct Start {
     /// Where to listen, by UDP and TCP [default: all addresses, port 7355].
-    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    #[arg(long, value_name = "ADDR", value_parser = show::parse_address)]
     bind: Option<SocketAddr>,
     /// Where others reach this node; may be given several times [default: this machine's addresses].
-    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    #[arg(long, value_name = "ADDR", value_parser = show::parse_address)]
     advertise: Vec<SocketAddr>,
     /// Where the node keeps its key and what it knows [default: $STERNA_NODE, else $STERNA_DATA_DIR/node].
     #[arg(long, value_name = "DIR", env = "STERNA_NODE", hide_env = true)]
@@ -372,13 +372,6 @@ fn parse_export(text: &str) -> Result<(String, PathBuf), String> {
         }
         _ => Err("write NAME=DIR, for example data=/srv/data".into()),
     }
-}
-
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "write an address and a port: 192.0.2.10:7400, or 0.0.0.0:7400 or [::]:7400 for all"
-            .to_owned()
-    })
 }
 
 fn parse_on_signal(text: &str) -> Result<Duration, String> {

@@ -41,6 +41,7 @@ pub(crate) struct Serve {
         long,
         value_name = "ADDR",
         default_value = "127.0.0.1:8080",
+        value_parser = show::parse_address,
         conflicts_with = "compare"
     )]
     bind: SocketAddr,
@@ -237,7 +238,13 @@ impl Serve {
             let opened = OpenOptions::new().append(true).create(true).open(path);
             opened.with_context(|| format!("could not open the log {}", show::path(path)))?
         };
-        Ok(Some(Log::new(file).context("could not begin the log")?))
+        let name = show::path(path);
+        let log = Log::new(file, move |error| {
+            show::note(format_args!(
+                "the log {name} cannot be written, and lines are lost: {error}"
+            ));
+        });
+        Ok(Some(log.context("could not begin the log")?))
     }
 
     fn compare(&self) -> Result<u8> {

@@ -16,8 +16,8 @@ pub(crate) use paint::Paint;
 pub(crate) use progress::{Bar, Building, Line, Steps};
 pub(crate) use table::{Align, Table};
 pub(crate) use units::{
-    age, bytes, moment, parse_bytes, parse_duration, parse_rate, parse_some_time, since_epoch_ms,
-    time, time_us,
+    age, bytes, moment, parse_address, parse_bytes, parse_duration, parse_rate, parse_some_time,
+    since_epoch_ms, time, time_us,
 };
 
 use std::fmt::{self, Display, Write as _};

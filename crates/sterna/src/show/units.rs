@@ -1,5 +1,6 @@
 //! Sizes and times: as people write them, and as they read them.
 
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
@@ -129,6 +130,14 @@ pub(crate) fn parse_some_time(text: &str) -> Result<Duration, String> {
     let time = parse_duration(text)?;
     let wrong = || "no time is not enough".to_owned();
     (!time.is_zero()).then_some(time).ok_or_else(wrong)
+}
+
+/// Reads an address with a port, as both families write it.
+pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "write an address and a port, as in 127.0.0.1:8080; 0.0.0.0:8080 or [::]:8080 for all of this machine's"
+            .to_owned()
+    })
 }
 
 #[cfg(test)]

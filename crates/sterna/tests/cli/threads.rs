@@ -36,7 +36,9 @@ fn parallelism_of_a_command() {
     assert!(text.contains("Thread-level parallelism:"), "{text}");
     assert!(text.contains("samples were asked for"), "{text}");
     let missing = world.ask(["threads", "tlp", "--", "/no/such/program"]);
-    assert_eq!(missing.0.status.code(), Some(1));
+    missing.fails(127, &["/no/such/program", "No such file"]);
+    let folder = world.ask(["threads", "tlp", "--", "/"]);
+    folder.fails(126, &["could not be started"]);
     let killed = ["threads", "tlp", "--", "/bin/sh", "-c", "kill -9 $$"];
     assert_eq!(world.ask(killed).0.status.code(), Some(137));
 }

@@ -1,21 +1,15 @@
 //! [`File`]: an open file.
 
 use std::fs::{Metadata, Permissions};
-use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
 
 use super::OpenOptions;
+use super::transfer::{Bytes, Habits, Transfer};
+use crate::blocking;
 use crate::ring::{self, Sync};
-use crate::worker::Worker;
-use crate::{blocking, here};
-
-/// For the kernel: at the file's own position, and move that.
-const AT_POSITION: u64 = u64::MAX;
 
 /// An open file. Threads may share it: references read, write and seek, too. `FileExt` of the standard library reads
 /// and writes at given places and leaves the position alone.
@@ -38,14 +32,7 @@ const AT_POSITION: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct File {
     inner: std::fs::File,
-    /// Whether reads and writes are worth a try that does not wait: not every file system has such.
-    tries: Tries,
-}
-
-#[derive(Debug)]
-struct Tries {
-    read: AtomicBool,
-    write: AtomicBool,
+    habits: Habits,
 }
 
 impl File {
@@ -82,11 +69,10 @@ impl File {
 
     /// Takes over a file of the standard library.
     pub fn from_std(inner: std::fs::File) -> Self {
-        let tries = Tries {
-            read: AtomicBool::new(true),
-            write: AtomicBool::new(true),
-        };
-        Self { inner, tries }
+        Self {
+            inner,
+            habits: Habits::default(),
+        }
     }
 
     /// The file of the standard library.
@@ -158,73 +144,21 @@ impl File {
     }
 
     fn read_from(&self, buffer: &mut [u8], offset: Option<u64>) -> io::Result<usize> {
-        let direct = |buffer: &mut [u8]| match offset {
-            None => (&self.inner).read(buffer),
-            Some(offset) => self.inner.read_at(buffer, offset),
+        self.transfer(Bytes::Into(buffer), offset)
+    }
+
+    fn write_from(&self, bytes: &[u8], offset: Option<u64>) -> io::Result<usize> {
+        self.transfer(Bytes::From(bytes), offset)
+    }
+
+    fn transfer(&self, bytes: Bytes<'_>, offset: Option<u64>) -> io::Result<usize> {
+        let transfer = Transfer {
+            file: &self.inner,
+            habits: &self.habits,
+            bytes,
+            offset,
         };
-        if !is_user_thread() {
-            return direct(buffer);
-        }
-        let tried = attempt(&self.tries.read, || {
-            let mut buffers = [IoSliceMut::new(buffer)];
-            let offset = offset.unwrap_or(AT_POSITION);
-            preadv2(&self.inner, &mut buffers, offset, ReadWriteFlags::NOWAIT)
-        });
-        if let Some(result) = tried {
-            return result;
-        }
-        match ring::read(self.as_fd(), buffer, offset) {
-            Some(result) => result,
-            None => blocking(|| direct(buffer)),
-        }
-    }
-
-    fn write_at_or_on(&self, bytes: &[u8], offset: Option<u64>) -> io::Result<usize> {
-        let direct = || match offset {
-            None => (&self.inner).write(bytes),
-            Some(offset) => self.inner.write_at(bytes, offset),
-        };
-        if !is_user_thread() {
-            return direct();
-        }
-        let tried = attempt(&self.tries.write, || {
-            let offset = offset.unwrap_or(AT_POSITION);
-            let buffers = [IoSlice::new(bytes)];
-            pwritev2(&self.inner, &buffers, offset, ReadWriteFlags::NOWAIT)
-        });
-        if let Some(result) = tried {
-            return result;
-        }
-        match ring::write(self.as_fd(), bytes, offset) {
-            Some(result) => result,
-            None => blocking(direct),
-        }
-    }
-}
-
-fn is_user_thread() -> bool {
-    here::with_worker(|worker| worker.is_some())
-}
-
-/// Makes a call that does not wait: its result, or `None` if it would have to, or nothing knows how to try.
-fn attempt(
-    worthwhile: &AtomicBool,
-    call: impl FnOnce() -> Result<usize, Errno>,
-) -> Option<io::Result<usize>> {
-    if !worthwhile.load(Ordering::Relaxed) {
-        return None;
-    }
-    match call() {
-        Ok(length) => {
-            here::with_worker(|worker| worker.map(Worker::count_call));
-            Some(Ok(length))
-        }
-        Err(Errno::AGAIN | Errno::INTR) => None,
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-            worthwhile.store(false, Ordering::Relaxed);
-            None
-        }
-        Err(errno) => Some(Err(errno.into())),
+        transfer.make()
     }
 }
 
@@ -242,7 +176,7 @@ impl Read for File {
 
 impl Write for &File {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_at_or_on(bytes, None)
+        self.write_from(bytes, None)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -252,7 +186,7 @@ impl Write for &File {
 
 impl Write for File {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_at_or_on(bytes, None)
+        self.write_from(bytes, None)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -278,7 +212,7 @@ impl FileExt for File {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.write_at_or_on(bytes, Some(offset))
+        self.write_from(bytes, Some(offset))
     }
 }
 

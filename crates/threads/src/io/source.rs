@@ -60,14 +60,19 @@ impl<F: AsFd> Source<F> {
     /// Makes the descriptor non-blocking.
     pub(crate) fn new(inner: F) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&inner, true)?;
-        Ok(Self {
+        Ok(Self::to_wait_for(inner))
+    }
+
+    /// For a descriptor that must stay as it is, since others have it, too: it can only be waited for.
+    pub(crate) fn to_wait_for(inner: F) -> Self {
+        Self {
             inner,
             read_timeout: Timeout::default(),
             write_timeout: Timeout::default(),
             edges: Arc::default(),
             watches: Mutex::default(),
             watched_at: AtomicUsize::new(0),
-        })
+        }
     }
 
     pub(super) fn inner(&self) -> &F {

@@ -12,8 +12,8 @@ use sterna_threads::process::Child;
 use sterna_threads::sync::channel::{Receiver, Select, Sender, bounded};
 use sterna_threads::sync::{Barrier, Condvar, Mutex, OnceLock, RwLock, Semaphore};
 use sterna_threads::{
-    Builder, Cancelled, Group, Implementation, JoinHandle, Runtime, blocking, park, park_timeout,
-    scope, sleep, sleep_until, spawn, yield_now,
+    Builder, Cancelled, Group, JoinHandle, Runtime, blocking, park, park_timeout, scope, sleep,
+    sleep_until, spawn, yield_now,
 };
 
 use crate::IMPLEMENTATIONS;
@@ -31,12 +31,10 @@ struct Shared {
     receiver: Receiver<u64>,
     hand_in: Sender<u64>,
     hand_out: Receiver<u64>,
-    /// Reads of files that wait can be cancelled.
-    has_ring: bool,
 }
 
 impl Shared {
-    fn new(implementation: Implementation) -> Self {
+    fn new() -> Self {
         let (sender, receiver) = bounded(2);
         let (hand_in, hand_out) = bounded(0);
         Self {
@@ -50,7 +48,6 @@ impl Shared {
             receiver,
             hand_in,
             hand_out,
-            has_ring: implementation != Implementation::Kernel && io_uring::IoUring::new(2).is_ok(),
         }
     }
 
@@ -141,7 +138,7 @@ impl Shared {
                 let _input = child.stdin.take();
                 let _ = child.wait_with_output();
             }
-            24 if self.has_ring => {
+            24 => {
                 let (reader, _writer) = std::io::pipe().unwrap();
                 let mut file = File::from_std(std::os::fd::OwnedFd::from(reader).into());
                 let _ = file.read(&mut [0]);
@@ -216,7 +213,7 @@ proptest! {
         }
         let runtime = builder.build().unwrap();
         runtime.run(|| {
-            let shared = Arc::new(Shared::new(implementation));
+            let shared = Arc::new(Shared::new());
             let handles: Vec<JoinHandle<()>> = programs.into_iter().map(|steps| {
                 let shared = Arc::clone(&shared);
                 spawn(move || steps.into_iter().for_each(|kind| shared.step(kind)))
@@ -251,7 +248,7 @@ proptest! {
         programs in programs(),
     ) {
         let runtime = Runtime::builder(implementation).workers(2).build().unwrap();
-        let shared = Arc::new(Shared::new(implementation));
+        let shared = Arc::new(Shared::new());
         let whole = Arc::downgrade(&shared);
         runtime.run(|| {
             for steps in programs {

@@ -2,10 +2,12 @@
 
 use std::fs::OpenOptions as StdOptions;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, mknodat};
 use rustix::io::Errno;
@@ -210,6 +212,72 @@ fn who_waits_for_the_other_end_of_a_fifo_is_cancelled() {
             nobody.unwrap_err().raw_os_error(),
             Some(Errno::NXIO.raw_os_error())
         );
+    });
+}
+
+/// A pipe, a socket and a terminal, from which nothing comes: each with what must be kept so long.
+fn silent() -> [(File, Option<OwnedFd>); 3] {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let (one, two) = UnixStream::pair().unwrap();
+    let both = File::options().read(true).write(true);
+    let file = |end: OwnedFd| File::from_std(end.into());
+    [
+        (file(reader.into()), Some(writer.into())),
+        (file(one.into()), Some(two.into())),
+        (both.open("/dev/ptmx").unwrap(), None),
+    ]
+}
+
+#[test]
+fn who_reads_what_does_not_come_is_cancelled() {
+    in_folders(|_| {
+        for (mut file, _kept) in silent() {
+            let waits = spawn(move || file.read(&mut [0]));
+            yield_now();
+            waits.cancel();
+            assert!(waits.join().unwrap_err().is::<Cancelled>());
+        }
+    });
+}
+
+#[test]
+fn who_writes_what_nobody_takes_is_cancelled() {
+    in_folders(|_| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut file = File::from_std(OwnedFd::from(writer).into());
+        let waits = spawn(move || file.write_all(&[7; 1 << 20]));
+        yield_now();
+        // It waits for room, and has more when there is some.
+        let mut taken = [0; 1 << 17];
+        let mut reader = File::from_std(OwnedFd::from(reader).into());
+        reader.read_exact(&mut taken).unwrap();
+        waits.cancel();
+        assert!(waits.join().unwrap_err().is::<Cancelled>());
+        assert!(taken.iter().all(|&byte| byte == 7));
+    });
+}
+
+#[test]
+fn what_comes_late_is_read_by_all_who_wait() {
+    in_folders(|_| {
+        for (file, kept) in silent() {
+            let Some(kept) = kept else { continue };
+            let file = Arc::new(file);
+            let readers: Vec<_> = (0..3)
+                .map(|_| {
+                    let file = Arc::clone(&file);
+                    spawn(move || {
+                        let mut byte = [0];
+                        (&*file).read_exact(&mut byte).unwrap();
+                        byte[0]
+                    })
+                })
+                .collect();
+            yield_now();
+            File::from_std(kept.into()).write_all(&[1, 2, 4]).unwrap();
+            let read = readers.into_iter().map(|reader| reader.join().unwrap());
+            assert_eq!(read.sum::<u8>(), 7);
+        }
     });
 }
 

@@ -60,7 +60,7 @@ struct Worker {
 
 /// Keeps `count` processes running until the stop.
 pub(super) fn run(
-    listener: &TcpListener,
+    listener: TcpListener,
     site: &Arc<Site>,
     count: usize,
     program: &(PathBuf, Vec<String>),
@@ -68,7 +68,7 @@ pub(super) fn run(
     let free = places::free(site.settings.limits.connections).map_err(ServeError::Begin)?;
     let start = || {
         let places = Places::of_one(&free);
-        let worker = places.and_then(|places| Worker::start(listener, site, places, program));
+        let worker = places.and_then(|places| Worker::start(&listener, site, places, program));
         worker.map_err(ServeError::Begin)
     };
     let mut workers = (0..count.max(1))
@@ -93,6 +93,8 @@ pub(super) fn run(
             }
         }
     }
+    // Whoever comes now is refused, once all have closed it.
+    drop(listener);
     for worker in &workers {
         // The other side sees the end, and stops.
         let _ = worker.line.shutdown(Shutdown::Write);
@@ -203,7 +205,9 @@ impl Worker {
 pub(crate) fn worker(line: UnixStream) -> Result<(), ServeError> {
     let (orders, listener, root, places, log) = take_orders(&line).map_err(ServeError::Begin)?;
     let stop = Stop::new().map_err(ServeError::Begin)?;
-    let log = log.map(Log::new).transpose().map_err(ServeError::Begin)?;
+    let failed = |error: &io::Error| eprintln!("The access log cannot be written: {error}");
+    let log = log.map(|to| Log::new(to, failed)).transpose();
+    let log = log.map_err(ServeError::Begin)?;
     let site =
         Site::beneath(root, orders.settings, log, stop.clone()).map_err(ServeError::Begin)?;
     let site = Arc::new(site);

@@ -16,7 +16,7 @@ use sterna_threads::sync::channel::{Receiver, SendTimeoutError, Sender, bounded}
 use sterna_threads::{Builder, Runtime};
 
 use super::{ServeError, wait};
-use crate::files::connection::Connection;
+use crate::files::connection::{Connection, unless_it_panics};
 use crate::files::drive::{Drive, Driver, Until};
 use crate::files::gate::{Failure, Gate, Pass};
 use crate::files::site::Site;
@@ -83,7 +83,10 @@ pub(super) fn dispatcher(
         let worker = Builder::new().name(format!("worker-{number}"));
         runtime
             .spawn(worker, move || {
-                work.iter().for_each(|guest| room.serve(guest))
+                for guest in work.iter() {
+                    // The thread is there for others, too. The guest is gone with its connection.
+                    unless_it_panics(|| room.serve(guest));
+                }
             })
             .map_err(ServeError::Begin)?;
     }

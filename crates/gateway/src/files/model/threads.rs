@@ -1,6 +1,7 @@
 //! A thread for each connection: the same program on threads of the kernel and on user threads.
 
 use std::net::{Shutdown, TcpListener as StdListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -108,23 +109,35 @@ impl Acceptor {
 
     fn begin(&self, stream: TcpStream, peer: std::net::IpAddr, pass: Pass) {
         let site = Arc::clone(&self.site);
-        let (stream, driver) = (Arc::new(stream), self.driver);
-        let seat = Hall::enter(&self.hall, Arc::clone(&stream));
+        let driver = self.driver;
+        let guest = Arc::new(Guest {
+            stream,
+            may_end: AtomicBool::new(true),
+        });
+        let seat = Hall::enter(&self.hall, Arc::clone(&guest));
         // Without a thread the connection is closed: what was moved in is dropped.
         let _ = Builder::new().spawn(move || {
             let _leaves_at_the_end = (pass, seat);
             let mut connection = Connection::new(Arc::clone(&site), peer, Instant::now());
             let drive = Drive {
                 site: &site,
-                stream: &stream,
+                stream: &guest.stream,
                 driver,
             };
-            drive.run(&mut connection, Until::Closed);
+            let may_end = &guest.may_end;
+            drive.run(&mut connection, Until::Closed { may_end });
         });
     }
 }
 
-/// The streams of all connections, so that the end of the server reaches them.
+/// What the end of the server must know of a connection.
+struct Guest {
+    stream: TcpStream,
+    /// It waits for its client, and nothing is lost if it ends.
+    may_end: AtomicBool,
+}
+
+/// All guests, so that the end of the server reaches them.
 #[derive(Default)]
 struct Hall {
     seats: Mutex<Seats>,
@@ -133,7 +146,7 @@ struct Hall {
 
 #[derive(Default)]
 struct Seats {
-    streams: Vec<Option<Arc<TcpStream>>>,
+    guests: Vec<Option<Arc<Guest>>>,
     free: Vec<usize>,
 }
 
@@ -148,16 +161,16 @@ impl Hall {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(hall: &Arc<Self>, stream: Arc<TcpStream>) -> Seat {
+    fn enter(hall: &Arc<Self>, guest: Arc<Guest>) -> Seat {
         let mut seats = hall.seats();
         let number = match seats.free.pop() {
             Some(number) => {
-                seats.streams[number] = Some(stream);
+                seats.guests[number] = Some(guest);
                 number
             }
             None => {
-                seats.streams.push(Some(stream));
-                seats.streams.len() - 1
+                seats.guests.push(Some(guest));
+                seats.guests.len() - 1
             }
         };
         Seat {
@@ -172,11 +185,11 @@ impl Hall {
         let deadline = Instant::now() + grace;
         let mut seats = self.seats();
         // What has arrived is still read; then there is an end.
-        seats.shut_down(Shutdown::Read);
+        seats.shut_down(Shutdown::Read, |guest| guest.may_end.load(Ordering::SeqCst));
         while seats.taken() > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                seats.shut_down(Shutdown::Both);
+                seats.shut_down(Shutdown::Both, |_| true);
                 return seats.taken();
             }
             let woken = self.left.wait_timeout(seats, left);
@@ -188,13 +201,13 @@ impl Hall {
 
 impl Seats {
     fn taken(&self) -> usize {
-        self.streams.len() - self.free.len()
+        self.guests.len() - self.free.len()
     }
 
-    fn shut_down(&self, how: Shutdown) {
-        for stream in self.streams.iter().flatten() {
+    fn shut_down(&self, how: Shutdown, which: impl Fn(&Guest) -> bool) {
+        for guest in self.guests.iter().flatten().filter(|guest| which(guest)) {
             // It fails if the client was faster.
-            let _ = stream.shutdown(how);
+            let _ = guest.stream.shutdown(how);
         }
     }
 }
@@ -202,10 +215,10 @@ impl Seats {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut seats = self.hall.seats();
-        let stream = seats.streams[self.number].take();
+        let guest = seats.guests[self.number].take();
         seats.free.push(self.number);
         drop(seats);
-        drop(stream);
+        drop(guest);
         self.hall.left.notify_all();
     }
 }

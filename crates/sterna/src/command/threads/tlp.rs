@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{ArgGroup, Args};
-use sterna_laboratory::tlp::{self, Choice, Histogram, Method, Parallelism, Until};
+use sterna_laboratory::tlp::{self, Choice, Histogram, Method, Parallelism, TlpError, Until};
 use sterna_process::Plain;
 
 use super::Output;
@@ -74,7 +74,11 @@ impl Tlp {
             ),
             None => {
                 let mut command = Command::new(&self.command[0]);
-                let measured = tlp::of_command(command.args(&self.command[1..]), choice, until)?;
+                let measured = tlp::of_command(command.args(&self.command[1..]), choice, until);
+                let measured = match measured {
+                    Ok(measured) => measured,
+                    Err(error) => return told(error),
+                };
                 (measured, self.command[0].to_string_lossy().into_owned())
             }
         };
@@ -82,6 +86,15 @@ impl Tlp {
         output.put(&measured, text, |measured| measured.page(&what))?;
         Ok(u8::try_from(code).unwrap_or(1))
     }
+}
+
+/// That a command did not start has a code of its own, as for a shell.
+fn told(error: TlpError) -> Result<u8> {
+    let code = error.command_code();
+    let error = anyhow::Error::from(error);
+    let Some(code) = code else { return Err(error) };
+    show::note(format_args!("{error:#}"));
+    Ok(code)
 }
 
 fn text(measured: &Parallelism) -> String {

@@ -1,0 +1,137 @@
+//! [`Transfer`]: one read or write of a file, made in the first of the ways in which it can be made: it holds up nobody
+//! else and, if what it waits for may never come, can be cancelled.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
+
+use crate::io::{Direction, Source};
+use crate::ring;
+use crate::worker::Worker;
+use crate::{blocking, here};
+
+/// For the kernel: at the file's own position, and move that.
+const AT_POSITION: u64 = u64::MAX;
+
+pub(super) struct Transfer<'a> {
+    pub(super) file: &'a File,
+    pub(super) habits: &'a Habits,
+    pub(super) bytes: Bytes<'a>,
+    /// At the file's own position, if nothing is said.
+    pub(super) offset: Option<u64>,
+}
+
+pub(super) enum Bytes<'a> {
+    Into(&'a mut [u8]),
+    From(&'a [u8]),
+}
+
+/// What is learned of a file while it is used.
+#[derive(Debug, Default)]
+pub(super) struct Habits {
+    /// Tries that do not wait are not known to it: not every file system has such.
+    reads_untried: AtomicBool,
+    writes_untried: AtomicBool,
+    /// It may have nothing for as long as it likes, unlike a disk: a FIFO, a terminal, a socket.
+    dallies: OnceLock<bool>,
+}
+
+impl Transfer<'_> {
+    pub(super) fn make(mut self) -> io::Result<usize> {
+        let is_user_thread = here::with_worker(|worker| worker.is_some());
+        // A thread of the kernel waits for a disk by itself.
+        while is_user_thread || self.dallies() {
+            if let Some(result) = self.attempt() {
+                return result;
+            }
+            if is_user_thread && let Some(result) = self.by_ring() {
+                return result;
+            }
+            if !self.dallies() || !self.wait()? || self.untried().load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        blocking(|| self.direct())
+    }
+
+    /// Makes the call if it need not wait. `None` if it would have to, or nothing knows how to try.
+    fn attempt(&mut self) -> Option<io::Result<usize>> {
+        if self.untried().load(Ordering::Relaxed) {
+            return None;
+        }
+        let (offset, flags) = (self.offset.unwrap_or(AT_POSITION), ReadWriteFlags::NOWAIT);
+        let result = match &mut self.bytes {
+            Bytes::Into(buffer) => {
+                preadv2(self.file, &mut [IoSliceMut::new(buffer)], offset, flags)
+            }
+            Bytes::From(bytes) => pwritev2(self.file, &[IoSlice::new(bytes)], offset, flags),
+        };
+        match result {
+            Ok(length) => {
+                here::with_worker(|worker| worker.map(Worker::count_call));
+                Some(Ok(length))
+            }
+            Err(Errno::AGAIN | Errno::INTR) => None,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                self.untried().store(true, Ordering::Relaxed);
+                None
+            }
+            Err(errno) => Some(Err(errno.into())),
+        }
+    }
+
+    fn by_ring(&mut self) -> Option<io::Result<usize>> {
+        match &mut self.bytes {
+            Bytes::Into(buffer) => ring::read(self.file.as_fd(), buffer, self.offset),
+            Bytes::From(bytes) => ring::write(self.file.as_fd(), bytes, self.offset),
+        }
+    }
+
+    /// However long the kernel makes its caller wait.
+    fn direct(&mut self) -> io::Result<usize> {
+        let mut file = self.file;
+        match (&mut self.bytes, self.offset) {
+            (Bytes::Into(buffer), None) => file.read(buffer),
+            (Bytes::Into(buffer), Some(offset)) => file.read_at(buffer, offset),
+            (Bytes::From(bytes), None) => file.write(bytes),
+            (Bytes::From(bytes), Some(offset)) => file.write_at(bytes, offset),
+        }
+    }
+
+    /// Waits until it is worth another try, as a cancelled thread does not. Whether that can be waited for at all.
+    fn wait(&self) -> io::Result<bool> {
+        let direction = match self.bytes {
+            Bytes::Into(_) => Direction::Read,
+            Bytes::From(_) => Direction::Write,
+        };
+        // Of a duplicate: a poller knows each descriptor only once, and several threads may wait.
+        let source = Source::to_wait_for(self.file.as_fd().try_clone_to_owned()?);
+        match source.wait(direction, None) {
+            Ok(()) => Ok(true),
+            // It is always ready: EPERM, epoll_ctl(2).
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn untried(&self) -> &AtomicBool {
+        match self.bytes {
+            Bytes::Into(_) => &self.habits.reads_untried,
+            Bytes::From(_) => &self.habits.writes_untried,
+        }
+    }
+
+    fn dallies(&self) -> bool {
+        *self.habits.dallies.get_or_init(|| {
+            self.file.metadata().is_ok_and(|about| {
+                let kind = about.file_type();
+                kind.is_fifo() || kind.is_char_device() || kind.is_socket()
+            })
+        })
+    }
+}
