@@ -137,13 +137,15 @@ pub struct Round {
     pub dirty: u64,
 }
 
-/// How far a round is.
+/// How far a round is, or what follows a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoundGoing {
     /// Bytes that have gone.
     pub sent: u64,
     /// Bytes that are to go, pages of zeros among them.
     pub of: u64,
+    /// The process runs at the target already, and this follows it.
+    pub follows: bool,
 }
 
 /// Why there was no further round.

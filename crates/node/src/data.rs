@@ -87,6 +87,15 @@ pub enum DataError {
         /// Its version.
         found: u32,
     },
+    /// A node was here, and nothing says any more that this is the same one.
+    #[error("{} is missing, and {} is of a node that had it: put the key back; without it, begin a new node in another data \
+             directory, and remove the old one from its cluster (`sterna nodes rm`)", path.display(), known.display())]
+    KeyMissing {
+        /// Where the key would be.
+        path: PathBuf,
+        /// What is there.
+        known: PathBuf,
+    },
     /// It holds something else.
     #[error("{} is damaged, or is not of a node: {advice}", path.display())]
     Damaged {
@@ -153,6 +162,19 @@ impl DataDirectory {
 
     pub(crate) fn key(&self) -> PathBuf {
         self.path.join("node.key")
+    }
+
+    /// Fails if a node has been here and its key is gone: with another one it would be another node.
+    pub(crate) fn check_key(&self) -> Result<(), DataError> {
+        let known = [self.registry(), self.path.join("cluster")];
+        let known = known.into_iter().find(|path| path.exists());
+        match (self.key().exists(), known) {
+            (false, Some(known)) => Err(DataError::KeyMissing {
+                path: self.key(),
+                known,
+            }),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn registry(&self) -> PathBuf {

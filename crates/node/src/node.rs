@@ -171,6 +171,7 @@ impl Opened {
     /// See [`StartError`].
     pub fn new(options: &Options) -> Result<Self, StartError> {
         let data = DataDirectory::open(&options.data)?;
+        data.check_key()?;
         let key = NodeKey::load_or_make(&data.key())?;
         let failed = |error| listening(options, error);
         let sockets = Sockets::bind(options.bind).map_err(failed)?;

@@ -466,10 +466,14 @@ impl Service {
         match self.transport.ask(home, &request, within).await {
             Ok((Reply::Failed(failure), _)) => Err(failure),
             Ok((reply, _)) => Ok(reply),
-            Err(error) => Err(Failure::new(
-                FailureKind::Unreachable,
-                format!("the node that serves the registry does not answer: {error}"),
-            )),
+            Err(error) => {
+                let why = self.silent(home, error).message;
+                let text = format!(
+                    "the node that serves the registry does not answer: {why}; if its machine is gone for good, put a backup in its \
+                     place on another one (`sterna registry restore`)"
+                );
+                Err(Failure::new(FailureKind::Unreachable, text))
+            }
         }
     }
 

@@ -35,8 +35,8 @@ pub enum StoreError {
         source: Box<redb::Error>,
     },
     /// Its file is something else, or was damaged.
-    #[error("the registry {} is damaged: put a good copy of it in its place; without one, remove it, and let the \
-             other nodes join again with new data directories", path.display())]
+    #[error("the registry {} is damaged: put a backup in its place (`sterna registry restore`); without one, remove it, and let \
+             the other nodes join again with new data directories", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

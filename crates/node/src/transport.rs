@@ -37,6 +37,8 @@ use crate::wire::{self, Hello, Versions, WireError};
 /// Close codes, for whoever looks at packets.
 pub(crate) const CLOSE_DONE: u32 = 0;
 pub(crate) const CLOSE_REFUSED: u32 = 1;
+/// Said with the former by a node that stops.
+const STOPPED: &[u8] = b"stopped";
 
 /// Why another node did not answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -398,7 +400,7 @@ impl Transport {
     /// Says goodbye to all, and waits a little for it to get there.
     pub(crate) async fn close(&self) {
         for endpoint in [&self.endpoint, &self.dialler] {
-            endpoint.close(CLOSE_DONE.into(), b"stopped");
+            endpoint.close(CLOSE_DONE.into(), STOPPED);
         }
         let both = async {
             self.endpoint.wait_idle().await;
@@ -409,6 +411,13 @@ impl Transport {
 
     fn keep(&self, of: (NodeId, Use), connected: &Connected) {
         self.lock().open.insert(of, connected.clone());
+    }
+
+    /// Whether a node has said, when it was last heard of, that it stops.
+    pub(crate) fn has_stopped(&self, node: NodeId) -> bool {
+        let others = self.lock();
+        let asked = others.open.get(&(node, Use::Asking));
+        asked.is_some_and(Connected::has_stopped)
     }
 
     /// What is open to a node, as far as is known.
@@ -447,6 +456,12 @@ impl Connected {
     fn was_hung_up(&self) -> bool {
         let reason = self.connection.close_reason();
         matches!(reason, Some(quinn::ConnectionError::LocallyClosed))
+    }
+
+    /// Whether the other end has closed it since it stops.
+    fn has_stopped(&self) -> bool {
+        let reason = self.connection.close_reason();
+        matches!(reason, Some(quinn::ConnectionError::ApplicationClosed(close)) if *close.reason == *STOPPED)
     }
 
     pub(crate) const fn connection(&self) -> &quinn::Connection {

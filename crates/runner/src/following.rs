@@ -17,7 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sterna_process::{Memory, PageRun, PageRuns, RegionId};
+use sterna_migration::RoundGoing;
+use sterna_process::{Memory, PAGE_SIZE, PageRun, PageRuns, RegionId};
 
 use crate::channel::{Breaker, ChannelError, Sender};
 use crate::fault::{self, Midway};
@@ -25,7 +26,7 @@ use crate::leaving::{Outgoing, chain};
 use crate::left::Left;
 use crate::limits::{
     AHEAD_PAGES, ASKS_FOR, BEHIND_PAGES, HELD_BACK_MAX, HELD_BACK_PAGES, HELD_BACK_SHARE, HOLD_MAX,
-    LANE_WITHIN, RUNS_LOOK_EVERY, RUNS_WITHIN,
+    LANE_WITHIN, RUNS_LOOK_EVERY, RUNS_WITHIN, TELL_EVERY,
 };
 use crate::pump::{self, PumpError, RECORD_PAGES};
 
@@ -41,7 +42,14 @@ pub(crate) struct Following {
     begun: Instant,
     /// Bytes that went unasked.
     sent: AtomicU64,
+    /// All that is to go, in bytes.
+    of: u64,
+    told: Mutex<Instant>,
+    tell: Tell,
 }
+
+/// To whom it is said how far it is.
+pub(crate) type Tell = Box<dyn Fn(RoundGoing) + Send + Sync>;
 
 /// A place in a memory: a page.
 type Place = (RegionId, u64);
@@ -81,6 +89,7 @@ impl Following {
         memory: Arc<dyn Memory>,
         pages: &PageRuns,
         (rate_max, within): (Option<u64>, Duration),
+        tell: Tell,
     ) -> Self {
         let begun = Instant::now();
         Self {
@@ -95,6 +104,9 @@ impl Following {
             kept_until: begun + within,
             begun,
             sent: AtomicU64::new(0),
+            of: pages.page_count() * PAGE_SIZE as u64,
+            told: Mutex::new(begun),
+            tell,
         }
     }
 
@@ -118,6 +130,22 @@ impl Following {
         let now_us = self.begun.elapsed().as_micros();
         let now_us = now_us.try_into().unwrap_or(u64::MAX);
         self.asked_us.store(now_us, Ordering::Relaxed);
+    }
+
+    /// Says now and then how much has gone.
+    fn note_going(&self) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.elapsed() < TELL_EVERY {
+            return;
+        }
+        *told = Instant::now();
+        drop(told);
+        let left = self.left().left.count() * PAGE_SIZE as u64;
+        (self.tell)(RoundGoing {
+            sent: self.of.saturating_sub(left),
+            of: self.of,
+            follows: true,
+        });
     }
 
     /// Whether somebody waits for page after page, and others do not go as fast as they could.
@@ -165,6 +193,7 @@ impl Following {
         self.wait_until_it_runs(outgoing);
         loop {
             outgoing.wait_for(self.early());
+            self.note_going();
             let (held_back, begun) = (self.holds_back(), Instant::now());
             let pages_max = if held_back {
                 HELD_BACK_PAGES

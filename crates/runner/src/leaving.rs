@@ -19,7 +19,7 @@ use sterna_process::{
 use crate::channel::{Breaker, ChannelError, Receiver, Sender};
 use crate::clients;
 use crate::fault::{self, Midway};
-use crate::following::{Following, Lanes};
+use crate::following::{Following, Lanes, Tell};
 use crate::hosted::{Hosted, Stage};
 use crate::limits::{
     AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, LOOKS_AGAIN, REASON_WITHIN,
@@ -226,6 +226,8 @@ pub(crate) fn pause(role: &Role, service: &Service, attempt: Attempt, within: Du
             && inner.rest.is_none()
             && matches!(inner.stage, Stage::Running(_) | Stage::Standing(_))
     };
+    // A snapshot is soon made.
+    hosted.settle(within);
     let begun = Instant::now();
     let (pausing, watched) = match hosted.take("being moved", own) {
         Err(reason) => {
@@ -427,7 +429,11 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt, rest: Rest)
         return;
     };
     let pushed = match &outgoing {
-        Some((_, outgoing)) => send(outgoing, &memory, &captured, rest),
+        Some((_, outgoing)) => {
+            let service = service.clone();
+            let tell = move |going| service.say(&Said::Going { attempt, going });
+            send(outgoing, &memory, &captured, (rest, Box::new(tell)))
+        }
         None => Err("there is no connection to the target's runner".into()),
     };
     let let_go = || {
@@ -459,10 +465,11 @@ fn send(
     outgoing: &Arc<Outgoing>,
     memory: &Arc<dyn Memory>,
     captured: &Captured,
-    rest: Rest,
+    (rest, tell): (Rest, Tell),
 ) -> Result<(), String> {
     if let Rest::Follows { rate_max, within } = rest {
-        let following = Following::new(Arc::clone(memory), &captured.pages, (rate_max, within));
+        let memory = Arc::clone(memory);
+        let following = Following::new(memory, &captured.pages, (rate_max, within), tell);
         // The target asks as soon as it has the image.
         let _ = outgoing.following.set(following);
     }

@@ -115,7 +115,11 @@ impl Outgoing {
         let goes = |sent: u64| {
             if told.elapsed() >= TELL_EVERY {
                 told = Instant::now();
-                tell(RoundGoing { sent, of });
+                tell(RoundGoing {
+                    sent,
+                    of,
+                    follows: false,
+                });
             }
             let Some(rate) = rate_max else { return };
             let early = pump::early(sent, rate, begun);

@@ -179,13 +179,16 @@ impl Service {
 
     /// That a node does not answer, by its name.
     pub(crate) fn silent(&self, node: NodeId, why: impl Display) -> Failure {
-        let name = self.name_of(node);
-        Failure::new(
-            FailureKind::Unreachable,
-            format!(
-                "node {name}: {why}; if it does not run, start it again on its machine (`sterna node start`)"
+        let text = match self.roster().removed.contains(&node) {
+            true => {
+                format!("node {node} was removed from the cluster, and with it what it alone had")
+            }
+            false => format!(
+                "node {}: {why}; if it does not run, start it again on its machine (`sterna node start`)",
+                self.name_of(node)
             ),
-        )
+        };
+        Failure::new(FailureKind::Unreachable, text)
     }
 
     /// Whether a node speaks an older version of the protocol than [`SINCE`].

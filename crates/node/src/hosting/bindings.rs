@@ -135,7 +135,8 @@ impl Hosting {
     fn exported(&self, export: &str) -> Result<OwnedFd, Failure> {
         let file = self.exports.0.get(export).ok_or_else(|| {
             Failure::refused(format!(
-                "this node exports no directory {export:?}: start it with `--export {export}=DIR`"
+                "node {} exports no directory {export:?}: start it with `--export {export}=DIR`",
+                self.name
             ))
         })?;
         let cloned = file.as_fd().try_clone_to_owned();

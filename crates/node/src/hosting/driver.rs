@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sterna_migration::{
-    Action, Attempt, Command, Event, Limits, Message, Moves, NodeId, Notice, Offer, Record,
+    Action, Attempt, Command, Event, Life, Limits, Message, Moves, NodeId, Notice, Offer, Record,
     RunnerEvent, Swap, Time,
 };
 use sterna_process::ProcessId;
@@ -43,6 +43,8 @@ struct Driver {
     watched: HashMap<Attempt, (u64, bool)>,
     /// Moves whose target has the copies of directories as they are while the process stands still.
     trees_sent: HashSet<Attempt>,
+    /// Processes of which some memory did not come after them, and why.
+    unfollowed: HashMap<ProcessId, String>,
 }
 
 /// How long moves wait. Where a test has nodes stand still, not as long as it takes to be sure.
@@ -106,6 +108,7 @@ impl Service {
                 connected: HashSet::new(),
                 watched: HashMap::new(),
                 trees_sent: HashSet::new(),
+                unfollowed: HashMap::new(),
             };
             for (process, _) in &held.held {
                 driver.read(*process);
@@ -282,6 +285,10 @@ impl Driver {
         match said {
             Said::Event(event) => {
                 fault::point("service told", &event);
+                if let RunnerEvent::Unfollowed { attempt, reason } = &event {
+                    let what = format!("the rest of its memory did not come: {reason}");
+                    self.unfollowed.insert(attempt.process, what);
+                }
                 if let RunnerEvent::Exited { process } = event {
                     let ended = self.hosting.ended().get(&process).cloned();
                     let how = ended.map_or("ended".to_owned(), |ended| ended.exit.to_string());
@@ -390,9 +397,14 @@ impl Driver {
             return;
         };
         let ended = self.hosting.ended().get(&swap.process).cloned();
-        let ending = ended
-            .filter(|_| swap.new.life == sterna_migration::Life::Ended)
-            .map(|ended| How::Exited(ended.exit).bounded());
+        let ending = match swap.new.life {
+            Life::Ended => ended.map(|ended| How::Exited(ended.exit).bounded()),
+            Life::Lost => self.unfollowed.get(&swap.process).map(|reason| {
+                let reason = reason.clone();
+                How::Lost { reason }.bounded()
+            }),
+            Life::Alive | Life::Frozen(_) => None,
+        };
         let request = RegistryRequest::SwapRecord(Box::new(SwapBytes {
             process: swap.process,
             expected,
@@ -425,7 +437,7 @@ impl Driver {
             };
             match record {
                 Ok(record) => {
-                    let alive = |record: Record| record.life == sterna_migration::Life::Alive;
+                    let alive = |record: Record| record.life == Life::Alive;
                     if !record.is_some_and(alive) {
                         hosting.ended().remove(&process);
                     }
@@ -560,7 +572,11 @@ impl Driver {
                 news.event(attempt.process, sort, "has arrived");
             }
             Notice::Lost { process, .. } => {
-                news.event(process, EventSort::Lost, "was lost with its runner");
+                let what = match self.unfollowed.remove(&process) {
+                    Some(reason) => format!("was lost: {reason}"),
+                    None => "was lost with its runner".to_owned(),
+                };
+                news.event(process, EventSort::Lost, what);
             }
             Notice::Fenced { process, .. } => {
                 let what = "was ended here, since it lives on elsewhere";

@@ -46,7 +46,7 @@ struct Ended {
     attempt: Attempt,
     report: MoveReport,
     travelled: Travelled,
-    /// The process may have been lost by that: its record will say so.
+    /// The process may have been lost by that, or was frozen: its record says so.
     in_doubt: bool,
 }
 

@@ -45,7 +45,9 @@ impl Service {
             };
             let ended = match ended {
                 Some((mut report, travelled)) if hosting.news.is_in_doubt(attempt) => {
-                    if self.is_lost_soon(report.process).await {
+                    if !report.moved {
+                        self.note_freeze(&mut report).await;
+                    } else if self.is_lost_soon(report.process).await {
                         report.note_loss();
                     }
                     Some((report, travelled))
@@ -132,6 +134,15 @@ impl Service {
         }
         false
     }
+
+    /// A process that runs nowhere any more may have been frozen.
+    async fn note_freeze(&self, report: &mut MoveReport) {
+        let entry = self.entry(report.process).await;
+        let record = entry.ok().and_then(|entry| entry.record().ok());
+        if record.is_some_and(|record| matches!(record.life, Life::Frozen(_))) {
+            "was frozen before it could be moved".clone_into(&mut report.outcome);
+        }
+    }
 }
 
 impl MoveReport {
@@ -142,10 +153,14 @@ impl MoveReport {
             .clone_into(&mut self.outcome);
     }
 
-    /// Whether all of its memory had followed is not known here: the runner that had the rest died.
+    /// Only the record knows what became of it: whether all of its memory had followed, if the runner that had the rest died;
+    /// and by what it ended, if it did.
     pub(super) fn is_in_doubt(report: &Report) -> bool {
-        let copy = Copied::Gone;
-        report.outcome == Outcome::Moved { copy } && report.travelled.strategy.follows()
+        match report.outcome {
+            Outcome::Moved { copy } => copy == Copied::Gone && report.travelled.strategy.follows(),
+            Outcome::Ended => true,
+            Outcome::Stayed(_) | Outcome::Lost { .. } => false,
+        }
     }
 
     /// Of a move whose beginning nobody remembers.

@@ -42,6 +42,7 @@ pub enum RestoreError {
 pub fn restore(data: &Path, file: &Path) -> Result<(), RestoreError> {
     let backup = Backup::load(file)?;
     let data = DataDirectory::open(data)?;
+    data.check_key()?;
     let id = NodeKey::load_or_make(&data.key())?.id();
     if let Some(roster) = data.cluster()? {
         let home = roster.home.filter(|home| *home != id);

@@ -25,6 +25,9 @@ pub(super) const RECORDS: &[u8] = b"record/";
 pub(super) const INFOS: &[u8] = b"info/";
 pub(super) const ENDINGS: &[u8] = b"ending/";
 pub(super) const NAMES: &[u8] = b"name/";
+/// Why a process is lost that the registry knows from a backup, if its node says no more: it may never know of it.
+const LOST_SINCE_BACKUP: &str = "it is not at its node any more: it ended after the backup from which the registry was restored, or was \
+    lost with its runner";
 const HEAD_BYTES: usize = 1 + 8;
 const NAMED: u8 = 1;
 const RESTORED: u8 = 2;
@@ -220,6 +223,14 @@ impl<S: Store> Registry<S> {
             if verdict == Verdict::Keep {
                 return Ok(Reply::Record(Some(stored.record)));
             }
+            let how = match &how {
+                Some(How::Lost { reason }) if reason.is_empty() && stored.restored => {
+                    Some(How::Lost {
+                        reason: LOST_SINCE_BACKUP.to_owned(),
+                    })
+                }
+                how => how.clone(),
+            };
             let changes = self.changes(&swap, by, how.as_ref(), (revision, stored));
             fault::point("registry write", &Deed::of(&swap));
             if self.store.swap_all(changes.await?).await?.is_some() {

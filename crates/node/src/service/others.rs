@@ -72,7 +72,10 @@ impl Others {
 impl Service {
     /// How long a node is waited for by somebody who wants to know of all.
     pub(crate) fn patience(&self, node: NodeId) -> Duration {
-        self.others.patience(node)
+        match self.transport.has_stopped(node) {
+            true => PROBE_SILENT_WITHIN,
+            false => self.others.patience(node),
+        }
     }
 
     /// All nodes, and whether they answer.

@@ -3,7 +3,8 @@
 mod look;
 mod plan;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
@@ -80,6 +81,8 @@ struct NodeRow<'a> {
     load: f64,
     /// The same with the plan carried out.
     load_then: f64,
+    /// Where clients of processes come in there, wherever these are.
+    ports: Vec<SocketAddr>,
 }
 
 #[derive(Serialize)]
@@ -125,6 +128,8 @@ impl Balance {
         };
         if self.json {
             show::json(&self.told(&look, &steps, &moved))?;
+        } else if !moved.is_empty() {
+            tell(&look, &steps, &moved);
         }
         let all_moved = moved.len() == steps.len() && moved.iter().all(|moved| *moved);
         Ok(self.dry_run || all_moved)
@@ -197,6 +202,7 @@ impl Balance {
             processors: load.processors,
             load: load.load(),
             load_then: then.load(),
+            ports: look.ports(at).map(|(_, address)| address).collect(),
         });
         let moves = steps.iter().enumerate().filter_map(|(at, step)| {
             let process = look.process(step)?;
@@ -281,6 +287,36 @@ fn print(look: &Look, steps: &[Step]) {
         ]);
     }
     show::print(format_args!("\n{}", table.shown(Paint::stdout())));
+}
+
+/// What has become of it, and what still holds a node that is to be switched off.
+fn tell(look: &Look, steps: &[Step], moved: &[bool]) {
+    for (step, _) in steps.iter().zip(moved).filter(|(_, moved)| **moved) {
+        show::note(format_args!(
+            "{} ({}) moved from {} to {}",
+            step.process.short(),
+            Plain(look.process_name(step.process)),
+            look.name(step.from),
+            look.name(step.to)
+        ));
+    }
+    let emptied: BTreeSet<usize> = steps.iter().map(|step| step.from).collect();
+    let then = then(look, steps);
+    for node in emptied {
+        let ports: Vec<_> = look.ports(node).collect();
+        if !then[node].processes.is_empty() || ports.is_empty() {
+            continue;
+        }
+        let ports = ports.iter().map(|(process, address)| {
+            let name = look.process_name(*process);
+            format!("{address} ({})", Plain(name))
+        });
+        let name = look.name(node);
+        show::note(format_args!(
+            "{name} has no processes now, but clients still come in there: {}; sterna drain {name} has new ones come in elsewhere",
+            ports.collect::<Vec<_>>().join(", ")
+        ));
+    }
 }
 
 fn percent(share: f64) -> String {

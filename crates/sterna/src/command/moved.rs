@@ -149,10 +149,13 @@ pub(super) fn round(number: u32, RoundNews { round, expected_us }: &RoundNews) -
     )
 }
 
-/// A round that goes on, in a line.
-pub(super) fn going(number: u32, RoundGoing { sent, of }: RoundGoing) -> String {
-    let (sent, of) = (show::bytes(sent), show::bytes(of));
-    format!("round {number}: {sent} of {of}")
+/// A round that goes on, or what follows, in a line.
+pub(super) fn going(number: u32, going: RoundGoing) -> String {
+    let (sent, of) = (show::bytes(going.sent), show::bytes(going.of));
+    match going.follows {
+        true => format!("it runs there; {sent} of {of} of its memory have followed"),
+        false => format!("round {number}: {sent} of {of}"),
+    }
 }
 
 /// So many bytes in the time of a round, in a second.

@@ -38,7 +38,7 @@ pub(crate) struct Move {
     /// Rounds end so long after the order, and what comes after it is not held back any more, e.g. 30s.
     #[arg(long, value_name = "TIME", value_parser = parse_limit)]
     deadline: Option<Duration>,
-    /// Only say whether it could be moved.
+    /// Only say whether it could be moved. Its memory is not counted for that, so nothing is said about the deadline.
     #[arg(long)]
     dry_run: bool,
     /// Print JSON.
@@ -75,7 +75,10 @@ Linux before 6.7, and to nodes of an older sterna, auto is stop-and-copy; the re
 The process stands still from `capture` to `resume`; before that it runs. If anything fails it stays where it is, and
 runs on. Ctrl-C gives the move up, if that can still be done; a second one ends this command only.
 
-Exit code: 0 if it was moved, 3 if it stayed and trying again can help, 1 otherwise.";
+Exit code: 0 if it was moved, 3 if it stayed and trying again can help, 2 if options contradict each other, 1 otherwise.";
+
+/// The code if options contradict each other, as of the parser.
+const EXIT_USAGE: u8 = 2;
 
 /// The code if it stayed and may be moved later.
 pub(crate) const EXIT_LATER: u8 = 3;
@@ -133,7 +136,10 @@ fn parse_rate(text: &str) -> Result<u64, String> {
 impl Move {
     pub(crate) fn run(self) -> Result<u8> {
         let travel = self.travel();
-        travel.check()?;
+        if let Err(error) = travel.check() {
+            show::note(error);
+            return Ok(EXIT_USAGE);
+        }
         let entry = self.which.find_living(&self.process)?;
         let nodes = self.which.nodes()?;
         let target = node::member(&nodes, &self.target)?;

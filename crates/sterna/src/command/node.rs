@@ -1,5 +1,6 @@
 //! `sterna node start`, `invite`, `join`, `stop`.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -191,6 +192,13 @@ fn registry_login() -> Result<Option<Login>> {
 
 impl Start {
     fn run(self) -> Result<u8> {
+        let mut names = HashSet::new();
+        if let Some((name, _)) = self.export.iter().find(|(name, _)| !names.insert(name)) {
+            bail!(
+                "two directories are exported as {}: give each a name of its own",
+                Plain(name)
+            );
+        }
         if let Some(to) = &self.systemd {
             return self.write_unit(to.as_deref());
         }

@@ -8,7 +8,9 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use sterna_migration::{Life, NodeId};
 use sterna_node::identity;
-use sterna_node::message::{Confinement, Nodes, Reachability, Reply, Request, Seen};
+use sterna_node::message::{
+    Confinement, Keeper, Listed, Nodes, Reachability, Reply, Request, Seen,
+};
 use sterna_process::Plain;
 use sterna_runner::message::Paging;
 
@@ -67,7 +69,7 @@ ended as soon as it reaches the others; until then one of them and the one that 
 both run.";
 
 #[derive(Serialize)]
-struct Listed {
+struct Told {
     /// The node that was asked.
     asked: String,
     /// The node that serves the registry.
@@ -119,7 +121,7 @@ impl NodesCommand {
         }
         let nodes = self.which.nodes()?;
         if self.json {
-            show::json(&listed(&self.which, &nodes))?;
+            show::json(&told(&self.which, &nodes))?;
             return Ok(0);
         }
         show::print(table(&nodes).shown(Paint::stdout()));
@@ -151,7 +153,7 @@ fn state(seen: &Seen) -> (&'static str, Option<u64>) {
     }
 }
 
-fn listed(which: &Which, nodes: &Nodes) -> Listed {
+fn told(which: &Which, nodes: &Nodes) -> Told {
     let paging = pagings(which, nodes);
     let rows = nodes.nodes.iter().zip(paging).map(|(seen, paging)| {
         let about = &seen.member.about;
@@ -173,7 +175,7 @@ fn listed(which: &Which, nodes: &Nodes) -> Listed {
             clock_ahead_ms: seen.clock_ahead_ms,
         }
     });
-    Listed {
+    Told {
         asked: identity::text(nodes.this.id),
         registry: identity::text(nodes.this.home),
         removed: nodes.this.removed,
@@ -264,30 +266,68 @@ impl Rm {
              characters of its id ({node})",
             Plain(&self.wanted)
         );
-        if !self.lost {
-            self.check_for_processes(node, &name)?;
-        }
-        match self.which.ask(&Request::Remove { node })? {
-            Reply::Done => {
-                show::note(format_args!("removed: node {name} ({node})"));
-                Ok(0)
-            }
-            _ => Err(node::unexpected()),
-        }
-    }
-
-    /// A node that has processes is not removed by mistake.
-    fn check_for_processes(&self, node: NodeId, name: &str) -> Result<()> {
         let listed = self.which.listed(false)?;
-        let records = listed.iter().filter_map(|one| one.entry.record().ok());
-        let here = records.filter(|record| record.owner == node && record.life == Life::Alive);
-        let count = here.count();
+        let (lost, others): (Vec<_>, Vec<_>) = listed.iter().partition(|one| {
+            let record = one.entry.record();
+            record.is_ok_and(|record| record.owner == node && record.life == Life::Alive)
+        });
+        // A node that has processes is not removed by mistake.
         ensure!(
-            count == 0,
-            "node {name} has {count} process{}: move them away (sterna drain {name}); if its machine is gone for good, sterna nodes rm --lost \
+            self.lost || lost.is_empty(),
+            "node {name} has {}: move them away (sterna drain {name}); if its machine is gone for good, sterna nodes rm --lost \
              {name} gives them up, and those of which there are snapshots can be recovered",
-            if count == 1 { "" } else { "es" },
+            counted(lost.len()),
         );
-        Ok(())
+        let Reply::Done = self.which.ask(&Request::Remove { node })? else {
+            return Err(node::unexpected());
+        };
+        show::note(format_args!("removed: node {name} ({node})"));
+        for one in lost {
+            show::note(gone(one, node));
+        }
+        let kept_there = others.into_iter().filter(|one| keeps(one, node));
+        let names: Vec<String> = kept_there.map(named).collect();
+        if !names.is_empty() {
+            show::note(format_args!(
+                "with it are gone the snapshots of {}: have new ones made elsewhere (sterna snapshot P --to NODE)",
+                names.join(", ")
+            ));
+        }
+        Ok(0)
+    }
+}
+
+fn counted(processes: usize) -> String {
+    let end = if processes == 1 { "" } else { "es" };
+    format!("{processes} process{end}")
+}
+
+/// A process as people know it.
+fn named(one: &Listed) -> String {
+    let id = one.entry.process.short();
+    let name = one.entry.name.as_ref().unwrap_or(&one.entry.info.file);
+    format!("{id} ({})", Plain(name))
+}
+
+/// Whether the snapshots of a process are kept by a node.
+fn keeps(one: &Listed, node: NodeId) -> bool {
+    let keeping = one.keeping.as_ref();
+    keeping.is_some_and(|keeping| keeping.last.is_some() && keeping.to == Keeper::Node(node))
+}
+
+/// That a process is lost with a node, and whether it can come back.
+fn gone(one: &Listed, node: NodeId) -> String {
+    let last = one.keeping.as_ref().and_then(|keeping| keeping.last);
+    let process = named(one);
+    match last.filter(|_| !keeps(one, node)) {
+        Some(last) => {
+            let now_ms = show::since_epoch_ms(SystemTime::now());
+            let old = Duration::from_millis(now_ms.saturating_sub(last.at_ms));
+            let (id, old) = (one.entry.process.short(), show::age(old));
+            format!(
+                "lost: {process}; sterna recover {id} has it go on from its snapshot of {old} ago"
+            )
+        }
+        None => format!("lost: {process}; there is no snapshot of it elsewhere"),
     }
 }

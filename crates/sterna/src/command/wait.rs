@@ -49,11 +49,11 @@ impl Wait {
             last = show::exit_code(entry.ending.as_ref());
             let outcome = show::ending(entry.ending.as_ref());
             if !self.json {
-                let name = entry.name.clone().unwrap_or_default();
+                let name = entry.name.as_ref().unwrap_or(&entry.info.file);
                 show::note(format_args!(
                     "{} ({}) {outcome}",
                     entry.process.short(),
-                    Plain(&name)
+                    Plain(name)
                 ));
             }
             waited.push(Waited {

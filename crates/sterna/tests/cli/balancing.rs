@@ -84,7 +84,7 @@ fn idle_nodes_are_emptied_and_what_is_fixed_stays() {
     let echo = guest("echo");
     let fixed = format!("{}::/here", cluster.desk().display());
     for (node, name, options) in [
-        ("one", "a", &[][..]),
+        ("one", "a", &["--listen", "0"][..]),
         ("two", "b", &["--dir", &fixed]),
         ("three", "c", &["--dir", "desk::/desk:shared"]),
     ] {
@@ -94,8 +94,17 @@ fn idle_nodes_are_emptied_and_what_is_fixed_stays() {
         let mut run = cluster.at(node).begin(&cluster.world, &words);
         run.ended(0);
     }
-    let told = cluster.json(&["balance", "--pack", "--json"]);
+    let told = cluster.json(&["balance", "--pack", "--dry-run", "--json"]);
     assert_eq!(told["goal"], "pack");
+    let ports = |row: &Value| row["ports"].as_array().unwrap().len();
+    let nodes = told["nodes"].as_array().unwrap();
+    assert_eq!(nodes.iter().map(ports).sum::<usize>(), 1, "{told}");
+    let packed = cluster.ask(&["balance", "--pack"]);
+    packed.ok();
+    let said = packed.err();
+    assert!(said.contains("(a) moved from one to two"), "{said}");
+    let left = "one has no processes now, but clients still come in there";
+    assert!(said.contains(left), "{said}");
     for name in ["a", "b", "c"] {
         cluster.is_at(name, "two");
     }

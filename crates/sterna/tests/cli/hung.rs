@@ -5,7 +5,7 @@ use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, How, free_address};
-use crate::trial::Trial;
+use crate::trial::{Role, Trial};
 use crate::world::{guest, until};
 
 /// All at once, since each is waited for a little.
@@ -65,6 +65,30 @@ fn who_orders_something_of_a_runner_that_is_stopped_hears_what_to_do() {
     trial.finish("p0", "a runner that was stopped");
     cluster.ask(&["move", "p1", "one"]).ok();
     cluster.ask(&["kill", "p1"]).ok();
+}
+
+/// It writes on while it is copied, and is not brought to a stand that the registry could not end.
+#[test]
+fn a_process_is_not_stopped_for_a_registry_that_hangs() {
+    let trial = Trial::new();
+    let much = "local much=string.rep('x', 64*1024*1024)";
+    trial.start_with(much, "p0");
+    trial.arm(Role::SourceRunner, "runner HalfRound");
+    let cluster = &trial.cluster;
+    let words = ["move", "p0", "two", "--strategy", "pre-copy"];
+    let mut moving = cluster.at("one").begin(&cluster.world, &words);
+    until("half of a round", || trial.has_reached(Role::SourceRunner));
+    cluster.at("home").actor.signal(Signal::STOP);
+    trial.arm(Role::SourceRunner, "");
+    let why = "a node or the registry does not answer";
+    until("it is said why", || moving.err.text().contains(why));
+    trial.writes_on("p0");
+    cluster.at("home").actor.signal(Signal::CONT);
+    moving.end();
+    let (told, said) = (moving.out.text(), "the registry does not answer any more");
+    assert!(told.contains(said), "{told}");
+    trial.cluster.is_at("p0", "one");
+    trial.finish("p0", "a registry that hung");
 }
 
 /// The snapshot is being made when its runner is stopped.

@@ -338,6 +338,21 @@ fn snapshots_that_are_wanted_at_once_are_made_one_after_the_other() {
 }
 
 #[test]
+fn a_move_that_meets_a_snapshot_waits_for_it() {
+    let (world, one, other) = with_store(&[]);
+    one.ok(&world, &["snapshot", "lua", "--once", "--to", "store:kept"]);
+    let mut making = one.begin(&world, &ONCE);
+    for target in ["one", "two"].iter().cycle().take(12) {
+        let begun = std::mem::replace(&mut making, one.begin(&world, &ONCE));
+        one.ok(&world, &["move", "lua", target]);
+        drop(begun);
+    }
+    drop(making);
+    other.stop(&world);
+    one.stop(&world);
+}
+
+#[test]
 fn a_schedule_that_is_ended_while_a_snapshot_is_made_stays_ended() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let arm = |text: &str| fs::write(file.path(), text).unwrap();

@@ -207,14 +207,14 @@ fn what_cannot_be_wanted_is_refused_before_anything_is_done() {
     );
     refused(&["--deadline", "0s"], 2, &["--deadline", "no time at all"]);
     let short = ["--strategy", "post-copy", "--max-downtime", "10ms"];
-    refused(&short, 1, &["post-copy has no downtime"]);
+    refused(&short, 2, &["post-copy has no downtime"]);
     for limit in [
         ["--max-downtime", "10ms"],
         ["--max-rate", "1GB/s"],
         ["--deadline", "1s"],
     ] {
         let words = [&["--strategy", "stop-and-copy"], &limit[..]].concat();
-        refused(&words, 1, &["stop-and-copy makes no rounds"]);
+        refused(&words, 2, &["stop-and-copy makes no rounds"]);
     }
     // Some dozens of pages at 64 KiB a second.
     let slow = ["--max-rate", "64K/s", "--deadline", "1ms"];

@@ -317,9 +317,17 @@ fn a_node_that_cannot_start_says_what_to_do() {
     one.stop(&world);
 
     fs::write(format!("{data}/registry.redb"), "x".repeat(5000)).unwrap();
-    start_with(&data, "127.0.0.1:0").fails(1, &["registry.redb is damaged", "good copy"]);
+    start_with(&data, "127.0.0.1:0")
+        .fails(1, &["registry.redb is damaged", "sterna registry restore"]);
     fs::write(format!("{data}/node.key"), "x").unwrap();
     start_with(&data, "127.0.0.1:0").fails(1, &["node.key", "damaged"]);
+    fs::remove_file(format!("{data}/node.key")).unwrap();
+    start_with(&data, "127.0.0.1:0").fails(1, &["node.key", "missing", "registry.redb"]);
+    assert!(!fs::exists(format!("{data}/node.key")).unwrap());
+    let twice = ["node", "start", "--export", "a=/tmp", "--export", "a=/"];
+    world
+        .ask(twice)
+        .fails(1, &["two directories are exported as a"]);
     fs::write(format!("{data}/VERSION"), "sterna node 2\n").unwrap();
     start_with(&data, "127.0.0.1:0").fails(1, &["version 2", "newer sterna"]);
     fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
@@ -455,7 +463,21 @@ fn processes_of_a_node_that_is_gone_for_good_are_given_up_by_a_user_alone() {
         .fails(1, &["has 2 processes", "sterna drain two", "--lost"]);
     one.ask(&world, &["recover", "kept"])
         .fails(1, &["is not lost", "nodes rm --lost two"]);
-    one.ask(&world, &["nodes", "rm", "--lost", "two"]).ok();
+    let removed = one.ask(&world, &["nodes", "rm", "--lost", "two"]);
+    removed.ok();
+    for (name, what) in [
+        ("kept", "go on from its snapshot"),
+        ("other", "no snapshot of it"),
+    ] {
+        let said = removed.err();
+        let line = said.lines().find(|line| line.contains(name));
+        assert!(
+            line.is_some_and(|line| line.contains("lost") && line.contains(what)),
+            "{said}"
+        );
+    }
+    one.ask(&world, &["logs", "other"])
+        .fails(1, &["was removed from the cluster"]);
     let told = one.ask(&world, &["ps", "-a"]).ok();
     assert!(told.contains("its node was removed"), "{told}");
     one.ask(&world, &["recover", "kept"]).ok();

@@ -1,6 +1,7 @@
 //! What the nodes of a cluster have to do: [`Look`].
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,14 @@ pub(super) struct Look {
     /// In the same order.
     nodes: Vec<(NodeId, String)>,
     names: HashMap<ProcessId, String>,
+    ports: Vec<Port>,
+}
+
+/// Where clients of a process come in.
+struct Port {
+    ingress: NodeId,
+    process: ProcessId,
+    address: SocketAddr,
 }
 
 /// What was seen of a process, look by look.
@@ -49,6 +58,7 @@ impl Look {
             loads: Vec::new(),
             nodes: Vec::new(),
             names: HashMap::new(),
+            ports: Vec::new(),
         };
         for room in rooms {
             if let Some(capacity) = room.capacity {
@@ -63,6 +73,13 @@ impl Look {
         }
         for one in last {
             let id = one.entry.process;
+            let belongings = Belongings::decode(&one.entry.info.extra).unwrap_or_default();
+            let listens = belongings.listens.into_iter();
+            look.ports.extend(listens.map(|listen| Port {
+                ingress: listen.ingress,
+                process: id,
+                address: listen.address,
+            }));
             let looks = seen.get(&id).map_or(&[][..], Vec::as_slice);
             let owner = looks.last().map(|(owner, _)| *owner);
             let at = look.nodes.iter().position(|(node, _)| Some(*node) == owner);
@@ -80,6 +97,13 @@ impl Look {
 
     pub(super) fn name(&self, node: usize) -> &str {
         &self.nodes[node].1
+    }
+
+    /// Where clients of processes come in at a node, wherever these are.
+    pub(super) fn ports(&self, node: usize) -> impl Iterator<Item = (ProcessId, SocketAddr)> {
+        let id = self.id(node);
+        let here = self.ports.iter().filter(move |port| port.ingress == id);
+        here.map(|port| (port.process, port.address))
     }
 
     /// Empty if it has none.

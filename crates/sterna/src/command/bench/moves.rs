@@ -37,7 +37,7 @@ pub(super) struct Moves {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=900))]
     clients: u16,
     /// Only five moves of each sort.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "moves")]
     quick: bool,
     #[command(flatten)]
     output: Output,
