@@ -191,14 +191,21 @@ fn registry_login() -> Result<Option<Login>> {
 }
 
 impl Start {
-    fn run(self) -> Result<u8> {
+    /// A name is that of one directory.
+    fn check_exports(&self) -> Result<()> {
         let mut names = HashSet::new();
-        if let Some((name, _)) = self.export.iter().find(|(name, _)| !names.insert(name)) {
-            bail!(
+        let twice = self.export.iter().find(|(name, _)| !names.insert(name));
+        match twice {
+            None => Ok(()),
+            Some((name, _)) => bail!(
                 "two directories are exported as {}: give each a name of its own",
                 Plain(name)
-            );
+            ),
         }
+    }
+
+    fn run(self) -> Result<u8> {
+        self.check_exports()?;
         if let Some(to) = &self.systemd {
             return self.write_unit(to.as_deref());
         }
