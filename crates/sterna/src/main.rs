@@ -56,9 +56,9 @@ Examples:
   sterna freeze script -o s.sterna  from another terminal: into a file, in the middle of its work
   sterna thaw s.sterna              it goes on
 
-Files: processes are found through $STERNA_RUN_DIR (else $XDG_RUNTIME_DIR/sterna, else $TMPDIR/sterna-UID, else
-/tmp/sterna-UID), the key that marks images as yours and what a node knows are in $STERNA_DATA_DIR (else
-$XDG_DATA_HOME/sterna, else ~/.local/share/sterna), compiled programs are in $STERNA_CACHE_DIR (else
+Files: processes are found through $STERNA_RUN_DIR (else $XDG_RUNTIME_DIR/sterna, else $TMPDIR/sterna-UID, \
+else /tmp/sterna-UID), the key that marks images as yours and what a node knows are in $STERNA_DATA_DIR \
+(else $XDG_DATA_HOME/sterna, else ~/.local/share/sterna), compiled programs are in $STERNA_CACHE_DIR (else \
 $XDG_CACHE_HOME/sterna, else ~/.cache/sterna).";
 
 #[derive(Debug, Subcommand)]

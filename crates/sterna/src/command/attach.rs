@@ -52,8 +52,9 @@ Examples:
   sterna attach --detach-keys ctrl-x prompt
   echo 'print(1)' | sterna attach job       of a process that was started with `run --detach -i`
 
-With a terminal all keys go to the process's terminal, which takes the size of this one. Several may be attached to one
-process. It ends with the process, with its code. What it wrote before is in `sterna logs P`.";
+With a terminal all keys go to the process's terminal, which takes the size of this one. Several may be \
+attached to one process. It ends with the process, with its code. What it wrote before is in `sterna logs \
+P`.";
 
 impl Attach {
     pub(crate) fn run(self) -> Result<u8> {

@@ -53,10 +53,11 @@ Examples:
   sterna balance --watch=30s
   sterna balance --pack
 
-A process is watched for a second. If it computes whenever it is looked at, it wants a whole processor, however little it
-got; otherwise as much as it used. LOAD is what a node's processes want, of its processors. Nothing is moved that would not
-make the more loaded of two nodes clearly less loaded, so that nothing goes back and forth. Processes with directories
-that are fixed to their node stay, and so do those of nodes that do not answer or are drained.
+A process is watched for a second. If it computes whenever it is looked at, it wants a whole processor, \
+however little it got; otherwise as much as it used. LOAD is what a node's processes want, of its \
+processors. Nothing is moved that would not make the more loaded of two nodes clearly less loaded, so that \
+nothing goes back and forth. Processes with directories that are fixed to their node stay, and so do those \
+of nodes that do not answer or are drained.
 
 Ctrl-C ends it after the move that is under way.
 

@@ -52,9 +52,9 @@ Examples:
   sterna cp -r lua:/work result            also when it has ended, what was copied along with it (`:copy`)
   sterna cp ./odd:name lua:/work/name      a file here whose name has a colon
 
-Only what the process was given with --dir can be reached, with the rights of the node's user, and what was given with `:ro`
-is only read. Links are followed where they are named; in directories that are copied with -r they are left out. What is
-there already is written over.";
+Only what the process was given with --dir can be reached, with the rights of the node's user, and what was \
+given with `:ro` is only read. Links are followed where they are named; in directories that are copied with \
+-r they are left out. What is there already is written over.";
 
 /// One end of a copy.
 enum End {

@@ -31,8 +31,8 @@ Examples:
   sterna doctor
   sterna doctor --json | jq '.[] | select(.state != \"yes\")'
 
-Nothing is changed. It ends with code 0 whatever it finds: what is missing costs speed or confinement, and programs run
-and move without it.";
+Nothing is changed. It ends with code 0 whatever it finds: what is missing costs speed or confinement, and \
+programs run and move without it.";
 
 /// A thing that was looked at.
 #[derive(Debug, Serialize)]

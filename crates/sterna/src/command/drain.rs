@@ -57,11 +57,12 @@ Examples:
   sterna drain lab-1 --to lab-2,lab-3 --dry-run
   sterna drain --cancel lab-1
 
-Processes without a snapshot go first, then those with snapshots; in both, those first that have used most processor time
-since their last snapshot for each byte of memory. Each goes to the least crowded node that exports what it needs and has
-room; four are under way at once. Then ports at which clients reach processes of other nodes are opened there, under the same
-number if it is free, and closed here. The registry goes last. From now on the node takes no processes, and stays so when all
-have left, until it is started again or this is cancelled; if something stays, it takes processes again.
+Processes without a snapshot go first, then those with snapshots; in both, those first that have used most \
+processor time since their last snapshot for each byte of memory. Each goes to the least crowded node that \
+exports what it needs and has room; four are under way at once. Then ports at which clients reach processes \
+of other nodes are opened there, under the same number if it is free, and closed here. The registry goes \
+last. From now on the node takes no processes, and stays so when all have left, until it is started again or \
+this is cancelled; if something stays, it takes processes again.
 
 The node does this by itself: Ctrl-C ends the watching only. `sterna node start --on-signal drain` does the same on SIGTERM.
 

@@ -47,9 +47,10 @@ Examples:
   sterna events --since 1h
   sterna events -f --json | jq -c 'select(.event == \"moved\") | [.name, .node, .to, .downtime_us]'
 
-A node remembers its last some thousand events, also when it was stopped or killed. Times are those of each node's own
-clock, shown in this machine's time zone (TZ); with --json, at_ms has milliseconds since 1970, and number counts the events
-of one node. A node that does not answer is named, and so are events that were forgotten before they were shown.";
+A node remembers its last some thousand events, also when it was stopped or killed. Times are those of each \
+node's own clock, shown in this machine's time zone (TZ); with --json, at_ms has milliseconds since 1970, \
+and number counts the events of one node. A node that does not answer is named, and so are events that were \
+forgotten before they were shown.";
 
 /// What one node has said.
 type Heard = (NodeId, Result<Vec<EventRecord>>);

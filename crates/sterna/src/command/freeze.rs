@@ -45,8 +45,9 @@ Examples:
   sterna thaw lua.sterna                    it goes on, here or on another machine
   sterna freeze 0f3k -o backup.sterna --keep
 
-If anything fails, the process runs on as if nothing had been asked, and a file that was there before is untouched. Ctrl-C
-gives it up if the process is on a node; one of a `sterna run` is frozen all the same, since that does it.";
+If anything fails, the process runs on as if nothing had been asked, and a file that was there before is \
+untouched. Ctrl-C gives it up if the process is on a node; one of a `sterna run` is frozen all the same, \
+since that does it.";
 
 impl Freeze {
     pub(crate) fn run(self) -> Result<u8> {

@@ -47,8 +47,8 @@ Examples:
   sterna inspect ./lua           a file, also if a process has that name
   sterna inspect lua --json | jq '.description.frames[0]'
 
-Nothing of an image is run. Names that come from programs and images are shown with what a terminal would act on
-escaped.";
+Nothing of an image is run. Names that come from programs and images are shown with what a terminal would \
+act on escaped.";
 
 #[derive(Serialize)]
 struct Frozen<'a> {

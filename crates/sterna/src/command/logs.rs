@@ -49,8 +49,8 @@ Examples:
   sterna logs -f --tail 20 server
   sterna logs --since 1h --json server | jq -r .text
 
-Standard output goes to standard output, standard error to standard error. What was written on a node that cannot be
-asked now is named, not left out silently.";
+Standard output goes to standard output, standard error to standard error. What was written on a node that \
+cannot be asked now is named, not left out silently.";
 
 #[derive(Serialize)]
 struct Piece<'a> {

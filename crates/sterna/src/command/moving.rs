@@ -65,15 +65,16 @@ Strategies:
   auto           pre-copy, unless its memory goes within --max-downtime at once; hybrid if what
                  the rounds leave would not go within it and the target can
 
-Rounds end when what is left would go within --max-downtime (10ms if nothing is said), when it
-writes as fast as it is copied, after ten of them, or at the deadline. Then it is stopped and
-moved, however long that takes. Only --strategy pre-copy together with --max-downtime gives the
-move up instead if it would stand still for longer. --max-rate limits what goes while it runs:
-the rounds, and until the deadline (a minute if nothing is said) what comes after it unasked. On
-Linux before 6.7, and to nodes of an older sterna, auto is stop-and-copy; the report says so.
+Rounds end when what is left would go within --max-downtime (10ms if nothing is said), when it writes as \
+fast as it is copied, after ten of them, or at the deadline. Then it is stopped and moved, however long that \
+takes. Only --strategy pre-copy together with --max-downtime gives the move up instead if it would stand \
+still for longer. --max-rate limits what goes while it runs: the rounds, and until the deadline (a minute if \
+nothing is said) what comes after it unasked. On Linux before 6.7, and to nodes of an older sterna, auto is \
+stop-and-copy; the report says so.
 
-The process stands still from `capture` to `resume`; before that it runs. If anything fails it stays where it is, and
-runs on. Ctrl-C gives the move up, if that can still be done; a second one ends this command only.
+The process stands still from `capture` to `resume`; before that it runs. If anything fails it stays where \
+it is, and runs on. Ctrl-C gives the move up, if that can still be done; a second one ends this command \
+only.
 
 Exit code: 0 if it was moved, 3 if it stayed and trying again can help, 2 if options contradict each other, 1 otherwise.";
 

@@ -105,10 +105,9 @@ Examples:
   sterna node start --systemd && systemctl --user enable --now sterna-node
   AWS_REGION=eu-central-1 sterna node start --store backup=s3://bucket/snapshots
 
-No root is needed. Other nodes need to reach the port by UDP and by TCP.
-Keys of buckets are no arguments, which others could read. For a unit, put them into a file
-that only you can read, and name it: systemctl --user edit sterna-node, then [Service] and
-EnvironmentFile=FILE";
+No root is needed. Other nodes need to reach the port by UDP and by TCP. Keys of buckets are no arguments, \
+which others could read. For a unit, put them into a file that only you can read, and name it: systemctl \
+--user edit sterna-node, then [Service] and EnvironmentFile=FILE";
 
 /// Makes a ticket, with which one other node can join.
 #[derive(Debug, Args)]

@@ -37,8 +37,10 @@ Examples:
   sterna nodes --json | jq '.nodes[].name'
   sterna nodes rm lab-3
 
-CONFINEMENT is that of the node's runner, which hosts its processes, and of its service (network, key) and manager (privilege)
-if theirs is another; what they lack is in --json, and `sterna doctor` there says how to mend it. A node that is drained, and takes no processes, is `draining` (`sterna drain`). One that does not answer is `unknown`: it may be down, or the network between; what runs there may still run.";
+CONFINEMENT is that of the node's runner, which hosts its processes, and of its service (network, key) and \
+manager (privilege) if theirs is another; what they lack is in --json, and `sterna doctor` there says how to \
+mend it. A node that is drained, and takes no processes, is `draining` (`sterna drain`). One that does not \
+answer is `unknown`: it may be down, or the network between; what runs there may still run.";
 
 #[derive(Debug, Subcommand)]
 enum Deed {
@@ -64,9 +66,8 @@ Examples:
   sterna drain lab-3 && sterna nodes rm lab-3
   sterna nodes rm --lost lab-3 && sterna recover server    its machine is gone for good
 
-Whether a machine that does not answer is gone, only you know. If it still runs, its processes are
-ended as soon as it reaches the others; until then one of them and the one that was recovered may
-both run.";
+Whether a machine that does not answer is gone, only you know. If it still runs, its processes are ended as \
+soon as it reaches the others; until then one of them and the one that was recovered may both run.";
 
 #[derive(Serialize)]
 struct Told {

@@ -29,8 +29,8 @@ Examples:
   sterna programs rm b3:1f2e
   sterna programs prune --unused 30d --max-bytes 2G --dry-run
 
-The cache is in $STERNA_CACHE_DIR, else $XDG_CACHE_HOME/sterna, else ~/.cache/sterna. Programs that are removed are
-compiled again when they are next started; processes that run are not disturbed.";
+The cache is in $STERNA_CACHE_DIR, else $XDG_CACHE_HOME/sterna, else ~/.cache/sterna. Programs that are \
+removed are compiled again when they are next started; processes that run are not disturbed.";
 
 #[derive(Debug, Subcommand)]
 enum Action {

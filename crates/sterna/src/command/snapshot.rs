@@ -54,8 +54,9 @@ Examples:
   sterna snapshot server --stop
   sterna recover server                  after its node has died
 
-Only pages that have changed since the last snapshot are written. The process stands still only while they are copied.
-It goes on after moves and restarts of nodes. A snapshot that cannot be kept shows in `sterna ps` and `sterna events`.";
+Only pages that have changed since the last snapshot are written. The process stands still only while they \
+are copied. It goes on after moves and restarts of nodes. A snapshot that cannot be kept shows in `sterna \
+ps` and `sterna events`.";
 
 /// Before the name of a store. No node has a `:` in its name.
 const STORE: &str = "store:";
@@ -202,10 +203,11 @@ Examples:
   sterna recover server
   sterna recover server --on lab-2
 
-What the process did after the snapshot is done again: what it has said to others, and written to shared directories,
-may be there twice. Its log is cut back to the snapshot. If it was lost just after it was moved, before the node that it
-came from heard that it runs there, that node still has a copy; the process goes on there with that, unless a snapshot is
-newer. A process whose node only does not answer is not lost but unknown, and is not recovered: two of it must never run.";
+What the process did after the snapshot is done again: what it has said to others, and written to shared \
+directories, may be there twice. Its log is cut back to the snapshot. If it was lost just after it was \
+moved, before the node that it came from heard that it runs there, that node still has a copy; the process \
+goes on there with that, unless a snapshot is newer. A process whose node only does not answer is not lost \
+but unknown, and is not recovered: two of it must never run.";
 
 impl Recover {
     pub(crate) fn run(self) -> Result<u8> {
@@ -298,8 +300,9 @@ const CLONE_HELP: &str = "\
 Examples:
   sterna clone server lab-2        prints the clone's id
 
-The clone has a new id, no name, and an empty standard input. Its log begins where it does; what was written before is
-its parent's. The original stands still only while it is copied. Ctrl-C ends the waiting only: the nodes go on with it.";
+The clone has a new id, no name, and an empty standard input. Its log begins where it does; what was written \
+before is its parent's. The original stands still only while it is copied. Ctrl-C ends the waiting only: the \
+nodes go on with it.";
 
 impl CloneCommand {
     pub(crate) fn run(self) -> Result<u8> {

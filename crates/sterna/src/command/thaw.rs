@@ -62,14 +62,15 @@ Examples:
   sterna thaw --detach lua.sterna           on this machine's node
   sterna thaw --dir /srv/data::/data lua.sterna < more-input
 
-The process takes up standard input, output and error and the exit code where it is thawed; exit codes are those of
-`sterna run`. Directories are opened again where they were if you made the image yourself on a machine where they
-are; otherwise give them with --dir.
+The process takes up standard input, output and error and the exit code where it is thawed; exit codes are \
+those of `sterna run`. Directories are opened again where they were if you made the image yourself on a \
+machine where they are; otherwise give them with --dir.
 
-The file stays. Thawing it twice makes two processes, each of which does the rest of the work: the second gets a new
-id if the first still runs here. A process that was frozen on a node goes on as the same one if its cluster says that
-it is in this very file, and then only once; otherwise, or without --on and --detach, it becomes another one. There, directories that are fixed to their node are given
-again with --dir; the others it has anyway. An image that someone else made is thawed only after it was shown and confirmed.";
+The file stays. Thawing it twice makes two processes, each of which does the rest of the work: the second \
+gets a new id if the first still runs here. A process that was frozen on a node goes on as the same one if \
+its cluster says that it is in this very file, and then only once; otherwise, or without --on and --detach, \
+it becomes another one. There, directories that are fixed to their node are given again with --dir; the \
+others it has anyway. An image that someone else made is thawed only after it was shown and confirmed.";
 
 /// An image that is to be thawed, and what is known about it.
 struct Frozen {

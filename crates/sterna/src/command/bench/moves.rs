@@ -49,9 +49,10 @@ Examples:
   sterna bench move --quick --heap 64M
   sterna bench move --json --plot move.html >move.json
 
-Two nodes are made on this machine, without root, and nothing of them is left. A key-value server moves between them while
-clients write into all of its heap; requests are due at a rate, whether there are answers or not. Every answer is checked,
-and one that is missing or wrong fails the bench. It takes some five minutes; nothing else should run meanwhile.";
+Two nodes are made on this machine, without root, and nothing of them is left. A key-value server moves \
+between them while clients write into all of its heap; requests are due at a rate, whether there are answers \
+or not. Every answer is checked, and one that is missing or wrong fails the bench. It takes some five \
+minutes; nothing else should run meanwhile.";
 
 /// All, in the order in which they are shown.
 const STRATEGIES: [Strategy; 4] = [

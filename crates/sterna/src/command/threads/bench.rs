@@ -33,8 +33,8 @@ Examples:
   sterna threads bench --quick --most 10000
   sterna threads bench --json --plot bench.html >bench.json
 
-It takes a minute and, for a million threads, 4.5 GB of memory. Ctrl-C ends it, with all processes that it started.
-Nothing else should run meanwhile. Each figure is the best of several rounds.";
+It takes a minute and, for a million threads, 4.5 GB of memory. Ctrl-C ends it, with all processes that it \
+started. Nothing else should run meanwhile. Each figure is the best of several rounds.";
 
 /// Rounds of a figure, and how long each takes.
 const CAREFUL: Effort = Effort {

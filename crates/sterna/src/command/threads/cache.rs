@@ -32,8 +32,8 @@ Examples:
   sterna threads cache --quick --largest 2M
   sterna threads cache --plot cache.html
 
-Two parties share a processor: two processes, kernel threads or user threads. One walks a working set, the other uses as
-much memory of its own in between. Nothing else should run meanwhile.";
+Two parties share a processor: two processes, kernel threads or user threads. One walks a working set, the \
+other uses as much memory of its own in between. Nothing else should run meanwhile.";
 
 /// The smallest working set; each is twice the one before.
 const SMALLEST: u64 = 4096;

@@ -31,8 +31,9 @@ Examples:
   sterna threads stall
   sterna threads stall --hold 1s --plot stall.html
 
-The others sleep for a millisecond and tick, again and again. GAP is the longest time between two ticks of one of them,
-STOPPED is how many had a gap of half of the disturbance or more. The monitor is that of the thread package.";
+The others sleep for a millisecond and tick, again and again. GAP is the longest time between two ticks of \
+one of them, STOPPED is how many had a gap of half of the disturbance or more. The monitor is that of the \
+thread package.";
 
 const PERIOD: Duration = Duration::from_millis(1);
 const CALM: Duration = Duration::from_millis(150);

@@ -42,8 +42,9 @@ Examples:
   sterna threads tlp --pid 4711 --for 10s
   sterna threads tlp --json --plot tlp.html -- ./program >/dev/null
 
-With c(i) the share of time in which exactly i threads run, the parallelism is the sum of i * c(i), divided by 1 - c(0).
-The kernel records each switch, without root for programs of your own. The code is the command's.";
+With c(i) the share of time in which exactly i threads run, the parallelism is the sum of i * c(i), divided \
+by 1 - c(0). The kernel records each switch, without root for programs of your own. The code is the \
+command's.";
 
 /// Characters of the longest bar.
 const BAR: f64 = 40.0;
