@@ -37,7 +37,7 @@ mod target;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 
-pub use log::Log;
+pub use log::{Ending, Log};
 pub(crate) use model::worker;
 pub use model::{Model, ServeError, Served, Workers, serve};
 pub use settings::{Limits, Settings, Slowness};

@@ -70,12 +70,20 @@ pub fn run(name: &str) -> ExitCode {
     }
 }
 
+/// An error with all its causes, as text.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
 fn work() -> Result<(), String> {
     let line = std::io::stdin().as_fd().try_clone_to_owned();
     let line = line
         .map(UnixStream::from)
         .map_err(|error| error.to_string())?;
-    files::worker(line).map_err(|error| error.to_string())
+    files::worker(line).map_err(|error| chain(&error))
 }
 
 fn serve() -> Result<(), String> {
@@ -99,7 +107,7 @@ fn serve() -> Result<(), String> {
         stop.request();
     });
     let served = files::serve(orders.model, &workers, listener, site);
-    say(&served.map_err(|error| error.to_string())?)
+    say(&served.map_err(|error| chain(&error))?)
 }
 
 fn load() -> Result<(), String> {

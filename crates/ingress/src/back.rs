@@ -122,6 +122,12 @@ impl Back {
         }
     }
 
+    /// How many there are, with those that the process has closed.
+    #[must_use]
+    pub fn all(&self) -> usize {
+        self.table.all.len()
+    }
+
     /// Those that the process has open.
     pub fn open(&self) -> impl Iterator<Item = ConnectionId> {
         let all = self.table.all.iter();
@@ -139,6 +145,15 @@ impl Back {
         if let Some(one) = self.table.get(id) {
             one.out.push(bytes);
             self.table.queue(id);
+        }
+    }
+
+    /// Gives the last bytes of the process back, at most so many, of those beyond what may be under way: there are none unless
+    /// they had to travel.
+    pub fn take_back(&mut self, id: ConnectionId, bytes_max: usize) -> Vec<u8> {
+        match self.table.get(id) {
+            Some(one) if !one.out.has_ended() => one.out.take_back(bytes_max),
+            _ => Vec::new(),
         }
     }
 

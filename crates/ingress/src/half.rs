@@ -65,6 +65,13 @@ impl Sending {
         self.kept.extend(bytes);
     }
 
+    /// Gives the last bytes back, at most so many, of those beyond the window, which were never sent.
+    pub(crate) fn take_back(&mut self, bytes_max: usize) -> Vec<u8> {
+        let beyond = self.kept.len().saturating_sub(WINDOW_BYTES);
+        let at = self.kept.len() - beyond.min(bytes_max);
+        self.kept.split_off(at).into()
+    }
+
     pub(crate) const fn finish(&mut self) {
         self.ended = true;
     }
@@ -152,12 +159,15 @@ pub(crate) struct Receiving {
     end_delivered: bool,
     /// Position that the other end was told.
     told: u64,
+    /// Bytes that may be kept beyond the window: what came with a process counts as handed on.
+    beyond: usize,
 }
 
 impl Receiving {
     /// As it was at another end: so many bytes were handed on, of which these have to be once more.
     pub(crate) fn carried(next: u64, again: Vec<u8>, ended: bool) -> Self {
         Self {
+            beyond: again.len(),
             buffer: again.into(),
             next,
             ended,
@@ -182,7 +192,7 @@ impl Receiving {
         if self.ended && !new.is_empty() {
             return Err(ProtocolError::AfterEnd);
         }
-        if self.buffer.len() + new.len() > WINDOW_BYTES {
+        if self.buffer.len() + new.len() > WINDOW_BYTES + self.beyond {
             return Err(ProtocolError::TooMuch);
         }
         self.buffer.extend(new);

@@ -16,11 +16,11 @@ mod tally;
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -289,19 +289,28 @@ impl Observer {
 struct Started(Child);
 
 impl Started {
-    fn end(&mut self) -> Result<Option<ExitStatus>, TlpError> {
-        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
-            // Not reaped, so the id is its own. The only error is that it has ended.
-            let _ = rustix::process::kill_process(pid, Signal::TERM);
-        }
-        let asked = Instant::now();
-        while asked.elapsed() < ENDING {
-            if let Some(status) = self.0.try_wait().map_err(TlpError::Wait)? {
-                return Ok(Some(status));
+    /// Ends it, with all that it has started and that is not on its own by now.
+    fn end(&mut self) -> Result<(), TlpError> {
+        let family = sample::descendants(self.0.id())
+            .into_iter()
+            .filter_map(|id| {
+                let id = i32::try_from(id).ok().and_then(Pid::from_raw)?;
+                pidfd_open(id, PidfdFlags::empty()).ok()
+            });
+        let family: Vec<_> = family.collect();
+        let tell_all = |signal| {
+            for process in &family {
+                // The only error is that it has ended.
+                let _ = pidfd_send_signal(process, signal);
             }
+        };
+        tell_all(Signal::TERM);
+        let asked = Instant::now();
+        while asked.elapsed() < ENDING && self.0.try_wait().map_err(TlpError::Wait)?.is_none() {
             std::thread::sleep(LOOK);
         }
-        Ok(None)
+        tell_all(Signal::KILL);
+        Ok(())
     }
 }
 

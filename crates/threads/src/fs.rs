@@ -7,8 +7,8 @@
 //! Reads and writes that io_uring carries out can be cancelled; a byte is then either transferred and reported or not
 //! transferred. What may never come can be cancelled everywhere: the other end of a FIFO, and what is to be read from or
 //! written to FIFOs, terminals and sockets. What else goes through `blocking`, and what threads of the kernel call
-//! themselves, cannot be, and the end of the runtime waits for it; so does who reads from a terminal in the moment in which
-//! another takes what was there.
+//! themselves, cannot be, and the end of the runtime waits for it; so does who writes more than there is room for to the master of a
+//! terminal.
 
 mod fifo;
 mod file;

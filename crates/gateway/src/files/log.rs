@@ -35,17 +35,27 @@ pub(crate) struct Record {
     pub(crate) agent: Option<String>,
 }
 
-/// An access log. Dropped, it writes what it still has, if that is taken.
+/// An access log. Dropped, it [ends](Ending::end).
 #[derive(Debug)]
 pub struct Log {
-    shared: Arc<Shared>,
+    ending: Ending,
     to: File,
 }
 
-#[derive(Debug, Default)]
+/// The end of a log, for whoever ends the program in the middle of everything.
+#[derive(Debug, Clone)]
+pub struct Ending(Arc<Shared>);
+
 struct Shared {
     waiting: Mutex<Waiting>,
     changed: Condvar,
+    failed: Box<dyn Fn(&io::Error) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.waiting.fmt(f)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +72,7 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_all(&self, mut to: impl Write, failed: impl Fn(&io::Error)) {
+    fn write_all(&self, mut to: impl Write) {
         // Once for as long as it lasts.
         let mut is_told = false;
         let mut waiting = self.waiting();
@@ -76,7 +86,7 @@ impl Shared {
             drop(waiting);
             match write(&mut to, &lines, lost) {
                 Ok(()) => is_told = false,
-                Err(error) if !std::mem::replace(&mut is_told, true) => failed(&error),
+                Err(error) if !std::mem::replace(&mut is_told, true) => (self.failed)(&error),
                 Err(_) => {}
             }
             waiting = self.waiting();
@@ -94,13 +104,23 @@ impl Log {
     ///
     /// # Errors
     /// The kernel gives no thread or no second descriptor.
-    pub fn new(to: File, failed: impl Fn(&io::Error) + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+    pub fn new(to: File, failed: impl Fn(&io::Error) + Send + Sync + 'static) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+            failed: Box::new(failed),
+        });
         let own = Arc::clone(&shared);
         let own_to = to.try_clone()?;
         let builder = std::thread::Builder::new().name("access-log".to_owned());
-        builder.spawn(move || own.write_all(own_to, failed))?;
-        Ok(Self { shared, to })
+        builder.spawn(move || own.write_all(own_to))?;
+        let ending = Ending(shared);
+        Ok(Self { ending, to })
+    }
+
+    /// Its end, which can be had at any time.
+    pub fn ending(&self) -> Ending {
+        self.ending.clone()
     }
 
     /// What it is written to, for another process that writes there.
@@ -109,7 +129,7 @@ impl Log {
     }
 
     pub(crate) fn add(&self, record: &Record) {
-        let mut waiting = self.shared.waiting();
+        let mut waiting = self.ending.0.waiting();
         if waiting.lines.len() > WAITING_BYTES_MAX {
             waiting.lost += 1;
             return;
@@ -118,23 +138,33 @@ impl Log {
         let full = waiting.lines.len() >= WAITING_BYTES_FULL;
         drop(waiting);
         if full {
-            self.shared.changed.notify_one();
+            self.ending.0.changed.notify_one();
+        }
+    }
+}
+
+impl Ending {
+    /// Writes what there still is, if that is taken; what is added later is lost.
+    pub fn end(&self) {
+        let Shared {
+            changed, failed, ..
+        } = &*self.0;
+        let mut waiting = self.0.waiting();
+        waiting.ending = true;
+        changed.notify_all();
+        // A reader of a pipe who stands still holds up nobody's end.
+        let goes_on = |waiting: &mut Waiting| !waiting.ended;
+        let waited = changed.wait_timeout_while(waiting, END_WITHIN, goes_on);
+        if waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
+            let silent = format!("whoever reads it has taken nothing for {END_WITHIN:?}");
+            failed(&io::Error::new(io::ErrorKind::TimedOut, silent));
         }
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        let mut waiting = self.shared.waiting();
-        waiting.ending = true;
-        self.shared.changed.notify_all();
-        // A reader of a pipe who stands still holds up nobody's end.
-        let goes_on = |waiting: &mut Waiting| !waiting.ended;
-        let waited = self
-            .shared
-            .changed
-            .wait_timeout_while(waiting, END_WITHIN, goes_on);
-        drop(waited);
+        self.ending.end();
     }
 }
 
@@ -225,10 +255,13 @@ mod tests {
     #[test]
     fn nobody_waits_for_who_does_not_read() {
         let (reader, writer) = std::io::pipe().unwrap();
-        let log = Log::new(File::from(OwnedFd::from(writer)), |_| ()).unwrap();
+        let (told, failures) = std::sync::mpsc::channel();
+        let told = move |error: &io::Error| told.send(error.kind()).unwrap();
+        let log = Log::new(File::from(OwnedFd::from(writer)), told).unwrap();
         let longer_than_a_pipe = "x".repeat(WAITING_BYTES_MAX);
         log.add(&record(&longer_than_a_pipe));
         drop(log);
+        assert_eq!(failures.recv(), Ok(io::ErrorKind::TimedOut));
         drop(reader);
     }
 
@@ -239,7 +272,7 @@ mod tests {
         let log = Log::new(full, move |error| told.send(error.kind()).unwrap()).unwrap();
         for _ in 0..2 {
             log.add(&record(&"x".repeat(WAITING_BYTES_FULL)));
-            while !log.shared.waiting().lines.is_empty() {
+            while !log.ending.0.waiting().lines.is_empty() {
                 std::thread::yield_now();
             }
         }

@@ -120,10 +120,10 @@ pub struct Served {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The kernel gives no thread, descriptor or socket.
-    #[error("the server could not begin: {0}")]
+    #[error("the server could not begin")]
     Begin(#[source] io::Error),
     /// Waiting for events failed.
-    #[error("the server cannot wait for its clients: {0}")]
+    #[error("the server cannot wait for its clients")]
     Wait(#[source] io::Error),
     /// The thread that serves has ended, and said why on standard error.
     #[error("the thread that serves has panicked")]

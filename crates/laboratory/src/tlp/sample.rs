@@ -112,7 +112,7 @@ fn parse(text: &str) -> Option<(&str, char)> {
 }
 
 /// A process and all that it and its descendants have started.
-fn descendants(root: u32) -> Vec<u32> {
+pub(super) fn descendants(root: u32) -> Vec<u32> {
     let mut found = vec![root];
     let mut next = 0;
     while next < found.len() && found.len() < PROCESSES_MAX {

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionread;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use serde::{Deserialize, Serialize};
 use sterna_ingress::{Back, Carried, ConnectionId, Decoder, Event};
 use sterna_process::listener::{accept, connection, hand_over, listener};
@@ -21,6 +22,11 @@ use crate::link::are_left;
 use crate::watch::Token;
 
 const BUFFER_BYTES: usize = 16 << 10;
+/// What a pair has room for in each direction, as the kernel counts it and doubles it (`SO_SNDBUF`, socket(7)): half of what it is
+/// usually.
+const PAIR_BYTES: usize = 104 << 10;
+/// Of what a process has sent beyond what may be under way, so much is put back where it came from, which then has no room.
+const HELD_BYTES: usize = 16 << 10;
 /// Bytes that are made ready for an attachment at once.
 const FRAMES_BYTES: usize = 64 << 10;
 
@@ -55,6 +61,8 @@ struct Pair {
     /// The process's end, once more.
     theirs: OwnedFd,
     watched: Token,
+    /// The process can send nothing.
+    is_held: bool,
 }
 
 /// The way to the ingress.
@@ -119,7 +127,14 @@ impl Port {
     /// Takes over what came with the process. The process's ends of those connections that it has accepted.
     pub(crate) fn carry(&self, index: u32, carried: CarriedPort) -> io::Result<Vec<Connection>> {
         let mut inner = self.lock();
+        let came = carried.connections.connections.len();
         inner.back = Back::carried(carried.connections);
+        let lost = came - inner.back.all();
+        if lost > 0 {
+            tracing::warn!(
+                "{lost} clients of a process are cut off: what came of them makes no sense"
+            );
+        }
         let mut accepted = Vec::new();
         for id in inner.back.open().collect::<Vec<_>>() {
             let handle = self.pair(&mut inner, id)?;
@@ -131,6 +146,7 @@ impl Port {
                     handle,
                 }),
             }
+            inner.hold(id);
             inner.deliver(id);
         }
         inner.hand_over();
@@ -204,6 +220,7 @@ impl Port {
         }
         inner.hand_over();
         for id in inner.pairs.keys().copied().collect::<Vec<_>>() {
+            inner.hold(id);
             self.take(&mut inner, id, 0);
             inner.deliver(id);
         }
@@ -229,11 +246,15 @@ impl Port {
     fn pair(&self, inner: &mut Inner, id: ConnectionId) -> io::Result<OwnedFd> {
         let (ours, handle) = connection()?;
         let theirs = handle.try_clone()?;
+        // Whatever this machine is set to: what is in there must be able to travel.
+        set_socket_send_buffer_size(&ours, PAIR_BYTES)?;
+        set_socket_send_buffer_size(&theirs, PAIR_BYTES)?;
         let watched = self.clients.watch(&self.this, What::Pair(id), &ours)?;
         let pair = Pair {
             ours: ours.into(),
             theirs,
             watched,
+            is_held: false,
         };
         inner.pairs.insert(id, pair);
         Ok(handle)
@@ -335,6 +356,7 @@ impl Port {
             if room == 0 {
                 return;
             }
+            pair.let_send();
             match pair.ours.read(&mut buffer[..room]) {
                 Ok(got) if got > 0 => inner.back.push(id, &buffer[..got]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -419,6 +441,27 @@ impl Inner {
         }
     }
 
+    /// Keeps a process from sending more while more than may be under way has travelled with it: it would be more with each move.
+    fn hold(&mut self, id: ConnectionId) {
+        let Some(pair) = self.pairs.get_mut(&id).filter(|pair| !pair.is_held) else {
+            return;
+        };
+        let last = self.back.take_back(id, HELD_BYTES);
+        if last.is_empty() {
+            return;
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = send(&pair.theirs, &last, flags).unwrap_or(0);
+        if sent == last.len() {
+            // The least that there is, of which the pair has more already.
+            pair.is_held = set_socket_send_buffer_size(&pair.theirs, 0).is_ok();
+            return;
+        }
+        // It is as it was, and the process may send more.
+        let _ = pair.ours.read(&mut vec![0; sent]);
+        self.back.push(id, &last);
+    }
+
     /// Gives the process what its client has sent, as long as it takes it.
     fn deliver(&mut self, id: ConnectionId) {
         let Some(pair) = self.pairs.get_mut(&id) else {
@@ -448,6 +491,13 @@ impl Inner {
 }
 
 impl Pair {
+    fn let_send(&mut self) {
+        if std::mem::take(&mut self.is_held) {
+            // It only has less room, if that fails.
+            let _ = set_socket_send_buffer_size(&self.theirs, PAIR_BYTES);
+        }
+    }
+
     /// Whether the process has closed its end, and not only sends no more.
     fn is_closed(&self) -> bool {
         let mut polled = [PollFd::new(&self.ours, PollFlags::empty())];

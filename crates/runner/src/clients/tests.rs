@@ -55,6 +55,8 @@ impl Ingress {
             loop {
                 match ours.read(&mut buffer) {
                     Ok(0) => return,
+                    // There was more to read, and nobody is there any more.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return,
                     Ok(got) => decoder.extend(&buffer[..got]),
                     Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
                 }
@@ -124,7 +126,7 @@ fn accepted(listener: &Listener) -> (u64, File) {
 fn read(connection: &mut File, count: usize) -> Vec<u8> {
     let mut all = Vec::new();
     let mut buffer = [0; 64];
-    until(|| match connection.read(&mut buffer[..count - all.len()]) {
+    until(|| match connection.read(&mut buffer[..(count - all.len()).min(64)]) {
         Ok(got) => {
             all.extend_from_slice(&buffer[..got]);
             got == 0 || all.len() == count
@@ -164,6 +166,73 @@ fn what_was_not_read_travels_and_what_was_not_taken_does() {
     connection.write_all(b", and more").unwrap();
     assert_eq!(ingress.received(id, 16), b"answer, and more");
 }
+
+/// As much as there is room for, as one writes who is not stopped.
+fn write_all_that_fits(connection: &mut File, written: &mut Vec<u8>) -> usize {
+    let before = written.len();
+    loop {
+        let next: Vec<u8> = (written.len()..written.len() + 1000)
+            .map(|at| (at % 251) as u8)
+            .collect();
+        match connection.write(&next) {
+            Ok(count) => written.extend_from_slice(&next[..count]),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                return written.len() - before;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_stays_however_often_the_process_moves() {
+    let ingress = Ingress::new();
+    let (mut here, listener) = port(Back::default());
+    ingress.attach(&here);
+    let id = ingress.client(b"x");
+    let (number, mut connection) = accepted(&listener);
+    assert_eq!(number, id.0);
+    let (mut written, mut sent) = (Vec::new(), vec![b'x']);
+    let mut kept = Vec::new();
+    for moves in 0..12 {
+        // The process reads nothing, and its client sends what there is room for.
+        until(|| {
+            let mut front = ingress.front();
+            let room = front.room(id);
+            let next: Vec<u8> = (sent.len()..sent.len() + room)
+                .map(|at| (at % 241) as u8)
+                .collect();
+            front.push(id, &next);
+            sent.extend(next);
+            drop(front);
+            let grown = write_all_that_fits(&mut connection, &mut written);
+            grown == 0 && room == 0
+        });
+        // One that was to move and stays, too.
+        let carried = carried(&here);
+        let carried = match moves % 3 {
+            2 => {
+                here.stay();
+                continue;
+            }
+            _ => carried,
+        };
+        let (there, _listener) = port(Back::default());
+        let mut accepted = there.carry(0, carried).unwrap();
+        connection = accepted.pop().unwrap().handle.into();
+        ingress.attach(&there);
+        kept.push(written.len());
+        here = there;
+    }
+    assert_eq!(kept.first(), kept.last(), "it has sent no more: {kept:?}");
+    assert_eq!(ingress.received(id, written.len()), written);
+    assert_eq!(read(&mut connection, sent.len()), sent);
+    // Then all is as it was.
+    assert!(write_all_that_fits(&mut connection, &mut written) > HELD);
+}
+
+/// What a process may send while more than may be under way has travelled with it is less.
+const HELD: usize = 64 << 10;
 
 #[test]
 fn those_that_were_not_accepted_are_handed_over_at_the_target() {

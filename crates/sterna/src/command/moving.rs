@@ -78,9 +78,6 @@ only.
 
 Exit code: 0 if it was moved, 3 if it stayed and trying again can help, 2 if options contradict each other, 1 otherwise.";
 
-/// The code if options contradict each other, as of the parser.
-const EXIT_USAGE: u8 = 2;
-
 /// The code if it stayed and may be moved later.
 pub(crate) const EXIT_LATER: u8 = 3;
 
@@ -139,7 +136,7 @@ impl Move {
         let travel = self.travel();
         if let Err(error) = travel.check() {
             show::note(error);
-            return Ok(EXIT_USAGE);
+            return Ok(show::EXIT_USAGE);
         }
         let entry = self.which.find_living(&self.process)?;
         let nodes = self.which.nodes()?;

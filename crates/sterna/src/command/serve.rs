@@ -13,7 +13,7 @@ use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use sterna_gateway::compare::{self, Files, Plan, Row, Scenario, plot};
-use sterna_gateway::files::{Log, Model, Settings, Site, Stop, Workers, serve};
+use sterna_gateway::files::{Ending, Log, Model, Settings, Site, Stop, Workers, serve};
 use sterna_gateway::load::Latency;
 use sterna_gateway::role;
 use sterna_process::Plain;
@@ -163,15 +163,17 @@ impl Serve {
 
     fn serve(&self, directory: &Path) -> Result<u8> {
         // The parser lets it pass beside what a comparison has not.
-        ensure!(
-            self.only.is_empty() && self.plot.is_none() && !self.json,
-            "--only, --plot and --json are for --compare"
-        );
-        let signals = Signals::catch()?;
+        if !self.only.is_empty() || self.plot.is_some() || self.json {
+            show::note("--only, --plot and --json are for --compare");
+            return Ok(show::EXIT_USAGE);
+        }
         let stop = Stop::new().context("could not begin")?;
         let model = self.model.unwrap_or(Model::Hybrid);
         let settings = self.settings(directory, model)?;
+        // Before signals are caught: a FIFO is waited for until somebody reads it.
         let log = self.open_log()?;
+        let ending = log.as_ref().map(Log::ending);
+        let signals = Signals::catch()?;
         let site = Site::new(settings, log, stop.clone());
         let site = site.with_context(|| format!("could not serve {}", show::path(directory)))?;
         let listener = TcpListener::bind(self.bind);
@@ -186,6 +188,7 @@ impl Serve {
         let mut asked = false;
         signals.each(move |_| {
             if std::mem::replace(&mut asked, true) {
+                ending.iter().for_each(Ending::end);
                 std::process::exit(INTERRUPTED);
             }
             stop.request();
@@ -262,6 +265,7 @@ impl Serve {
             workers: self.workers,
         };
         let drawing = self.plot.as_deref().map(show::Drawing::open).transpose()?;
+        let signals = Signals::catch()?;
         let files = Files::make()?;
         let root = files.root().to_owned();
         let measure = move || {
@@ -273,7 +277,7 @@ impl Serve {
                 ));
             })
         };
-        let rows = match Signals::catch()?.or_done(measure)? {
+        let rows = match signals.or_done(measure)? {
             First::Done(rows) => rows?,
             First::Signal(signal) => return Ok(128 + signal as u8),
         };
@@ -300,6 +304,10 @@ fn connections(model: Model, wanted: Option<usize>, usual: usize) -> Result<usiz
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let room = model.connections_within(descriptors);
     let room = usize::try_from(room).unwrap_or(usize::MAX);
+    ensure!(
+        room > 0,
+        "this process may have {descriptors} descriptors, which is too few for a single connection: raise that limit (ulimit -n)"
+    );
     let count = wanted.unwrap_or(usual.min(room));
     ensure!(
         count <= room,

@@ -29,6 +29,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use sterna_process::Plain;
 
+/// The code of a wrong command line, also where only all of it together is wrong.
+pub(crate) const EXIT_USAGE: u8 = 2;
+
 /// The code of a program whose reader went away: 128 + SIGPIPE.
 const READER_GONE: i32 = 141;
 
@@ -37,10 +40,11 @@ pub(crate) fn print(text: impl Display) {
     let text = text.to_string();
     let mut out = io::stdout().lock();
     if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        if error.kind() != io::ErrorKind::BrokenPipe {
-            note(format_args!("could not write to standard output: {error}"));
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            process::exit(READER_GONE);
         }
-        process::exit(READER_GONE);
+        note(format_args!("could not write to standard output: {error}"));
+        process::exit(1);
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::world::World;
+use crate::world::{World, until};
 
 /// All that a server says to one request.
 fn get(address: &str, target: &str) -> String {
@@ -58,6 +58,41 @@ fn a_directory_is_served_until_a_signal_and_the_log_is_whole() {
         let log = fs::read_to_string(log).unwrap();
         assert_eq!(log.lines().count(), 3, "{log}");
         assert!(log.contains("\"GET /hello.txt HTTP/1.1\" 200 5"), "{log}");
+    }
+}
+
+/// Nothing of it is left then, whoever still takes something; and the log is whole.
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    for model in ["hybrid", "processes"] {
+        let world = World::new();
+        fs::create_dir(world.path("site")).unwrap();
+        world.file("site/hello.txt", "hello");
+        let large = fs::File::create(world.path("site/large")).unwrap();
+        large.set_len(1 << 30).unwrap();
+        let (site, log) = (world.path("site"), world.path("log"));
+        let (site, log) = (site.to_str().unwrap(), log.to_str().unwrap());
+        let options = ["--bind", "127.0.0.1:0", "--workers", "2", "--grace", "1h"];
+        let arguments = ["serve", site, "--model", model, "--log", log];
+        let mut server = world.start(arguments.into_iter().chain(options));
+        server.err.wait_for(&format!("/, {model}"));
+        let said = server.err.text();
+        let address = said.split("http://").nth(1).unwrap();
+        let address = address.split('/').next().unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        let both =
+            "GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\nGET /large HTTP/1.1\r\nHost: x\r\n\r\n";
+        client.write_all(both.as_bytes()).unwrap();
+        client.read_exact(&mut [0; 4096]).unwrap();
+        server.signal(Signal::INT);
+        until("nobody is let in", || TcpStream::connect(address).is_err());
+        server.signal(Signal::INT);
+        server.ended(130);
+        until("its port is free", || TcpListener::bind(address).is_ok());
+        until("the log is whole", || {
+            let log = fs::read_to_string(log).unwrap();
+            log.contains("\"GET /hello.txt HTTP/1.1\" 200 5")
+        });
     }
 }
 

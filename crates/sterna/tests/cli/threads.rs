@@ -39,6 +39,16 @@ fn parallelism_of_a_command() {
     missing.fails(127, &["/no/such/program", "No such file"]);
     let folder = world.ask(["threads", "tlp", "--", "/"]);
     folder.fails(126, &["could not be started"]);
+    let script = "/bin/sleep 4711 & echo $! >child; wait";
+    let cut = [
+        "threads", "tlp", "--for", "300ms", "--", "/bin/sh", "-c", script,
+    ];
+    world.ask(cut).ok();
+    let child = fs::read_to_string(world.path("child")).unwrap();
+    until("what it has started has ended, too", || {
+        let line = fs::read_to_string(format!("/proc/{}/cmdline", child.trim()));
+        !line.is_ok_and(|line| line.contains("4711"))
+    });
     let killed = ["threads", "tlp", "--", "/bin/sh", "-c", "kill -9 $$"];
     assert_eq!(world.ask(killed).0.status.code(), Some(137));
 }

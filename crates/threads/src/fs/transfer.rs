@@ -2,13 +2,15 @@
 //! else and, if what it waits for may never come, can be cancelled.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::io::{self, IoSlice, IoSliceMut, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::{Mode, OFlags, fcntl_getfl, makedev, open};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
+use rustix::pipe::PIPE_BUF;
 
 use crate::io::{Direction, Source};
 use crate::ring;
@@ -39,9 +41,12 @@ pub(super) struct Habits {
     writes_untried: AtomicBool,
     /// It may have nothing for as long as it likes, unlike a disk: a FIFO, a terminal, a socket.
     dallies: OnceLock<bool>,
+    /// The same FIFO or terminal, opened once more so that calls do not wait: that is no property of a descriptor, and others
+    /// may have this one, too.
+    unwaiting: OnceLock<Option<File>>,
 }
 
-impl Transfer<'_> {
+impl<'a> Transfer<'a> {
     pub(super) fn make(mut self) -> io::Result<usize> {
         let is_user_thread = here::with_worker(|worker| worker.is_some());
         // A thread of the kernel waits for a disk by itself.
@@ -49,10 +54,19 @@ impl Transfer<'_> {
             if let Some(result) = self.attempt() {
                 return result;
             }
-            if is_user_thread && let Some(result) = self.by_ring() {
+            // The kernel's threads for io_uring would wait for such a file in the middle of a call.
+            let may_ring = !self.dallies() || !self.untried().load(Ordering::Relaxed);
+            if is_user_thread
+                && may_ring
+                && let Some(result) = self.by_ring()
+            {
                 return result;
             }
-            if !self.dallies() || !self.wait()? || self.untried().load(Ordering::Relaxed) {
+            if !self.dallies() || !self.wait()? {
+                break;
+            }
+            if self.untried().load(Ordering::Relaxed) && self.unwaiting().is_none() {
+                self.take_less();
                 break;
             }
         }
@@ -62,7 +76,7 @@ impl Transfer<'_> {
     /// Makes the call if it need not wait. `None` if it would have to, or nothing knows how to try.
     fn attempt(&mut self) -> Option<io::Result<usize>> {
         if self.untried().load(Ordering::Relaxed) {
-            return None;
+            return self.attempt_unwaiting();
         }
         let (offset, flags) = (self.offset.unwrap_or(AT_POSITION), ReadWriteFlags::NOWAIT);
         let result = match &mut self.bytes {
@@ -79,9 +93,44 @@ impl Transfer<'_> {
             Err(Errno::AGAIN | Errno::INTR) => None,
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 self.untried().store(true, Ordering::Relaxed);
-                None
+                self.attempt_unwaiting()
             }
             Err(errno) => Some(Err(errno.into())),
+        }
+    }
+
+    /// The same for a FIFO or a terminal that knows no such tries.
+    fn attempt_unwaiting(&mut self) -> Option<io::Result<usize>> {
+        if !self.dallies() || self.offset.is_some() {
+            return None;
+        }
+        let mut file = self.unwaiting()?;
+        let result = match &mut self.bytes {
+            Bytes::Into(buffer) => file.read(buffer),
+            Bytes::From(bytes) => file.write(bytes),
+        };
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
+            result => {
+                here::with_worker(|worker| worker.map(Worker::count_call));
+                Some(result)
+            }
+        }
+    }
+
+    fn unwaiting(&self) -> Option<&'a File> {
+        let reopened = self
+            .habits
+            .unwaiting
+            .get_or_init(|| reopen(self.file).ok().flatten());
+        reopened.as_ref()
+    }
+
+    /// There is room for so much if there is any: pipe(7).
+    fn take_less(&mut self) {
+        if let Bytes::From(bytes) = &mut self.bytes {
+            *bytes = &bytes[..bytes.len().min(PIPE_BUF)];
         }
     }
 
@@ -134,4 +183,18 @@ impl Transfer<'_> {
             })
         })
     }
+}
+
+/// Opens a FIFO or a terminal once more. `None` of what it cannot be done with: opening a master (pts(4)) makes a new terminal.
+fn reopen(file: &File) -> io::Result<Option<File>> {
+    let about = file.metadata()?;
+    let is_master = about.rdev() == makedev(5, 2);
+    let is_terminal = about.file_type().is_char_device() && file.is_terminal() && !is_master;
+    if !is_terminal && !about.file_type().is_fifo() {
+        return Ok(None);
+    }
+    let mode = fcntl_getfl(file)? & OFlags::RWMODE;
+    let flags = mode | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(Some(open(path, flags, Mode::empty())?.into()))
 }

@@ -128,6 +128,33 @@ fn select_takes_what_is_ready() {
     });
 }
 
+/// Also if it is made anew for each wait, and two of different length take turns.
+#[test]
+fn select_starves_no_channel() {
+    on_all(|| {
+        let channels: Vec<_> = (0..3).map(|_| unbounded()).collect();
+        for (sender, _) in &channels {
+            sender.send(()).unwrap();
+        }
+        let mut counts = [[0; 3]; 2];
+        for round in 0..600 {
+            let length = 2 + round % 2;
+            let mut select = Select::new();
+            for (_, receiver) in &channels[..length] {
+                select.recv(receiver);
+            }
+            counts[round % 2][select.ready()] += 1;
+        }
+        assert!(
+            counts[0][..2]
+                .iter()
+                .chain(&counts[1])
+                .all(|&count| count > 50),
+            "{counts:?}"
+        );
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 30 }))]
 

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, mknodat};
 use rustix::io::Errno;
+use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use sterna_threads::fs::{self, File, OpenOptions};
 use sterna_threads::{Cancelled, Runtime, scope, spawn, yield_now};
 
@@ -215,54 +217,78 @@ fn who_waits_for_the_other_end_of_a_fifo_is_cancelled() {
     });
 }
 
-/// A pipe, a socket and a terminal, from which nothing comes: each with what must be kept so long.
-fn silent() -> [(File, Option<OwnedFd>); 3] {
+/// A pipe, a socket, a FIFO and both sides of a terminal, from which nothing comes and of which nothing is taken: what is written
+/// to, and what is read from.
+fn silent(folder: &Path) -> Vec<(&'static str, File, File)> {
+    let file = |end: OwnedFd| File::from_std(end.into());
     let (reader, writer) = std::io::pipe().unwrap();
     let (one, two) = UnixStream::pair().unwrap();
-    let both = File::options().read(true).write(true);
-    let file = |end: OwnedFd| File::from_std(end.into());
-    [
-        (file(reader.into()), Some(writer.into())),
-        (file(one.into()), Some(two.into())),
-        (both.open("/dev/ptmx").unwrap(), None),
+    let path = folder.join("silent");
+    make_fifo(&path);
+    let fifo = || File::options().read(true).write(true).open(&path).unwrap();
+    let (master, slave) = terminal();
+    vec![
+        ("pipe", file(writer.into()), file(reader.into())),
+        ("socket", file(one.into()), file(two.into())),
+        ("fifo", fifo(), fifo()),
+        ("terminal", file(slave), file(master)),
     ]
+}
+
+/// In raw mode.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+    let master = openpt(flags).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let slave = rustix::fs::open(name, flags, Mode::empty()).unwrap();
+    let mut raw = tcgetattr(&slave).unwrap();
+    raw.make_raw();
+    tcsetattr(&slave, OptionalActions::Now, &raw).unwrap();
+    (master, slave)
 }
 
 #[test]
 fn who_reads_what_does_not_come_is_cancelled() {
-    in_folders(|_| {
-        for (mut file, _kept) in silent() {
-            let waits = spawn(move || file.read(&mut [0]));
-            yield_now();
-            waits.cancel();
-            assert!(waits.join().unwrap_err().is::<Cancelled>());
+    in_folders(|folder| {
+        for (name, mut writer, mut reader) in silent(folder) {
+            for side in [&mut reader, &mut writer] {
+                // A pipe has one direction.
+                let Ok(()) = side.read(&mut []).map(drop) else {
+                    continue;
+                };
+                let mut side = side.try_clone().unwrap();
+                let waits = spawn(move || side.read(&mut [0]));
+                yield_now();
+                waits.cancel();
+                assert!(waits.join().unwrap_err().is::<Cancelled>(), "{name}");
+            }
         }
     });
 }
 
 #[test]
 fn who_writes_what_nobody_takes_is_cancelled() {
-    in_folders(|_| {
-        let (reader, writer) = std::io::pipe().unwrap();
-        let mut file = File::from_std(OwnedFd::from(writer).into());
-        let waits = spawn(move || file.write_all(&[7; 1 << 20]));
-        yield_now();
-        // It waits for room, and has more when there is some.
-        let mut taken = [0; 1 << 17];
-        let mut reader = File::from_std(OwnedFd::from(reader).into());
-        reader.read_exact(&mut taken).unwrap();
-        waits.cancel();
-        assert!(waits.join().unwrap_err().is::<Cancelled>());
-        assert!(taken.iter().all(|&byte| byte == 7));
+    in_folders(|folder| {
+        for (name, mut writer, mut reader) in silent(folder) {
+            let waits = spawn(move || writer.write_all(&[7; 1 << 20]));
+            // Nobody else waits with it. It has more when there is room.
+            yield_now();
+            let mut taken = [0; 1 << 17];
+            reader.read_exact(&mut taken).unwrap();
+            waits.cancel();
+            assert!(waits.join().unwrap_err().is::<Cancelled>(), "{name}");
+            assert!(taken.iter().all(|&byte| byte == 7), "{name}");
+        }
     });
 }
 
 #[test]
 fn what_comes_late_is_read_by_all_who_wait() {
-    in_folders(|_| {
-        for (file, kept) in silent() {
-            let Some(kept) = kept else { continue };
-            let file = Arc::new(file);
+    in_folders(|folder| {
+        for (name, mut writer, reader) in silent(folder) {
+            let file = Arc::new(reader);
             let readers: Vec<_> = (0..3)
                 .map(|_| {
                     let file = Arc::clone(&file);
@@ -274,9 +300,9 @@ fn what_comes_late_is_read_by_all_who_wait() {
                 })
                 .collect();
             yield_now();
-            File::from_std(kept.into()).write_all(&[1, 2, 4]).unwrap();
+            writer.write_all(&[1, 2, 4]).unwrap();
             let read = readers.into_iter().map(|reader| reader.join().unwrap());
-            assert_eq!(read.sum::<u8>(), 7);
+            assert_eq!(read.sum::<u8>(), 7, "{name}");
         }
     });
 }

@@ -126,7 +126,8 @@ impl Machine {
                 return Ok(self.gate.inside());
             }
             let timeout = if self.ready.is_empty() {
-                next_sweep.saturating_duration_since(now)
+                let next = end.map_or(next_sweep, |end| end.min(next_sweep));
+                next.saturating_duration_since(now)
             } else {
                 Duration::ZERO
             };

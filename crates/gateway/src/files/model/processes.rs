@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::room;
 use super::{ServeError, Served};
 use crate::files::gate::Gate;
-use crate::files::log::Log;
+use crate::files::log::{Ending, Log};
 use crate::files::places::{self, Places};
 use crate::files::settings::Settings;
 use crate::files::site::Site;
@@ -212,11 +212,17 @@ pub(crate) fn worker(line: UnixStream) -> Result<(), ServeError> {
         Site::beneath(root, orders.settings, log, stop.clone()).map_err(ServeError::Begin)?;
     let site = Arc::new(site);
     let gate = Gate::of_one(Arc::clone(&site), Some(places)).map_err(ServeError::Begin)?;
-    let mut watched = line.try_clone().map_err(ServeError::Begin)?;
+    let watched = line.try_clone().map_err(ServeError::Begin)?;
+    let ending = site.log.as_ref().map(Log::ending);
     std::thread::spawn(move || {
         // Nothing more is said there: it returns at the end.
-        let _ = watched.read(&mut [0]);
+        let _ = (&watched).read(&mut [0]);
         stop.request();
+        if wait_for_hangup(&watched).is_ok() {
+            // The server is gone, and nobody waits for what is still sent.
+            ending.iter().for_each(Ending::end);
+            std::process::exit(1);
+        }
     });
     let cut_off = room::iterative(listener, &site, &gate)?;
     let served = Served::of(&site, cut_off);
@@ -225,6 +231,19 @@ pub(crate) fn worker(line: UnixStream) -> Result<(), ServeError> {
     // The server may be gone.
     let _ = (&line).write_all(&report);
     Ok(())
+}
+
+/// Waits until the other side is gone, and not only has said all.
+fn wait_for_hangup(line: &UnixStream) -> io::Result<()> {
+    loop {
+        // A hang-up comes unasked: poll(2).
+        let mut polled = [PollFd::new(line, PollFlags::empty())];
+        match poll(&mut polled, None) {
+            Ok(_) if polled[0].revents().contains(PollFlags::HUP) => return Ok(()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 type Given = (Orders, TcpListener, OwnedFd, Places, Option<File>);

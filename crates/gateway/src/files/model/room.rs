@@ -49,7 +49,7 @@ pub(crate) fn iterative(
     site.stop.wait().map_err(ServeError::Wait)?;
     let patience = site.settings.limits.grace + site.settings.limits.sweep();
     match end.recv_timeout(patience) {
-        Ok(result) => result.map(|()| gate.inside()),
+        Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => {
             let cut_off = gate.inside();
             serving.cancel();
@@ -90,9 +90,8 @@ pub(super) fn dispatcher(
             })
             .map_err(ServeError::Begin)?;
     }
-    room.run(listener, |guest, room| room.hand_over(&queue, guest))?;
     // Those that are still served are cut off when the runtime ends.
-    Ok(gate.inside())
+    room.run(listener, |guest, room| room.hand_over(&queue, guest))
 }
 
 struct Room {
@@ -134,7 +133,12 @@ impl Room {
     }
 
     /// Looks at all until the stop and the end of what has begun before it.
-    fn run(&self, listener: TcpListener, serve: impl Fn(Guest, &Self)) -> Result<(), ServeError> {
+    /// Returns how many are still inside then, and are cut off.
+    fn run(
+        &self,
+        listener: TcpListener,
+        serve: impl Fn(Guest, &Self),
+    ) -> Result<usize, ServeError> {
         let mut door = Door::open(listener, &self.epoll).map_err(ServeError::Begin)?;
         let sweep = self.site.settings.limits.sweep();
         let mut next_sweep = Instant::now() + sweep;
@@ -147,13 +151,15 @@ impl Room {
                 door.reopen(&self.epoll);
                 next_sweep = now + sweep;
             }
-            if end.is_some_and(|end| now >= end || self.gate.inside() == 0) {
-                return Ok(());
+            let inside = self.gate.inside();
+            if end.is_some_and(|end| now >= end || inside == 0) {
+                return Ok(inside);
             }
+            let next = end.map_or(next_sweep, |end: Instant| end.min(next_sweep));
             wait(
                 &self.epoll,
                 &mut events,
-                next_sweep.saturating_duration_since(now),
+                next.saturating_duration_since(now),
             )?;
             for event in &events {
                 match event.data.u64() {

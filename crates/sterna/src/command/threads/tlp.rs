@@ -18,12 +18,12 @@ use crate::show::{self, Align, Paint, Table};
 
 /// Says how many threads of a program run at the same time.
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP, group = ArgGroup::new("program").args(["pid", "command"]).required(true))]
+#[command(after_help = AFTER_HELP, override_usage = USAGE, group = ArgGroup::new("program").args(["pid", "command"]).required(true))]
 pub(super) struct Tlp {
     /// Measure a process that runs, and all that it starts, until it ends or Ctrl-C.
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pid: Option<u32>,
-    /// Measure no longer than this. A command is then ended.
+    /// Measure no longer than this. A command is then ended, with what it has started.
     #[arg(long = "for", value_name = "TIME", value_parser = show::parse_some_time)]
     duration: Option<Duration>,
     /// Look at the states of threads now and then, as where the kernel gives no scheduler events.
@@ -35,6 +35,10 @@ pub(super) struct Tlp {
     #[arg(value_name = "COMMAND", last = true)]
     command: Vec<OsString>,
 }
+
+const USAGE: &str = "\
+sterna threads tlp [OPTIONS] -- <COMMAND>...
+       sterna threads tlp [OPTIONS] --pid <PID>";
 
 const AFTER_HELP: &str = "\
 Examples:

@@ -1,5 +1,6 @@
 //! [`Select`]: waiting for several channels at once.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::state::Channel;
@@ -25,11 +26,26 @@ use crate::wait::{Cancel, Outcome, Waiting};
 /// ```
 ///
 /// A channel bounded to 0 is ready for sending only while a receiver waits in `recv`, not in another select.
-#[derive(Default)]
 pub struct Select<'a> {
     operations: Vec<Box<dyn Operation + 'a>>,
     /// Where the next look begins, so that no channel starves another.
     start: usize,
+}
+
+crate::thread_local! {
+    /// Drawn last by this thread (xorshift64). Of its own, so that what is drawn does not depend on other threads.
+    static DRAWN: Cell<u64> = Cell::new(0x9e37_79b9_7f4a_7c15);
+}
+
+fn draw() -> usize {
+    DRAWN.with(|drawn| {
+        let mut number = drawn.get();
+        number ^= number << 13;
+        number ^= number >> 7;
+        number ^= number << 17;
+        drawn.set(number);
+        number as usize
+    })
 }
 
 trait Operation {
@@ -61,10 +77,20 @@ impl<T> Operation for Send<'_, T> {
     }
 }
 
+impl Default for Select<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<'a> Select<'a> {
-    /// Without operations, which is never ready.
+    /// Without operations, which is never ready. Of several that are, one is chosen by lot, and then the others in turn: so all of
+    /// them have theirs, also if a select is made anew for each wait.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            operations: Vec::new(),
+            start: draw(),
+        }
     }
 
     /// Adds a receive; its number.
