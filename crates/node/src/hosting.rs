@@ -76,7 +76,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::ingress::Ingress;
 use crate::limits::{
-    INPUTS_WAITING_MAX, KILLED_WITHIN, LOG_LOOK_EVERY, PREPARING_MAX, RUNNER_WITHIN,
+    INPUTS_WAITING_MAX, KILLED_WITHIN, LOG_LOOK_EVERY, NEEDING_MAX, PREPARING_MAX, RUNNER_WITHIN,
 };
 use crate::message::{Failure, FailureKind, Remains};
 use crate::workshop::Workshop;
@@ -128,6 +128,8 @@ pub(crate) struct Hosting {
     turns: Turns,
     /// For what a runner needs made ready.
     preparing: Arc<Semaphore>,
+    /// The same with those that wait for their turn.
+    needing: Arc<Semaphore>,
     /// How processes ended, until it is written down.
     ended: Mutex<HashMap<ProcessId, Ended>>,
 }
@@ -181,6 +183,7 @@ impl Hosting {
             programs: Programs::default(),
             turns: Turns::default(),
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
+            needing: Arc::new(Semaphore::new(NEEDING_MAX)),
             ended: Mutex::default(),
         }
     }

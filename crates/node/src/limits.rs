@@ -133,6 +133,8 @@ pub const CHANNEL_WITHIN: Duration = Duration::from_secs(5);
 pub const CHANNEL_SILENCE: Duration = Duration::from_secs(15);
 /// What a runner may have made ready at once.
 pub const PREPARING_MAX: usize = 32;
+/// The same with what waits for its turn. More than there are processes at a node is nonsense.
+pub const NEEDING_MAX: usize = 4096;
 /// Connections for pages that are announced and not made yet.
 pub const CHANNELS_WAITING_MAX: usize = 64;
 /// Connections for pages at the same time that have not said their name.

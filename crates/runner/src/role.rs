@@ -21,7 +21,7 @@ use crate::clients::Clients;
 use crate::hosted::{Hosted, Stage};
 use crate::limits::{
     ACCEPT_AGAIN, BACK_TRACES_BYTES_MAX, FIRST_SERVICE_WITHIN, GIVEN_UP_MAX, HELLO_WITHIN,
-    PROCESSES_MAX, SETTLE_WITHIN,
+    PROCESSES_MAX, SERVICE_LOOK_EVERY, SETTLE_WITHIN,
 };
 use crate::link::{self, Descriptors};
 use crate::message::{Answer, Ended, Holdings, Numbered, Order, Paging, Place, Said, Side};
@@ -38,7 +38,7 @@ pub trait Kinds: Send + Sync {
 /// Does for a runner what it may not do itself, in its service.
 pub trait Elsewhere: Send + Sync {
     /// Sees to it that what processes of a kind and program need to go on from these places is where the runner finds it.
-    /// Blocks.
+    /// Blocks; without a service, until there is another one.
     ///
     /// # Errors
     /// Text for people: it cannot be done.
@@ -524,16 +524,38 @@ impl Elsewhere for Asking {
         program: ProgramId,
         waypoints: &[Waypoint],
     ) -> Result<(), String> {
-        let gone = || "the node's service is gone".to_owned();
-        let role = self.0.upgrade().ok_or_else(gone)?;
-        let service = locked(&role.service).clone().ok_or_else(gone)?;
-        let number = role.next_need.fetch_add(1, Ordering::Relaxed);
+        // A process that is to go on must not end because a service has: another one will come.
+        loop {
+            let role = self.0.upgrade().ok_or("the runner ends")?;
+            if let Some(waiting) = role.say_need(kind, program, waypoints)
+                && let Ok(result) = {
+                    drop(role);
+                    waiting.recv()
+                }
+            {
+                return result;
+            }
+            thread::sleep(SERVICE_LOOK_EVERY);
+        }
+    }
+}
+
+impl Role {
+    /// Tells the service, if there is one, what is needed. When another one comes instead of the answer, its sender is dropped.
+    fn say_need(
+        &self,
+        kind: &Tag,
+        program: ProgramId,
+        waypoints: &[Waypoint],
+    ) -> Option<mpsc::Receiver<Result<(), String>>> {
+        let service = locked(&self.service).clone()?;
+        let number = self.next_need.fetch_add(1, Ordering::Relaxed);
         let (had, waiting) = mpsc::sync_channel(1);
-        locked(&role.needs).insert(number, had);
+        locked(&self.needs).insert(number, had);
         // Another may have come since, and have seen to all that was waiting.
         if service.is_void() {
-            locked(&role.needs).remove(&number);
-            return Err(gone());
+            locked(&self.needs).remove(&number);
+            return None;
         }
         service.say(&Said::Need {
             number,
@@ -541,9 +563,7 @@ impl Elsewhere for Asking {
             program,
             waypoints: waypoints.to_vec(),
         });
-        drop(role);
-        // When another service comes, this sender is dropped.
-        waiting.recv().unwrap_or_else(|_| Err(gone()))
+        Some(waiting)
     }
 }
 

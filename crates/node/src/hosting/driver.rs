@@ -315,13 +315,18 @@ impl Driver {
                 let workshop = Arc::clone(&self.hosting.workshop);
                 let handle = self.runner.handle.clone();
                 // What a runner asks for may be nonsense, and more of it than can be done.
-                let Ok(turn) = Arc::clone(&self.hosting.preparing).try_acquire_owned() else {
-                    let result = Err("too much is being made ready: try again".into());
+                let Ok(place) = Arc::clone(&self.hosting.needing).try_acquire_owned() else {
+                    let result = Err("too much is to be made ready: try again".into());
                     return handle.order(Order::Had { number, result }, Vec::new());
                 };
-                tokio::task::spawn_blocking(move || {
-                    let result = workshop.prepare(&kind, &program, &waypoints);
-                    drop(turn);
+                let preparing = Arc::clone(&self.hosting.preparing);
+                tokio::spawn(async move {
+                    // A process that is to go on cannot do without: it waits for its turn.
+                    let turn = preparing.acquire_owned().await;
+                    let made =
+                        super::blocking(move || workshop.prepare(&kind, &program, &waypoints));
+                    let result = made.await.unwrap_or_else(|failure| Err(failure.message));
+                    drop((turn, place));
                     handle.order(Order::Had { number, result }, Vec::new());
                 });
             }

@@ -126,16 +126,18 @@ fn accepted(listener: &Listener) -> (u64, File) {
 fn read(connection: &mut File, count: usize) -> Vec<u8> {
     let mut all = Vec::new();
     let mut buffer = [0; 64];
-    until(|| match connection.read(&mut buffer[..(count - all.len()).min(64)]) {
-        Ok(got) => {
-            all.extend_from_slice(&buffer[..got]);
-            got == 0 || all.len() == count
-        }
-        Err(error) => {
-            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-            false
-        }
-    });
+    until(
+        || match connection.read(&mut buffer[..(count - all.len()).min(64)]) {
+            Ok(got) => {
+                all.extend_from_slice(&buffer[..got]);
+                got == 0 || all.len() == count
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                false
+            }
+        },
+    );
     all
 }
 

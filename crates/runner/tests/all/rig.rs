@@ -216,18 +216,7 @@ impl Service {
         program: &Program,
         log: File,
     ) -> Result<ProcessId, String> {
-        let process = ProcessId::random();
-        let spawn = Spawn {
-            process,
-            epoch: Epoch::FIRST,
-            kind,
-            program: program.id(),
-            arguments: Vec::new(),
-            variables: Vec::new(),
-            entry: None,
-            place: place(),
-        };
-        let order = Order::Spawn(Box::new(spawn));
+        let (process, order) = spawn(kind, program);
         self.ask(order, vec![log.into()]).map(|_| process)
     }
 
@@ -253,6 +242,22 @@ impl Service {
 }
 
 /// What a process has that has nothing but a log.
+/// An order to start a process.
+pub(crate) fn spawn(kind: Tag, program: &Program) -> (ProcessId, Order) {
+    let process = ProcessId::random();
+    let spawn = Spawn {
+        process,
+        epoch: Epoch::FIRST,
+        kind,
+        program: program.id(),
+        arguments: Vec::new(),
+        variables: Vec::new(),
+        entry: None,
+        place: place(),
+    };
+    (process, Order::Spawn(Box::new(spawn)))
+}
+
 pub(crate) fn place() -> Place {
     Place {
         limits: Limits::default(),

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use sterna_migration::{Command, Holding, RunnerEvent};
 use sterna_process::Epoch;
-use sterna_runner::message::Order;
+use sterna_runner::message::{Order, Said};
 
-use crate::rig::{Journey, PATIENCE, Runner, went_well};
+use crate::rig::{self, Journey, PATIENCE, Runner, went_well};
 use crate::toys;
 
 #[test]
@@ -53,6 +53,31 @@ fn processes_outlive_their_service_and_the_next_hears_how_they_ended() {
     assert_eq!(runner.text("short"), crate::life::lines(toys::COUNTED));
     let epoch = Epoch::FIRST;
     assert_eq!(service.seen(long).holding, Holding::Running { epoch });
+}
+
+#[test]
+fn what_only_a_service_can_make_is_asked_of_the_next_one() {
+    let runner = Runner::start();
+    let service = runner.service();
+    service.spawn(toys::FREE, &toys::silent(), runner.log("other"));
+    let (process, order) = rig::spawn(toys::ASKING, &toys::silent());
+    let _answer = service.asked(order, vec![runner.log("asking").into()]);
+    let need = |said| match said {
+        Said::Need { number, .. } => Some(number),
+        _ => None,
+    };
+    service.hear("a need", need);
+    drop(service);
+    let service = runner.service();
+    let number = service.hear("the same need", need);
+    let result = Ok(());
+    service
+        .handle
+        .order(Order::Had { number, result }, Vec::new());
+    let until = Instant::now() + PATIENCE;
+    while !service.holdings().held.iter().any(|(of, _)| *of == process) {
+        assert!(Instant::now() < until);
+    }
 }
 
 #[test]

@@ -10,6 +10,9 @@ pub(crate) const WAITING: Tag = Tag::new("waiting");
 /// The kind of toys that cannot be paused, for as long as anybody has patience.
 pub(crate) const STUBBORN: Tag = Tag::new("stubborn");
 
+/// The kind of toys for which something has to be made ready elsewhere before they begin.
+pub(crate) const ASKING: Tag = Tag::new("asking");
+
 /// Prints 1, 2, 3, … up to `count`, each after some work, and ends.
 pub(crate) fn counting(count: u32) -> Program {
     use Instruction::{Add, Halt, JumpIfLess, Print, Set};

@@ -12,7 +12,7 @@ use sterna_process::{
     SpawnError, Tag, Waypoint,
 };
 use sterna_runner::message::Paging;
-use sterna_runner::{Given, Kinds};
+use sterna_runner::{Elsewhere, Given, Kinds};
 
 fn main() -> io::Result<()> {
     let listener = sterna_sys::spawn::inherited("RUNNER_LISTENER").map_err(io::Error::other)?;
@@ -25,21 +25,24 @@ fn main() -> io::Result<()> {
         },
         takes_directories: true,
     };
-    sterna_runner::run(given, |_| Ok(Toys))
+    sterna_runner::run(given, |elsewhere| Ok(Toys { elsewhere }))
 }
 
-struct Toys;
+struct Toys {
+    elsewhere: Arc<dyn Elsewhere>,
+}
 
 impl Kinds for Toys {
     fn kind(&self, name: &Tag) -> Option<Arc<dyn Kind>> {
         let toy = match name {
-            name if *name == toys::FREE => Toy::new(),
+            name if *name == toys::FREE || *name == toys::ASKING => Toy::new(),
             name if *name == toys::WAITING => Toy::waiting_after(1),
             name if *name == toys::STUBBORN => Toy::waiting_after(u64::MAX),
             _ => return None,
         };
+        let asks = (*name == toys::ASKING).then(|| Arc::clone(&self.elsewhere));
         let name = name.clone();
-        Some(Arc::new(Installed { name, toy }))
+        Some(Arc::new(Installed { name, toy, asks }))
     }
 }
 
@@ -47,6 +50,7 @@ impl Kinds for Toys {
 struct Installed {
     name: Tag,
     toy: Toy,
+    asks: Option<Arc<dyn Elsewhere>>,
 }
 
 fn found(id: ProgramId) -> Option<Program> {
@@ -73,6 +77,12 @@ impl Kind for Installed {
     ) -> Result<Running, SpawnError> {
         let program = program.id();
         let found = found(program).ok_or(SpawnError::UnknownProgram { program })?;
+        let unknown = |_| SpawnError::UnknownProgram { program };
+        if let Some(elsewhere) = &self.asks {
+            elsewhere
+                .prepare(&self.name, program, &[])
+                .map_err(unknown)?;
+        }
         self.toy.spawn(identity, &found, environment)
     }
 
