@@ -23,7 +23,7 @@ use crate::following::{Following, Lanes, Tell};
 use crate::hosted::{Hosted, Stage};
 use crate::limits::{
     AMONG_WITHIN, CHANNEL_WITHIN, LOOK_EVERY, LOOK_WITHIN, LOOKS, LOOKS_AGAIN, REASON_WITHIN,
-    ROUNDS, WORKING_SET_PAGES_MAX,
+    ROUNDS,
 };
 use crate::live::Live;
 use crate::message::Said;
@@ -36,23 +36,7 @@ pub(crate) struct Captured {
     image: Vec<u8>,
     /// That the target does not have from these rounds.
     pages: PageRuns,
-    /// Those of them that the process works on, if it is known.
-    working_set: PageRuns,
     rounds: u32,
-}
-
-impl Captured {
-    /// Pages that go along with a process whose memory follows it, since it would ask for them at once, and those that
-    /// follow.
-    fn apart(&self) -> (PageRuns, PageRuns) {
-        match self.working_set.page_count() <= WORKING_SET_PAGES_MAX {
-            true => (
-                self.working_set.clone(),
-                self.pages.difference(&self.working_set),
-            ),
-            false => (PageRuns::new(), self.pages.clone()),
-        }
-    }
 }
 
 /// What a runner itself knows of a process, in its image beside what the kind does.
@@ -308,10 +292,6 @@ fn choose(
     // A target may be too slow to be ready at all: the last quarter is for stopping the process wherever it is.
     let (looked, paused) = (begun + within * 3 / 4, begun + within);
     let mut process = process;
-    if let Err(reason) = outgoing.note_working_set() {
-        let refused = PauseRefused::Immovable { reason };
-        return (Pausing::Refused(process, refused), None);
-    }
     for round in 0..ROUNDS {
         if until(looked).is_zero() {
             break;
@@ -395,18 +375,17 @@ fn image(hosted: &Hosted, paused: &mut dyn Paused, attempt: Attempt) -> Result<C
     }
     let outgoing = hosted.outgoing(attempt);
     let live = outgoing.as_ref().and_then(|outgoing| outgoing.live.get());
-    let taken = match live {
-        Some(live) => live.take_apart(),
-        None => paused.memory().changed().map(|all| (all, PageRuns::new())),
+    let (pages, rounds) = match live {
+        Some(live) => (live.take(), live.rounds()),
+        None => (paused.memory().changed(), 0),
     };
-    let (before, working_set) = taken.map_err(|error| chain(&error))?;
+    let pages = pages.map_err(|error| chain(&error))?;
     image.header.epoch = hosted.lock().epoch;
     let image = image.encode().map_err(|error| chain(&error))?;
     Ok(Captured {
         image,
-        pages: before.union(&working_set),
-        working_set,
-        rounds: live.map_or(0, Live::rounds),
+        pages,
+        rounds,
     })
 }
 
@@ -488,12 +467,9 @@ fn send(
     captured: &Captured,
     (rest, tell): (Rest, Tell),
 ) -> Result<(), String> {
-    let (along, later) = match rest {
-        Rest::Along => (PageRuns::new(), PageRuns::new()),
-        Rest::Follows { .. } => captured.apart(),
-    };
     if let Rest::Follows { rate_max, within } = rest {
-        let following = Following::new(Arc::clone(memory), &later, (rate_max, within), tell);
+        let memory = Arc::clone(memory);
+        let following = Following::new(memory, &captured.pages, (rate_max, within), tell);
         // The target asks as soon as it has the image.
         let _ = outgoing.following.set(following);
     }
@@ -503,9 +479,7 @@ fn send(
         }
         match rest {
             Rest::Along => pump::push(sender, &captured.image, &**memory, &captured.pages),
-            Rest::Follows { .. } => {
-                pump::push_followed(sender, &captured.image, (&**memory, &along), &later)
-            }
+            Rest::Follows { .. } => pump::push_followed(sender, &captured.image, &captured.pages),
         }
     });
     sent.map_err(|error| chain(&error))?;

@@ -62,10 +62,6 @@ pub const CATCH_UP_PAGES_MAX: u64 = 16_384;
 /// How often that is done in a row.
 pub const CATCH_UPS: u32 = 3;
 
-/// Of a process whose memory follows it, these go along if there are no more: what it has written while a moment was looked for
-/// at which to stop it. It would ask for them at once, one after the other.
-pub const WORKING_SET_PAGES_MAX: u64 = 512;
-
 /// Connections of a move on which memory that follows its process goes unasked.
 pub const LANES: u8 = 2;
 /// For the first of them to be there; without one, such pages go where answers go.

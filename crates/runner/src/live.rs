@@ -35,8 +35,6 @@ pub(crate) struct Live {
     is_tracked: Mutex<bool>,
     /// Rounds that have gone.
     rounds: AtomicU32,
-    /// Pages that are to be sent and were written before [`Live::note_working_set`].
-    before: Mutex<PageRuns>,
 }
 
 impl Live {
@@ -46,7 +44,6 @@ impl Live {
             memory,
             is_tracked: Mutex::new(true),
             rounds: AtomicU32::new(0),
-            before: Mutex::default(),
         };
         // What was written before counts as written now.
         let changed = live.memory.changed()?;
@@ -68,30 +65,11 @@ impl Live {
     /// The pages to be sent, which count as sent; of a process that stands still, the rest. That they are noted is not ended
     /// while it does: of a large memory this takes a while, and costs nothing before it runs again.
     pub(crate) fn take(&self) -> Result<PageRuns, MemoryError> {
-        let (before, last) = self.take_apart()?;
-        Ok(before.union(&last))
-    }
-
-    /// The same apart: what was written before [`Live::note_working_set`], and what was written since.
-    pub(crate) fn take_apart(&self) -> Result<(PageRuns, PageRuns), MemoryError> {
-        let tracked = self.tracked();
-        if !*tracked {
+        match *self.tracked() {
+            true => self.memory.take_dirty(),
             // Another move may have begun since.
-            return Err(MemoryError::NotTracking);
+            false => Err(MemoryError::NotTracking),
         }
-        let last = self.memory.take_dirty()?;
-        Ok((std::mem::take(&mut *self.before()), last))
-    }
-
-    /// A process whose memory is to follow it will soon stand still: what it writes from now on it works on.
-    pub(crate) fn note_working_set(&self) -> Result<(), MemoryError> {
-        let until_now = self.take()?;
-        *self.before() = until_now;
-        Ok(())
-    }
-
-    fn before(&self) -> MutexGuard<'_, PageRuns> {
-        self.before.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many there are.
@@ -102,7 +80,7 @@ impl Live {
         }
         let dirty = self.memory.take_dirty()?;
         self.memory.put_back(&dirty)?;
-        Ok(self.before().union(&dirty).page_count())
+        Ok(dirty.page_count())
     }
 
     /// Nothing is noted any more.
@@ -166,13 +144,6 @@ impl Outgoing {
             held_back,
             dirty: live.count()?,
         })
-    }
-
-    /// Before the first look at where a process can be stopped whose memory was not sent.
-    pub(crate) fn note_working_set(&self) -> Result<(), String> {
-        let live = self.live.get().filter(|live| live.rounds() == 0);
-        let noted = live.map_or(Ok(()), Live::note_working_set);
-        noted.map_err(|error| chain(&error))
     }
 
     /// Sends what was written since the last round, if there was one and it is not too much, to a target that is about to

@@ -188,18 +188,16 @@ pub(crate) fn want(to: &mut Sender, runs: &[PageRun]) -> Result<(), PumpError> {
     value(to, WANT, &runs)
 }
 
-/// Sends an image and the pages that go along with it, and says which come later.
+/// Sends an image, and says which pages come later.
 pub(crate) fn push_followed(
     to: &mut Sender,
     image: &[u8],
-    (memory, along): (&dyn Memory, &PageRuns),
-    later: &PageRuns,
+    runs: &PageRuns,
 ) -> Result<(), PumpError> {
     send_image(to, image)?;
-    pages(to, memory, along, (Midway::HalfSent, |_| {}))?;
     // At least one: so it is known that they come later, if there are none.
     let none: &[PageRun] = &[];
-    for some in later.chunks(RUNS_PER_RECORD).chain([none]) {
+    for some in runs.chunks(RUNS_PER_RECORD).chain([none]) {
         value(to, LATER, &some)?;
     }
     to.record().push(END);
