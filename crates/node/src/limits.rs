@@ -64,7 +64,7 @@ pub const PROBE_WITHIN: Duration = Duration::from_secs(3);
 /// The same, when others are waited for as well and it did not answer before.
 pub const PROBE_SILENT_WITHIN: Duration = Duration::from_millis(200);
 /// How often in a row that has to have been.
-pub const SILENT_AFTER_PROBES: u32 = 2;
+pub const SILENT_AFTER_PROBES: u32 = 1;
 /// For another node to say how much room it has, after others have said so.
 pub const ROOM_AFTER_OTHERS: Duration = Duration::from_millis(500);
 /// For a process that is to be moved to be done with what is done to it, a snapshot for example.

@@ -39,6 +39,7 @@ pub use backup::{BACKUP_BYTES_MAX, Backup, BackupError, new_file};
 use listing::Chores;
 pub use offline::{RestoreError, restore};
 pub(crate) use processes::Deed;
+pub(crate) use recovery::unsettled;
 
 /// Version of what is stored, its first byte. Processes' records have their own.
 const VERSION: u8 = 1;

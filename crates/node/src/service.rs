@@ -166,7 +166,7 @@ impl Service {
             Request::Remove { node } if node == self.id => Err(Failure::refused(
                 "this is the node itself: to leave, stop it, and remove it at another node",
             )),
-            Request::Remove { node } => self.ask_registry(RegistryRequest::Remove { node }).await,
+            Request::Remove { node } => self.remove(node).await,
             // Whoever serves the request stops the node once the answer is out.
             Request::Stop { remains } => self.may_stop(remains).await,
             Request::Hosting(_)
@@ -326,7 +326,25 @@ impl Service {
         self.settle_in(roster).await
     }
 
+    /// Removes a node. That its processes are lost is told here, since there is nobody else who could.
+    async fn remove(&self, node: NodeId) -> Result<Reply, Failure> {
+        let lost = self.living_of(node).await.unwrap_or_default();
+        let removed = self.ask_registry(RegistryRequest::Remove { node }).await?;
+        if let Some(hosting) = &self.hosting {
+            for process in lost {
+                hosting.note_lost_with_node(process);
+            }
+        }
+        Ok(removed)
+    }
+
     fn may_join(&self, ticket: &Ticket) -> Result<(), Failure> {
+        if self.is_removed() {
+            return Err(Failure::refused(
+                "this node was removed from its cluster, and its key is not accepted any more: start another node, with a data \
+                 directory of its own",
+            ));
+        }
         let roster = self.roster();
         if ticket.node == self.id {
             return Err(Failure::refused(

@@ -51,7 +51,7 @@ pub enum StartError {
         process: ProcessId,
     },
     /// It takes part in another move, or its end is being written down.
-    #[error("another move of process {} has not ended: wait for it, or give it up by Ctrl-C at its `sterna move`", process.short())]
+    #[error("another move of process {} has not ended: wait for it; before the process is at its target, Ctrl-C at its `sterna move` gives it up", process.short())]
     Busy {
         /// The process.
         process: ProcessId,
@@ -90,7 +90,7 @@ pub enum CancelError {
         process: ProcessId,
     },
     /// The target owns the process already.
-    #[error("process {} belongs to the target already: move it back", process.short())]
+    #[error("process {} belongs to the target already: move it back when this move has ended", process.short())]
     Committed {
         /// The process.
         process: ProcessId,

@@ -17,8 +17,10 @@ use crate::limits::{
     ANSWER_WITHIN, FREE_WITHIN, PROBE_WITHIN, RETRY_FIRST, TARGET_LOOK_EVERY, TARGET_MISSES_MAX,
 };
 use crate::message::{
-    Belongings, BindingSort, Failure, FailureKind, HostingReply, HostingRequest, Reply, Request,
+    Belongings, BindingSort, Failure, FailureKind, HostingReply, HostingRequest, RegistryRequest,
+    Reply, Request,
 };
+use crate::registry::unsettled;
 use crate::service::Service;
 
 impl Hosting {
@@ -145,6 +147,7 @@ impl Service {
                 self.name_of(self.id)
             )));
         }
+        self.has_registry_settled().await?;
         let is_copied = copied(&belongings.bindings).next().is_some();
         let request = HostingRequest::MayCome {
             kind: seen.kind.clone(),
@@ -155,6 +158,26 @@ impl Service {
         match is_copied {
             true => self.have_room(hosting, process, target).await,
             false => Ok(()),
+        }
+    }
+
+    /// Fails while a registry that was restored waits to hear from all nodes: until then it writes no new owner down.
+    async fn has_registry_settled(&self) -> Result<(), Failure> {
+        if self.roster().recovery.is_none() {
+            return Ok(());
+        }
+        let Ok(Reply::RegistryStatus(status)) = self.ask_registry(RegistryRequest::Status).await
+        else {
+            return Ok(());
+        };
+        let awaited: Vec<String> = status
+            .awaited
+            .iter()
+            .map(|node| self.name_of(*node))
+            .collect();
+        match awaited.is_empty() {
+            true => Ok(()),
+            false => Err(unsettled(&awaited)),
         }
     }
 

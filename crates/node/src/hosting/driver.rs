@@ -577,11 +577,20 @@ impl Driver {
                 news.event(attempt.process, sort, "has arrived");
             }
             Notice::Lost { process, .. } => {
-                let what = match self.unfollowed.remove(&process) {
-                    Some(reason) => format!("was lost: {reason}"),
-                    None => "was lost with its runner".to_owned(),
-                };
-                news.event(process, EventSort::Lost, what);
+                self.unfollowed.remove(&process);
+                let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
+                tokio::spawn(async move {
+                    // What the registry has written down, everybody says.
+                    let entry = service.entry(process).await;
+                    let ending = entry.ok().and_then(|entry| entry.ending);
+                    let what = match ending.map(|ending| ending.how) {
+                        Some(How::Lost { reason }) if !reason.is_empty() => {
+                            format!("was lost: {reason}")
+                        }
+                        _ => "was lost with its runner".to_owned(),
+                    };
+                    hosting.news.event(process, EventSort::Lost, what);
+                });
             }
             Notice::Fenced { process, .. } => {
                 let what = "was ended here, since it lives on elsewhere";

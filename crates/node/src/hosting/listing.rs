@@ -126,6 +126,16 @@ impl Service {
     }
 
     /// All processes.
+    /// Processes that are a node's, and alive.
+    pub(crate) async fn living_of(&self, node: NodeId) -> Result<Vec<ProcessId>, Failure> {
+        let entries = self.entries(false).await?.into_iter();
+        let of_node = entries.filter_map(|entry| {
+            let record = entry.record().ok()?;
+            (record.owner == node && record.life == Life::Alive).then_some(entry.process)
+        });
+        Ok(of_node.collect())
+    }
+
     async fn entries(&self, ended: bool) -> Result<Vec<ProcessEntry>, Failure> {
         let (mut entries, mut after) = (Vec::new(), None);
         loop {
@@ -215,13 +225,16 @@ impl Service {
                 let request = Request::Hosting(HostingRequest::Held);
                 let asked = transport.ask(owner, &request, within);
                 match timeout(within, asked).await {
-                    Ok(Ok((Reply::Hosting(HostingReply::Held(held)), _))) => held,
-                    _ => Vec::new(),
+                    Ok(Ok((Reply::Hosting(HostingReply::Held(held)), _))) => Ok(held),
+                    _ => Err(owner),
                 }
             });
         }
-        while let Some(held) = asked.join_next().await {
-            let held = held.unwrap_or_default();
+        while let Some(Ok(held)) = asked.join_next().await {
+            let held = held.unwrap_or_else(|silent| {
+                self.note_missed(silent);
+                Vec::new()
+            });
             briefs.extend(held.into_iter().map(|brief| (brief.process, brief)));
         }
         let mut keepings = self.keepings(KeepingsOf::All).await.unwrap_or_default();

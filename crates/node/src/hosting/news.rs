@@ -15,6 +15,12 @@ use crate::message::{EventRecord, EventSort, MoveReport, Roster, RoundNews};
 use crate::wire::now_ms;
 
 impl Hosting {
+    /// A node was removed that had a process.
+    pub(crate) fn note_lost_with_node(&self, process: ProcessId) {
+        let what = "was lost: its node was removed from the cluster";
+        self.news.event(process, EventSort::Lost, what);
+    }
+
     /// The list of nodes has changed. It is told at one node alone, the one that serves the registry.
     pub(crate) fn note_members(&self, before: &Roster, now: &Roster) {
         self.news.members(before, now);

@@ -233,7 +233,7 @@ fn told(outcome: &Outcome) -> (bool, String, bool) {
         Outcome::Ended => (false, "ended before it could be moved".to_owned(), false),
         Outcome::Lost { copy } => {
             let text = match copy {
-                Copied::Kept => "was lost with the target's runner; a copy is kept here",
+                Copied::Kept => "was lost at the target; a copy is kept here",
                 _ => "was lost with its runner",
             };
             (false, text.to_owned(), false)

@@ -59,7 +59,8 @@ impl Elsewhere {
                     "the node that keeps the snapshots answers another question".into(),
                 )),
                 Err(error) => Err(ShelfError::Elsewhere(format!(
-                    "the node that keeps the snapshots does not answer: {error}"
+                    "the node that keeps the snapshots does not answer: {}",
+                    service.silent(node, error).message
                 ))),
             }
         }

@@ -112,6 +112,12 @@ pub enum OpenStoreError {
 }
 
 impl StoreAt {
+    /// How processes call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where it is, if that is on this machine.
     #[must_use]
     pub fn directory(&self) -> Option<&Path> {

@@ -32,6 +32,19 @@ pub(super) struct Recovery {
     pub(super) heard: Vec<NodeId>,
 }
 
+/// A registry was restored, and these nodes have not said yet what they run.
+pub(crate) fn unsettled(nodes: &[String]) -> Failure {
+    let some: Vec<&str> = nodes.iter().take(5).map(String::as_str).collect();
+    Failure::new(
+        FailureKind::Busy,
+        format!(
+            "the registry was restored from a backup, and not all nodes have said yet what they run: start {}, or \
+             remove it from the cluster with `sterna nodes rm` if it never comes back",
+            some.join(", ")
+        ),
+    )
+}
+
 impl<S: Store> Registry<S> {
     /// The recovery that is open, and the revision of its entry.
     pub(super) async fn recovery(&self) -> Result<Option<(u64, Recovery)>, Failure> {
@@ -52,15 +65,8 @@ impl<S: Store> Registry<S> {
         let roster = self.roster(0).await?;
         let silent = roster.members.iter();
         let silent = silent.filter(|member| !recovery.heard.contains(&member.id));
-        let names: Vec<&str> = silent.map(|member| &*member.about.name).take(5).collect();
-        Err(Failure::new(
-            FailureKind::Busy,
-            format!(
-                "the registry was restored from a backup, and not all nodes have said yet what they run: start {}, or \
-                 remove it from the cluster with `sterna nodes rm` if it never comes back",
-                names.join(", ")
-            ),
-        ))
+        let names: Vec<String> = silent.map(|member| member.about.name.clone()).collect();
+        Err(unsettled(&names))
     }
 
     /// A member says what it has; with `last`, that this is all.

@@ -70,6 +70,11 @@ impl Others {
 }
 
 impl Service {
+    /// A node has not answered in the time that it had.
+    pub(crate) fn note_missed(&self, node: NodeId) {
+        self.others.missed(node);
+    }
+
     /// How long a node is waited for by somebody who wants to know of all.
     pub(crate) fn patience(&self, node: NodeId) -> Duration {
         match self.transport.has_stopped(node) {

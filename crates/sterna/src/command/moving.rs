@@ -174,6 +174,7 @@ impl Move {
             Some(HostingReply::Moving { source, attempt }) => {
                 let end = self.attend(source, attempt)?;
                 moved::tell(&end, &nodes, self.json)?;
+                self.note_downtime(&end);
                 Ok(match (end.report.moved, end.report.retry) {
                     (true, _) => 0,
                     (false, true) => EXIT_LATER,
@@ -181,6 +182,20 @@ impl Move {
                 })
             }
             _ => Err(node::unexpected()),
+        }
+    }
+
+    /// It is an estimate that keeps to the limit, and what it stood still shows only in the end.
+    fn note_downtime(&self, end: &MoveEnd) {
+        let downtime = end.report.downtime_us.map(Duration::from_micros);
+        if let (Some(allowed), Some(downtime)) = (self.max_downtime, downtime)
+            && downtime > allowed
+        {
+            show::note(format_args!(
+                "it stood still for {}, of which {} were allowed",
+                show::time(downtime),
+                show::time(allowed)
+            ));
         }
     }
 
@@ -219,6 +234,7 @@ impl Move {
         })?;
         let (line, mut after) = (show::Line::new(), 0);
         let (mut heard, mut is_told) = (Instant::now(), false);
+        let mut round = String::new();
         loop {
             let request = HostingRequest::MoveProgress {
                 source,
@@ -240,10 +256,16 @@ impl Move {
                     {
                         show::note(SILENCE);
                     }
-                    match (progress.rounds.last(), progress.going) {
-                        (_, Some(going)) => line.set(&moved::going(after + 1, going)),
-                        (Some(last), None) => line.set(&moved::round(after, last)),
-                        (None, None) => {}
+                    if let Some(last) = progress.rounds.last() {
+                        round = moved::round(after, last);
+                        line.set(&round);
+                    }
+                    if let Some(going) = progress.going {
+                        let going = moved::going(after + 1, going);
+                        line.set(&match round.is_empty() {
+                            true => going,
+                            false => format!("{going}; {round}"),
+                        });
                     }
                     if let Some(end) = progress.ended {
                         return Ok(*end);

@@ -190,21 +190,26 @@ fn registry_login() -> Result<Option<Login>> {
 }
 
 impl Start {
-    /// A name is that of one directory.
-    fn check_exports(&self) -> Result<()> {
-        let mut names = HashSet::new();
-        let twice = self.export.iter().find(|(name, _)| !names.insert(name));
-        match twice {
-            None => Ok(()),
-            Some((name, _)) => bail!(
+    /// A name is that of one directory, or of one store.
+    fn check_names(&self) -> Result<()> {
+        let exports = self.export.iter().map(|(name, _)| &**name);
+        if let Some(name) = twice(exports) {
+            bail!(
                 "two directories are exported as {}: give each a name of its own",
                 Plain(name)
-            ),
+            );
         }
+        if let Some(name) = twice(self.store.iter().map(StoreAt::name)) {
+            bail!(
+                "two stores are called {}: give each a name of its own",
+                Plain(name)
+            );
+        }
+        Ok(())
     }
 
     fn run(self) -> Result<u8> {
-        self.check_exports()?;
+        self.check_names()?;
         if let Some(to) = &self.systemd {
             return self.write_unit(to.as_deref());
         }
@@ -377,6 +382,11 @@ fn warn(confined: &Confinement) {
             show::note(format_args!("the {part}'s confinement: {}", Plain(how)));
         }
     }
+}
+
+fn twice<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut known = HashSet::new();
+    names.find(|name| !known.insert(*name))
 }
 
 fn parse_export(text: &str) -> Result<(String, PathBuf), String> {

@@ -119,6 +119,34 @@ fn the_registry_is_shown_copied_and_moved() {
         .fails(1, &["is not a backup of a registry"]);
 }
 
+#[test]
+fn nothing_moves_while_a_restored_registry_waits_for_a_node() {
+    let world = World::new();
+    let [one, two, three] = three(&world);
+    let idle = guest("idle");
+    let run = [
+        "run", "--detach", "--name", "p", "--on", "two", &idle, "sleep",
+    ];
+    one.ask(&world, &run).ok();
+    let copy = world.path("copy").to_str().unwrap().to_owned();
+    one.ask(&world, &["registry", "backup", &copy]).ok();
+    three.actor.signal(Signal::STOP);
+    one.ask(&world, &["registry", "restore", &copy]).ok();
+    until("the others know", || {
+        let moved = one.ask(&world, &["move", "p", "one"]);
+        moved.fails(1, &[]);
+        moved.err().contains("restored from a backup") && moved.err().contains("start three")
+    });
+    three.actor.signal(Signal::CONT);
+    until("it may move", || {
+        one.ask(&world, &["move", "p", "one"]).0.status.success()
+    });
+    one.ask(&world, &["kill", "p"]).ok();
+    for node in [three, two, one] {
+        node.stop(&world);
+    }
+}
+
 /// Files of a folder with this in their names.
 fn named(folder: &Path, part: &str) -> Vec<String> {
     let names = fs::read_dir(folder).unwrap().flatten();
@@ -328,6 +356,8 @@ fn a_node_that_cannot_start_says_what_to_do() {
     world
         .ask(twice)
         .fails(1, &["two directories are exported as a"]);
+    let twice = ["node", "start", "--store", "a=/tmp", "--store", "a=/"];
+    world.ask(twice).fails(1, &["two stores are called a"]);
     fs::write(format!("{data}/VERSION"), "sterna node 2\n").unwrap();
     start_with(&data, "127.0.0.1:0").fails(1, &["version 2", "newer sterna"]);
     fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
@@ -480,6 +510,12 @@ fn processes_of_a_node_that_is_gone_for_good_are_given_up_by_a_user_alone() {
         .fails(1, &["was removed from the cluster"]);
     let told = one.ask(&world, &["ps", "-a"]).ok();
     assert!(told.contains("its node was removed"), "{told}");
+    let events = one.ask(&world, &["events"]).ok();
+    assert_eq!(
+        events.matches("was lost: its node was removed").count(),
+        2,
+        "{events}"
+    );
     one.ask(&world, &["recover", "kept"]).ok();
     // It was not gone at all, and hears of it.
     let here = || two.ask(&world, &["ps", "--here"]).ok();
@@ -489,6 +525,10 @@ fn processes_of_a_node_that_is_gone_for_good_are_given_up_by_a_user_alone() {
     });
     let told = one.ask(&world, &["ps"]).ok();
     assert!(told.contains("kept"), "{told}");
+    two.join(&world, &one.invite(&world)).fails(
+        1,
+        &["was removed from its cluster", "data directory of its own"],
+    );
     let run = ["run", "--detach", "--name", "other", &idle, "sleep"];
     one.ask(&world, &run).ok();
     for process in ["kept", "other"] {
