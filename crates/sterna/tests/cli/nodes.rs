@@ -356,7 +356,14 @@ fn a_node_that_cannot_start_says_what_to_do() {
     world
         .ask(twice)
         .fails(1, &["two directories are exported as a"]);
-    let twice = ["node", "start", "--store", "a=/tmp", "--store", "a=/"];
+    let twice = [
+        "node",
+        "start",
+        "--store",
+        "a=file:///tmp",
+        "--store",
+        "a=file:///",
+    ];
     world.ask(twice).fails(1, &["two stores are called a"]);
     fs::write(format!("{data}/VERSION"), "sterna node 2\n").unwrap();
     start_with(&data, "127.0.0.1:0").fails(1, &["version 2", "newer sterna"]);
