@@ -50,7 +50,7 @@ pub struct CarriedConnection {
     pub out_ended: bool,
     /// The client's bytes that were handed to the process.
     pub into_bytes: u64,
-    /// Of these, the last ones, which it has not read.
+    /// Of these, the last ones, which it has not read or not been given yet.
     pub unread: Vec<u8>,
     /// Whether it was told that the client sends no more.
     pub into_ended: bool,
@@ -109,7 +109,10 @@ impl Back {
                 out_start,
                 out_ended: one.out.has_ended(),
                 into_bytes,
-                unread: if one.closed { Vec::new() } else { unread(*id) },
+                unread: match one.closed {
+                    true => Vec::new(),
+                    false => unread(*id).into_iter().chain(one.into.owed()).collect(),
+                },
                 into_ended,
                 closed: one.closed,
             }

@@ -209,6 +209,12 @@ impl Front {
         self.table.has_something()
     }
 
+    /// Whether the process, where it is now, has said what it has.
+    #[must_use]
+    pub const fn is_greeted(&self) -> bool {
+        self.table.greeted
+    }
+
     /// How many clients there are.
     #[must_use]
     pub fn clients(&self) -> usize {

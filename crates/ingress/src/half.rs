@@ -159,15 +159,16 @@ pub(crate) struct Receiving {
     end_delivered: bool,
     /// Position that the other end was told.
     told: u64,
-    /// Bytes that may be kept beyond the window: what came with a process counts as handed on.
-    beyond: usize,
+    /// Position up to which bytes count as handed on, since they were at another end, which has told it. Some of them may still
+    /// be in the buffer.
+    owed_until: u64,
 }
 
 impl Receiving {
     /// As it was at another end: so many bytes were handed on, of which these have to be once more.
     pub(crate) fn carried(next: u64, again: Vec<u8>, ended: bool) -> Self {
         Self {
-            beyond: again.len(),
+            owed_until: next,
             buffer: again.into(),
             next,
             ended,
@@ -176,9 +177,17 @@ impl Receiving {
         }
     }
 
-    /// Bytes that were handed on, and whether their end was.
+    /// Bytes that count as handed on, and whether their end was handed on.
     pub(crate) fn delivered_until(&self) -> (u64, bool) {
-        (self.next - self.buffer.len() as u64, self.end_delivered)
+        let delivered = self.next - self.buffer.len() as u64;
+        (delivered.max(self.owed_until), self.end_delivered)
+    }
+
+    /// Those of them that are still to be handed on: nobody else has them.
+    pub(crate) fn owed(&self) -> impl Iterator<Item = u8> {
+        let delivered = self.next - self.buffer.len() as u64;
+        let count = self.owed_until.saturating_sub(delivered);
+        self.buffer.iter().take(count as usize).copied()
     }
 
     /// Takes what comes; what is there already is passed over.
@@ -192,7 +201,8 @@ impl Receiving {
         if self.ended && !new.is_empty() {
             return Err(ProtocolError::AfterEnd);
         }
-        if self.buffer.len() + new.len() > WINDOW_BYTES + self.beyond {
+        let (until, _) = self.delivered_until();
+        if self.next + new.len() as u64 > until + WINDOW_BYTES as u64 {
             return Err(ProtocolError::TooMuch);
         }
         self.buffer.extend(new);
@@ -239,7 +249,7 @@ impl Receiving {
 
     /// How far bytes were handed on, if the other end was not told.
     pub(crate) fn untold(&mut self) -> Option<u64> {
-        let taken = self.next - self.buffer.len() as u64 + u64::from(self.end_delivered);
+        let taken = self.delivered_until().0 + u64::from(self.end_delivered);
         (taken > self.told).then(|| {
             self.told = taken;
             taken

@@ -233,6 +233,70 @@ fn a_client_that_takes_nothing_stays_however_often_the_process_moves() {
     assert!(write_all_that_fits(&mut connection, &mut written) > HELD);
 }
 
+/// Both sides read as they like, and much or nothing of it.
+#[test]
+fn nothing_is_lost_of_clients_who_read_slowly_however_often_the_process_moves() {
+    for seed in 1..20_u64 {
+        let mut numbers = seed;
+        let mut draw = |of: usize| {
+            numbers ^= numbers << 13;
+            numbers ^= numbers >> 7;
+            numbers ^= numbers << 17;
+            numbers as usize % of
+        };
+        let ingress = Ingress::new();
+        let (mut here, listener) = port(Back::default());
+        ingress.attach(&here);
+        let id = ingress.client(b"\0");
+        let (_, mut connection) = accepted(&listener);
+        let (mut written, mut sent) = (Vec::new(), vec![0]);
+        let (mut got, mut taken) = (0, 0);
+        for _ in 0..12 {
+            for _ in 0..draw(40) {
+                let room = ingress.front().room(id);
+                let next: Vec<u8> = (sent.len()..sent.len() + room)
+                    .map(|at| (at % 241) as u8)
+                    .collect();
+                ingress.front().push(id, &next);
+                sent.extend(next);
+                write_all_that_fits(&mut connection, &mut written);
+                let mut buffer = vec![0; 1 + draw(40_000)];
+                if let Ok(count) = connection.read(&mut buffer) {
+                    assert!(
+                        buffer[..count] == sent[got..got + count],
+                        "seed {seed}: {got}"
+                    );
+                    got += count;
+                }
+                let mut front = ingress.front();
+                let (bytes, _) = front.pending(id);
+                let count = bytes.len().min(draw(3000));
+                assert!(
+                    bytes[..count] == written[taken..taken + count],
+                    "seed {seed}: {taken}"
+                );
+                front.delivered(id, count, false);
+                taken += count;
+            }
+            let (there, _listener) = port(Back::default());
+            let mut accepted = there.carry(0, carried(&here)).unwrap();
+            connection = accepted.pop().expect("it came along").handle.into();
+            ingress.attach(&there);
+            until(|| {
+                assert_eq!(ingress.front().clients(), 1, "seed {seed}");
+                // It is attached when something comes or there is nothing to come.
+                ingress.front().is_greeted()
+            });
+            here = there;
+        }
+        assert_eq!(
+            ingress.received(id, written.len() - taken),
+            written[taken..]
+        );
+        assert_eq!(read(&mut connection, sent.len() - got), sent[got..]);
+    }
+}
+
 /// What a process may send while more than may be under way has travelled with it is less.
 const HELD: usize = 64 << 10;
 
