@@ -6,6 +6,7 @@
 mod comparing;
 mod copied;
 mod lanes;
+mod telling;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sterna_migration::{
-    Action, Attempt, Command, Event, Life, Limits, Message, Moves, NodeId, Notice, Offer, Record,
+    Action, Attempt, Command, Event, Life, Limits, Message, Moves, NodeId, Offer, Record,
     RunnerEvent, Swap, Time,
 };
 use sterna_process::ProcessId;
@@ -23,10 +24,9 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::input::Input;
-use super::news::News;
 use super::{Hosting, Runner};
 use crate::limits::{COMPARE_EVERY, RETRY_FIRST, RETRY_MAX, SWEEP_EVERY};
-use crate::message::{EventSort, How, MoveReport, RegistryRequest, Reply, RoundNews, SwapBytes};
+use crate::message::{EventSort, How, RegistryRequest, Reply, SwapBytes};
 use crate::registry::Deed;
 use crate::service::Service;
 
@@ -542,60 +542,5 @@ impl Driver {
         let order = Order::Step { command, place };
         let descriptors = descriptors.unwrap_or_default();
         self.runner.handle.order(order, descriptors);
-    }
-
-    fn notify(&mut self, notice: Notice) {
-        let news: &News = &self.hosting.news;
-        match notice {
-            Notice::MoveEnded(report) => {
-                self.connected.remove(&report.attempt);
-                let watched = self.watched.remove(&report.attempt);
-                self.trees_sent.remove(&report.attempt);
-                self.hosting.copies.left(report.attempt);
-                let told = MoveReport::of(&report, watched);
-                let (to, downtime_us) = (report.target, told.downtime_us);
-                let sort = match told.moved {
-                    true => EventSort::Moved { to, downtime_us },
-                    false => EventSort::NotMoved { to },
-                };
-                news.event(report.attempt.process, sort, told.outcome.clone());
-                let in_doubt = MoveReport::is_in_doubt(&report);
-                news.report(report.attempt, (told, in_doubt), report.travelled);
-            }
-            Notice::Round {
-                attempt,
-                round,
-                expected,
-            } => {
-                let expected_us = expected.as_micros().try_into().unwrap_or(u64::MAX);
-                news.round(attempt, RoundNews { round, expected_us });
-            }
-            Notice::Arrived {
-                attempt, source, ..
-            } => {
-                let sort = EventSort::Arrived { from: source };
-                news.event(attempt.process, sort, "has arrived");
-            }
-            Notice::Lost { process, .. } => {
-                self.unfollowed.remove(&process);
-                let (service, hosting) = (Arc::clone(&self.service), Arc::clone(&self.hosting));
-                tokio::spawn(async move {
-                    // What the registry has written down, everybody says.
-                    let entry = service.entry(process).await;
-                    let ending = entry.ok().and_then(|entry| entry.ending);
-                    let what = match ending.map(|ending| ending.how) {
-                        Some(How::Lost { reason }) if !reason.is_empty() => {
-                            format!("was lost: {reason}")
-                        }
-                        _ => "was lost with its runner".to_owned(),
-                    };
-                    hosting.news.event(process, EventSort::Lost, what);
-                });
-            }
-            Notice::Fenced { process, .. } => {
-                let what = "was ended here, since it lives on elsewhere";
-                news.event(process, EventSort::Other, what);
-            }
-        }
     }
 }
