@@ -127,9 +127,15 @@ impl<'a> Transfer<'a> {
         reopened.as_ref()
     }
 
-    /// There is room for so much if there is any: pipe(7).
+    /// A FIFO has room for so much if it has any: pipe(7). To other things each write may mean something by itself.
     fn take_less(&mut self) {
-        if let Bytes::From(bytes) = &mut self.bytes {
+        let is_fifo = || {
+            let about = self.file.metadata();
+            about.is_ok_and(|about| about.file_type().is_fifo())
+        };
+        if is_fifo()
+            && let Bytes::From(bytes) = &mut self.bytes
+        {
             *bytes = &bytes[..bytes.len().min(PIPE_BUF)];
         }
     }
