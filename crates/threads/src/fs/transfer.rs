@@ -39,7 +39,7 @@ pub(super) struct Habits {
     /// Tries that do not wait are not known to it: not every file system has such.
     reads_untried: AtomicBool,
     writes_untried: AtomicBool,
-    /// It may have nothing for as long as it likes, unlike a disk: a FIFO, a terminal, a socket.
+    /// It may have nothing for as long as it likes, unlike a disk: a FIFO, a terminal, a socket, an inotify(7).
     dallies: OnceLock<bool>,
     /// The same FIFO or terminal, opened once more so that calls do not wait: that is no property of a descriptor, and others
     /// may have this one, too.
@@ -185,7 +185,7 @@ impl<'a> Transfer<'a> {
         *self.habits.dallies.get_or_init(|| {
             self.file.metadata().is_ok_and(|about| {
                 let kind = about.file_type();
-                kind.is_fifo() || kind.is_char_device() || kind.is_socket()
+                !(kind.is_file() || kind.is_dir() || kind.is_block_device())
             })
         })
     }
