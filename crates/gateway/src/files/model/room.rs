@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use sterna_threads::io::TcpStream;
@@ -25,6 +25,8 @@ use crate::files::stop::Stop;
 /// Connections that have sent something and wait for a thread of the pool.
 const QUEUE_MAX: usize = 256;
 const EVENTS_MAX: usize = 256;
+/// A room that is not held up by a client has ended so long after the time for that.
+const END_SLACK: Duration = Duration::from_millis(100);
 const LISTENER: u64 = u64::MAX;
 const STOP: u64 = u64::MAX - 1;
 
@@ -47,7 +49,7 @@ pub(crate) fn iterative(
         })
         .map_err(ServeError::Begin)?;
     site.stop.wait().map_err(ServeError::Wait)?;
-    let patience = site.settings.limits.grace + site.settings.limits.sweep();
+    let patience = site.settings.limits.grace + END_SLACK;
     match end.recv_timeout(patience) {
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => {
