@@ -93,7 +93,8 @@ pub(super) fn run(
             }
         }
     }
-    // Whoever comes now is refused, once all have closed it.
+    // Whoever comes now is refused, also while a process that has it, too, is busy.
+    let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Read);
     drop(listener);
     for worker in &workers {
         // The other side sees the end, and stops.

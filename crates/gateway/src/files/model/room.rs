@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::net::{Shutdown, shutdown};
 use sterna_threads::io::TcpStream;
 use sterna_threads::sync::channel::{Receiver, SendTimeoutError, Sender, bounded};
 use sterna_threads::{Builder, Runtime};
@@ -38,6 +39,7 @@ pub(crate) fn iterative(
 ) -> Result<usize, ServeError> {
     let room = Room::new(site, gate).map_err(ServeError::Begin)?;
     let runtime = Runtime::kernel().map_err(ServeError::Begin)?;
+    let knocked_at = listener.try_clone().map_err(ServeError::Begin)?;
     let (ended, end) = mpsc::sync_channel(1);
     let thread = Builder::new().name("iterative");
     let stops = StopsAll(site.stop.clone());
@@ -49,6 +51,9 @@ pub(crate) fn iterative(
         })
         .map_err(ServeError::Begin)?;
     site.stop.wait().map_err(ServeError::Wait)?;
+    // Whoever comes now is refused, also while the thread is busy.
+    let _ = shutdown(&knocked_at, Shutdown::Read);
+    drop(knocked_at);
     let patience = site.settings.limits.grace + END_SLACK;
     match end.recv_timeout(patience) {
         Ok(result) => result,
