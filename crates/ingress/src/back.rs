@@ -326,3 +326,40 @@ impl Back {
         self.table.has_something()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pair at the target had room for the first of them only when the process left again.
+    #[test]
+    fn what_came_along_and_is_not_handed_on_yet_travels_on() {
+        let id = ConnectionId(0);
+        let one = CarriedConnection {
+            id,
+            address: "192.0.2.1:7".to_owned(),
+            out: Vec::new(),
+            out_start: 0,
+            out_ended: false,
+            into_bytes: 10,
+            unread: b"abcd".to_vec(),
+            into_ended: false,
+            closed: false,
+        };
+        let mut back = Back::carried(Carried {
+            life: 1,
+            seen: 1,
+            is_new: false,
+            connections: vec![one.clone()],
+        });
+        assert_eq!(back.pending(id), (&b"abcd"[..], false));
+        back.delivered(id, 1, false);
+        assert_eq!(back.carry(|_| b"a".to_vec()).connections, [one.clone()]);
+        // What is handed on after that counts.
+        back.delivered(id, 3, false);
+        assert_eq!(
+            back.carry(|_| b"bcd".to_vec()).connections[0].into_bytes,
+            10
+        );
+    }
+}

@@ -99,8 +99,6 @@ pub const COPY_PAGES_MAX: u64 = 65_536;
 /// Longest list of pages of a copy, in bytes.
 pub const COPY_RUNS_BYTES_MAX: u64 = 64 << 20;
 
-/// How often it is looked whether there is another service, by who needs one to go on.
-pub const SERVICE_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// For whatever an earlier service has begun to come to its end.
 pub const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 /// For a killed process to have ended.

@@ -11,7 +11,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use sterna_migration::{Attempt, Command, RunnerEvent};
@@ -21,7 +21,7 @@ use crate::clients::Clients;
 use crate::hosted::{Hosted, Stage};
 use crate::limits::{
     ACCEPT_AGAIN, BACK_TRACES_BYTES_MAX, FIRST_SERVICE_WITHIN, GIVEN_UP_MAX, HELLO_WITHIN,
-    PROCESSES_MAX, SERVICE_LOOK_EVERY, SETTLE_WITHIN,
+    PROCESSES_MAX, SETTLE_WITHIN,
 };
 use crate::link::{self, Descriptors};
 use crate::message::{Answer, Ended, Holdings, Numbered, Order, Paging, Place, Said, Side};
@@ -69,6 +69,8 @@ pub(crate) struct Role {
     given_up: Mutex<VecDeque<Attempt>>,
     /// The service that is obeyed.
     service: Mutex<Option<Service>>,
+    /// Another one is obeyed.
+    begun: Condvar,
     /// How many services have asked what is held.
     lives: Arc<AtomicU64>,
     needs: Mutex<HashMap<u64, SyncSender<Result<(), String>>>>,
@@ -91,6 +93,7 @@ pub fn run<K: Kinds + 'static>(
         table: Mutex::default(),
         given_up: Mutex::default(),
         service: Mutex::default(),
+        begun: Condvar::new(),
         lives: Arc::default(),
         needs: Mutex::default(),
         next_need: AtomicU64::new(0),
@@ -347,6 +350,7 @@ impl Role {
         let life = self.lives.fetch_add(1, Ordering::SeqCst) + 1;
         service.begin(life);
         *locked(&self.service) = Some(service.clone());
+        self.begun.notify_all();
         locked(&self.needs).clear();
         let all: Vec<Arc<Hosted>> = locked(&self.table).values().cloned().collect();
         for hosted in &all {
@@ -527,35 +531,32 @@ impl Elsewhere for Asking {
         // A process that is to go on must not end because a service has: another one will come.
         loop {
             let role = self.0.upgrade().ok_or("the runner ends")?;
-            if let Some(waiting) = role.say_need(kind, program, waypoints)
-                && let Ok(result) = {
-                    drop(role);
-                    waiting.recv()
-                }
-            {
+            let answer = role.say_need(kind, program, waypoints);
+            drop(role);
+            // When another service comes instead of the answer, its sender is dropped.
+            if let Ok(result) = answer.recv() {
                 return result;
             }
-            thread::sleep(SERVICE_LOOK_EVERY);
         }
     }
 }
 
 impl Role {
-    /// Tells the service, if there is one, what is needed. When another one comes instead of the answer, its sender is dropped.
+    /// Tells the service, or else the next one, what is needed. Where the answer comes.
     fn say_need(
         &self,
         kind: &Tag,
         program: ProgramId,
         waypoints: &[Waypoint],
-    ) -> Option<mpsc::Receiver<Result<(), String>>> {
-        let service = locked(&self.service).clone()?;
+    ) -> mpsc::Receiver<Result<(), String>> {
+        let service = self.service_at_last();
         let number = self.next_need.fetch_add(1, Ordering::Relaxed);
         let (had, waiting) = mpsc::sync_channel(1);
         locked(&self.needs).insert(number, had);
         // Another may have come since, and have seen to all that was waiting.
         if service.is_void() {
             locked(&self.needs).remove(&number);
-            return None;
+            return waiting;
         }
         service.say(&Said::Need {
             number,
@@ -563,7 +564,23 @@ impl Role {
             program,
             waypoints: waypoints.to_vec(),
         });
-        Some(waiting)
+        waiting
+    }
+
+    /// The service that is obeyed, when there is one.
+    fn service_at_last(&self) -> Service {
+        let mut service = locked(&self.service);
+        loop {
+            match &*service {
+                Some(obeyed) if !obeyed.is_void() => return obeyed.clone(),
+                _ => {
+                    service = self
+                        .begun
+                        .wait(service)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
+            }
+        }
     }
 }
 

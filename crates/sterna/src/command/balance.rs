@@ -292,7 +292,9 @@ fn print(look: &Look, steps: &[Step]) {
 
 /// What has become of it, and what still holds a node that is to be switched off.
 fn tell(look: &Look, steps: &[Step], moved: &[bool]) {
-    for (step, _) in steps.iter().zip(moved).filter(|(_, moved)| **moved) {
+    let done = steps.iter().zip(moved).filter(|(_, moved)| **moved);
+    let done: Vec<Step> = done.map(|(step, _)| *step).collect();
+    for step in &done {
         show::note(format_args!(
             "{} ({}) moved from {} to {}",
             step.process.short(),
@@ -301,9 +303,9 @@ fn tell(look: &Look, steps: &[Step], moved: &[bool]) {
             look.name(step.to)
         ));
     }
-    let emptied: BTreeSet<usize> = steps.iter().map(|step| step.from).collect();
-    let then = then(look, steps);
-    for node in emptied {
+    let left: BTreeSet<usize> = done.iter().map(|step| step.from).collect();
+    let then = then(look, &done);
+    for node in left {
         let ports: Vec<_> = look.ports(node).collect();
         if !then[node].processes.is_empty() || ports.is_empty() {
             continue;

@@ -19,6 +19,12 @@ fn get(address: &str, target: &str) -> String {
     answer
 }
 
+/// Where a server says that it is.
+fn address_in(said: &str) -> &str {
+    let (_, after) = said.split_once("http://").unwrap();
+    after.split('/').next().unwrap()
+}
+
 #[test]
 fn a_directory_is_served_until_a_signal_and_the_log_is_whole() {
     // The second is the one that starts this program again.
@@ -35,13 +41,7 @@ fn a_directory_is_served_until_a_signal_and_the_log_is_whole() {
         let mut server = world.start(arguments);
         server.err.wait_for(&format!("/, {model}"));
         let said = server.err.text();
-        let address = said
-            .split("http://")
-            .nth(1)
-            .unwrap()
-            .split('/')
-            .next()
-            .unwrap();
+        let address = address_in(&said);
         let hello = get(address, "/hello.txt");
         assert!(
             hello.starts_with("HTTP/1.1 200 ") && hello.ends_with("\r\n\r\nhello"),
@@ -77,8 +77,7 @@ fn a_second_signal_ends_it_at_once() {
         let mut server = world.start(arguments.into_iter().chain(options));
         server.err.wait_for(&format!("/, {model}"));
         let said = server.err.text();
-        let address = said.split("http://").nth(1).unwrap();
-        let address = address.split('/').next().unwrap();
+        let address = address_in(&said);
         let mut client = TcpStream::connect(address).unwrap();
         let both =
             "GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\nGET /large HTTP/1.1\r\nHost: x\r\n\r\n";
