@@ -354,7 +354,7 @@ mod tests {
         });
         assert_eq!(back.pending(id), (&b"abcd"[..], false));
         back.delivered(id, 1, false);
-        assert_eq!(back.carry(|_| b"a".to_vec()).connections, [one.clone()]);
+        assert_eq!(back.carry(|_| b"a".to_vec()).connections, [one]);
         // What is handed on after that counts.
         back.delivered(id, 3, false);
         assert_eq!(
