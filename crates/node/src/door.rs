@@ -113,6 +113,7 @@ const fn is_between_nodes(request: &HostingRequest) -> bool {
             | HostingRequest::Program { .. }
             | HostingRequest::MayCome { .. }
             | HostingRequest::LogPart { .. }
+            | HostingRequest::LogPartBefore { .. }
             | HostingRequest::Shelf { .. }
             | HostingRequest::Adopt { .. }
             | HostingRequest::TreesMayCome { .. }

@@ -7,6 +7,7 @@ mod events;
 mod hosting;
 mod ingress;
 mod keeping;
+mod logs;
 mod moving;
 mod process;
 mod registry;
@@ -31,14 +32,14 @@ pub use draining::{
 pub(crate) use effect::Effect;
 pub use events::{EventRecord, EventSort};
 pub use hosting::{
-    Brief, Capacity, Deed, Found, HostingReply, HostingRequest, Listed, LogPage, Looked, Missing,
-    StartOrder, Where,
+    Brief, Capacity, Deed, Found, HostingReply, HostingRequest, Listed, Looked, StartOrder, Where,
 };
 pub use ingress::{Listen, ListenOrder};
 pub use keeping::{
     Cloned, Keeper, Keeping, KeepingsOf, LastSnapshot, Recovered, RecoveredCopy, ShelfReply,
     ShelfRequest, SnapshotOrder, ThawOrder,
 };
+pub use logs::{LaterPart, LogPage, LogPart, Missing};
 pub use moving::{MoveEnd, MoveProgress, MoveReport, RoundNews};
 pub use process::{
     Announced, Ending, How, Parent, ProcessEntry, ProcessInfo, ProcessPage, RecordPage,

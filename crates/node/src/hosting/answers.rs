@@ -261,6 +261,14 @@ impl Service {
             HostingRequest::LogPart { process, after } => {
                 hosting.log_part(process, after).await.map(Some)
             }
+            HostingRequest::LogPartBefore {
+                process,
+                after,
+                before,
+            } => {
+                let part = hosting.log_part_before(process, after, before).await?;
+                Ok(Some(HostingReply::LogPart(part)))
+            }
             request => self.answer_here(hosting, request).await,
         }
     }

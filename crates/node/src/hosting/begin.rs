@@ -236,6 +236,7 @@ impl Service {
                 | HostingRequest::KeptCopy { .. }
                 | HostingRequest::TakePort { .. }
                 | HostingRequest::SaltedChannel(..)
+                | HostingRequest::LogPartBefore { .. }
         ) {
             return Ok(request);
         }
@@ -265,6 +266,9 @@ impl Service {
                 "that node is older and knows no ports of processes: upgrade it, or choose another one",
             )),
             HostingRequest::SaltedChannel(attempt, _) => Ok(HostingRequest::Channel { attempt }),
+            HostingRequest::LogPartBefore { process, after, .. } => {
+                Ok(HostingRequest::LogPart { process, after })
+            }
             HostingRequest::KeptCopy { .. } => Err(Failure::refused(
                 "that node is older and goes on from no copies",
             )),

@@ -17,14 +17,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sterna_migration::{Life, NodeId};
-use sterna_process::ProcessId;
+use sterna_process::{Epoch, ProcessId};
 use sterna_runner::log::LogReader;
 use tokio::time::{Instant, sleep};
 
 use super::{Hosting, blocking};
 use crate::limits::{LOG_LOOK_EVERY, LOG_NODES_MAX, LOG_PAGE_BYTES, LOG_WAIT_MAX, SWEEP_AFTER};
 use crate::message::{
-    Failure, FailureKind, HostingReply, HostingRequest, LogPage, Missing, RegistryRequest, Reply,
+    Failure, FailureKind, HostingReply, HostingRequest, LaterPart, LogPage, LogPart, Missing,
+    RegistryRequest, Reply,
 };
 use crate::service::Service;
 pub(super) use files::LogFiles;
@@ -47,38 +48,41 @@ enum Writing {
     Over,
 }
 
-/// What this node has of a process's output from some byte on.
-enum Had {
-    /// Some of it.
-    Page(LogPage),
-    /// Nothing of it: it begins here at `start`, and what is before is perhaps at `node`.
-    Later { start: u64, node: Option<NodeId> },
-    /// Nothing at all.
-    Nothing,
-}
+/// All that was written counts.
+const NO_EPOCH: Epoch = Epoch(u64::MAX);
+const NOT_KEPT: &str = "it is not kept any more";
 
 impl Hosting {
-    async fn had(&self, process: ProcessId, after: u64) -> Result<Had, Failure> {
+    /// What this node has of a process's output from some byte on, and was not written from an epoch on.
+    pub(super) async fn log_part_before(
+        &self,
+        process: ProcessId,
+        after: u64,
+        before: Epoch,
+    ) -> Result<LogPart, Failure> {
         let (files, marks) = (self.logs.of(process), Arc::clone(&self.log_marks));
-        let had = blocking(move || had(&files, after, &marks)).await?;
+        let had = blocking(move || had(&files, after, before, &marks)).await?;
         had.map_err(|error| Failure::refused(format!("the log could not be read: {error}")))
     }
 
-    /// What this node has, for another that stitches.
+    /// What this node has, for another that stitches and is older.
     pub(super) async fn log_part(
         &self,
         process: ProcessId,
         after: u64,
     ) -> Result<HostingReply, Failure> {
-        Ok(HostingReply::Log(match self.had(process, after).await? {
-            Had::Page(page) => page,
-            Had::Later { start, node } => LogPage {
-                missing: Some(missing(after, start, node, "it is on another node")),
+        let part = self.log_part_before(process, after, NO_EPOCH).await?;
+        Ok(HostingReply::Log(match part {
+            LogPart::Page(page) => page,
+            LogPart::Later(LaterPart {
+                start, came_from, ..
+            }) => LogPage {
+                missing: Some(missing(after, start, came_from, "it is on another node")),
                 next: start,
                 ..LogPage::default()
             },
-            Had::Nothing => LogPage {
-                missing: Some(missing(after, u64::MAX, None, "it is not kept any more")),
+            LogPart::Nothing => LogPage {
+                missing: Some(missing(after, u64::MAX, None, NOT_KEPT)),
                 next: after,
                 ..LogPage::default()
             },
@@ -95,16 +99,17 @@ fn missing(from: u64, to: u64, node: Option<NodeId>, why: &str) -> Missing {
     }
 }
 
-fn had(files: &[PathBuf], after: u64, marks: &Marks) -> io::Result<Had> {
-    let parts = parts(files)?;
+fn had(files: &[PathBuf], after: u64, before: Epoch, marks: &Marks) -> io::Result<LogPart> {
+    let parts = parts(files, before)?;
     let later = parts.iter().find(|part| part.start > after);
-    let later = later.map(|part| (part.start, part.reader.header().came_from));
+    let later = later.map(|part| LaterPart {
+        start: part.start,
+        epoch: part.reader.header().epoch,
+        came_from: part.reader.header().came_from,
+    });
     let holding = parts.into_iter().rev().find(|part| part.start <= after);
     let Some(mut part) = holding else {
-        return Ok(match later {
-            Some((start, node)) => Had::Later { start, node },
-            None => Had::Nothing,
-        });
+        return Ok(later.map_or(LogPart::Nothing, LogPart::Later));
     };
     let mut page = LogPage {
         next: after,
@@ -127,7 +132,7 @@ fn had(files: &[PathBuf], after: u64, marks: &Marks) -> io::Result<Had> {
                 page.next = record.offset;
             }
             marks.note(of, mark);
-            return Ok(Had::Page(page));
+            return Ok(LogPart::Page(page));
         }
         bytes += record.bytes.len();
         page.next = record.offset + record.bytes.len() as u64;
@@ -135,20 +140,18 @@ fn had(files: &[PathBuf], after: u64, marks: &Marks) -> io::Result<Had> {
         mark = part.reader.mark();
     }
     marks.note(of, mark);
-    if let Some((start, _)) = later {
-        cut(&mut page, start);
-    }
-    match later {
+    if let Some(later) = later {
+        cut(&mut page, later.start);
         // The process left after this part, and has come back since.
-        Some((start, node)) if page.records.is_empty() && start > after => {
-            Ok(Had::Later { start, node })
+        if page.records.is_empty() {
+            return Ok(LogPart::Later(later));
         }
-        _ => Ok(Had::Page(page)),
     }
+    Ok(LogPart::Page(page))
 }
 
-/// The parts in some files, in their order.
-fn parts(files: &[PathBuf]) -> io::Result<Vec<Part>> {
+/// The parts in some files that were begun before an epoch, in their order.
+fn parts(files: &[PathBuf], before: Epoch) -> io::Result<Vec<Part>> {
     let mut parts = Vec::new();
     for path in files {
         let file = match File::open(path) {
@@ -156,7 +159,9 @@ fn parts(files: &[PathBuf]) -> io::Result<Vec<Part>> {
             file => file?,
         };
         // One that has not begun is empty.
-        if let Ok(reader) = LogReader::open(file) {
+        if let Ok(reader) = LogReader::open(file)
+            && reader.header().epoch < before
+        {
             let start = reader.header().start;
             parts.push(Part { reader, start });
         }
@@ -179,6 +184,9 @@ fn cut(page: &mut LogPage, end: u64) {
     if let Some(last) = page.records.last_mut() {
         let room = usize::try_from(end - last.offset).unwrap_or(usize::MAX);
         last.bytes.truncate(room);
+    }
+    if let Some(missing) = &mut page.missing {
+        missing.to = missing.to.min(end);
     }
     page.next = page.next.min(end);
 }
@@ -210,15 +218,13 @@ impl Service {
             // Asked before: what it writes last is there when its end is known.
             let state = self.writing(process, Instant::now() >= until).await;
             let had = match state {
-                Writing::Here(Some(end)) if end <= after => Had::Nothing,
-                _ => hosting.had(process, after).await?,
+                Writing::Here(Some(end)) if end <= after => LogPart::Nothing,
+                _ => hosting.log_part_before(process, after, NO_EPOCH).await?,
             };
             let page = match had {
-                Had::Page(page) => page,
-                Had::Later { start, node } => {
-                    self.part_elsewhere(process, after, start, node).await
-                }
-                Had::Nothing => LogPage {
+                LogPart::Page(page) => page,
+                LogPart::Later(later) => self.part_before(hosting, process, after, later).await,
+                LogPart::Nothing => LogPage {
                     next: after,
                     ..LogPage::default()
                 },
@@ -290,38 +296,37 @@ impl Service {
         }
     }
 
-    /// What was written before the process came here, from the nodes on which it was then.
-    async fn part_elsewhere(
+    /// What was written before a part began, from the nodes on which the process was then: each says where it came from.
+    async fn part_before(
         &self,
+        hosting: &Hosting,
         process: ProcessId,
         after: u64,
-        start: u64,
-        mut node: Option<NodeId>,
+        mut later: LaterPart,
     ) -> LogPage {
         let mut why = "nobody knows where it was".to_owned();
         for _ in 0..LOG_NODES_MAX {
-            let Some(asked) = node.filter(|node| *node != self.id) else {
+            let Some(node) = later.came_from else {
                 break;
             };
-            let request = HostingRequest::LogPart { process, after };
-            match self.pass_on(asked, request).await {
-                Ok(HostingReply::Log(mut page)) if page.missing.is_none() => {
-                    cut(&mut page, start);
-                    if page.records.is_empty() {
-                        why = "it is not kept any more".into();
-                        break;
+            let part = self.part_at(hosting, node, process, after, later).await;
+            match part {
+                Ok(LogPart::Page(mut page)) => {
+                    cut(&mut page, later.start);
+                    if !page.records.is_empty() || page.missing.is_some() {
+                        return page;
                     }
-                    return page;
+                    why = NOT_KEPT.to_owned();
+                    break;
                 }
-                Ok(HostingReply::Log(page)) => {
-                    let before = page.missing.and_then(|missing| missing.node);
-                    why = "it is not kept any more".into();
-                    if before == node {
-                        break;
-                    }
-                    node = before;
+                Ok(LogPart::Later(before)) => {
+                    let start = before.start.min(later.start);
+                    later = LaterPart { start, ..before };
                 }
-                Ok(_) => break,
+                Ok(LogPart::Nothing) => {
+                    why = NOT_KEPT.to_owned();
+                    break;
+                }
                 Err(failure) => {
                     why = failure.message;
                     break;
@@ -329,9 +334,47 @@ impl Service {
             }
         }
         LogPage {
-            missing: Some(missing(after, start, node, &why)),
-            next: start,
+            missing: Some(missing(after, later.start, later.came_from, &why)),
+            next: later.start,
             ..LogPage::default()
+        }
+    }
+
+    /// What a node, perhaps this one, has of what was written before a part began.
+    async fn part_at(
+        &self,
+        hosting: &Hosting,
+        node: NodeId,
+        process: ProcessId,
+        after: u64,
+        later: LaterPart,
+    ) -> Result<LogPart, Failure> {
+        let before = later.epoch;
+        if node == self.id {
+            return hosting.log_part_before(process, after, before).await;
+        }
+        let request = HostingRequest::LogPartBefore {
+            process,
+            after,
+            before,
+        };
+        match self.pass_on(node, request).await? {
+            HostingReply::LogPart(part) => Ok(part),
+            // It is older, and says what it has of all epochs.
+            HostingReply::Log(page) => Ok(match page.missing {
+                None => LogPart::Page(page),
+                Some(Missing {
+                    node: Some(came_from),
+                    to,
+                    ..
+                }) if came_from != node => LogPart::Later(LaterPart {
+                    start: to,
+                    came_from: Some(came_from),
+                    ..later
+                }),
+                Some(_) => LogPart::Nothing,
+            }),
+            _ => Err(Failure::refused("the other node answers another question")),
         }
     }
 }
@@ -340,7 +383,6 @@ impl Service {
 mod tests {
     use std::fs;
 
-    use sterna_process::Epoch;
     use sterna_runner::log::{LogHeader, LogWriter, Stream};
 
     use super::*;
@@ -368,7 +410,8 @@ mod tests {
         (0..lines).for_each(|_| log.write(Stream::Output, &line).unwrap());
         let whole = fs::metadata(&path).unwrap().len();
         let read = |marks: &Marks, mut after| {
-            while let Had::Page(page) = had(std::slice::from_ref(&path), after, marks).unwrap()
+            while let LogPart::Page(page) =
+                had(std::slice::from_ref(&path), after, NO_EPOCH, marks).unwrap()
                 && !page.records.is_empty()
             {
                 assert_eq!(page.records[0].offset, after);

@@ -72,6 +72,7 @@ impl HostingRequest {
             | Self::Describe { .. }
             | Self::Log { .. }
             | Self::LogPart { .. }
+            | Self::LogPartBefore { .. }
             | Self::Wait { .. }
             | Self::MoveNews { .. }
             | Self::MoveProgress { .. }

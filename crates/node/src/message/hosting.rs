@@ -6,12 +6,11 @@ use serde::{Deserialize, Serialize};
 use sterna_migration::{Attempt, NodeId, Travel};
 use sterna_process::{Description, Epoch, MemoryLayout, ProcessId, ProgramId, Stats, Tag};
 use sterna_runner::bytes::Bytes;
-use sterna_runner::log::Record;
 use sterna_runner::message::{FileAnswer, FileDeed, WindowSize};
 
 use super::{
-    Belongings, Binding, Cloned, DrainNews, DrainOrder, EventRecord, Keeping, ListenOrder,
-    MoveProgress, MoveReport, ProcessEntry, Recovered, RecoveredCopy, Room, ShelfReply,
+    Belongings, Binding, Cloned, DrainNews, DrainOrder, EventRecord, Keeping, ListenOrder, LogPage,
+    LogPart, MoveProgress, MoveReport, ProcessEntry, Recovered, RecoveredCopy, Room, ShelfReply,
     ShelfRequest, SnapshotOrder, ThawOrder, TreePage, TreeRound, TreeWish, TreesSent,
     is_process_name,
 };
@@ -339,6 +338,15 @@ pub enum HostingRequest {
     SaltedChannel(Attempt, [u8; 16]),
     /// `Thaw` at any node. Between nodes only the copy comes, over the stream of the request. From version 3 on.
     ThawAt(Box<ThawOrder>, NodeId),
+    /// Between nodes: a part of its output that the asked node has. From version 3 of the protocol on.
+    LogPartBefore {
+        /// Which.
+        process: ProcessId,
+        /// From which byte on.
+        after: u64,
+        /// What was written from this epoch on does not count.
+        before: Epoch,
+    },
 }
 
 /// What is done to a process.
@@ -510,6 +518,8 @@ pub enum HostingReply {
         /// If there are more: the last one.
         next: Option<ProcessId>,
     },
+    /// To [`HostingRequest::LogPartBefore`].
+    LogPart(LogPart),
 }
 
 /// A process as its node sees it.
@@ -558,32 +568,6 @@ pub struct Found {
     pub entries: Vec<ProcessEntry>,
     /// If nothing fits: names of living ones, to suggest some.
     pub names: Vec<String>,
-}
-
-/// A piece of a process's output.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogPage {
-    /// What was written, in its order.
-    pub records: Vec<Record>,
-    /// What is not to be had, which comes before `records`.
-    pub missing: Option<Missing>,
-    /// From where on to ask for more.
-    pub next: u64,
-    /// Whether there will never be more.
-    pub is_over: bool,
-}
-
-/// Output that is not to be had.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Missing {
-    /// From which byte.
-    pub from: u64,
-    /// To which.
-    pub to: u64,
-    /// Where it was written, if that is known.
-    pub node: Option<NodeId>,
-    /// Why not.
-    pub why: String,
 }
 
 /// How much room a node has.

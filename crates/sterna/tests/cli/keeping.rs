@@ -69,6 +69,42 @@ fn a_process_whose_node_was_killed_comes_back_from_its_snapshot() {
     }
 }
 
+/// Its snapshot is of the time when it was elsewhere, so the last part of its log on its node is of a life that does not
+/// count, and the one that says where it was then.
+#[test]
+fn the_log_of_a_process_that_comes_back_where_it_was_lost_is_whole() {
+    let world = World::new();
+    let [one, other] = two(&world);
+    run(&one, &world, "two", ENDLESS);
+    let lines = |node: &Node| node.ok(&world, &["logs", "lua"]).lines().count();
+    let writes_on = || {
+        let before = lines(&one);
+        until("it writes on", || lines(&one) > before + 3);
+    };
+    one.ok(&world, &["move", "lua", "one"]);
+    writes_on();
+    one.ok(&world, &["snapshot", "lua", "--once", "--to", "one"]);
+    writes_on();
+    one.ok(&world, &["move", "lua", "two"]);
+    writes_on();
+    other.kill_runner();
+    until("the loss is known", || {
+        one.ok(&world, &["ps", "-a"]).contains("lost")
+    });
+    one.ok(&world, &["recover", "lua", "--on", "two"]);
+    writes_on();
+    one.ok(&world, &["kill", "lua"]);
+    for node in [&one, &other] {
+        let log = node.ok(&world, &["logs", "lua"]);
+        let lines = 1..=log.lines().count();
+        let counted: String = lines.map(|number| format!("{number}\n")).collect();
+        assert_eq!(log, counted);
+    }
+    for node in [other, one] {
+        node.stop(&world);
+    }
+}
+
 #[test]
 fn a_lost_process_comes_back_from_a_store_on_a_node_that_has_it() {
     let world = World::new();
