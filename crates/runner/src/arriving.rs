@@ -13,13 +13,14 @@ use sterna_process::{
     Program, ReadLimits, Resources, Stdio,
 };
 
+use crate::beside::Known;
 use crate::channel::{Breaker, Receiver, Sender};
 use crate::clients::{self, Port};
 use crate::fault::{self, Midway};
 use crate::files::Files;
 use crate::hosted::{Hosted, Inner, Stage};
-use crate::input::{Carried, Input};
-use crate::leaving::{BESIDE, BESIDE_VERSION, Beside, chain};
+use crate::input::Input;
+use crate::leaving::chain;
 use crate::limits::{IMAGE_BYTES_MAX, PREPARATIONS_MAX};
 use crate::link::{Descriptors, are_left};
 use crate::log::LogHeader;
@@ -489,13 +490,8 @@ impl Taking {
         if process != self.attempt.process || epoch != self.attempt.epoch {
             return Err("what came is another process, or of another epoch".into());
         }
-        let versions = BESIDE_VERSION..=BESIDE_VERSION;
-        let beside: Beside = image
-            .sections
-            .require(&BESIDE, versions)
-            .and_then(|section| section.decode())
-            .map_err(|error| chain(&error))?;
-        let carried = Carried::take_from(&mut image.sections).map_err(|error| chain(&error))?;
+        let known = Known::take_from(&mut image.sections).map_err(|error| chain(&error))?;
+        let beside = known.beside.ok_or("no runner has made what came")?;
         let ports = clients::take_from(&mut image.sections).map_err(|error| chain(&error))?;
         let here = self.hosted.lock().ports.clone();
         for ((index, port), carried) in (0..).zip(here).zip(ports.unwrap_or_default()) {
@@ -517,11 +513,12 @@ impl Taking {
             epoch: epoch.next().unwrap_or(Epoch(u64::MAX)),
             start: beside.output_bytes,
             came_from,
+            rewinds: known.rewinds,
         };
         let begun = self.hosted.output.begin(&header);
         begun.map_err(|error| format!("could not write its log: {error}"))?;
         let input = self.hosted.lock().input.clone();
-        if let (Some(input), Some(carried)) = (input, carried) {
+        if let (Some(input), Some(carried)) = (input, known.carried) {
             input.carry(carried);
         }
         let stands = beside.stands;

@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use sterna_migration::MoveId;
 use sterna_process::{
-    ChangedPages, Image, Memory, PIECE_PAGES, PageProvider, PageSet, Paused, Pausing, ProcessId,
+    ChangedPages, Epoch, Memory, PIECE_PAGES, PageProvider, PageSet, Paused, Pausing, ProcessId,
     Program,
 };
 
+use crate::beside::{self, Known, Rewind};
 use crate::copy::{self, Copy};
 use crate::hosted::{Hosted, Inner, Stage};
-use crate::leaving::{BESIDE, BESIDE_VERSION, Beside, chain, whole};
+use crate::leaving::{chain, whole};
 use crate::limits::{COPY_BYTES, COPY_PAGES_MAX, PAUSE_WITHIN};
 use crate::link::Descriptors;
 use crate::log::LogHeader;
@@ -184,7 +185,9 @@ pub(crate) fn make(
     let mut image = from.image().clone();
     let kind = role.kind(&image.header.kind)?;
     let program = Program::installed(image.header.program);
-    let beside = take_beside(&mut image)?;
+    let known = Known::take_from(&mut image.sections).map_err(|error| chain(&error))?;
+    // None at all if no runner has made it.
+    let beside = known.beside.unwrap_or_default();
     image.header.process = order.process;
     image.header.epoch = order.epoch;
     let incoming = kind
@@ -197,14 +200,31 @@ pub(crate) fn make(
     let paused = incoming
         .finish(image, placed.resources, None)
         .map_err(|error| chain(&error))?;
+    let (start, rewinds) = match order.is_new {
+        true => (0, Vec::new()),
+        false => {
+            let rewind = Rewind {
+                since: Epoch::FIRST,
+                until: order.log_epoch,
+                start: beside.output_bytes,
+            };
+            let mut rewinds = known.rewinds;
+            beside::add(&mut rewinds, rewind);
+            (rewind.start, rewinds)
+        }
+    };
     let header = LogHeader {
         process: order.process,
         epoch: order.log_epoch,
-        start: if order.is_new { 0 } else { beside.output_bytes },
+        start,
         came_from: order.place.came_from,
+        rewinds,
     };
     let begun = placed.output.begin(&header);
     begun.map_err(|error| format!("could not write its log: {error}"))?;
+    if let (Some(input), Some(carried)) = (&placed.input, known.carried) {
+        input.carry(carried);
+    }
     let inner = Inner {
         epoch: order.epoch,
         stage: Stage::Made {
@@ -221,19 +241,6 @@ pub(crate) fn make(
     };
     let seen = (placed.output, placed.files);
     role.admit(Hosted::new(order.process, (kind, program), seen, inner))
-}
-
-/// What a runner knew of it; nothing if it was in none.
-fn take_beside(image: &mut Image) -> Result<Beside, String> {
-    let versions = BESIDE_VERSION..=BESIDE_VERSION;
-    let section = image.sections.take(&BESIDE, versions);
-    match section.map_err(|error| chain(&error))? {
-        Some(section) => section.decode().map_err(|error| chain(&error)),
-        None => Ok(Beside {
-            output_bytes: 0,
-            stands: false,
-        }),
-    }
 }
 
 fn install(memory: &dyn Memory, from: &mut dyn PageProvider) -> Result<(), String> {

@@ -10,12 +10,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use sterna_migration::{Attempt, Rest, RunnerEvent, Size};
-use sterna_process::{
-    Image, Memory, PageRuns, PauseRefused, Paused, Pausing, Process, Section, Tag, Waypoint,
-};
+use sterna_process::{Image, Memory, PageRuns, PauseRefused, Paused, Pausing, Process, Waypoint};
 
+use crate::beside::{self, Beside};
 use crate::channel::{Breaker, ChannelError, Receiver, Sender};
 use crate::clients;
 use crate::fault::{self, Midway};
@@ -38,20 +36,6 @@ pub(crate) struct Captured {
     pages: PageRuns,
     rounds: u32,
 }
-
-/// What a runner itself knows of a process, in its image beside what the kind does.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Beside {
-    /// Bytes of output until now.
-    pub output_bytes: u64,
-    /// Whether its user wants it to stand still.
-    pub stands: bool,
-}
-
-/// Name of the section that has it.
-pub const BESIDE: Tag = Tag::new("sterna.runner");
-/// Version of that section.
-pub const BESIDE_VERSION: u16 = 1;
 
 /// The connection to the target of a move.
 pub(crate) struct Outgoing {
@@ -396,9 +380,8 @@ pub(crate) fn whole(hosted: &Hosted, paused: &mut dyn Paused) -> Result<Image, S
         output_bytes: hosted.output.drain(),
         stands: hosted.lock().stands,
     };
-    Section::encode(BESIDE, BESIDE_VERSION, &beside)
-        .and_then(|section| image.sections.push(section))
-        .map_err(|error| chain(&error))?;
+    let put = beside::put(&beside, &hosted.output.rewinds(), &mut image);
+    put.map_err(|error| chain(&error))?;
     let input = hosted.lock().input.clone();
     if let Some(input) = input {
         let section = input.take_out().map_err(|error| chain(&error))?;

@@ -17,6 +17,7 @@
 //! - `leaving`, `arriving`: the two sides of a move; `live`: rounds before it, while the process runs
 //! - `following`, `rest`: the two sides of a memory that comes after its process; `left`: what is left of it
 //! - `pump`: what runners say to each other; [`channel`]: sealed records
+//! - `beside`: what it knows itself of a process, on its way in an image
 //! - `copying`: copies for files and snapshots, and processes made of them; [`copy`]: their bytes
 //! - `streams`, [`log`]: output on its way into a file; `input`: what users type, on its way to a process
 //! - [`files`]: what users copy from and to a process's directories
@@ -25,6 +26,7 @@
 //! - [`limits`]: every limit
 
 mod arriving;
+mod beside;
 pub mod bytes;
 pub mod channel;
 mod clients;
@@ -51,8 +53,8 @@ mod serving;
 mod streams;
 mod watch;
 
+pub use beside::{BESIDE, BESIDE_VERSION, Beside, Rewind, take_out};
 pub use handle::{Handle, HandleError};
-pub use leaving::{BESIDE, BESIDE_VERSION, Beside};
 pub use pump::PumpError;
 pub use role::{Elsewhere, Given, Kinds, run};
 

@@ -108,6 +108,8 @@ pub const DESCRIBE_WITHIN: Duration = Duration::from_secs(2);
 /// For a process to stand still because its user says so.
 pub const PAUSE_WITHIN: Duration = Duration::from_secs(10);
 
+/// Returns to copies of which a process's log knows; each takes up to 30 bytes of its header.
+pub const REWINDS_MAX: usize = 128;
 /// Longest piece of output in one record of a log, in bytes.
 pub const LOG_RECORD_BYTES_MAX: usize = 64 << 10;
 

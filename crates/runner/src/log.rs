@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use sterna_migration::NodeId;
 use sterna_process::{Epoch, ProcessId};
 
+use crate::beside::Rewind;
 use crate::limits::LOG_RECORD_BYTES_MAX;
 
 const MAGIC: &[u8; 8] = b"STERNLOG";
@@ -42,6 +43,8 @@ pub struct LogHeader {
     pub start: u64,
     /// Where the part before is; `None` if it begins here.
     pub came_from: Option<NodeId>,
+    /// Where it went on from copies, oldest first: what is void of the parts before.
+    pub rewinds: Vec<Rewind>,
 }
 
 /// Which of its streams a process wrote to.
@@ -379,6 +382,7 @@ mod tests {
             epoch: Epoch(3),
             start,
             came_from: None,
+            rewinds: Vec::new(),
         }
     }
 

@@ -34,6 +34,7 @@ pub(crate) fn spawn(
         epoch: order.epoch,
         start: 0,
         came_from: None,
+        rewinds: Vec::new(),
     };
     let begun = placed.output.begin(&header);
     begun.map_err(|error| format!("could not write its log: {error}"))?;
@@ -273,6 +274,11 @@ pub(crate) fn resume(role: &Role, service: &Service, process: ProcessId, epoch: 
         }));
     }
     let mut inner = hosted.lock();
+    let next = inner.epoch.next().unwrap_or(epoch);
+    if epoch > next {
+        // It goes on from what a move has left of it here: in between it was another node's, and was lost there.
+        hosted.output.rewind(next, epoch);
+    }
     inner.epoch = epoch;
     if let Some((_, outgoing)) = inner.outgoing.take() {
         outgoing.hang_up();

@@ -13,7 +13,9 @@ use std::thread;
 
 use rustix::event::epoll::EventFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
+use sterna_process::Epoch;
 
+use crate::beside::{self, Rewind};
 use crate::log::{LogHeader, LogWriter, Stream};
 use crate::watch::{Token, Watch};
 
@@ -32,6 +34,7 @@ struct Tap {
 /// The output of one process.
 pub(crate) struct Output {
     log: Mutex<Log>,
+    rewinds: Mutex<Vec<Rewind>>,
     taps: Mutex<Vec<Arc<Tap>>>,
     open: AtomicU8,
     has_complained: AtomicBool,
@@ -131,6 +134,7 @@ impl Output {
     pub(crate) fn new(log: File, on_closed: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             log: Mutex::new(Log::Waiting(log)),
+            rewinds: Mutex::default(),
             taps: Mutex::default(),
             open: AtomicU8::new(0),
             has_complained: AtomicBool::new(false),
@@ -142,10 +146,29 @@ impl Output {
     pub(crate) fn begin(&self, header: &LogHeader) -> io::Result<()> {
         let mut log = locked(&self.log);
         match std::mem::replace(&mut *log, Log::Broken) {
-            Log::Waiting(file) => *log = Log::Begun(LogWriter::begin(file, header)?),
+            Log::Waiting(file) => {
+                *log = Log::Begun(LogWriter::begin(file, header)?);
+                locked(&self.rewinds).clone_from(&header.rewinds);
+            }
             begun => *log = begun,
         }
         Ok(())
+    }
+
+    /// Where the process has gone on from copies.
+    pub(crate) fn rewinds(&self) -> Vec<Rewind> {
+        locked(&self.rewinds).clone()
+    }
+
+    /// It goes on from what was kept of it here: what was written elsewhere in these epochs is void.
+    pub(crate) fn rewind(&self, since: Epoch, until: Epoch) {
+        let start = self.bytes();
+        let rewind = Rewind {
+            since,
+            until,
+            start,
+        };
+        beside::add(&mut locked(&self.rewinds), rewind);
     }
 
     /// Whether the process has closed both streams.

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use sterna_migration::{Life, NodeId};
 use sterna_process::{Epoch, ProcessId};
+use sterna_runner::Rewind;
 use sterna_runner::log::LogReader;
 use tokio::time::{Instant, sleep};
 
@@ -35,6 +36,8 @@ pub(super) use marks::Marks;
 struct Part {
     reader: LogReader,
     start: u64,
+    /// What is written from there on does not count: a later part begins, or the process went on from a copy.
+    end: u64,
 }
 
 /// Where a process writes.
@@ -107,7 +110,8 @@ fn had(files: &[PathBuf], after: u64, before: Epoch, marks: &Marks) -> io::Resul
         epoch: part.reader.header().epoch,
         came_from: part.reader.header().came_from,
     });
-    let holding = parts.into_iter().rev().find(|part| part.start <= after);
+    let holds = |part: &Part| part.start <= after && after < part.end;
+    let holding = parts.into_iter().rev().find(holds);
     let Some(mut part) = holding else {
         return Ok(later.map_or(LogPart::Nothing, LogPart::Later));
     };
@@ -131,8 +135,7 @@ fn had(files: &[PathBuf], after: u64, before: Epoch, marks: &Marks) -> io::Resul
                 page.missing = Some(missing(after, record.offset, None, why));
                 page.next = record.offset;
             }
-            marks.note(of, mark);
-            return Ok(LogPart::Page(page));
+            break;
         }
         bytes += record.bytes.len();
         page.next = record.offset + record.bytes.len() as u64;
@@ -140,14 +143,14 @@ fn had(files: &[PathBuf], after: u64, before: Epoch, marks: &Marks) -> io::Resul
         mark = part.reader.mark();
     }
     marks.note(of, mark);
-    if let Some(later) = later {
-        cut(&mut page, later.start);
-        // The process left after this part, and has come back since.
-        if page.records.is_empty() {
-            return Ok(LogPart::Later(later));
+    cut(&mut page, part.end);
+    // The process left after this part, and has come back since.
+    match later {
+        Some(later) if page.records.is_empty() && page.missing.is_none() => {
+            Ok(LogPart::Later(later))
         }
+        _ => Ok(LogPart::Page(page)),
     }
-    Ok(LogPart::Page(page))
 }
 
 /// The parts in some files that were begun before an epoch, in their order.
@@ -163,16 +166,23 @@ fn parts(files: &[PathBuf], before: Epoch) -> io::Result<Vec<Part>> {
             && reader.header().epoch < before
         {
             let start = reader.header().start;
-            parts.push(Part { reader, start });
+            parts.push(Part {
+                reader,
+                start,
+                end: u64::MAX,
+            });
         }
     }
-    // What was written after a copy from which the process went on later is not its output any more.
+    // What was written after a copy from which the process went on later is not its output any more: here, as a later
+    // part says, or elsewhere, as the latest one knows.
     parts.sort_by_key(|part| std::cmp::Reverse(part.reader.header().epoch));
-    let mut start = u64::MAX;
-    parts.retain(|part| {
-        let counts = part.start < start;
-        start = start.min(part.start);
-        counts
+    let latest = parts.first();
+    let rewinds = latest.map_or_else(Vec::new, |part| part.reader.header().rewinds.clone());
+    let mut end = u64::MAX;
+    parts.retain_mut(|part| {
+        part.end = end.min(Rewind::end(&rewinds, part.reader.header().epoch));
+        end = end.min(part.start);
+        part.start < part.end
     });
     parts.reverse();
     Ok(parts)
@@ -394,6 +404,79 @@ mod tests {
         count.unwrap().parse().unwrap()
     }
 
+    /// The part of a log that began so, and its bytes, each of which says who wrote it.
+    fn part(
+        folder: &tempfile::TempDir,
+        (epoch, start): (u64, u64),
+        rewinds: &[Rewind],
+        (writer, bytes): (u8, usize),
+    ) -> PathBuf {
+        let header = LogHeader {
+            process: ProcessId::from_bytes([7; 16]),
+            epoch: Epoch(epoch),
+            start,
+            came_from: (epoch > 0).then(|| NodeId::from_bytes([epoch as u8; 32])),
+            rewinds: rewinds.to_vec(),
+        };
+        let path = folder.path().join(epoch.to_string());
+        let mut log = LogWriter::begin(File::create(&path).unwrap(), &header).unwrap();
+        log.write(Stream::Output, &vec![writer; bytes]).unwrap();
+        path
+    }
+
+    /// Bytes of a page, or where the next part begins.
+    fn page(files: &[PathBuf], after: u64) -> Result<Vec<u8>, u64> {
+        match had(files, after, NO_EPOCH, &Marks::default()).unwrap() {
+            LogPart::Page(page) => Ok(page.records.into_iter().flat_map(|one| one.bytes).collect()),
+            LogPart::Later(later) => Err(later.start),
+            LogPart::Nothing => Ok(Vec::new()),
+        }
+    }
+
+    #[test]
+    fn what_a_lost_life_wrote_does_not_count_where_the_process_comes_back_later() {
+        let folder = tempfile::tempdir().unwrap();
+        // It was lost here after 100 bytes, went on elsewhere from a copy of when there were 60, and came back after 200.
+        let rewind = Rewind {
+            since: Epoch::FIRST,
+            until: Epoch(2),
+            start: 60,
+        };
+        let files = [
+            part(&folder, (0, 0), &[], (b'a', 100)),
+            part(&folder, (3, 200), &[rewind], (b'c', 10)),
+        ];
+        assert_eq!(page(&files, 0), Ok(vec![b'a'; 60]));
+        assert_eq!(page(&files, 60), Err(200));
+        assert_eq!(page(&files, 200), Ok(vec![b'c'; 10]));
+        // Asked by who has the part of epoch 2: what was written here before that.
+        let before = had(&files, 60, Epoch(2), &Marks::default()).unwrap();
+        assert!(matches!(before, LogPart::Page(page) if page.next == 100));
+    }
+
+    #[test]
+    fn what_goes_on_from_the_copy_of_a_move_is_one_part() {
+        let folder = tempfile::tempdir().unwrap();
+        // It left after 60 bytes in epoch 1, was lost there, and went on here, in the same file, in epoch 2.
+        let rewind = Rewind {
+            since: Epoch(1),
+            until: Epoch(2),
+            start: 60,
+        };
+        let here = [
+            part(&folder, (0, 0), &[], (b'a', 100)),
+            part(&folder, (4, 150), &[rewind], (b'd', 10)),
+        ];
+        assert_eq!(page(&here, 0), Ok(vec![b'a'; 100]));
+        assert_eq!(page(&here, 100), Err(150));
+        let there = [
+            part(&folder, (1, 60), &[], (b'b', 30)),
+            part(&folder, (3, 100), &[rewind], (b'c', 50)),
+        ];
+        assert_eq!(page(&there, 60), Err(100));
+        assert_eq!(page(&there, 100), Ok(vec![b'c'; 50]));
+    }
+
     #[test]
     fn a_long_log_is_read_once_however_many_pages_it_has() {
         let folder = tempfile::tempdir().unwrap();
@@ -402,6 +485,7 @@ mod tests {
             epoch: Epoch::FIRST,
             start: 0,
             came_from: None,
+            rewinds: Vec::new(),
         };
         let path = folder.path().join("log");
         let mut log = LogWriter::begin(File::create(&path).unwrap(), &header).unwrap();

@@ -13,7 +13,6 @@ use sterna_node::message::{Belongings, BindingSort};
 use sterna_process::{
     Directory, Image, ImageFile, Plain, ProcessId, Provenance, ReadLimits, Resources, Stdio,
 };
-use sterna_runner::{BESIDE, BESIDE_VERSION};
 
 use super::filed::Thawing;
 use super::given::{self, Given};
@@ -256,8 +255,7 @@ impl Thaw {
         let own = file.provenance() == Provenance::Own;
         let mut of_cluster = false;
         if self.on.is_none() && !self.detach {
-            let versions = BESIDE_VERSION..=BESIDE_VERSION;
-            of_cluster = image.sections.take(&BESIDE, versions)?.is_some();
+            of_cluster = sterna_runner::take_out(&mut image.sections)?;
             self.new_id |= of_cluster;
         }
         Ok(Frozen {

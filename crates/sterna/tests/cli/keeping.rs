@@ -105,6 +105,38 @@ fn the_log_of_a_process_that_comes_back_where_it_was_lost_is_whole() {
     }
 }
 
+/// Each life writes something else: what it says is the log before it comes back must be so afterwards.
+#[test]
+fn what_a_lost_life_wrote_is_not_in_the_log_when_the_process_is_there_again() {
+    let world = World::new();
+    let [one, other] = two(&world);
+    let clock =
+        "local i=0; while true do i=i+1; for j=1,300000 do end print(i, os.clock(), os.time()) end";
+    run(&one, &world, "two", clock);
+    let log = || one.ok(&world, &["logs", "lua"]);
+    let writes_on = || {
+        let before = log().len();
+        until("it writes on", || log().len() > before + 100);
+    };
+    one.ok(&world, &["snapshot", "lua", "--once", "--to", "one"]);
+    writes_on();
+    other.kill_runner();
+    until("the loss is known", || {
+        one.ok(&world, &["ps", "-a"]).contains("lost")
+    });
+    one.ok(&world, &["recover", "lua", "--on", "one"]);
+    writes_on();
+    let before = log();
+    one.ok(&world, &["move", "lua", "two"]);
+    writes_on();
+    let after = log();
+    assert!(after.starts_with(&before), "{before}\n---\n{after}");
+    one.ok(&world, &["kill", "lua"]);
+    for node in [other, one] {
+        node.stop(&world);
+    }
+}
+
 #[test]
 fn a_lost_process_comes_back_from_a_store_on_a_node_that_has_it() {
     let world = World::new();
@@ -178,6 +210,62 @@ fn a_frozen_process_goes_on_once_as_the_same_one_and_then_as_another() {
     assert!(plain(&world).ends_with(&rest));
     other.stop(&world);
     one.stop(&world);
+}
+
+/// With what it has not read.
+#[test]
+fn a_process_that_is_typed_to_is_frozen_and_recovered() {
+    let world = World::new();
+    let [one, other] = two(&world);
+    let echo = guest("echo");
+    let run = ["run", "-d", "-i", "--name", "echo", "--on", "two"];
+    let run = [&run[..], &["--node", &one.data, &echo]].concat();
+    world.ask(run).ok();
+    let say = |line: &str| {
+        let mut typing = world.start(["attach", "echo", "--node", &one.data]);
+        typing.say(line);
+        typing
+    };
+    let wrote = |line: &str| {
+        until("it has read that", || {
+            one.ok(&world, &["logs", "echo"]).contains(line)
+        })
+    };
+    let mut typing = say("one\n");
+    wrote("1: one");
+    let file = world.path("echo.sterna").to_str().unwrap().to_owned();
+    one.ok(&world, &["pause", "echo"]);
+    typing.say("two\n");
+    let unread = || {
+        one.ok(&world, &["freeze", "echo", "-o", &file, "--keep"]);
+        let there = fs::read(&file).unwrap();
+        there.windows(4).any(|bytes| bytes == b"two\n")
+    };
+    until("it is typed", unread);
+    one.ok(&world, &["freeze", "echo", "-o", &file]);
+    typing.end();
+    // Who thaws it elsewhere types anew.
+    let mut there = world.start(["thaw", &file]);
+    there.say("else\n");
+    there.out.wait_for("2: else");
+    there.hang_up();
+    there.ended(0);
+    one.ok(&world, &["thaw", "--detach", "--on", "two", &file]);
+    one.ok(&world, &["resume", "echo"]);
+    wrote("2: two");
+    one.ok(&world, &["snapshot", "echo", "--once", "--to", "one"]);
+    other.kill_runner();
+    until("the loss is known", || {
+        one.ok(&world, &["ps", "-a"]).contains("lost")
+    });
+    one.ok(&world, &["recover", "echo", "--on", "two"]);
+    let mut typing = say("three\n");
+    wrote("3: three");
+    one.ok(&world, &["kill", "echo"]);
+    typing.end();
+    for node in [other, one] {
+        node.stop(&world);
+    }
 }
 
 #[test]
