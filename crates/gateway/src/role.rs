@@ -8,7 +8,9 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Model, Settings, Site, Stop, Workers};
@@ -55,6 +57,10 @@ pub fn worker() -> Vec<String> {
 
 /// Does what the role `name` has to do. Its orders come through standard input.
 pub fn run(name: &str) -> ExitCode {
+    if name != WORKER {
+        // Nobody hears of what is measured once the program that compares has ended.
+        let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    }
     let result = match name {
         WORKER => work(),
         SERVER => serve(),

@@ -97,13 +97,15 @@ impl Ingress {
             .collect()
     }
 
-    /// Ports to which nobody is attached, and for how long: of which process, and which of that one's.
-    pub(crate) fn unattached(&self) -> Vec<((ProcessId, u32), Duration)> {
+    /// Ports to which nobody is attached, and for how long if nobody ever was: of which process, and which of that one's.
+    pub(crate) fn unattached(&self) -> Vec<((ProcessId, u32), Option<Duration>)> {
         let ports = self.ports();
         let waiting = ports.iter();
-        waiting
-            .filter_map(|(which, port)| Some((*which, port.has_waited()?)))
-            .collect()
+        let waiting = waiting.filter_map(|(which, port)| {
+            let waited = port.has_waited()?;
+            Some((*which, (!port.was_attached()).then_some(waited)))
+        });
+        waiting.collect()
     }
 
     fn ports(&self) -> MutexGuard<'_, HashMap<(ProcessId, u32), Arc<Port>>> {

@@ -130,7 +130,9 @@ impl FileDeed {
 
 fn why(path: &str, errno: Errno) -> String {
     let what = match errno {
-        Errno::XDEV => "a link in it leads out of the directory that the process was given".into(),
+        Errno::XDEV => {
+            "by a link or `..` it leads out of the directory that the process was given".into()
+        }
         Errno::ROFS => "the process was given this directory for reading only".into(),
         Errno::ACCESS | Errno::PERM => "the user of the node may not do that there".into(),
         other => io::Error::from(other).to_string(),

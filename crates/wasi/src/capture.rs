@@ -54,7 +54,10 @@ pub(crate) struct List<'a, T>(pub(crate) &'a [T]);
 
 impl<T: fmt::Display> fmt::Display for List<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|item| write!(f, "\n  {item}"))
+        let mut between = " ";
+        self.0.iter().try_for_each(|item| {
+            write!(f, "{}{item}", std::mem::replace(&mut between, "; "))
+        })
     }
 }
 

@@ -214,7 +214,7 @@ impl Connection {
     /// The deadline has passed.
     pub(crate) fn timed_out(&mut self, now: Instant) {
         if matches!(self.state, State::Receiving) && !self.input.is_empty() {
-            self.refuse(Status::REQUEST_TIMEOUT, String::new(), now);
+            self.refuse(Status::REQUEST_TIMEOUT, Vec::new(), now);
         } else if matches!(self.state, State::Sending(_)) {
             self.conclude();
             self.state = State::GivingUp;
@@ -311,7 +311,7 @@ impl Connection {
     }
 
     /// Answers what cannot be understood, and ends.
-    fn refuse(&mut self, status: Status, called: String, now: Instant) {
+    fn refuse(&mut self, status: Status, called: Vec<u8>, now: Instant) {
         self.keep = false;
         let answer = Answer::refusal(status, Method::Get, false);
         let record = self.site.log.as_ref().map(|_| Record {
@@ -345,7 +345,7 @@ impl Connection {
         let version = if request.is_modern { "1.1" } else { "1.0" };
         Record {
             peer: self.peer,
-            called: format!("{method} {} HTTP/{version}", request.target),
+            called: format!("{method} {} HTTP/{version}", request.target).into_bytes(),
             status: answer.status,
             bytes: 0,
             referer: request.referer.clone(),

@@ -26,13 +26,13 @@ const END_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) peer: IpAddr,
-    /// The first line of the request.
-    pub(crate) called: String,
+    /// The first line of the request, as it came.
+    pub(crate) called: Vec<u8>,
     pub(crate) status: Status,
     /// Bytes of the body that were sent.
     pub(crate) bytes: u64,
-    pub(crate) referer: Option<String>,
-    pub(crate) agent: Option<String>,
+    pub(crate) referer: Option<Vec<u8>>,
+    pub(crate) agent: Option<Vec<u8>>,
 }
 
 /// An access log. Dropped, it [ends](Ending::end).
@@ -186,22 +186,20 @@ fn line(to: &mut String, record: &Record, now: SystemTime) {
     to.push_str("] \"");
     quote(to, &record.called);
     let _ = write!(to, "\" {} {} \"", record.status.0, record.bytes);
-    quote(to, record.referer.as_deref().unwrap_or("-"));
+    quote(to, record.referer.as_deref().unwrap_or(b"-"));
     to.push_str("\" \"");
-    quote(to, record.agent.as_deref().unwrap_or("-"));
+    quote(to, record.agent.as_deref().unwrap_or(b"-"));
     to.push_str("\"\n");
 }
 
 /// What comes from outside can neither end the quotes nor the line, nor act on a terminal.
-fn quote(to: &mut String, text: &str) {
-    for letter in text.chars() {
-        if letter == '"' || letter == '\\' || !(' '..='~').contains(&letter) {
-            let mut bytes = [0; 4];
-            for byte in letter.encode_utf8(&mut bytes).bytes() {
+fn quote(to: &mut String, text: &[u8]) {
+    for &byte in text {
+        match byte {
+            b'"' | b'\\' | ..b' ' | 0x7f.. => {
                 let _ = write!(to, "\\x{byte:02X}");
             }
-        } else {
-            to.push(letter);
+            plain => to.push(char::from(plain)),
         }
     }
 }
@@ -223,14 +221,14 @@ mod tests {
 
     use super::*;
 
-    fn record(called: &str) -> Record {
+    fn record(called: impl AsRef<[u8]>) -> Record {
         Record {
             peer: IpAddr::from([192, 0, 2, 1]),
-            called: called.to_owned(),
+            called: called.as_ref().to_owned(),
             status: Status::OK,
             bytes: 42,
             referer: None,
-            agent: Some("tester".to_owned()),
+            agent: Some(b"tester".to_vec()),
         }
     }
 
@@ -248,10 +246,10 @@ mod tests {
         let mut text = String::new();
         line(
             &mut text,
-            &record("GET /\"\n\x1b[2Jé\\"),
+            &record(b"GET /\"\n\x1b[2J\xC3\xA9\xFF\x7F\\"),
             SystemTime::UNIX_EPOCH,
         );
-        assert!(text.contains("\"GET /\\x22\\x0A\\x1B[2J\\xC3\\xA9\\x5C\" 200"));
+        assert!(text.contains("\"GET /\\x22\\x0A\\x1B[2J\\xC3\\xA9\\xFF\\x7F\\x5C\" 200"));
         assert_eq!(text.matches('\n').count(), 1);
     }
 
@@ -262,7 +260,7 @@ mod tests {
         let told = move |error: &io::Error| told.send(error.kind()).unwrap();
         let log = Log::new(File::from(OwnedFd::from(writer)), told).unwrap();
         let longer_than_a_pipe = "x".repeat(WAITING_BYTES_MAX);
-        log.add(&record(&longer_than_a_pipe));
+        log.add(&record(longer_than_a_pipe));
         drop(log);
         assert_eq!(failures.recv(), Ok(io::ErrorKind::TimedOut));
         drop(reader);
@@ -274,7 +272,7 @@ mod tests {
         let (told, failures) = std::sync::mpsc::channel();
         let log = Log::new(full, move |error| told.send(error.kind()).unwrap()).unwrap();
         for _ in 0..2 {
-            log.add(&record(&"x".repeat(WAITING_BYTES_FULL)));
+            log.add(&record("x".repeat(WAITING_BYTES_FULL)));
             while !log.ending.0.waiting().lines.is_empty() {
                 std::thread::yield_now();
             }
@@ -291,7 +289,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let log = Log::new(file.try_clone().unwrap(), |_| ()).unwrap();
         for number in 0..1000 {
-            log.add(&record(&number.to_string()));
+            log.add(&record(number.to_string()));
         }
         drop(log);
         let mut text = String::new();

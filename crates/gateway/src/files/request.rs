@@ -44,8 +44,8 @@ pub(crate) struct Request {
     pub(crate) body: u64,
     pub(crate) conditions: Conditions,
     pub(crate) range: Option<String>,
-    pub(crate) referer: Option<String>,
-    pub(crate) agent: Option<String>,
+    pub(crate) referer: Option<Vec<u8>>,
+    pub(crate) agent: Option<Vec<u8>>,
 }
 
 /// What the bytes that have arrived are.
@@ -66,7 +66,7 @@ pub(crate) enum Read {
 pub(crate) struct Refusal {
     pub(crate) status: Status,
     /// The first line, for the log.
-    pub(crate) called: String,
+    pub(crate) called: Vec<u8>,
 }
 
 /// Reads the request at the beginning of `bytes`, which are not empty.
@@ -114,10 +114,10 @@ fn has_bare_line_end(head: &[u8]) -> bool {
     })
 }
 
-fn called(bytes: &[u8]) -> String {
+fn called(bytes: &[u8]) -> Vec<u8> {
     let line = bytes.split(|byte| *byte == b'\r' || *byte == b'\n').next();
     let line = line.unwrap_or_default();
-    String::from_utf8_lossy(&line[..line.len().min(CALLED_BYTES_MAX)]).into_owned()
+    line[..line.len().min(CALLED_BYTES_MAX)].to_owned()
 }
 
 fn understand(head: &httparse::Request<'_, '_>, limits: &Limits) -> Result<Request, Status> {
@@ -163,8 +163,8 @@ struct Fields {
     range: Option<String>,
     /// There was more than one `Range`.
     has_ranges: bool,
-    referer: Option<String>,
-    agent: Option<String>,
+    referer: Option<Vec<u8>>,
+    agent: Option<Vec<u8>>,
 }
 
 impl Fields {
@@ -183,11 +183,11 @@ impl Fields {
                 self.range = Some(text(field));
             }
             6 if is("expect") => self.expects = true,
-            7 if is("referer") => self.referer = Some(text(field)),
+            7 if is("referer") => self.referer = Some(field.value.to_owned()),
             8 if is("if-match") => join(&mut self.conditions.if_match, field),
             8 if is("if-range") => join(&mut self.conditions.if_range, field),
             10 if is("connection") => self.take_connection(field.value),
-            10 if is("user-agent") => self.agent = Some(text(field)),
+            10 if is("user-agent") => self.agent = Some(field.value.to_owned()),
             13 if is("if-none-match") => join(&mut self.conditions.if_none_match, field),
             14 if is("content-length") => self.take_length(field.value)?,
             17 if is("if-modified-since") => join(&mut self.conditions.if_modified_since, field),

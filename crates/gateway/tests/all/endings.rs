@@ -59,8 +59,11 @@ pub(crate) fn half_sent(model: Model) {
     client.send("Host: x\r\n\r\n");
     let response = client.response(false);
     assert_eq!(response.status, 200);
-    assert_eq!(response.field("Connection"), Some("close"));
-    drop(client);
+    // A process of its own may hear of the end only after that.
+    if model != Model::Processes {
+        assert_eq!(response.field("Connection"), Some("close"));
+    }
+    assert!(client.rest().is_empty(), "the connection has ended");
     assert_eq!(ending.join().unwrap().cut_off, 0);
 }
 

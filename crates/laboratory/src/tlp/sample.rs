@@ -55,6 +55,10 @@ impl Sampler {
     fn look(&mut self) {
         if self.looks.is_multiple_of(LOOKS_PER_SEARCH) {
             self.processes = descendants(self.root);
+            // Who looks may be one of them: a shell's, say.
+            let own = std::process::id();
+            self.processes
+                .retain(|pid| *pid != own || *pid == self.root);
         }
         self.looks += 1;
         let now = Instant::now();

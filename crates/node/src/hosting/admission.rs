@@ -44,6 +44,8 @@ impl Service {
         let belongings = belongings.ok_or_else(|| Refusal::Unsupported {
             what: "what the process has, as a newer node wrote it down".into(),
         })?;
+        // A node that has just been started is about to have one.
+        let _ = hosting.runner_soon().await;
         if let Some(refusal) = hosting.objection(&offer.kind, &belongings.bindings, false) {
             return Err(refusal);
         }

@@ -103,7 +103,8 @@ impl Service {
                 self.pass_on_any(source, request).await
             }
             HostingRequest::Recover { process, on } => {
-                self.recover_somewhere(hosting, process, on).await.map(Some)
+                let recovered = self.recover_somewhere(hosting, process, on, descriptors);
+                recovered.await.map(Some)
             }
             HostingRequest::Freeze { .. } => {
                 let frozen = self.freeze(hosting, request, descriptors);
@@ -128,6 +129,10 @@ impl Service {
         request: HostingRequest,
     ) -> Result<Option<HostingReply>, Failure> {
         let until = Instant::now() + SETTLE_WITHIN;
+        let is_move = matches!(
+            request,
+            HostingRequest::Move { .. } | HostingRequest::MoveSo { .. }
+        );
         loop {
             let entry = self.entry(process).await?;
             let record = entry.record().map_err(Failure::refused)?;
@@ -151,8 +156,10 @@ impl Service {
                     let part = self.log_part_of_others(hosting, process, after, record.owner);
                     return part.await.map(Some).ok_or(failure);
                 }
+                // Whoever moves what is being moved decides himself whether to try again.
                 Err(failure)
-                    if matches!(failure.kind, FailureKind::NotHere | FailureKind::Busy)
+                    if (failure.kind == FailureKind::NotHere
+                        || failure.kind == FailureKind::Busy && !is_move)
                         && Instant::now() < until =>
                 {
                     sleep(LOG_LOOK_EVERY).await;
@@ -208,6 +215,7 @@ impl Service {
                 hosting.program_piece(program, offset).await.map(Some)
             }
             HostingRequest::MayCome { kind, bindings, .. } => {
+                let _ = hosting.runner_soon().await;
                 match hosting.objection(&kind, &bindings, false) {
                     Some(refusal) => Err(Failure::refused(refusal)),
                     None => hosting.responds().await.map(|()| None),
@@ -365,7 +373,7 @@ impl Service {
                 .await
                 .map(Some),
             HostingRequest::Recover { process, on: None } => {
-                self.recover(hosting, process).await.map(Some)
+                self.recover(hosting, process, Vec::new()).await.map(Some)
             }
             HostingRequest::Clone { process, target } => {
                 self.clone_process(hosting, process, target).await.map(Some)

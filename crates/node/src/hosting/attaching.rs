@@ -317,7 +317,7 @@ impl Service {
     pub(crate) async fn watch_ports(self: Arc<Self>, hosting: Arc<Hosting>) {
         loop {
             sleep(UNATTACHED_WITHIN).await;
-            for ((process, index), waited) in hosting.ingress.unattached() {
+            for ((process, index), unused) in hosting.ingress.unattached() {
                 let asked = self
                     .ask_registry(RegistryRequest::Process { process })
                     .await;
@@ -329,8 +329,10 @@ impl Service {
                                 .record()
                                 .is_ok_and(|record| record.life != Life::Alive)
                     }
-                    // Its ports are opened before it has a record.
-                    Ok(Reply::Process(None)) => waited >= NOT_STARTED_WITHIN,
+                    // It was forgotten; or its ports were opened before it has a record.
+                    Ok(Reply::Process(None)) => {
+                        unused.is_none_or(|waited| waited >= NOT_STARTED_WITHIN)
+                    }
                     // Nobody knows: the clients wait.
                     _ => false,
                 };

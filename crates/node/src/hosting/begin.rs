@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use sterna_migration::{Attempt, Grant, MoveId, NodeId, Offer, Order as Move, Travel};
+use sterna_migration::{Attempt, Grant, MoveId, NodeId, Offer, Order as Move, StartError, Travel};
 use sterna_process::ProcessId;
 use sterna_runner::message::Seen;
 use tokio::sync::oneshot;
@@ -86,7 +86,13 @@ impl Service {
                     attempt,
                 })
             }
-            Ok(Err(error)) => Err(Failure::refused(error)),
+            Ok(Err(error)) => {
+                let kind = match error {
+                    StartError::Busy { .. } | StartError::TooManyMoves { .. } => FailureKind::Busy,
+                    _ => FailureKind::Refused,
+                };
+                Err(Failure::new(kind, error))
+            }
             Err(_) => Err(Failure::new(FailureKind::Internal, "the node is stopping")),
         }
     }

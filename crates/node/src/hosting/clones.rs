@@ -13,8 +13,8 @@ use super::making::As;
 use super::snapshots::{chain, new_key};
 use super::{Hosting, blocking};
 use crate::message::{
-    Belongings, Cloned, EventSort, Failure, HostingReply, HostingRequest, Keeper, Parent,
-    ProcessInfo,
+    Belongings, Cloned, EventSort, Failure, FailureKind, HostingReply, HostingRequest, Keeper,
+    Parent, ProcessInfo,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
@@ -129,7 +129,8 @@ impl Service {
         let original = self.entry(parent).await?;
         let record = original.record().map_err(Failure::refused)?;
         if record.owner != from {
-            return Err(Failure::refused("the original is not that node's"));
+            let message = "the original has just been moved: try again";
+            return Err(Failure::new(FailureKind::Busy, message));
         }
         let here = Keeper::Node(self.id);
         let shelf = self.shelf(hosting, &here, process)?;

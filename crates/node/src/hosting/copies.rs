@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sterna_migration::{Attempt, Life};
+use sterna_migration::{Attempt, Life, NodeId};
 use sterna_process::{Directory, ProcessId};
 use sterna_runner::files::Files;
 use sterna_runner::message::FileDeed;
@@ -36,7 +36,7 @@ use super::{Hosting, blocking};
 use crate::limits::{COPIES_SPARE_BYTES, ORIGINS_MAX, REPORTS_MAX};
 use crate::message::{
     Belongings, Binding, BindingSort, EventSort, Failure, FailureKind, HostingReply,
-    HostingRequest, RegistryRequest, Reply, TreesSent,
+    HostingRequest, ProcessEntry, RegistryRequest, Reply, TreesSent,
 };
 use crate::service::Service;
 use crate::trees::{self, Making, Size, Tree, TreeDeed, TreeDone};
@@ -492,36 +492,47 @@ impl Service {
         }
     }
 
-    /// Forgets a process that runs nowhere, and removes what is left of it on the node that had it last.
+    /// Forgets a process that runs nowhere, and removes what is left of it: copies of directories at once, output soon.
     pub(super) async fn forget_ended(
-        &self,
+        self: &Arc<Self>,
         hosting: &Hosting,
         process: ProcessId,
     ) -> Result<(), Failure> {
         let had_it = self.entry(process).await.ok();
         self.ask_registry(RegistryRequest::Forget { process })
             .await?;
-        let owner = had_it.filter(|entry| {
+        let has_copies = |entry: &ProcessEntry| {
             let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
             copied(&belongings.bindings).next().is_some()
+        };
+        let with_copies = had_it.filter(has_copies);
+        let with_copies = with_copies.and_then(|entry| Some(entry.record().ok()?.owner));
+        if let Some(node) = with_copies.filter(|node| *node != self.id) {
+            self.have_forgotten(node, process).await;
+        }
+        let own = self.remove_forgotten(hosting, process).await;
+        let service = Arc::clone(self);
+        tokio::spawn(async move {
+            let others = service.members().into_iter();
+            for node in others.filter(|node| *node != service.id) {
+                service.have_forgotten(node, process).await;
+            }
         });
-        match owner.and_then(|entry| entry.record().ok()) {
-            Some(record) if record.owner == self.id => {
-                self.remove_forgotten(hosting, process).await
-            }
-            Some(record) => {
-                let request = HostingRequest::Forgotten { process };
-                if let Err(failure) = self.pass_on_any(record.owner, request).await {
-                    // It looks itself from time to time.
-                    tracing::debug!("copies are removed later: {failure}");
-                }
-                Ok(())
-            }
-            None => Ok(()),
+        match with_copies == Some(self.id) {
+            true => own,
+            false => Ok(()),
         }
     }
 
-    /// Removes copies of a process that the registry does not know any more.
+    async fn have_forgotten(&self, node: NodeId, process: ProcessId) {
+        let request = HostingRequest::Forgotten { process };
+        if let Err(failure) = self.pass_on_any(node, request).await {
+            // It looks itself from time to time.
+            tracing::debug!("what is left of a process is removed later: {failure}");
+        }
+    }
+
+    /// Removes copies and output of a process that the registry does not know any more.
     pub(super) async fn remove_forgotten(
         &self,
         hosting: &Hosting,
@@ -533,7 +544,8 @@ impl Service {
         {
             Reply::Process(None) if hosting.has_not(process).await => {
                 hosting.uncopy(process).await;
-                Ok(())
+                let logs = Arc::clone(&hosting.logs);
+                blocking(move || logs.remove(process)).await
             }
             _ => Err(Failure::refused("the process is not forgotten")),
         }

@@ -38,6 +38,8 @@ struct Part {
     start: u64,
     /// What is written from there on does not count: a later part begins, or the process went on from a copy.
     end: u64,
+    /// Since when nothing was written elsewhere, and where the process was before.
+    before: (Epoch, Option<NodeId>),
 }
 
 /// Where a process writes.
@@ -107,8 +109,8 @@ fn had(files: &[PathBuf], after: u64, before: Epoch, marks: &Marks) -> io::Resul
     let later = parts.iter().find(|part| part.start > after);
     let later = later.map(|part| LaterPart {
         start: part.start,
-        epoch: part.reader.header().epoch,
-        came_from: part.reader.header().came_from,
+        epoch: part.before.0,
+        came_from: part.before.1,
     });
     let holds = |part: &Part| part.start <= after && after < part.end;
     let holding = parts.into_iter().rev().find(holds);
@@ -165,11 +167,12 @@ fn parts(files: &[PathBuf], before: Epoch) -> io::Result<Vec<Part>> {
         if let Ok(reader) = LogReader::open(file)
             && reader.header().epoch < before
         {
-            let start = reader.header().start;
+            let header = reader.header();
             parts.push(Part {
-                reader,
-                start,
+                start: header.start,
                 end: u64::MAX,
+                before: (header.epoch, header.came_from),
+                reader,
             });
         }
     }
@@ -178,14 +181,23 @@ fn parts(files: &[PathBuf], before: Epoch) -> io::Result<Vec<Part>> {
     parts.sort_by_key(|part| std::cmp::Reverse(part.reader.header().epoch));
     let latest = parts.first();
     let rewinds = latest.map_or_else(Vec::new, |part| part.reader.header().rewinds.clone());
-    let mut end = u64::MAX;
-    parts.retain_mut(|part| {
-        part.end = end.min(Rewind::end(&rewinds, part.reader.header().epoch));
-        end = end.min(part.start);
-        part.start < part.end
-    });
-    parts.reverse();
-    Ok(parts)
+    let mut counting: Vec<Part> = Vec::new();
+    for mut part in parts {
+        let void = Rewind::end(&rewinds, part.reader.header().epoch);
+        let end = counting.last().map_or(u64::MAX, |later| later.start);
+        if part.start < end.min(void) {
+            part.end = end.min(void);
+            counting.push(part);
+        } else if part.start == end
+            && end < void
+            && let Some(later) = counting.last_mut()
+        {
+            // It went away and came back, and wrote nothing meanwhile: nobody need be asked about that.
+            later.before = part.before;
+        }
+    }
+    counting.reverse();
+    Ok(counting)
 }
 
 /// Takes away what is written from a byte on: there a later part begins.
@@ -475,6 +487,40 @@ mod tests {
         ];
         assert_eq!(page(&there, 60), Err(100));
         assert_eq!(page(&there, 100), Ok(vec![b'c'; 50]));
+    }
+
+    #[test]
+    fn nobody_is_asked_about_stays_in_which_nothing_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = |epoch| part(&folder, (epoch, 50), &[], (b'x', 0));
+        let mut files: Vec<PathBuf> = [3, 5, 7, 9].map(empty).to_vec();
+        let later = had(&files, 0, NO_EPOCH, &Marks::default()).unwrap();
+        let from = |epoch: u8| NodeId::from_bytes([epoch; 32]);
+        let first = LaterPart {
+            start: 50,
+            epoch: Epoch(3),
+            came_from: Some(from(3)),
+        };
+        assert_eq!(later, LogPart::Later(first));
+        // Nor if it has written something in the last one.
+        files.push(part(&folder, (11, 50), &[], (b'k', 5)));
+        let later = had(&files, 0, NO_EPOCH, &Marks::default()).unwrap();
+        assert_eq!(later, LogPart::Later(first));
+        assert_eq!(page(&files, 50), Ok(vec![b'k'; 5]));
+        // In between it went on from a copy, and wrote again what was before them.
+        let rewind = Rewind {
+            since: Epoch::FIRST,
+            until: Epoch(6),
+            start: 20,
+        };
+        files.push(part(&folder, (13, 50), &[rewind], (b'm', 5)));
+        let later = had(&files, 0, NO_EPOCH, &Marks::default()).unwrap();
+        let after = LaterPart {
+            epoch: Epoch(7),
+            came_from: Some(from(7)),
+            ..first
+        };
+        assert_eq!(later, LogPart::Later(after));
     }
 
     #[test]

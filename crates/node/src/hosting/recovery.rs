@@ -9,6 +9,8 @@
 //! nobody hears it, the copy is the newest state that there is, unless the target has made a snapshot: those are of
 //! a later epoch.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use sterna_migration::{Event, Life, NodeId, Record};
@@ -24,8 +26,8 @@ use super::snapshots::{Stopped, chain};
 use super::{Hosting, blocking};
 use crate::limits::PROBE_WITHIN;
 use crate::message::{
-    EventSort, Failure, HostingReply, HostingRequest, Keeping, ProcessInfo, Recovered,
-    RecoveredCopy, Reply, Request,
+    Belongings, BindingSort, EventSort, Failure, HostingReply, HostingRequest, Keeping,
+    ProcessInfo, Recovered, RecoveredCopy, Reply, Request,
 };
 use crate::service::Service;
 
@@ -36,6 +38,7 @@ impl Service {
         hosting: &Hosting,
         process: ProcessId,
         on: Option<NodeId>,
+        opened: Vec<OwnedFd>,
     ) -> Result<HostingReply, Failure> {
         let (record, _) = self.lost(process).await?;
         let mut copy = self.newest_copy(hosting, process, record).await;
@@ -60,7 +63,12 @@ impl Service {
             (None, on) => on.unwrap_or(self.id),
         };
         if node == self.id {
-            return self.recover(hosting, process).await;
+            return self.recover(hosting, process, opened).await;
+        }
+        if !opened.is_empty() {
+            return Err(Failure::refused(
+                "directories can be given on their own machine only: ask the node there, without --on",
+            ));
         }
         let request = HostingRequest::Recover { process, on: None };
         self.pass_on(node, request).await
@@ -127,11 +135,12 @@ impl Service {
         self: &Arc<Self>,
         hosting: &Hosting,
         process: ProcessId,
+        opened: Vec<OwnedFd>,
     ) -> Result<HostingReply, Failure> {
         let (record, info) = self.lost(process).await?;
         let Some(epoch) = hosting.kept_copy(process, record).await else {
             return self
-                .go_on_from_snapshot(hosting, process, (record, info))
+                .go_on_from_snapshot(hosting, process, (record, info), opened)
                 .await;
         };
         let passed_over = match self.has_newer(hosting, process, epoch).await {
@@ -212,7 +221,11 @@ impl Service {
         hosting: &Hosting,
         process: ProcessId,
         (record, info): (Record, ProcessInfo),
+        opened: Vec<OwnedFd>,
     ) -> Result<HostingReply, Failure> {
+        if opened.is_empty() {
+            has_all_anywhere(process, &info)?;
+        }
         let keeping = self.keeping(process).await?;
         let keeping = keeping.ok_or_else(|| nothing_of(process))?;
         let folder = (&keeping.to, process);
@@ -234,7 +247,11 @@ impl Service {
                 grant: None,
                 info: info.clone(),
             };
-            match self.go_on_from(hosting, folder, process, found, what).await {
+            let opened = opened.iter().map(OwnedFd::try_clone);
+            let opened: io::Result<Vec<_>> = opened.collect();
+            let opened = opened.map_err(Failure::refused)?;
+            let went_on = self.go_on_from(hosting, folder, process, found, (what, opened));
+            match went_on.await {
                 Ok(()) => {
                     let text = format!("went on from snapshot {number}");
                     hosting.news.event(process, EventSort::Started, text);
@@ -270,6 +287,21 @@ impl Hosting {
         self.tell(Input::KeptCopy { process, kept }).await;
         let epoch = answered.await.ok().flatten();
         epoch.filter(|epoch| *epoch < record.epoch)
+    }
+}
+
+/// No directory of it is fixed to its node.
+fn has_all_anywhere(process: ProcessId, info: &ProcessInfo) -> Result<(), Failure> {
+    let belongings = Belongings::decode(&info.extra).unwrap_or_default();
+    let mut bindings = belongings.bindings.iter();
+    match bindings.find(|binding| binding.sort == BindingSort::Fixed) {
+        None => Ok(()),
+        Some(fixed) => Err(Failure::refused(format!(
+            "its directory {guest} is fixed to its node: give it again on that machine (`sterna recover {} --dir \
+             HOST::{guest}`)",
+            process.short(),
+            guest = fixed.guest_path
+        ))),
     }
 }
 

@@ -9,6 +9,7 @@ mod turns;
 use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -344,7 +345,10 @@ impl Service {
         found: Found,
         what: As,
     ) -> Result<(), Failure> {
-        match self.go_on_from(hosting, folder, process, found, what).await {
+        match self
+            .go_on_from(hosting, folder, process, found, (what, Vec::new()))
+            .await
+        {
             Ok(()) => Ok(()),
             Err(Stopped::Here(failure)) => Err(failure),
             Err(Stopped::Damaged(why)) => Err(Failure::refused(why)),
@@ -357,7 +361,7 @@ impl Service {
         (keeper, folder): (&Keeper, ProcessId),
         process: ProcessId,
         found: Found,
-        what: As,
+        (what, opened): (As, Vec<OwnedFd>),
     ) -> Result<(), Stopped> {
         let failed = |error: io::Error| Stopped::Here(Failure::refused(error));
         let (reading, mut writing) = io::pipe().map_err(failed)?;
@@ -367,7 +371,7 @@ impl Service {
             let mut pages = Stored::of(&found.manifest, &*shelf);
             copy::write(&mut writing, &found.manifest.image, &mut pages)
         });
-        let making = self.make_here(hosting, process, what, reading.into(), Vec::new());
+        let making = self.make_here(hosting, process, what, reading.into(), opened);
         let (sent, made) = tokio::join!(sending, making);
         match (sent.map_err(Stopped::Here)?, made) {
             (_, Ok(())) => Ok(()),

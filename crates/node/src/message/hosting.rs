@@ -135,7 +135,8 @@ pub enum HostingRequest {
     Recover {
         /// Which.
         process: ProcessId,
-        /// Where; where the copy is, or at the asked node, if nothing is said.
+        /// Where; where the copy is, or at the asked node, if nothing is said. Descriptors, at the asked node: its
+        /// directories that are fixed, in their order.
         on: Option<NodeId>,
     },
     /// Make another process that is where this one is now.

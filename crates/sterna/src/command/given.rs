@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use sterna_node::message::{Binding, BindingSort};
-use sterna_process::{Directory, Limits, ProcessId};
+use sterna_process::{Directory, Limits, Plain, ProcessId};
 
 use crate::host::Snapshots;
 use crate::kinds::BuildOptions;
@@ -41,7 +41,7 @@ pub(crate) struct Given {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct WantedDirectory {
+pub(crate) struct WantedDirectory {
     host: PathBuf,
     guest: String,
     read_only: bool,
@@ -98,30 +98,7 @@ impl Given {
 
     /// The directories for a process on a node: those of this machine are opened.
     pub(crate) fn bound(&self) -> Result<Vec<BoundDirectory>> {
-        let bound = |wanted: &WantedDirectory| {
-            let export = wanted.host.to_string_lossy().into_owned();
-            let handle = match wanted.sort {
-                WantedSort::Shared => None,
-                WantedSort::Fixed | WantedSort::Copy => {
-                    Some(Directory::open(&wanted.host, "").with_context(|| {
-                        format!("could not open the directory {export} (--dir)")
-                    })?)
-                }
-            };
-            Ok(BoundDirectory {
-                binding: Binding {
-                    guest_path: wanted.guest.clone(),
-                    read_only: wanted.read_only,
-                    sort: match wanted.sort {
-                        WantedSort::Shared => BindingSort::Shared { export },
-                        WantedSort::Fixed => BindingSort::Fixed,
-                        WantedSort::Copy => BindingSort::Copy,
-                    },
-                },
-                handle: handle.map(|directory| directory.handle),
-            })
-        };
-        self.directories.iter().map(bound).collect()
+        bound(&self.directories)
     }
 
     /// The limits: given here, or else `before`.
@@ -168,7 +145,67 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn parse_directory(text: &str) -> Result<WantedDirectory, String> {
+/// Opens directories that are bound on a node.
+pub(crate) fn bound(wanted: &[WantedDirectory]) -> Result<Vec<BoundDirectory>> {
+    let bound = |wanted: &WantedDirectory| {
+        let export = wanted.host.to_string_lossy().into_owned();
+        let handle = match wanted.sort {
+            WantedSort::Shared => None,
+            WantedSort::Fixed | WantedSort::Copy => Some(
+                Directory::open(&wanted.host, "")
+                    .with_context(|| format!("could not open the directory {export} (--dir)"))?,
+            ),
+        };
+        Ok(BoundDirectory {
+            binding: Binding {
+                guest_path: wanted.guest.clone(),
+                read_only: wanted.read_only,
+                sort: match wanted.sort {
+                    WantedSort::Shared => BindingSort::Shared { export },
+                    WantedSort::Fixed => BindingSort::Fixed,
+                    WantedSort::Copy => BindingSort::Copy,
+                },
+            },
+            handle: handle.map(|directory| directory.handle),
+        })
+    };
+    wanted.iter().map(bound).collect()
+}
+
+/// Those that are fixed to their node, in the order of a process's record, which has the others anyway.
+pub(crate) fn fixed(
+    bindings: &[Binding],
+    mut given: Vec<BoundDirectory>,
+    name: &str,
+) -> Result<Vec<OwnedFd>> {
+    let (mut opened, mut missing) = (Vec::new(), Vec::new());
+    let is_fixed = |binding: &&Binding| binding.sort == BindingSort::Fixed;
+    for wanted in bindings.iter().filter(is_fixed) {
+        let found = given.iter().position(|one| {
+            one.binding.guest_path == wanted.guest_path && one.binding.sort == wanted.sort
+        });
+        match found.and_then(|at| given.swap_remove(at).handle) {
+            Some(handle) => opened.push(handle),
+            None => missing.push(format!("\n  --dir HOST::{}", Plain(&wanted.guest_path))),
+        }
+    }
+    if let Some(other) = given.first() {
+        bail!(
+            "{} is no directory of the process that is fixed to its node, and the others it has on any node as it was \
+             started: leave that --dir out",
+            other.binding.guest_path
+        );
+    }
+    ensure!(
+        missing.is_empty(),
+        "the process {} uses directories that are fixed to their node and have to be given:{}",
+        Plain(name),
+        missing.concat()
+    );
+    Ok(opened)
+}
+
+pub(crate) fn parse_directory(text: &str) -> Result<WantedDirectory, String> {
     let (mut rest, mut read_only, mut sort) = (text, false, WantedSort::Fixed);
     loop {
         rest = match rest.rsplit_once(':') {
@@ -191,6 +228,15 @@ fn parse_directory(text: &str) -> Result<WantedDirectory, String> {
     let (host, guest) = rest.rsplit_once("::").unwrap_or((rest, rest));
     if host.is_empty() || guest.is_empty() {
         return Err("write HOST::GUEST, for example .::/work or ./data::/data:ro".into());
+    }
+    if rest != guest
+        && let Some((_, word)) = guest.rsplit_once(':')
+        && !word.contains('/')
+    {
+        let words = "ro, copy, shared or fixed";
+        return Err(format!(
+            "{word:?} says nothing of a directory: write {words}"
+        ));
     }
     Ok(WantedDirectory {
         host: host.into(),
@@ -225,7 +271,8 @@ mod tests {
         let sort = |text| parse_directory(text).unwrap().sort;
         assert_eq!(sort("data::/d:fixed"), WantedSort::Fixed);
         assert_eq!(sort("data::/d:copy:ro"), WantedSort::Copy);
-        for text in ["", "::", "::/a", "a::", ":ro"] {
+        assert_eq!(parsed("/a:b"), whole("/a:b", "/a:b", false));
+        for text in ["", "::", "::/a", "a::", ":ro", "a::/b:copied", "a::/b:x:ro"] {
             assert!(parse_directory(text).is_err(), "{text}");
         }
     }

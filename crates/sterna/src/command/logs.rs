@@ -299,7 +299,8 @@ fn cut_to(records: &mut Vec<Record>, lines: usize) {
             if ends == lines {
                 records[index].bytes.drain(..=at);
                 records[index].offset += at as u64 + 1;
-                records.drain(..index);
+                let is_empty = records[index].bytes.is_empty();
+                records.drain(..index + usize::from(is_empty));
                 return;
             }
         }

@@ -7,7 +7,8 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sterna_migration::{Attempt, NodeId, Strategy, Travel};
-use sterna_node::message::{HostingReply, HostingRequest, MoveEnd};
+use sterna_node::AskError;
+use sterna_node::message::{FailureKind, HostingReply, HostingRequest, MoveEnd};
 use sterna_process::{Plain, ProcessId};
 
 use super::moved;
@@ -131,6 +132,12 @@ fn parse_rate(text: &str) -> Result<u64, String> {
     possible(&travel).map(|()| rate)
 }
 
+/// Whether somebody else works on it, who will soon have done.
+fn is_busy(error: &anyhow::Error) -> bool {
+    let asked = error.downcast_ref::<AskError>();
+    matches!(asked, Some(AskError::Failed(failure)) if failure.kind == FailureKind::Busy)
+}
+
 impl Move {
     pub(crate) fn run(self) -> Result<u8> {
         let travel = self.travel();
@@ -148,7 +155,14 @@ impl Move {
             travel,
             dry_run: self.dry_run,
         };
-        match self.which.hosting(request)? {
+        let begun = match self.which.hosting(request) {
+            Err(error) if is_busy(&error) => {
+                show::note(format_args!("{error:#}"));
+                return Ok(EXIT_LATER);
+            }
+            begun => begun?,
+        };
+        match begun {
             Some(HostingReply::CouldMove {
                 source,
                 memory_bytes,

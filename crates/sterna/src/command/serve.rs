@@ -84,9 +84,9 @@ pub(crate) struct Serve {
     /// With --compare: only these loads.
     #[arg(long, value_name = "LOAD", value_delimiter = ',', value_parser = scenarios(), requires = "compare")]
     only: Vec<Scenario>,
-    /// With --compare: how long each model has each load.
-    #[arg(long, value_name = "TIME", value_parser = show::parse_some_time, default_value = "2s", requires = "compare")]
-    duration: Duration,
+    /// With --compare: how long each model has each load [default: 2s].
+    #[arg(long, value_name = "TIME", value_parser = show::parse_some_time, requires = "compare")]
+    duration: Option<Duration>,
     /// With --compare: write drawings of the figures into FILE, a page of HTML.
     #[arg(long, value_name = "FILE", requires = "compare")]
     plot: Option<PathBuf>,
@@ -118,6 +118,8 @@ Ctrl-C lets it finish what it is sending; a second one ends it at once.";
 
 /// The code of a program that a second Ctrl-C has ended: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
+/// How long each model has each load if nothing is said.
+const COMPARED_FOR: Duration = Duration::from_secs(2);
 
 /// Of each, a kernel thread or a process.
 const WORKERS_MAX: u64 = 4096;
@@ -163,8 +165,9 @@ impl Serve {
 
     fn serve(&self, directory: &Path) -> Result<u8> {
         // The parser lets it pass beside what a comparison has not.
-        if !self.only.is_empty() || self.plot.is_some() || self.json {
-            show::note("--only, --plot and --json are for --compare");
+        let is_compared = !self.only.is_empty() || self.duration.is_some();
+        if is_compared || self.plot.is_some() || self.json {
+            show::note("--only, --duration, --plot and --json are for --compare");
             return Ok(show::EXIT_USAGE);
         }
         let stop = Stop::new().context("could not begin")?;
@@ -255,9 +258,10 @@ impl Serve {
             [] => Scenario::ALL.to_vec(),
             only => only.to_vec(),
         };
+        let duration = self.duration.unwrap_or(COMPARED_FOR);
         let plan = Plan {
             program: std::env::current_exe().context("could not find this program")?,
-            duration: self.duration,
+            duration,
             models: self
                 .model
                 .map_or_else(|| Model::ALL.to_vec(), |model| vec![model]),
@@ -288,7 +292,7 @@ impl Serve {
         if self.json {
             show::json(&Compared {
                 machine,
-                duration_ms: self.duration.as_millis() as u64,
+                duration_ms: duration.as_millis() as u64,
                 rows: &rows,
             })?;
         } else {

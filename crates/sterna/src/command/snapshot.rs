@@ -7,10 +7,11 @@ use clap::Args;
 use serde::Serialize;
 use sterna_node::identity;
 use sterna_node::message::{
-    Cloned, HostingReply, HostingRequest, Keeper, Keeping, Nodes, SnapshotOrder,
+    Belongings, Cloned, HostingReply, HostingRequest, Keeper, Keeping, Nodes, SnapshotOrder,
 };
 use sterna_process::{Plain, ProcessId};
 
+use super::given::{self, WantedDirectory};
 use crate::complete;
 use crate::host::Signals;
 use crate::node::{self, Which};
@@ -191,6 +192,10 @@ pub(crate) struct Recover {
     /// The node where it goes on [default: where a copy is, or the one that is asked].
     #[arg(long, value_name = "NODE", add = complete::nodes())]
     on: Option<String>,
+    /// A directory that is fixed to its node, which is the one that is asked, as it was given to `sterna run`; may be given
+    /// several times.
+    #[arg(long = "dir", value_name = "HOST::GUEST[:ro]", value_parser = given::parse_directory)]
+    directories: Vec<WantedDirectory>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -202,6 +207,7 @@ const RECOVER_HELP: &str = "\
 Examples:
   sterna recover server
   sterna recover server --on lab-2
+  sterna recover job --dir ./data::/data     a directory of this machine, which the node opens for it again
 
 What the process did after the snapshot is done again: what it has said to others, and written to shared \
 directories, may be there twice. Its log is cut back to the snapshot. If it was lost just after it was \
@@ -216,8 +222,16 @@ impl Recover {
         let on = self.on.as_deref();
         let on = on.map(|name| node::member(&nodes, name)).transpose()?;
         let process = entry.process;
+        let opened = match self.directories.is_empty() {
+            true => Vec::new(),
+            false => {
+                let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
+                let given = given::bound(&self.directories)?;
+                given::fixed(&belongings.bindings, given, &self.process)?
+            }
+        };
         let request = HostingRequest::Recover { process, on };
-        let told = match self.which.hosting(request)? {
+        let told = match self.which.hosting_with(request, opened)? {
             Some(HostingReply::Recovered(found)) => Told {
                 id: process,
                 node: node::name_of(&nodes, found.node),

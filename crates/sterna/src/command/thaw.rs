@@ -195,7 +195,6 @@ impl Thaw {
 
     /// The directories that are fixed to their node, in the order of the process's record, if it can go on as the same one.
     fn opened(&self, frozen: &Frozen, is_elsewhere: bool) -> Result<Vec<OwnedFd>> {
-        let mut given = self.given.bound()?;
         let process = frozen.image.header.process;
         let before = match self.new_id {
             true => None,
@@ -207,36 +206,15 @@ impl Thaw {
         });
         let belongings = before.and_then(|entry| Belongings::decode(&entry.info.extra));
         let bindings = belongings.unwrap_or_default().bindings;
-        let (mut opened, mut missing) = (Vec::new(), Vec::new());
-        for wanted in bindings.iter().filter(|one| one.sort == BindingSort::Fixed) {
-            let guest = Plain(&wanted.guest_path);
-            ensure!(
-                !is_elsewhere,
-                "the directory {guest} is fixed to a machine: thaw it there, without --on; or start the process with \
-                 `:shared`, for what every node exports"
-            );
-            let found = given.iter().position(|one| {
-                one.binding.guest_path == wanted.guest_path && one.binding.sort == wanted.sort
-            });
-            match found.and_then(|at| given.swap_remove(at).handle) {
-                Some(handle) => opened.push(handle),
-                None => missing.push(format!("\n  --dir HOST::{guest}")),
-            }
-        }
-        if let Some(other) = given.first() {
+        let mut fixed = bindings.iter();
+        if let Some(fixed) = fixed.find(|one| is_elsewhere && one.sort == BindingSort::Fixed) {
             bail!(
-                "{} is no directory of the process that is fixed to its node, and the others it has on any node as it was \
-                 started: leave that --dir out",
-                other.binding.guest_path
+                "the directory {} is fixed to a machine: thaw it there, without --on; or start the process with \
+                 `:shared`, for what every node exports",
+                Plain(&fixed.guest_path)
             );
         }
-        ensure!(
-            missing.is_empty(),
-            "the process {} uses directories that are fixed to their node and have to be given:{}",
-            Plain(&frozen.local.name),
-            missing.concat()
-        );
-        Ok(opened)
+        given::fixed(&bindings, self.given.bound()?, &frozen.local.name)
     }
 
     fn open(&mut self, key: &sterna_process::ImageKey) -> Result<Frozen> {

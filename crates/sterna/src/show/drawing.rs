@@ -32,7 +32,9 @@ impl Drawing {
     pub(crate) fn write(self, page: &str) -> Result<()> {
         let mut file = self.file;
         let mut write = || -> io::Result<()> {
-            file.set_len(0)?;
+            if file.metadata()?.is_file() {
+                file.set_len(0)?;
+            }
             file.write_all(page.as_bytes())
         };
         write().with_context(|| refused(&self.path))

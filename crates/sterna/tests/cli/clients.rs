@@ -215,6 +215,14 @@ fn clients_are_cut_off_when_their_server_ends_and_its_port_is_free() {
 }
 
 #[test]
+fn a_server_that_is_removed_leaves_its_port() {
+    let (cluster, address) = serving(&["one", "two"], &[]);
+    cluster.ask(&["rm", "--kill", "kv"]).ok();
+    // Sooner than that of one which was never started.
+    until("the port is free", || TcpListener::bind(address).is_ok());
+}
+
+#[test]
 fn a_clone_and_a_copy_do_not_take_clients_away() {
     let (cluster, address) = serving(&["one", "two"], &[]);
     let mut client = Client::connect(address).unwrap();

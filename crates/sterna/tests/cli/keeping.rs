@@ -212,6 +212,50 @@ fn a_frozen_process_goes_on_once_as_the_same_one_and_then_as_another() {
     one.stop(&world);
 }
 
+/// A directory of one machine is opened there once more.
+#[test]
+fn a_process_with_a_directory_is_recovered_where_that_is() {
+    let world = World::new();
+    let [one, other] = two(&world);
+    let work = world.path("work");
+    fs::create_dir(&work).unwrap();
+    let directory = format!("{}::/work", work.display());
+    let lua = guest("lua");
+    let counts = "local i=0; while true do i=i+1; for j=1,300000 do end; print(i); \
+                  local f=io.open('/work/'..i,'w'); f:close() end";
+    let run = ["run", "-d", "--name", "lua", "--node", &one.data];
+    world
+        .ask([&run[..], &["--dir", &directory, &lua, "-e", counts]].concat())
+        .ok();
+    until("some output", || {
+        one.ok(&world, &["logs", "lua"]).lines().count() > 3
+    });
+    one.ok(&world, &["snapshot", "lua", "--once", "--to", "two"]);
+    one.kill_runner();
+    until("the loss is known", || {
+        one.ok(&world, &["ps", "-a"]).contains("lost")
+    });
+    let how = ["/work is fixed to its node", "--dir HOST::/work"];
+    one.fails(&world, &["recover", "lua"], &how);
+    let recover = ["recover", "lua", "--dir", &directory];
+    other.fails(
+        &world,
+        &[&recover[..], &["--on", "one"]].concat(),
+        &["on their own machine"],
+    );
+    let wrong = format!("{}::/other", work.display());
+    one.fails(&world, &["recover", "lua", "--dir", &wrong], &["/other"]);
+    one.ok(&world, &recover);
+    let before = fs::read_dir(&work).unwrap().count();
+    until("it goes on", || {
+        fs::read_dir(&work).unwrap().count() > before + 3
+    });
+    one.ok(&world, &["kill", "lua"]);
+    for node in [other, one] {
+        node.stop(&world);
+    }
+}
+
 /// With what it has not read.
 #[test]
 fn a_process_that_is_typed_to_is_frozen_and_recovered() {

@@ -64,7 +64,7 @@ fn what_cannot_be_measured_is_refused_first() {
     refused(&["tlp", "--pid", "0"], 2, &["0 is not in 1.."]);
     refused(&["stall", "--hold", "0s"], 2, &["shorter than 10ms"]);
     refused(&["cache", "--largest", "100T"], 2, &["between 4K and 1G"]);
-    refused(&["bench", "--most", "5"], 2, &["5 is not in 1000.."]);
+    refused(&["bench", "--most", "5"], 2, &["choose 1000, 10000"]);
     let nowhere = ["bench", "--plot", "missing/bench.html"];
     refused(&nowhere, 1, &["could not write the plot", "missing"]);
 }

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::write;
 use rustix::net::{Shutdown, shutdown};
 use sterna_threads::io::TcpStream;
 use sterna_threads::sync::channel::{Receiver, SendTimeoutError, Sender, bounded};
@@ -30,6 +32,7 @@ const EVENTS_MAX: usize = 256;
 const END_SLACK: Duration = Duration::from_millis(100);
 const LISTENER: u64 = u64::MAX;
 const STOP: u64 = u64::MAX - 1;
+const LEFT: u64 = u64::MAX - 2;
 
 /// One thread, one request after the other. Returns how many connections were cut off.
 pub(crate) fn iterative(
@@ -105,6 +108,8 @@ struct Room {
     site: Arc<Site>,
     gate: Arc<Gate>,
     epoll: OwnedFd,
+    /// Written to when somebody leaves after the stop, who may be the last one.
+    left: OwnedFd,
     seats: Mutex<Seats>,
 }
 
@@ -126,11 +131,16 @@ struct Guest {
 impl Room {
     fn new(site: &Arc<Site>, gate: &Arc<Gate>) -> std::io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let left = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &site.stop, EventData::new_u64(STOP), EventFlags::IN)?;
+        // It is never read: each write is an edge.
+        let edges = EventFlags::IN | EventFlags::ET;
+        epoll::add(&epoll, &left, EventData::new_u64(LEFT), edges)?;
         Ok(Self {
             site: Arc::clone(site),
             gate: Arc::clone(gate),
             epoll,
+            left,
             seats: Mutex::default(),
         })
     }
@@ -177,7 +187,7 @@ impl Room {
                         door.close(&self.epoll);
                         self.ask_all_to_leave(&serve);
                     }
-                    STOP => {}
+                    STOP | LEFT => {}
                     seat => {
                         if let Some(guest) = self.call(seat as usize) {
                             serve(guest, self);
@@ -263,6 +273,9 @@ impl Room {
         // Closed before the seat is free, so that no event of it reaches the next guest.
         drop(guest);
         seats.free.push(seat);
+        if self.site.stop.is_requested() {
+            let _ = write(&self.left, &1_u64.to_ne_bytes());
+        }
     }
 
     /// Waits for room in the queue, but not beyond the end.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -48,7 +48,7 @@ Examples:
 
 With c(i) the share of time in which exactly i threads run, the parallelism is the sum of i * c(i), divided \
 by 1 - c(0). The kernel records each switch, without root for programs of your own. The code is the \
-command's.";
+command's, or 0 if --for has ended it.";
 
 /// Characters of the longest bar.
 const BAR: f64 = 40.0;
@@ -57,9 +57,11 @@ impl Tlp {
     pub(super) fn run(self) -> Result<u8> {
         let output = self.output.open()?;
         let stopped = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stopped);
+        let caught = Arc::new(AtomicI32::new(0));
+        let (flag, number) = (Arc::clone(&stopped), Arc::clone(&caught));
         // A terminal's Ctrl-C goes to the command as well.
         Signals::catch()?.each(move |signal| {
+            number.store(signal, Ordering::Relaxed);
             if flag.swap(true, Ordering::Relaxed) {
                 std::process::exit(128 + signal);
             }
@@ -87,7 +89,11 @@ impl Tlp {
                 (measured, self.command[0].to_string_lossy().into_owned())
             }
         };
-        let code = measured.exit_code.unwrap_or(0);
+        let code = measured.exit_code.unwrap_or_else(|| match self.pid {
+            None if stopped.load(Ordering::Relaxed) => 128 + caught.load(Ordering::Relaxed),
+            // It has run for as long as was wanted.
+            _ => 0,
+        });
         output.put(&measured, text, |measured| measured.page(&what))?;
         Ok(u8::try_from(code).unwrap_or(1))
     }
@@ -116,6 +122,7 @@ fn text(measured: &Parallelism) -> String {
         paint.green(value(&measured.running))
     );
     let source = match measured.method {
+        Method::SchedulerEvents if measured.switches == 1 => "1 switch".to_owned(),
         Method::SchedulerEvents => format!("{} switches", measured.switches),
         Method::Samples => {
             "samples of task states, which also count threads that wait for a processor".to_owned()
