@@ -54,10 +54,11 @@ pub(crate) struct List<'a, T>(pub(crate) &'a [T]);
 
 impl<T: fmt::Display> fmt::Display for List<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut between = " ";
-        self.0.iter().try_for_each(|item| {
-            write!(f, "{}{item}", std::mem::replace(&mut between, "; "))
-        })
+        for (at, item) in self.0.iter().enumerate() {
+            let between = if at == 0 { "" } else { ";" };
+            write!(f, "{between} {item}")?;
+        }
+        Ok(())
     }
 }
 

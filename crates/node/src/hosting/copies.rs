@@ -36,7 +36,7 @@ use super::{Hosting, blocking};
 use crate::limits::{COPIES_SPARE_BYTES, ORIGINS_MAX, REPORTS_MAX};
 use crate::message::{
     Belongings, Binding, BindingSort, EventSort, Failure, FailureKind, HostingReply,
-    HostingRequest, ProcessEntry, RegistryRequest, Reply, TreesSent,
+    HostingRequest, RegistryRequest, Reply, TreesSent,
 };
 use crate::service::Service;
 use crate::trees::{self, Making, Size, Tree, TreeDeed, TreeDone};
@@ -498,15 +498,14 @@ impl Service {
         hosting: &Hosting,
         process: ProcessId,
     ) -> Result<(), Failure> {
-        let had_it = self.entry(process).await.ok();
+        let entry = self.entry(process).await.ok();
         self.ask_registry(RegistryRequest::Forget { process })
             .await?;
-        let has_copies = |entry: &ProcessEntry| {
-            let belongings = Belongings::decode(&entry.info.extra).unwrap_or_default();
-            copied(&belongings.bindings).next().is_some()
-        };
-        let with_copies = had_it.filter(has_copies);
-        let with_copies = with_copies.and_then(|entry| Some(entry.record().ok()?.owner));
+        let with_copies = entry.and_then(|entry| {
+            let belongings = Belongings::decode(&entry.info.extra)?;
+            copied(&belongings.bindings).next()?;
+            Some(entry.record().ok()?.owner)
+        });
         if let Some(node) = with_copies.filter(|node| *node != self.id) {
             self.have_forgotten(node, process).await;
         }
