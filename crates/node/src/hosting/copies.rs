@@ -517,18 +517,14 @@ impl Service {
                 service.have_forgotten(node, process).await;
             }
         });
-        match with_copies == Some(self.id) {
-            true => own,
-            false => Ok(()),
-        }
+        let is_here = with_copies == Some(self.id);
+        if is_here { own } else { Ok(()) }
     }
 
+    /// Whoever does not answer looks himself from time to time.
     async fn have_forgotten(&self, node: NodeId, process: ProcessId) {
         let request = HostingRequest::Forgotten { process };
-        if let Err(failure) = self.pass_on_any(node, request).await {
-            // It looks itself from time to time.
-            tracing::debug!("what is left of a process is removed later: {failure}");
-        }
+        let _ = self.pass_on_any(node, request).await;
     }
 
     /// Removes copies and output of a process that the registry does not know any more.
