@@ -179,12 +179,13 @@ impl<'a> Follow<'a> {
 
     /// Shows the last lines of what there is.
     fn last(&mut self, lines: usize) -> Result<()> {
-        let mut kept: Vec<Record> = Vec::new();
+        let (mut kept, mut gaps): (Vec<Record>, Vec<Missing>) = Default::default();
         loop {
             let page = self.page(Duration::ZERO)?;
             if page.records.is_empty() && page.missing.is_none() {
                 break;
             }
+            gaps.extend(page.missing);
             kept.extend(page.records);
             let ends = |record: &Record| record.bytes.iter().filter(|&&b| b == b'\n').count();
             let mut have: usize = kept.iter().map(ends).sum();
@@ -193,23 +194,35 @@ impl<'a> Follow<'a> {
             }
         }
         cut_to(&mut kept, lines);
-        let page = LogPage {
-            records: kept,
-            ..LogPage::default()
+        let start = match kept.first() {
+            Some(first) => first.offset,
+            None if lines == 0 => self.after,
+            None => 0,
         };
-        self.show(&page)
+        let mut kept = kept.into_iter().peekable();
+        for missing in gaps.into_iter().filter(|gap| gap.to > start) {
+            while let Some(record) = kept.next_if(|record| record.offset < missing.to) {
+                self.show_since(&record)?;
+            }
+            self.show_missing(&missing)?;
+        }
+        kept.try_for_each(|record| self.show_since(&record))
     }
 
     fn show(&mut self, page: &LogPage) -> Result<()> {
         if let Some(missing) = &page.missing {
             self.show_missing(missing)?;
         }
-        for record in &page.records {
-            if self.since_ms.is_none_or(|since| record.at_ms >= since) {
-                self.show_record(record)?;
-            }
+        page.records
+            .iter()
+            .try_for_each(|record| self.show_since(record))
+    }
+
+    fn show_since(&self, record: &Record) -> Result<()> {
+        match self.since_ms {
+            Some(since) if record.at_ms < since => Ok(()),
+            _ => self.show_record(record),
         }
-        Ok(())
     }
 
     fn show_missing(&mut self, missing: &Missing) -> Result<()> {

@@ -176,6 +176,10 @@ fn a_process_on_a_node_whose_disk_is_full_runs_on_and_can_be_moved_away() {
     let last = log.lines().last().unwrap();
     assert!(output.ends_with(&format!("{last}\n")) && output.len() < log.len());
     assert!(log.starts_with(output.lines().next().unwrap()));
+    let lines = log.lines().count().to_string();
+    let last = cramped.cluster.ask(&["logs", "counter", "--tail", &lines]);
+    assert!(last.err().contains("output are missing here"));
+    assert_eq!(last.out(), output);
 }
 
 #[test]
