@@ -122,7 +122,7 @@ pub const LOG_WAIT_MAX: Duration = Duration::from_secs(8);
 /// How often a log is looked at while somebody waits for more.
 pub const LOG_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Nodes that are asked one after the other for the parts of a log.
-pub const LOG_NODES_MAX: usize = 256;
+pub const LOG_NODES_MAX: usize = 64;
 /// Places in logs from which it is soon read on: one for each who reads one.
 pub const LOG_MARKS_MAX: usize = 1024;
 /// Input in one request, in bytes.

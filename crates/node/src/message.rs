@@ -311,7 +311,7 @@ pub enum FailureKind {
     Ticket,
     /// What was asked for makes no sense here and now.
     Refused,
-    /// Another process has the name.
+    /// Somebody else has it: another process the name, another move the process.
     Taken,
     /// There is no such process, or not here.
     NotHere,

@@ -490,7 +490,7 @@ impl Taking {
         if process != self.attempt.process || epoch != self.attempt.epoch {
             return Err("what came is another process, or of another epoch".into());
         }
-        let known = Known::take_from(&mut image.sections).map_err(|error| chain(&error))?;
+        let known = Known::take_from(&mut image).map_err(|error| chain(&error))?;
         let beside = known.beside.ok_or("no runner has made what came")?;
         let ports = clients::take_from(&mut image.sections).map_err(|error| chain(&error))?;
         let here = self.hosted.lock().ports.clone();

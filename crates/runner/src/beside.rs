@@ -1,7 +1,7 @@
 //! What a runner itself knows of a process, in its image beside what the kind does: [`Known`].
 
 use serde::{Deserialize, Serialize};
-use sterna_process::{Epoch, Image, Section, SectionError, Sections, Tag};
+use sterna_process::{Epoch, Image, Section, SectionError, Tag};
 
 use crate::input::Carried;
 use crate::limits::REWINDS_MAX;
@@ -55,15 +55,20 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// Takes it out of an image.
-    pub(crate) fn take_from(sections: &mut Sections) -> Result<Self, SectionError> {
+    /// Takes it out of an image, which may be a stranger's.
+    pub(crate) fn take_from(image: &mut Image) -> Result<Self, SectionError> {
+        let (sections, epoch) = (&mut image.sections, image.header.epoch);
         let beside = sections.take(&BESIDE, BESIDE_VERSION..=BESIDE_VERSION)?;
         let rewinds = sections.take(&REWINDS, REWINDS_VERSION..=REWINDS_VERSION)?;
+        let beside: Option<Beside> = beside.map(|section| section.decode()).transpose()?;
         let rewinds = rewinds.map(|section| section.decode()).transpose()?;
         let mut rewinds: Vec<Rewind> = rewinds.unwrap_or_default();
+        // What is written from now on is not void.
+        let written = beside.map_or(0, |beside| beside.output_bytes);
+        rewinds.retain(|one| one.until <= epoch && one.start <= written);
         keep_last(&mut rewinds);
         Ok(Self {
-            beside: beside.map(|section| section.decode()).transpose()?,
+            beside,
             rewinds,
             carried: Carried::take_from(sections)?,
         })
@@ -100,6 +105,42 @@ fn keep_last(rewinds: &mut Vec<Rewind>) {
 ///
 /// # Errors
 /// A newer runner has made it.
-pub fn take_out(sections: &mut Sections) -> Result<bool, SectionError> {
-    Ok(Known::take_from(sections)?.beside.is_some())
+pub fn take_out(image: &mut Image) -> Result<bool, SectionError> {
+    Ok(Known::take_from(image)?.beside.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use sterna_process::{Description, ImageHeader, MemoryLayout, ProcessId, ProgramId, Sections};
+
+    use super::*;
+
+    #[test]
+    fn rewinds_that_cannot_be_are_not_taken_over() {
+        let mut image = Image {
+            header: ImageHeader {
+                kind: Tag::new("toy"),
+                program: ProgramId::of(b"p"),
+                process: ProcessId::from_bytes([1; 16]),
+                epoch: Epoch(5),
+                layout: MemoryLayout::default(),
+            },
+            description: Description::default(),
+            sections: Sections::new(),
+        };
+        let rewind = |until, start| Rewind {
+            since: Epoch::FIRST,
+            until: Epoch(until),
+            start,
+        };
+        let beside = Beside {
+            output_bytes: 100,
+            stands: false,
+        };
+        let said = [rewind(5, 100), rewind(6, 20), rewind(3, 101), rewind(4, 60)];
+        put(&beside, &said, &mut image).unwrap();
+        let known = Known::take_from(&mut image).unwrap();
+        assert_eq!(known.rewinds, [rewind(5, 100), rewind(4, 60)]);
+        assert!(image.sections.finish().is_ok());
+    }
 }

@@ -185,7 +185,7 @@ pub(crate) fn make(
     let mut image = from.image().clone();
     let kind = role.kind(&image.header.kind)?;
     let program = Program::installed(image.header.program);
-    let known = Known::take_from(&mut image.sections).map_err(|error| chain(&error))?;
+    let known = Known::take_from(&mut image).map_err(|error| chain(&error))?;
     // None at all if no runner has made it.
     let beside = known.beside.unwrap_or_default();
     image.header.process = order.process;

@@ -25,7 +25,9 @@ use crate::beside::Rewind;
 use crate::limits::LOG_RECORD_BYTES_MAX;
 
 const MAGIC: &[u8; 8] = b"STERNLOG";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Its headers know of no rewinds.
+const VERSION_BEFORE: u16 = 1;
 const RECORD_HEAD_BYTES: usize = 13;
 const OUTPUT: u8 = 1;
 const ERROR: u8 = 2;
@@ -218,7 +220,8 @@ impl LogReader {
             u16::from_le_bytes([head[8], head[9]]),
             u16::from_le_bytes([head[10], head[11]]),
         );
-        if head[..8] != MAGIC[..] || version != VERSION || length > HEADER_BYTES_MAX {
+        let is_known = (VERSION_BEFORE..=VERSION).contains(&version);
+        if head[..8] != MAGIC[..] || !is_known || length > HEADER_BYTES_MAX {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "not a log, or one of a newer version",
@@ -226,11 +229,14 @@ impl LogReader {
         }
         let mut body = vec![0; usize::from(length)];
         file.read_exact(&mut body)?;
+        if version == VERSION_BEFORE {
+            body.push(0); // no rewinds
+        }
         let header: LogHeader = postcard::from_bytes(&body)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         Ok(Self {
             identity: (metadata.dev(), metadata.ino()),
-            place: (head.len() + body.len()) as u64,
+            place: head.len() as u64 + u64::from(length),
             end: header.start,
             last: None,
             file,
@@ -470,6 +476,24 @@ mod tests {
     }
 
     /// A reader that came to the end while a record was being written has it later.
+    /// As version 1 wrote it: the header without its last field.
+    #[test]
+    fn a_log_of_the_version_before_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut writer = begin(&path);
+        writer.write(Stream::Output, b"text").unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let length = usize::from(u16::from_le_bytes([bytes[10], bytes[11]]));
+        assert_eq!(bytes.remove(12 + length - 1), 0);
+        bytes[8..12].copy_from_slice(&[1, 0, length as u8 - 1, 0]);
+        std::fs::write(&path, bytes).unwrap();
+        let reader = open(&path);
+        assert_eq!(*reader.header(), header(100));
+        let records = rest(reader, 100);
+        assert_eq!((records[0].offset, &*records[0].bytes), (100, &b"text"[..]));
+    }
+
     #[test]
     fn half_a_record_is_read_again_when_it_is_whole() {
         let folder = tempfile::tempdir().unwrap();

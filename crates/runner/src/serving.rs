@@ -275,7 +275,7 @@ pub(crate) fn resume(role: &Role, service: &Service, process: ProcessId, epoch: 
     }
     let mut inner = hosted.lock();
     let next = inner.epoch.next().unwrap_or(epoch);
-    if epoch > next {
+    if epoch > next && matches!(stage, Stage::Frozen { .. }) {
         // It goes on from what a move has left of it here: in between it was another node's, and was lost there.
         hosted.output.rewind(next, epoch);
     }

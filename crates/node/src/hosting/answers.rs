@@ -13,7 +13,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Hosting;
 use super::input::Input;
 use crate::door::Authority;
-use crate::limits::{ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, WATCH_WITHIN};
+use crate::limits::{
+    ANSWER_WITHIN, INPUT_BYTES_MAX, LOG_LOOK_EVERY, LOG_WAIT_MAX, PROBE_WITHIN, WATCH_WITHIN,
+};
 use crate::message::{
     Deed, EventRecord, Failure, FailureKind, HostingReply, HostingRequest, RegistryRequest, Reply,
     Request,
@@ -129,10 +131,6 @@ impl Service {
         request: HostingRequest,
     ) -> Result<Option<HostingReply>, Failure> {
         let until = Instant::now() + SETTLE_WITHIN;
-        let is_move = matches!(
-            request,
-            HostingRequest::Move { .. } | HostingRequest::MoveSo { .. }
-        );
         loop {
             let entry = self.entry(process).await?;
             let record = entry.record().map_err(Failure::refused)?;
@@ -156,10 +154,8 @@ impl Service {
                     let part = self.log_part_of_others(hosting, process, after, record.owner);
                     return part.await.map(Some).ok_or(failure);
                 }
-                // Whoever moves what is being moved decides himself whether to try again.
                 Err(failure)
-                    if (failure.kind == FailureKind::NotHere
-                        || failure.kind == FailureKind::Busy && !is_move)
+                    if matches!(failure.kind, FailureKind::NotHere | FailureKind::Busy)
                         && Instant::now() < until =>
                 {
                     sleep(LOG_LOOK_EVERY).await;
@@ -215,7 +211,8 @@ impl Service {
                 hosting.program_piece(program, offset).await.map(Some)
             }
             HostingRequest::MayCome { kind, bindings, .. } => {
-                let _ = hosting.runner_soon().await;
+                // Shorter than who asks waits, so that he hears the reason.
+                let _ = timeout(PROBE_WITHIN, hosting.runner_soon()).await;
                 match hosting.objection(&kind, &bindings, false) {
                     Some(refusal) => Err(Failure::refused(refusal)),
                     None => hosting.responds().await.map(|()| None),

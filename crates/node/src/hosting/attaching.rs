@@ -329,9 +329,11 @@ impl Service {
                                 .record()
                                 .is_ok_and(|record| record.life != Life::Alive)
                     }
-                    // It was forgotten; or its ports were opened before it has a record.
+                    // It was forgotten; or its ports were opened before it has a record; or a registry that was restored has
+                    // not heard of it yet.
                     Ok(Reply::Process(None)) => {
-                        unused.is_none_or(|waited| waited >= NOT_STARTED_WITHIN)
+                        let is_forgotten = self.roster().recovery.is_none();
+                        unused.map_or(is_forgotten, |waited| waited >= NOT_STARTED_WITHIN)
                     }
                     // Nobody knows: the clients wait.
                     _ => false,

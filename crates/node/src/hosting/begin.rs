@@ -88,7 +88,8 @@ impl Service {
             }
             Ok(Err(error)) => {
                 let kind = match error {
-                    StartError::Busy { .. } | StartError::TooManyMoves { .. } => FailureKind::Busy,
+                    StartError::Busy { .. } => FailureKind::Taken,
+                    StartError::TooManyMoves { .. } => FailureKind::Busy,
                     _ => FailureKind::Refused,
                 };
                 Err(Failure::new(kind, error))

@@ -492,7 +492,7 @@ impl Service {
         }
     }
 
-    /// Forgets a process that runs nowhere, and removes what is left of it: copies of directories at once, output soon.
+    /// Forgets a process that runs nowhere, and removes what is left of it: copies of directories and what is here at once, else soon.
     pub(super) async fn forget_ended(
         self: &Arc<Self>,
         hosting: &Hosting,
@@ -509,14 +509,14 @@ impl Service {
         if let Some(node) = with_copies.filter(|node| *node != self.id) {
             self.have_forgotten(node, process).await;
         }
-        let own = self.remove_forgotten(hosting, process).await;
         let service = Arc::clone(self);
         tokio::spawn(async move {
             let others = service.members().into_iter();
-            for node in others.filter(|node| *node != service.id) {
+            for node in others.filter(|node| *node != service.id && Some(*node) != with_copies) {
                 service.have_forgotten(node, process).await;
             }
         });
+        let own = self.remove_forgotten(hosting, process).await;
         let is_here = with_copies == Some(self.id);
         if is_here { own } else { Ok(()) }
     }
@@ -540,7 +540,7 @@ impl Service {
             Reply::Process(None) if hosting.has_not(process).await => {
                 hosting.uncopy(process).await;
                 let logs = Arc::clone(&hosting.logs);
-                blocking(move || logs.remove(process)).await
+                blocking(move || logs.forget(process)).await
             }
             _ => Err(Failure::refused("the process is not forgotten")),
         }

@@ -397,7 +397,10 @@ impl Service {
             Ok(_) => return Tried::Gone,
             Err(failure) if failure.kind == FailureKind::NotHere => return Tried::Gone,
             Err(failure) => {
-                let retry = matches!(failure.kind, FailureKind::Busy | FailureKind::Unreachable);
+                let retry = matches!(
+                    failure.kind,
+                    FailureKind::Busy | FailureKind::Taken | FailureKind::Unreachable
+                );
                 let why = failure.message;
                 return Tried::Stayed { why, retry };
             }

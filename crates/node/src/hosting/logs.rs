@@ -9,6 +9,7 @@
 
 mod files;
 mod marks;
+mod stitching;
 
 use std::fs::File;
 use std::io;
@@ -23,7 +24,7 @@ use sterna_runner::log::LogReader;
 use tokio::time::{Instant, sleep};
 
 use super::{Hosting, blocking};
-use crate::limits::{LOG_LOOK_EVERY, LOG_NODES_MAX, LOG_PAGE_BYTES, LOG_WAIT_MAX, SWEEP_AFTER};
+use crate::limits::{LOG_LOOK_EVERY, LOG_PAGE_BYTES, LOG_WAIT_MAX, SWEEP_AFTER};
 use crate::message::{
     Failure, FailureKind, HostingReply, HostingRequest, LaterPart, LogPage, LogPart, Missing,
     RegistryRequest, Reply,
@@ -315,88 +316,6 @@ impl Service {
             Ok(Ok(record)) if record.owner != self.id => Writing::Elsewhere,
             Ok(Ok(record)) if record.life != Life::Alive => Writing::Over,
             _ => Writing::Here(None),
-        }
-    }
-
-    /// What was written before a part began, from the nodes on which the process was then: each says where it came from.
-    async fn part_before(
-        &self,
-        hosting: &Hosting,
-        process: ProcessId,
-        after: u64,
-        mut later: LaterPart,
-    ) -> LogPage {
-        let mut why = "nobody knows where it was".to_owned();
-        for _ in 0..LOG_NODES_MAX {
-            let Some(node) = later.came_from else {
-                break;
-            };
-            let part = self.part_at(hosting, node, process, after, later).await;
-            match part {
-                Ok(LogPart::Page(mut page)) => {
-                    cut(&mut page, later.start);
-                    if !page.records.is_empty() || page.missing.is_some() {
-                        return page;
-                    }
-                    why = NOT_KEPT.to_owned();
-                    break;
-                }
-                Ok(LogPart::Later(before)) => {
-                    let start = before.start.min(later.start);
-                    later = LaterPart { start, ..before };
-                }
-                Ok(LogPart::Nothing) => {
-                    why = NOT_KEPT.to_owned();
-                    break;
-                }
-                Err(failure) => {
-                    why = failure.message;
-                    break;
-                }
-            }
-        }
-        LogPage {
-            missing: Some(missing(after, later.start, later.came_from, &why)),
-            next: later.start,
-            ..LogPage::default()
-        }
-    }
-
-    /// What a node, perhaps this one, has of what was written before a part began.
-    async fn part_at(
-        &self,
-        hosting: &Hosting,
-        node: NodeId,
-        process: ProcessId,
-        after: u64,
-        later: LaterPart,
-    ) -> Result<LogPart, Failure> {
-        let before = later.epoch;
-        if node == self.id {
-            return hosting.log_part_before(process, after, before).await;
-        }
-        let request = HostingRequest::LogPartBefore {
-            process,
-            after,
-            before,
-        };
-        match self.pass_on(node, request).await? {
-            HostingReply::LogPart(part) => Ok(part),
-            // It is older, and says what it has of all epochs.
-            HostingReply::Log(page) => Ok(match page.missing {
-                None => LogPart::Page(page),
-                Some(Missing {
-                    node: Some(came_from),
-                    to,
-                    ..
-                }) if came_from != node => LogPart::Later(LaterPart {
-                    start: to,
-                    came_from: Some(came_from),
-                    ..later
-                }),
-                Some(_) => LogPart::Nothing,
-            }),
-            _ => Err(Failure::refused("the other node answers another question")),
         }
     }
 }

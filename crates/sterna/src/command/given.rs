@@ -181,20 +181,14 @@ pub(crate) fn fixed(
     let (mut opened, mut missing) = (Vec::new(), Vec::new());
     let is_fixed = |binding: &&Binding| binding.sort == BindingSort::Fixed;
     for wanted in bindings.iter().filter(is_fixed) {
-        let found = given.iter().position(|one| {
-            one.binding.guest_path == wanted.guest_path && one.binding.sort == wanted.sort
-        });
+        let found = given.iter().position(|one| one.binding == *wanted);
         match found.and_then(|at| given.swap_remove(at).handle) {
             Some(handle) => opened.push(handle),
-            None => missing.push(format!("\n  --dir HOST::{}", Plain(&wanted.guest_path))),
+            None => {
+                let ro = if wanted.read_only { ":ro" } else { "" };
+                missing.push(format!("\n  --dir HOST::{}{ro}", Plain(&wanted.guest_path)));
+            }
         }
-    }
-    if let Some(other) = given.first() {
-        bail!(
-            "{} is no directory of the process that is fixed to its node, and the others it has on any node as it was \
-             started: leave that --dir out",
-            other.binding.guest_path
-        );
     }
     ensure!(
         missing.is_empty(),
@@ -202,6 +196,13 @@ pub(crate) fn fixed(
         Plain(name),
         missing.concat()
     );
+    if let Some(other) = given.first() {
+        bail!(
+            "{} is no directory of the process that is fixed to its node, and the others it has on any node as it was \
+             started: leave that --dir out",
+            other.binding.guest_path
+        );
+    }
     Ok(opened)
 }
 

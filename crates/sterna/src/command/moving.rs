@@ -135,7 +135,10 @@ fn parse_rate(text: &str) -> Result<u64, String> {
 /// Whether somebody else works on it, who will soon have done.
 fn is_busy(error: &anyhow::Error) -> bool {
     let asked = error.downcast_ref::<AskError>();
-    matches!(asked, Some(AskError::Failed(failure)) if failure.kind == FailureKind::Busy)
+    let Some(AskError::Failed(failure)) = asked else {
+        return false;
+    };
+    matches!(failure.kind, FailureKind::Busy | FailureKind::Taken)
 }
 
 impl Move {

@@ -233,7 +233,7 @@ impl Thaw {
         let own = file.provenance() == Provenance::Own;
         let mut of_cluster = false;
         if self.on.is_none() && !self.detach {
-            of_cluster = sterna_runner::take_out(&mut image.sections)?;
+            of_cluster = sterna_runner::take_out(&mut image)?;
             self.new_id |= of_cluster;
         }
         Ok(Frozen {

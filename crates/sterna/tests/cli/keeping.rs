@@ -243,8 +243,11 @@ fn a_process_with_a_directory_is_recovered_where_that_is() {
         &[&recover[..], &["--on", "one"]].concat(),
         &["on their own machine"],
     );
-    let wrong = format!("{}::/other", work.display());
-    one.fails(&world, &["recover", "lua", "--dir", &wrong], &["/other"]);
+    for wrong in ["/other", "/work:ro"] {
+        let wrong = format!("{}::{wrong}", work.display());
+        let recover = ["recover", "lua", "--dir", &wrong];
+        one.fails(&world, &recover, &["have to be given", "--dir HOST::/work"]);
+    }
     one.ok(&world, &recover);
     let before = fs::read_dir(&work).unwrap().count();
     until("it goes on", || {

@@ -92,6 +92,14 @@ impl LogFiles {
         let _ = fs::remove_file(self.path(process, epoch));
     }
 
+    /// Removes all of a process that is forgotten. One that is about to start has nothing in its file.
+    pub(in crate::hosting) fn forget(&self, process: ProcessId) {
+        let is_empty = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.len() == 0);
+        if !self.of(process).iter().any(is_empty) {
+            self.remove(process);
+        }
+    }
+
     /// Removes all of a process.
     pub(in crate::hosting) fn remove(&self, process: ProcessId) {
         let epochs = self.begun().remove(&process);
