@@ -105,6 +105,34 @@ fn the_log_of_a_process_that_comes_back_where_it_was_lost_is_whole() {
     }
 }
 
+/// What that node alone had is named, and the part before is found, though only that node could say where it is.
+#[test]
+fn the_log_of_a_process_whose_machine_is_gone_has_what_others_have() {
+    let world = World::new();
+    let [one, mut other] = two(&world);
+    let third = joined(&world, &one, "three");
+    run(&one, &world, "one", ENDLESS);
+    one.ok(&world, &["move", "lua", "two"]);
+    let lines = || one.ok(&world, &["logs", "lua"]).lines().count();
+    let before = lines();
+    until("it writes on", || lines() > before + 3);
+    one.ok(&world, &["snapshot", "lua", "--once", "--to", "three"]);
+    other.kill_runner();
+    other.kill();
+    one.ok(&world, &["nodes", "rm", "--lost", "two"]);
+    one.ok(&world, &["recover", "lua", "--on", "three"]);
+    until("it writes on", || {
+        !third.ok(&world, &["logs", "lua", "--tail", "1"]).is_empty()
+    });
+    one.ok(&world, &["kill", "lua"]);
+    let log = one.ask(&world, &["logs", "lua"]);
+    assert!(log.err().contains("output are missing here"));
+    assert!(log.out().starts_with("1\n2\n3\n4\n"), "{}", log.out());
+    for node in [third, one] {
+        node.stop(&world);
+    }
+}
+
 /// Each life writes something else: what it says is the log before it comes back must be so afterwards.
 #[test]
 fn what_a_lost_life_wrote_is_not_in_the_log_when_the_process_is_there_again() {
