@@ -13,8 +13,8 @@ use super::making::As;
 use super::snapshots::{chain, new_key};
 use super::{Hosting, blocking};
 use crate::message::{
-    Belongings, Cloned, EventSort, Failure, FailureKind, HostingReply, HostingRequest, Keeper,
-    Parent, ProcessInfo,
+    Belongings, Cloned, EventSort, Failure, HostingReply, HostingRequest, Keeper, Parent,
+    ProcessInfo,
 };
 use crate::service::Service;
 use crate::wire::now_ms;
@@ -129,8 +129,9 @@ impl Service {
         let original = self.entry(parent).await?;
         let record = original.record().map_err(Failure::refused)?;
         if record.owner != from {
-            let message = "the original has just been moved: try again";
-            return Err(Failure::new(FailureKind::Busy, message));
+            return Err(Failure::refused(
+                "the original is not at the node that gave the copy, which it may just have left: try again",
+            ));
         }
         let here = Keeper::Node(self.id);
         let shelf = self.shelf(hosting, &here, process)?;
