@@ -16,6 +16,7 @@
 //! - `runner`: starting a runner, finding one that outlived the last service, noticing its death
 //! - `channels`: connections for image and pages; `programs`: modules that other nodes have; `ahead`: made ready before they are
 //!   needed
+//! - `forgetting`: what is removed when a process that has ended is forgotten
 //! - `bindings`: what an arriving process may be bound to; `copies`: directories that go along, `travels`: how
 //! - `draining`: the node is emptied before its machine goes
 //! - `attaching`: clients of processes, by way of their ingresses; `ports`: these move to other nodes
@@ -41,6 +42,7 @@ mod copies;
 mod draining;
 mod driver;
 mod files;
+mod forgetting;
 mod input;
 mod journal;
 mod known;

@@ -218,6 +218,7 @@ fn time(to: &mut String, now: SystemTime) {
 mod tests {
     use std::io::{Read, Seek, SeekFrom};
     use std::os::fd::OwnedFd;
+    use std::sync::mpsc;
 
     use super::*;
 
@@ -256,7 +257,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_who_does_not_read() {
         let (reader, writer) = std::io::pipe().unwrap();
-        let (told, failures) = std::sync::mpsc::channel();
+        let (told, failures) = mpsc::channel();
         let told = move |error: &io::Error| told.send(error.kind()).unwrap();
         let log = Log::new(File::from(OwnedFd::from(writer)), told).unwrap();
         let longer_than_a_pipe = "x".repeat(WAITING_BYTES_MAX);
@@ -266,22 +267,42 @@ mod tests {
         drop(reader);
     }
 
+    /// Takes nothing, and says when a turn of the writer had nothing for it.
+    struct Full(mpsc::Sender<()>);
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.0.send(()).map_err(io::Error::other)
+        }
+    }
+
     #[test]
     fn who_has_a_log_hears_once_that_it_cannot_be_written() {
-        let full = File::options().write(true).open("/dev/full").unwrap();
-        let (told, failures) = std::sync::mpsc::channel();
-        let log = Log::new(full, move |error| told.send(error.kind()).unwrap()).unwrap();
-        for _ in 0..2 {
-            log.add(&record("x".repeat(WAITING_BYTES_FULL)));
-            while !log.ending.0.waiting().lines.is_empty() {
-                std::thread::yield_now();
-            }
-            // The writer wakes also when nobody has come.
-            std::thread::sleep(WRITE_EVERY * 2);
-        }
-        drop(log);
-        let failures: Vec<_> = failures.iter().collect();
-        assert_eq!(failures, [io::ErrorKind::StorageFull]);
+        let (told, failures) = mpsc::channel();
+        let (idle, turns) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+            failed: Box::new(move |error| told.send(error.kind()).unwrap()),
+        });
+        let own = Arc::clone(&shared);
+        let writer = std::thread::spawn(move || own.write_all(Full(idle)));
+        let add = || {
+            shared.waiting().lines.push('x');
+            shared.changed.notify_all();
+        };
+        add();
+        assert_eq!(failures.recv(), Ok(io::ErrorKind::StorageFull));
+        // Nobody comes for a while: the writer wakes all the same, and has nothing to write.
+        turns.recv().unwrap();
+        add();
+        Ending(shared).end();
+        writer.join().unwrap();
+        assert_eq!(failures.try_iter().next(), None);
     }
 
     #[test]

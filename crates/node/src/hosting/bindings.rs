@@ -60,16 +60,13 @@ impl Hosting {
             let what = format!("processes of kind {kind}");
             return Some(Refusal::Unsupported { what });
         }
-        if !bindings.is_empty() {
-            let Ok(runner) = self.runner() else {
-                return Some(Refusal::RunnerDied);
-            };
-            if !runner.takes_directories {
-                let reason = "the machine cannot confine a process to its directories: see `sterna doctor` there";
-                return Some(Refusal::NotAdmitted {
-                    reason: reason.into(),
-                });
-            }
+        // Without a runner this is not known, and nothing comes of it anyway.
+        let cannot_confine = self.runner().is_ok_and(|runner| !runner.takes_directories);
+        if !bindings.is_empty() && cannot_confine {
+            let reason = "the machine cannot confine a process to its directories: see `sterna doctor` there";
+            return Some(Refusal::NotAdmitted {
+                reason: reason.into(),
+            });
         }
         bindings.iter().find_map(|binding| match &binding.sort {
             BindingSort::Fixed if !are_opened => Some(Refusal::Unsupported {

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sterna_migration::{Attempt, Life, NodeId};
+use sterna_migration::{Attempt, Life};
 use sterna_process::{Directory, ProcessId};
 use sterna_runner::files::Files;
 use sterna_runner::message::FileDeed;
@@ -36,7 +36,7 @@ use super::{Hosting, blocking};
 use crate::limits::{COPIES_SPARE_BYTES, ORIGINS_MAX, REPORTS_MAX};
 use crate::message::{
     Belongings, Binding, BindingSort, EventSort, Failure, FailureKind, HostingReply,
-    HostingRequest, RegistryRequest, Reply, TreesSent,
+    RegistryRequest, Reply, TreesSent,
 };
 use crate::service::Service;
 use crate::trees::{self, Making, Size, Tree, TreeDeed, TreeDone};
@@ -489,60 +489,6 @@ impl Service {
         }
         if record.is_none_or(|record| record.owner != self.id) {
             hosting.tell(Input::Uncopied { process }).await;
-        }
-    }
-
-    /// Forgets a process that runs nowhere, and removes what is left of it: copies of directories and what is here at once, else soon.
-    pub(super) async fn forget_ended(
-        self: &Arc<Self>,
-        hosting: &Hosting,
-        process: ProcessId,
-    ) -> Result<(), Failure> {
-        let entry = self.entry(process).await.ok();
-        self.ask_registry(RegistryRequest::Forget { process })
-            .await?;
-        let with_copies = entry.and_then(|entry| {
-            let belongings = Belongings::decode(&entry.info.extra)?;
-            copied(&belongings.bindings).next()?;
-            Some(entry.record().ok()?.owner)
-        });
-        if let Some(node) = with_copies.filter(|node| *node != self.id) {
-            self.have_forgotten(node, process).await;
-        }
-        let service = Arc::clone(self);
-        tokio::spawn(async move {
-            let others = service.members().into_iter();
-            for node in others.filter(|node| *node != service.id && Some(*node) != with_copies) {
-                service.have_forgotten(node, process).await;
-            }
-        });
-        let own = self.remove_forgotten(hosting, process).await;
-        let is_here = with_copies == Some(self.id);
-        if is_here { own } else { Ok(()) }
-    }
-
-    /// Whoever does not answer looks himself from time to time.
-    async fn have_forgotten(&self, node: NodeId, process: ProcessId) {
-        let request = HostingRequest::Forgotten { process };
-        let _ = self.pass_on_any(node, request).await;
-    }
-
-    /// Removes copies and output of a process that the registry does not know any more.
-    pub(super) async fn remove_forgotten(
-        &self,
-        hosting: &Hosting,
-        process: ProcessId,
-    ) -> Result<(), Failure> {
-        match self
-            .ask_registry(RegistryRequest::Process { process })
-            .await?
-        {
-            Reply::Process(None) if hosting.has_not(process).await => {
-                hosting.uncopy(process).await;
-                let logs = Arc::clone(&hosting.logs);
-                blocking(move || logs.forget(process)).await
-            }
-            _ => Err(Failure::refused("the process is not forgotten")),
         }
     }
 

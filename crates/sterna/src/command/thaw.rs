@@ -69,7 +69,8 @@ The file stays. Thawing it twice makes two processes, each of which does the res
 gets a new id if the first still runs here. A process that was frozen on a node goes on as the same one if \
 its cluster says that it is in this very file, and then only once; otherwise, or without --on and --detach, \
 it becomes another one. There, directories that are fixed to their node are given again with --dir; the \
-others it has anyway. An image that someone else made is thawed only after it was shown and confirmed.";
+others it has anyway. What it had not read of its input goes along with --on or --detach only. An image that \
+someone else made is thawed only after it was shown and confirmed.";
 
 /// An image that is to be thawed, and what is known about it.
 struct Frozen {

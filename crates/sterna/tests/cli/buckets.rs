@@ -121,9 +121,7 @@ fn comes_back_from(speaks: Speaks) {
     other.kill_runner();
     other.kill();
     other.start_again(&world);
-    until("the loss is known", || {
-        one.ok(&world, &["ps", "-a"]).contains("lost")
-    });
+    one.hears_of_a_loss(&world);
     let told = one.ok(&world, &["recover", "lua", "--on", "three"]);
     assert!(told.contains("from snapshot"), "{told}");
     one.ok(&world, &["wait", "lua"]);

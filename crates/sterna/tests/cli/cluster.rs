@@ -143,6 +143,13 @@ impl Node {
         });
     }
 
+    /// Waits until the cluster says that a process is lost.
+    pub(crate) fn hears_of_a_loss(&self, world: &World) {
+        until("the loss is known", || {
+            self.ok(world, &["ps", "-a"]).contains("lost")
+        });
+    }
+
     pub(crate) fn kill_runner(&self) {
         kill_process(self.runner().expect("it has a runner"), Signal::KILL).unwrap();
     }

@@ -26,6 +26,12 @@ fn run(node: &Node, world: &World, on: &str, program: &str) {
     });
 }
 
+fn writes_on(node: &Node, world: &World) {
+    let log = || node.ok(world, &["logs", "lua"]).len();
+    let before = log();
+    until("it writes on", || log() > before + 20);
+}
+
 fn plain(world: &World) -> String {
     world.ask(["run", &guest("lua"), "-e", PROGRAM]).ok()
 }
@@ -49,9 +55,7 @@ fn a_process_whose_node_was_killed_comes_back_from_its_snapshot() {
         &["node two: no answer", "start it again"],
     );
     other.start_again(&world);
-    until("the loss is known", || {
-        one.ok(&world, &["ps", "-a"]).contains("lost")
-    });
+    one.hears_of_a_loss(&world);
     // What happened there is not forgotten with the service.
     let events = one.ok(&world, &["events"]);
     let is_of = |line: &&str| line.contains(" two: ") && line.contains("was started");
@@ -76,23 +80,16 @@ fn the_log_of_a_process_that_comes_back_where_it_was_lost_is_whole() {
     let world = World::new();
     let [one, other] = two(&world);
     run(&one, &world, "two", ENDLESS);
-    let lines = |node: &Node| node.ok(&world, &["logs", "lua"]).lines().count();
-    let writes_on = || {
-        let before = lines(&one);
-        until("it writes on", || lines(&one) > before + 3);
-    };
     one.ok(&world, &["move", "lua", "one"]);
-    writes_on();
+    writes_on(&one, &world);
     one.ok(&world, &["snapshot", "lua", "--once", "--to", "one"]);
-    writes_on();
+    writes_on(&one, &world);
     one.ok(&world, &["move", "lua", "two"]);
-    writes_on();
+    writes_on(&one, &world);
     other.kill_runner();
-    until("the loss is known", || {
-        one.ok(&world, &["ps", "-a"]).contains("lost")
-    });
+    one.hears_of_a_loss(&world);
     one.ok(&world, &["recover", "lua", "--on", "two"]);
-    writes_on();
+    writes_on(&one, &world);
     one.ok(&world, &["kill", "lua"]);
     for node in [&one, &other] {
         let log = node.ok(&world, &["logs", "lua"]);
@@ -113,17 +110,13 @@ fn the_log_of_a_process_whose_machine_is_gone_has_what_others_have() {
     let third = joined(&world, &one, "three");
     run(&one, &world, "one", ENDLESS);
     one.ok(&world, &["move", "lua", "two"]);
-    let lines = || one.ok(&world, &["logs", "lua"]).lines().count();
-    let before = lines();
-    until("it writes on", || lines() > before + 3);
+    writes_on(&one, &world);
     one.ok(&world, &["snapshot", "lua", "--once", "--to", "three"]);
     other.kill_runner();
     other.kill();
     one.ok(&world, &["nodes", "rm", "--lost", "two"]);
     one.ok(&world, &["recover", "lua", "--on", "three"]);
-    until("it writes on", || {
-        !third.ok(&world, &["logs", "lua", "--tail", "1"]).is_empty()
-    });
+    writes_on(&one, &world);
     one.ok(&world, &["kill", "lua"]);
     let log = one.ask(&world, &["logs", "lua"]);
     assert!(log.err().contains("output are missing here"));
@@ -142,21 +135,15 @@ fn what_a_lost_life_wrote_is_not_in_the_log_when_the_process_is_there_again() {
         "local i=0; while true do i=i+1; for j=1,300000 do end print(i, os.clock(), os.time()) end";
     run(&one, &world, "two", clock);
     let log = || one.ok(&world, &["logs", "lua"]);
-    let writes_on = || {
-        let before = log().len();
-        until("it writes on", || log().len() > before + 100);
-    };
     one.ok(&world, &["snapshot", "lua", "--once", "--to", "one"]);
-    writes_on();
+    writes_on(&one, &world);
     other.kill_runner();
-    until("the loss is known", || {
-        one.ok(&world, &["ps", "-a"]).contains("lost")
-    });
+    one.hears_of_a_loss(&world);
     one.ok(&world, &["recover", "lua", "--on", "one"]);
-    writes_on();
+    writes_on(&one, &world);
     let before = log();
     one.ok(&world, &["move", "lua", "two"]);
-    writes_on();
+    writes_on(&one, &world);
     let after = log();
     assert!(after.starts_with(&before), "{before}\n---\n{after}");
     one.ok(&world, &["kill", "lua"]);
@@ -187,9 +174,7 @@ fn a_lost_process_comes_back_from_a_store_on_a_node_that_has_it() {
     other.kill_runner();
     other.kill();
     other.start_again_so(&world, How::default());
-    until("the loss is known", || {
-        one.ok(&world, &["ps", "-a"]).contains("lost")
-    });
+    one.hears_of_a_loss(&world);
     // Started without it, or never with it: neither opens a place that a schedule names.
     for node in ["one", "two"] {
         let recover = ["recover", "lua", "--on", node];
@@ -260,9 +245,7 @@ fn a_process_with_a_directory_is_recovered_where_that_is() {
     });
     one.ok(&world, &["snapshot", "lua", "--once", "--to", "two"]);
     one.kill_runner();
-    until("the loss is known", || {
-        one.ok(&world, &["ps", "-a"]).contains("lost")
-    });
+    one.hears_of_a_loss(&world);
     let how = ["/work is fixed to its node", "--dir HOST::/work"];
     one.fails(&world, &["recover", "lua"], &how);
     let recover = ["recover", "lua", "--dir", &directory];
@@ -330,9 +313,7 @@ fn a_process_that_is_typed_to_is_frozen_and_recovered() {
     wrote("2: two");
     one.ok(&world, &["snapshot", "echo", "--once", "--to", "one"]);
     other.kill_runner();
-    until("the loss is known", || {
-        one.ok(&world, &["ps", "-a"]).contains("lost")
-    });
+    one.hears_of_a_loss(&world);
     one.ok(&world, &["recover", "echo", "--on", "two"]);
     let mut typing = say("three\n");
     wrote("3: three");
@@ -524,9 +505,7 @@ fn snapshots_that_are_wanted_at_once_are_made_one_after_the_other() {
     other.kill_runner();
     other.kill();
     other.start_again(&world);
-    until("the loss is known", || {
-        one.ok(&world, &["ps", "-a"]).contains("lost")
-    });
+    one.hears_of_a_loss(&world);
     let recovered = one.json(&world, &["recover", "lua", "--json"]);
     assert_eq!(recovered["passed_over"], Value::Array(Vec::new()));
     assert!(recovered["snapshot"].as_u64() >= numbers.last().copied());

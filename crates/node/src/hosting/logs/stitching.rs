@@ -126,9 +126,9 @@ fn fit(mut page: LogPage, after: u64, end: u64) -> Option<LogPage> {
 }
 
 impl LaterPart {
-    /// Whether another node's word leads back to where a byte was written.
-    const fn is_before(self, later: Self, after: u64) -> bool {
-        self.start > after && self.epoch.0 <= later.epoch.0
+    /// Whether another node's word leads back to where a byte was written. An older one's says no epoch.
+    fn is_before(self, later: Self, after: u64) -> bool {
+        self.start > after && self.epoch <= later.epoch
     }
 }
 
