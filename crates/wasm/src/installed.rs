@@ -63,6 +63,26 @@ pub enum InstallError {
     Metadata,
 }
 
+impl InstallError {
+    /// Whether the same may be made ready another time: what it lacked was room, time or somebody who answers.
+    pub(crate) fn may_pass(&self) -> bool {
+        use InstallError as Why;
+        match self {
+            Why::Elsewhere(_) | Why::NotThere | Why::Module(_) | Why::Image(_) => true,
+            Why::Build(error) => matches!(
+                error,
+                BuildError::Memory { .. }
+                    | BuildError::Time { .. }
+                    | BuildError::Crashed { .. }
+                    | BuildError::OtherEngine
+                    | BuildError::Start(_)
+                    | BuildError::Pass { .. }
+            ),
+            Why::Instrument(_) | Why::Compile(_) | Why::Metadata => false,
+        }
+    }
+}
+
 impl From<BuildError> for InstallError {
     fn from(error: BuildError) -> InstallError {
         match error {

@@ -84,7 +84,7 @@ impl Machine {
         }
     }
 
-    /// Goes on with the frames.
+    /// Goes on with the frames. [`MachineError::Prepare`]: none of them has been touched, so it can be tried again.
     pub(crate) async fn go_on<T: Send + 'static>(
         &mut self,
         store: &mut Store<T>,
@@ -95,8 +95,8 @@ impl Machine {
             .iter()
             .map(|frame| self.installed.entry(frame))
             .collect::<Result<Vec<_>, _>>();
-        self.installed.prepare(&keys?)?;
         self.outer.set(self.frames.iter().map(Frame::spot));
+        self.installed.prepare(&keys?)?;
         let mut results: Option<Vec<Val>> = None;
         while let Some(mut frame) = self.frames.pop_front() {
             if let Some(results) = results.take() {

@@ -1,15 +1,17 @@
 //! A program cache that one process only reads and another writes for it.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::ops::ControlFlow::{self, Continue};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sterna_process::{
     Environment, Exit, Identity, Kind, PageSet, Paused, Pausing, Program, ProgramId, Resources,
-    Running, WAYPOINTS_MAX, Waypoint,
+    Running, State, Stdio, WAYPOINTS_MAX, Waypoint,
 };
 use sterna_wasm::builder::{BuildLimits, Launch, Progress};
 use sterna_wasm::cache::{Elsewhere, ElsewhereError, ProgramCache};
@@ -31,7 +33,7 @@ struct Service {
     cache: ProgramCache,
     asked: AtomicUsize,
     prepared: Mutex<BTreeSet<Waypoint>>,
-    answers: bool,
+    answers: AtomicBool,
 }
 
 impl Service {
@@ -45,7 +47,7 @@ impl Service {
             cache: cache.launch(builder),
             asked: AtomicUsize::new(0),
             prepared: Mutex::default(),
-            answers,
+            answers: AtomicBool::new(answers),
         })
     }
 
@@ -61,7 +63,7 @@ impl Service {
 impl Elsewhere for Service {
     fn prepare(&self, program: ProgramId, waypoints: &[Waypoint]) -> Result<(), ElsewhereError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        if !self.answers {
+        if !self.answers.load(Ordering::Relaxed) {
             let reason = "it is tired".into();
             return Err(ElsewhereError { reason });
         }
@@ -82,12 +84,42 @@ fn reader(service: &Arc<Service>) -> WasmKind {
 }
 
 fn start(kind: &WasmKind, program: &Program, arguments: &[&str]) -> Running {
+    printing(kind, program, arguments, &tempfile::tempfile().unwrap())
+}
+
+/// Starts a program that prints into a file.
+fn printing(kind: &WasmKind, program: &Program, arguments: &[&str], output: &File) -> Running {
     let arguments = std::iter::once(&"program").chain(arguments);
     let environment = Environment {
         arguments: arguments.map(std::ffi::OsString::from).collect(),
+        resources: resources(output),
         ..Environment::default()
     };
     kind.spawn(Identity::new(), program, environment).unwrap()
+}
+
+fn resources(output: &File) -> Resources {
+    Resources {
+        stdio: Stdio {
+            output: Some(output.try_clone().unwrap().into()),
+            ..Stdio::default()
+        },
+        ..Resources::default()
+    }
+}
+
+fn text(output: &File) -> String {
+    let mut bytes = vec![0; output.metadata().unwrap().len() as usize];
+    output.read_exact_at(&mut bytes, 0).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn until(so: impl Fn() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !so() {
+        assert!(Instant::now() < deadline, "it does not come to that");
+        std::thread::yield_now();
+    }
 }
 
 fn paused(running: Running) -> Box<dyn Paused> {
@@ -192,6 +224,81 @@ fn who_gets_no_answer_says_so() {
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("it is tired"), "{cause}");
     running.control.kill();
+}
+
+/// A program that counts, stopped where nothing is ready for it, and let go on, with who cannot make it ready now.
+fn held(service: &Arc<Service>, kind: &WasmKind, output: &File) -> (Running, usize) {
+    let program = service.add("count");
+    let running = printing(kind, &program, &["200", "100000"], output);
+    let asked = service.asked.load(Ordering::Relaxed);
+    let mut paused = paused(running);
+    paused.capture().unwrap();
+    let running = paused.resume();
+    until(|| service.asked.load(Ordering::Relaxed) > asked);
+    (running, asked)
+}
+
+/// What it prints when nothing is in its way.
+fn undisturbed(service: &Arc<Service>, kind: &WasmKind) -> String {
+    let output = tempfile::tempfile().unwrap();
+    let program = service.add("count");
+    let running = printing(kind, &program, &["200", "100000"], &output);
+    assert_eq!(running.control.wait(LONG), Some(Exit::Code(0)));
+    text(&output)
+}
+
+#[test]
+fn who_lacks_what_it_needs_is_held_and_goes_on_when_it_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::new(&folder.path().join("cache"), false);
+    let (kind, output) = (reader(&service), tempfile::tempfile().unwrap());
+    let (running, asked) = held(&service, &kind, &output);
+    // More than one attempt, and nothing is lost by it; meanwhile it can be looked at and described.
+    until(|| service.asked.load(Ordering::Relaxed) > asked + 1);
+    until(|| running.control.stats().state == State::Waiting);
+    let waypoints = running.process.waypoints(LONG).unwrap();
+    assert!(!waypoints.is_empty());
+    assert!(!running.control.describe(LONG).unwrap().frames.is_empty());
+    assert_eq!(running.control.wait(Duration::ZERO), None);
+    service.answers.store(true, Ordering::Relaxed);
+    assert_eq!(running.control.wait(LONG), Some(Exit::Code(0)));
+    assert_eq!(text(&output), undisturbed(&service, &kind));
+}
+
+#[test]
+fn who_is_held_can_be_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::new(&folder.path().join("cache"), false);
+    let output = tempfile::tempfile().unwrap();
+    let (running, _) = held(&service, &reader(&service), &output);
+    running.control.kill();
+    assert_eq!(running.control.wait(LONG), Some(Exit::Killed));
+}
+
+#[test]
+fn who_is_held_moves_to_where_it_can_go_on() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let full = Service::new(&folder.path().join("cache"), false);
+    let roomy = Service::new(&other.path().join("cache"), true);
+    let (source, target) = (reader(&full), reader(&roomy));
+    let output = tempfile::tempfile().unwrap();
+    let (running, _) = held(&full, &source, &output);
+    let program = roomy.add("count");
+    let waypoints = running.process.waypoints(LONG).unwrap();
+    target.anticipate(&program, &waypoints).unwrap();
+    let ready = waypoints.into_iter().collect();
+    let Pausing::Paused(mut moved) = running.process.pause_among(&ready, LONG) else {
+        panic!("it stands there");
+    };
+    let image = moved.capture().unwrap();
+    let arriving = target.prepare(&program, &image.header.layout).unwrap();
+    let pages = PageSet::read_from(&*moved.memory(), &moved.memory().changed().unwrap()).unwrap();
+    pages.install_into(&*arriving.memory()).unwrap();
+    let arrived = arriving.finish(image, resources(&output), None).unwrap();
+    moved.discard();
+    let running = arrived.resume();
+    assert_eq!(running.control.wait(LONG), Some(Exit::Code(0)));
+    assert_eq!(text(&output), undisturbed(&roomy, &target));
 }
 
 #[test]

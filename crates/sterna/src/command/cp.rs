@@ -12,6 +12,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use serde::Serialize;
 use sterna_node::message::{HostingReply, HostingRequest, ProcessEntry};
 use sterna_process::{Plain, ProcessId};
 use sterna_runner::message::{FileAnswer, FileDeed, FileFacts, FileSort};
@@ -41,6 +42,9 @@ pub(crate) struct Cp {
     /// Directories with all that is in them.
     #[arg(short, long)]
     recursive: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     which: Which,
 }
@@ -76,16 +80,18 @@ impl End {
 
 impl Cp {
     pub(crate) fn run(self) -> Result<u8> {
-        match (End::parse(&self.from), End::parse(&self.to)) {
+        let copied = match (End::parse(&self.from), End::parse(&self.to)) {
             (End::There { process, path }, End::Here(here)) => {
                 let entry = self.which.find(&process)?;
                 let remote = self.remote(entry, &path)?;
                 remote.fetch(&path, &here, self.recursive)?;
+                remote.copied
             }
             (End::Here(here), End::There { process, path }) => {
                 let entry = self.which.find_living(&process)?;
                 let remote = self.remote(entry, &path)?;
                 remote.bring(&here, &path, self.recursive)?;
+                remote.copied
             }
             (End::Here(_), End::Here(_)) => {
                 bail!(
@@ -95,6 +101,9 @@ impl Cp {
             (End::There { .. }, End::There { .. }) => {
                 bail!("one of the two has to be a file of this machine: copy in two steps")
             }
+        };
+        if self.json {
+            show::json(&copied)?;
         }
         Ok(0)
     }
@@ -108,6 +117,7 @@ impl Cp {
         Ok(Remote {
             which: &self.which,
             process: entry.process,
+            copied: Copied::default(),
         })
     }
 }
@@ -116,6 +126,21 @@ impl Cp {
 struct Remote<'a> {
     which: &'a Which,
     process: ProcessId,
+    copied: Copied,
+}
+
+/// What has been copied.
+#[derive(Debug, Default, Serialize)]
+struct Copied {
+    files: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Copied {
+    fn add(&self, bytes: u64) {
+        self.files.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Remote<'_> {
@@ -221,7 +246,9 @@ impl Remote<'_> {
             Ok(true)
         })?;
         // It may have become shorter meanwhile.
-        file.set_len(end.into_inner()).with_context(failed)
+        file.set_len(end.into_inner()).with_context(failed)?;
+        self.copied.add(done.into_inner());
+        Ok(())
     }
 
     /// From here to there.
@@ -314,7 +341,9 @@ impl Remote<'_> {
                 bar.set(now, found.len().max(now));
             }
             Ok(true)
-        })
+        })?;
+        self.copied.add(done.into_inner());
+        Ok(())
     }
 }
 

@@ -1,7 +1,8 @@
 //! `sterna node start`, `invite`, `join`, `stop`.
 
+mod unit;
+
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, Subcommand};
-use rustix::process::geteuid;
+use serde::Serialize;
 use sterna_node::limits::DRAIN_WITHIN_MAX;
 use sterna_node::message::{Confinement, Remains, Reply, Request, TicketText};
 use sterna_node::store::{EtcdAddress, Login};
@@ -26,7 +27,7 @@ use sterna_process::Plain;
 use crate::command::{doctor, drain};
 use crate::host::Signals;
 use crate::node::{self, Which};
-use crate::{manager, private, runner, service, show};
+use crate::{manager, runner, service, show};
 
 /// Makes this machine a node, and brings nodes together.
 #[derive(Debug, Args)]
@@ -119,6 +120,9 @@ struct Invite {
     /// Write it into a file that only you can read, instead of to standard output.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     which: Which,
 }
@@ -140,6 +144,9 @@ struct Join {
     /// see those.
     #[arg(value_name = "TICKETFILE", default_value = "-")]
     ticket: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     which: Which,
 }
@@ -156,6 +163,9 @@ struct Stop {
     /// Let the processes that run there run on; the next start of the node takes them up.
     #[arg(long)]
     leave: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     which: Which,
 }
@@ -277,76 +287,6 @@ impl Start {
         manager.end(&link);
         Ok(0)
     }
-
-    /// A unit with these options, as systemd.service(5) has it.
-    fn unit(&self) -> Result<String> {
-        let program = std::env::current_exe().context("could not find this program")?;
-        let data = self.data.clone().map_or_else(node::default, Ok)?;
-        let data = std::path::absolute(data).context("could not find the data directory")?;
-        let mut words = vec![quoted(&program)?, "node".into(), "start".into()];
-        words.extend(["--data".to_owned(), quoted(&data)?]);
-        words.extend(self.bind.map(|bind| format!("--bind {bind}")));
-        let advertise = self.advertise.iter();
-        words.extend(advertise.map(|address| format!("--advertise {address}")));
-        for (name, path) in &self.export {
-            let path = std::path::absolute(path).context("could not find an exported directory")?;
-            let mut word = OsString::from(format!("{name}="));
-            word.push(path);
-            words.extend(["--export".to_owned(), quoted(Path::new(&word))?]);
-        }
-        words.extend(self.copies.map(|bytes| format!("--copies {bytes}")));
-        words.extend(self.prepare.then(|| "--prepare".to_owned()));
-        for store in &self.store {
-            let word = store.to_string();
-            words.extend(["--store".to_owned(), quoted(Path::new(&word))?]);
-        }
-        if let Some(registry) = &self.registry {
-            words.extend([
-                "--registry".to_owned(),
-                quoted(Path::new(&registry.to_string()))?,
-            ]);
-        }
-        if let Some(name) = &self.name {
-            words.extend(["--name".to_owned(), quoted(Path::new(name))?]);
-        }
-        let mut stop = String::new();
-        if let Some(within) = self.on_signal {
-            words.push(format!("--on-signal drain={}s", within.as_secs_f64()));
-            let patience = within + STOP_AFTER_DRAIN;
-            stop = format!("TimeoutStopSec={}\n", patience.as_secs());
-        }
-        let target = match geteuid().is_root() {
-            true => "multi-user.target",
-            false => "default.target",
-        };
-        Ok(format!(
-            "[Unit]\nDescription=Sterna node\nAfter=network-online.target\nWants=network-online.target\n\n\
-             [Service]\n{}ExecStart={}\nRestart=on-failure\nKillMode=process\n{stop}\n[Install]\nWantedBy={target}\n",
-            environment()?,
-            words.join(" ")
-        ))
-    }
-
-    fn write_unit(&self, to: Option<&Path>) -> Result<u8> {
-        let unit = self.unit()?;
-        if to == Some(Path::new("-")) {
-            show::print(unit);
-            return Ok(0);
-        }
-        let path = to.map_or_else(unit_path, |path| Ok(path.to_owned()))?;
-        let shown = show::path(&path);
-        let parent = path.parent().filter(|path| !path.as_os_str().is_empty());
-        parent
-            .map_or(Ok(()), fs::create_dir_all)
-            .and_then(|()| fs::write(&path, unit))
-            .with_context(|| format!("could not write {shown}"))?;
-        let user = if geteuid().is_root() { "" } else { " --user" };
-        show::note(format_args!(
-            "written: {shown}\nstart it, now and at each boot: systemctl{user} daemon-reload && \
-             systemctl{user} enable --now sterna-node"
-        ));
-        Ok(0)
-    }
 }
 
 /// Ends the node on a signal; if there is time for that, it is drained by the first one.
@@ -362,8 +302,6 @@ fn end_on(signals: Signals, stopper: Stopper, mut drain_within: Option<Duration>
     })
 }
 
-/// What systemd grants a node beyond its time to drain: moves that cannot be given up any more come to their end.
-const STOP_AFTER_DRAIN: Duration = Duration::from_secs(60);
 /// How much time there is to drain a node if nothing is said.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 
@@ -417,68 +355,6 @@ fn parse_version(text: &str) -> Result<Versions, String> {
     })
 }
 
-/// Where systemd looks for units of this user.
-fn unit_path() -> Result<PathBuf> {
-    const FILE: &str = "sterna-node.service";
-    if geteuid().is_root() {
-        return Ok(Path::new("/etc/systemd/system").join(FILE));
-    }
-    let named = |variable| {
-        std::env::var_os(variable)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let config = named("XDG_CONFIG_HOME").or_else(|| Some(named("HOME")?.join(".config")));
-    let config = config.context("no home directory is known: say where to with --systemd=FILE")?;
-    Ok(config.join("systemd/user").join(FILE))
-}
-
-/// Directories as they are now: what systemd starts may have no `HOME`, and has no variables of this shell.
-fn environment() -> Result<String> {
-    let mut lines = String::new();
-    let mut line = |variable: &str, path: PathBuf| {
-        let mut word = OsString::from(format!("{variable}="));
-        word.push(path);
-        // No variables are replaced in there.
-        let word = escaped(Path::new(&word), &['%'])?;
-        lines.push_str(&format!("Environment={word}\n"));
-        anyhow::Ok(())
-    };
-    line("STERNA_CACHE_DIR", private::cache_directory()?)?;
-    if std::env::var_os("STERNA_RUN_DIR").is_some_and(|named| !named.is_empty()) {
-        line("STERNA_RUN_DIR", private::run_directory())?;
-    }
-    Ok(lines)
-}
-
-/// A word of a command for systemd: in quotes, with what it would replace escaped.
-fn quoted(path: &Path) -> Result<String> {
-    escaped(path, &['%', '$'])
-}
-
-/// A text in quotes for systemd; what it would replace is doubled.
-fn escaped(path: &Path, doubled: &[char]) -> Result<String> {
-    let text = path
-        .to_str()
-        .filter(|text| !text.contains(char::is_control));
-    let text = text.with_context(|| {
-        format!(
-            "{} cannot be written into a unit: it is not plain text",
-            path.display()
-        )
-    })?;
-    let mut word = String::from("\"");
-    for letter in text.chars() {
-        match letter {
-            '"' | '\\' => word.extend(['\\', letter]),
-            letter if doubled.contains(&letter) => word.extend([letter, letter]),
-            _ => word.push(letter),
-        }
-    }
-    word.push('"');
-    Ok(word)
-}
-
 fn host_name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let first: String = name
@@ -495,6 +371,26 @@ fn host_name() -> String {
     }
 }
 
+#[derive(Serialize)]
+struct Invited<'a> {
+    /// Null if it is in the file only.
+    ticket: Option<&'a str>,
+    file: Option<&'a Path>,
+    valid_ms: u64,
+}
+
+#[derive(Serialize)]
+struct Joined {
+    /// How many nodes the cluster has now.
+    nodes: usize,
+}
+
+#[derive(Serialize)]
+struct Stopped {
+    /// What was to become of the processes there: `none` if there were to be none, `killed` or `left`.
+    processes: &'static str,
+}
+
 impl Invite {
     fn run(self) -> Result<u8> {
         let valid_ms = self.expires.as_millis().try_into().unwrap_or(u64::MAX);
@@ -502,17 +398,22 @@ impl Invite {
             Reply::Ticket(TicketText(text)) => text,
             _ => return Err(node::unexpected()),
         };
+        if let Some(path) = &self.output {
+            write_private(path, &ticket)
+                .with_context(|| format!("could not write {}", path.display()))?;
+        }
         match &self.output {
+            output if self.json => show::json(&Invited {
+                ticket: output.is_none().then_some(&ticket),
+                file: output.as_deref(),
+                valid_ms,
+            })?,
             None => show::print(format_args!("{ticket}\n")),
-            Some(path) => {
-                write_private(path, &ticket)
-                    .with_context(|| format!("could not write {}", path.display()))?;
-                show::note(format_args!(
-                    "written: {}, valid for {}",
-                    show::path(path),
-                    show::time(self.expires)
-                ));
-            }
+            Some(path) => show::note(format_args!(
+                "written: {}, valid for {}",
+                show::path(path),
+                show::time(self.expires)
+            )),
         }
         Ok(0)
     }
@@ -541,10 +442,13 @@ impl Join {
             Reply::Roster(roster) => roster,
             _ => return Err(node::unexpected()),
         };
-        show::note(format_args!(
-            "joined: this is now a cluster of {} nodes",
-            roster.members.len()
-        ));
+        let nodes = roster.members.len();
+        match self.json {
+            true => show::json(&Joined { nodes })?,
+            false => show::note(format_args!(
+                "joined: this is now a cluster of {nodes} nodes"
+            )),
+        }
         Ok(0)
     }
 
@@ -573,12 +477,15 @@ impl Join {
 
 impl Stop {
     fn run(self) -> Result<u8> {
-        let remains = match (self.kill, self.leave) {
-            (true, _) => Remains::Killed,
-            (_, true) => Remains::Left,
-            _ => Remains::None,
+        let (remains, processes) = match (self.kill, self.leave) {
+            (true, _) => (Remains::Killed, "killed"),
+            (_, true) => (Remains::Left, "left"),
+            _ => (Remains::None, "none"),
         };
         self.which.stop(remains)?;
+        if self.json {
+            show::json(&Stopped { processes })?;
+        }
         Ok(0)
     }
 }

@@ -9,9 +9,9 @@ use serde::Serialize;
 use sterna_migration::{Life, NodeId};
 use sterna_node::identity;
 use sterna_node::message::{
-    Confinement, Keeper, Listed, Nodes, Reachability, Reply, Request, Seen,
+    Confinement, Keeper, LastSnapshot, Listed, Nodes, Reachability, Reply, Request, Seen,
 };
-use sterna_process::Plain;
+use sterna_process::{Plain, ProcessId};
 use sterna_runner::message::Paging;
 
 use crate::complete;
@@ -57,6 +57,9 @@ struct Rm {
     /// Also if processes are there: these are lost then, and can be gone on with from their snapshots.
     #[arg(long)]
     lost: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     which: Which,
 }
@@ -145,8 +148,10 @@ impl NodesCommand {
     }
 }
 
-fn state(seen: &Seen) -> (&'static str, Option<u64>) {
+/// What is known of a node. A node that was removed is refused by the others: it knows nothing of them any more.
+fn state(nodes: &Nodes, seen: &Seen) -> (&'static str, Option<u64>) {
     match seen.state {
+        Reachability::Reachable | Reachability::Draining if nodes.this.removed => ("unknown", None),
         Reachability::This => ("this", None),
         Reachability::Reachable => ("reachable", None),
         Reachability::Draining => ("draining", None),
@@ -158,7 +163,7 @@ fn told(which: &Which, nodes: &Nodes) -> Told {
     let paging = pagings(which, nodes);
     let rows = nodes.nodes.iter().zip(paging).map(|(seen, paging)| {
         let about = &seen.member.about;
-        let (state, answered_last_ms) = state(seen);
+        let (state, answered_last_ms) = state(nodes, seen);
         Row {
             id: identity::text(seen.member.id),
             name: about.name.clone(),
@@ -223,7 +228,7 @@ fn table(nodes: &Nodes) -> Table<6> {
     for seen in &nodes.nodes {
         let about = &seen.member.about;
         let addresses: Vec<String> = about.addresses.iter().map(ToString::to_string).collect();
-        let state = match state(seen) {
+        let state = match state(nodes, seen) {
             ("unknown", Some(since_ms)) => {
                 let now_ms = show::since_epoch_ms(SystemTime::now());
                 let silent = Duration::from_millis(now_ms.saturating_sub(since_ms));
@@ -282,11 +287,20 @@ impl Rm {
         let Reply::Done = self.which.ask(&Request::Remove { node })? else {
             return Err(node::unexpected());
         };
+        let kept_there = others.into_iter().filter(|one| keeps(one, node));
+        if self.json {
+            show::json(&Removed {
+                id: identity::text(node),
+                name,
+                lost: lost.iter().map(|one| Gone::of(one, node)).collect(),
+                snapshots_gone: kept_there.map(|one| one.entry.process).collect(),
+            })?;
+            return Ok(0);
+        }
         show::note(format_args!("removed: node {name} ({node})"));
         for one in lost {
             show::note(gone(one, node));
         }
-        let kept_there = others.into_iter().filter(|one| keeps(one, node));
         let names: Vec<String> = kept_there.map(named).collect();
         if !names.is_empty() {
             show::note(format_args!(
@@ -295,6 +309,34 @@ impl Rm {
             ));
         }
         Ok(0)
+    }
+}
+
+#[derive(Serialize)]
+struct Removed {
+    id: String,
+    name: String,
+    /// The processes that were there.
+    lost: Vec<Gone>,
+    /// Processes whose snapshots were kept there.
+    snapshots_gone: Vec<ProcessId>,
+}
+
+#[derive(Serialize)]
+struct Gone {
+    id: ProcessId,
+    name: Option<String>,
+    /// When the snapshot was made with which it can be recovered, in milliseconds since 1970; null if there is none.
+    snapshot_ms: Option<u64>,
+}
+
+impl Gone {
+    fn of(one: &Listed, node: NodeId) -> Self {
+        Self {
+            id: one.entry.process,
+            name: one.entry.name.clone(),
+            snapshot_ms: snapshot_elsewhere(one, node).map(|last| last.at_ms),
+        }
     }
 }
 
@@ -316,11 +358,16 @@ fn keeps(one: &Listed, node: NodeId) -> bool {
     keeping.is_some_and(|keeping| keeping.last.is_some() && keeping.to == Keeper::Node(node))
 }
 
+/// The last snapshot of a process, if it is not kept by `node`.
+fn snapshot_elsewhere(one: &Listed, node: NodeId) -> Option<LastSnapshot> {
+    let last = one.keeping.as_ref().and_then(|keeping| keeping.last);
+    last.filter(|_| !keeps(one, node))
+}
+
 /// That a process is lost with a node, and whether it can come back.
 fn gone(one: &Listed, node: NodeId) -> String {
-    let last = one.keeping.as_ref().and_then(|keeping| keeping.last);
     let process = named(one);
-    match last.filter(|_| !keeps(one, node)) {
+    match snapshot_elsewhere(one, node) {
         Some(last) => {
             let now_ms = show::since_epoch_ms(SystemTime::now());
             let old = Duration::from_millis(now_ms.saturating_sub(last.at_ms));

@@ -198,7 +198,8 @@ impl Placed<'_> {
     }
 }
 
-fn started(process: ProcessId, node: &str, json: bool) -> Result<u8> {
+/// Tells of a process that runs on its own now.
+pub(super) fn started(process: ProcessId, node: &str, json: bool) -> Result<u8> {
     #[derive(serde::Serialize)]
     struct Started<'a> {
         id: ProcessId,

@@ -113,6 +113,10 @@ impl Steer {
                 };
                 self.which
                     .hosting(HostingRequest::Steer { process, deed })?;
+                if deed == message::Deed::Kill {
+                    // So that it can be removed next. If nobody can say that it has ended, it has been killed all the same.
+                    let _ = self.which.hosting(HostingRequest::Wait { process });
+                }
                 let name = entry.name.clone();
                 Ok((process, name.unwrap_or_else(|| entry.info.file.clone())))
             }

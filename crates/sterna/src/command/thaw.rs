@@ -17,6 +17,7 @@ use sterna_process::{
 use super::filed::Thawing;
 use super::given::{self, Given};
 use super::logs::Follow;
+use super::placed;
 use crate::complete;
 use crate::host::{self, Facts, Signals};
 use crate::key;
@@ -48,6 +49,9 @@ pub(crate) struct Thaw {
     /// On this machine's node, and return as soon as it runs.
     #[arg(short, long)]
     detach: bool,
+    /// Print JSON, with --detach.
+    #[arg(long, requires = "detach")]
+    json: bool,
     #[command(flatten)]
     which: Which,
     /// The image, made by `sterna freeze`.
@@ -172,6 +176,7 @@ impl Thaw {
         let on = self.on.as_deref();
         let on = on.map(|name| node::member(&nodes, name)).transpose()?;
         let on = on.filter(|on| *on != nodes.this.id);
+        let at = on.unwrap_or(nodes.this.id);
         let opened = self.opened(frozen, on.is_some())?;
         kinds::from_image(&frozen.file, &local.name, &self.given.build)?;
         let thawing = Thawing {
@@ -187,8 +192,7 @@ impl Thaw {
         };
         let process = thawing.run()?;
         if self.detach {
-            show::print(format_args!("{}\n", process.short()));
-            return Ok(0);
+            return placed::started(process, &node::name_of(&nodes, at), self.json);
         }
         Follow::of(&self.which, process).until_the_end()?;
         super::wait::outcome(&self.which, process, true)

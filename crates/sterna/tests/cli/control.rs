@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cluster::Node;
 use crate::terminal::on_terminal_with;
@@ -294,7 +294,8 @@ fn files_of_directories_are_copied_and_no_others() {
     cp("spin:/work", "all").ok();
     assert_eq!(fs::read(world.path("all/inner/small")).unwrap(), b"small");
     assert!(!world.path("all/out").exists(), "links are left out");
-    cp("tree", "spin:/work").ok();
+    let told = pair.json(&["cp", "-r", "--json", "tree", "spin:/work"]);
+    assert_eq!((&told["files"], &told["bytes"]), (&json!(2), &json!(7)));
     let brought = world.path("given/tree");
     assert_eq!(fs::read(brought.join("sub/file")).unwrap(), b"brought");
     assert_eq!(fs::read(brought.join("empty")).unwrap(), b"");
@@ -307,4 +308,55 @@ fn files_of_directories_are_copied_and_no_others() {
     pair.ask(&["cp", "spin:/work", "x"])
         .fails(1, &["copy it with -r"]);
     assert!(!world.path("x").exists());
+}
+
+#[test]
+fn programs_are_told_what_was_done() {
+    let world = World::new();
+    let (one, two) = (
+        Node::start(&world, "one", "127.0.0.1:0"),
+        Node::start(&world, "two", "127.0.0.1:0"),
+    );
+    let shown = one.json(&world, &["node", "invite", "--json"]);
+    assert!(
+        shown["ticket"]
+            .as_str()
+            .unwrap()
+            .starts_with("sterna-ticket-")
+    );
+    let file = world.file("ticket", "");
+    let kept = one.json(
+        &world,
+        &["node", "invite", "--json", "--expires", "5m", "-o", &file],
+    );
+    assert_eq!(
+        kept,
+        json!({"ticket": null, "file": file, "valid_ms": 300_000})
+    );
+    let joined = two.json(&world, &["node", "join", "--json", &file]);
+    assert_eq!(joined, json!({"nodes": 2}));
+
+    let (idle, image) = (guest("idle"), world.file("image", ""));
+    fs::remove_file(&image).unwrap();
+    one.ask(
+        &world,
+        &["run", "--detach", "--name", "idle", &idle, "sleep"],
+    )
+    .ok();
+    one.ask(&world, &["freeze", "idle", "-o", &image]).ok();
+    let thawed = two.json(&world, &["thaw", "--detach", "--json", &image]);
+    assert_eq!(thawed["node"], "two");
+    world
+        .ask(["thaw", "--json", &image])
+        .fails(2, &["--detach"]);
+    let killed = one.json(&world, &["kill", "--json", "idle"]);
+    assert_eq!(
+        (&killed[0]["id"], &killed[0]["state"]),
+        (&thawed["id"], &json!("killed"))
+    );
+    // What was killed has ended: nothing is in the way of removing it.
+    one.ask(&world, &["rm", "idle"]).ok();
+    let stopped = two.json(&world, &["node", "stop", "--json", "--kill"]);
+    assert_eq!(stopped, json!({"processes": "killed"}));
+    one.stop(&world);
 }

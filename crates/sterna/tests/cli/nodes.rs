@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cluster::{Node, free_address};
 use crate::world::{Answer, World, guest, until};
@@ -200,7 +200,11 @@ fn a_killed_node_is_unknown_and_a_removed_one_is_gone() {
 
     one.ask(&world, &["nodes", "rm", "thre"])
         .fails(1, &["no node thre", "did you mean three"]);
-    two.ask(&world, &["nodes", "rm", "three"]).ok();
+    let removed = two.json(&world, &["nodes", "rm", "--json", "three"]);
+    assert_eq!(
+        (&removed["name"], &removed["lost"]),
+        (&json!("three"), &json!([]))
+    );
     until("all know that it is gone", || {
         [&one, &two]
             .iter()
@@ -212,6 +216,7 @@ fn a_killed_node_is_unknown_and_a_removed_one_is_gone() {
             .err()
             .contains("was removed from the cluster")
     });
+    assert_eq!(three.state_of(&world, "one"), "unknown");
     three
         .ask(&world, &["node", "invite"])
         .fails(1, &["was removed"]);
