@@ -18,6 +18,7 @@ use crate::channel::{Breaker, Receiver, Sender};
 use crate::clients::{self, Port};
 use crate::fault::{self, Midway};
 use crate::files::Files;
+use crate::giving_way::Turn;
 use crate::hosted::{Hosted, Inner, Stage};
 use crate::input::Input;
 use crate::leaving::chain;
@@ -333,6 +334,7 @@ impl Taking {
     }
 
     fn take(&mut self, receiver: &mut Receiver, memory: &dyn Memory) -> Result<(), PumpError> {
+        let mut turn = Turn::begin();
         loop {
             match Record::read(receiver.receive()?)? {
                 Record::Anticipate(places) => self.anticipate(places)?,
@@ -352,6 +354,10 @@ impl Taking {
                 }
                 Record::Pages(run, bytes) => {
                     memory.install(&[run], bytes)?;
+                    if self.image_bytes == 0 {
+                        // Of a round: the process runs.
+                        turn.give_way();
+                    }
                     fault::point("runner", &Midway::SomeTaken);
                 }
                 Record::Zeros(runs) => pump::install_zeros(memory, &runs)?,

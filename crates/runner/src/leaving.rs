@@ -111,8 +111,7 @@ impl Outgoing {
         };
         self.heard().failed.get_or_insert(why);
         self.changed.notify_all();
-        self.breaker.hang_up();
-        self.lanes().hang_up();
+        self.close();
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -161,11 +160,16 @@ impl Outgoing {
 
     /// Ends it, and what goes on for it.
     pub(crate) fn hang_up(&self) {
-        self.breaker.hang_up();
-        self.lanes().hang_up();
+        self.close();
         if let Some(live) = self.live.get() {
             live.end();
         }
+    }
+
+    /// Ends the connection. What the process writes is noted as before.
+    pub(crate) fn close(&self) {
+        self.breaker.hang_up();
+        self.lanes().hang_up();
     }
 
     /// Waits for so long, or until the channel breaks.
@@ -419,25 +423,14 @@ pub(crate) fn push(role: &Role, service: &Service, attempt: Attempt, rest: Rest)
         }
         None => Err("there is no connection to the target's runner".into()),
     };
-    let let_go = || {
-        if let Some((_, used)) = &outgoing {
-            hosted.let_go(used);
-        }
-    };
     match pushed {
-        Ok(()) => {
-            service.say(&Said::Event(RunnerEvent::Pushed { attempt }));
-            match &outgoing {
-                // Its pages go on; that it writes is not noted any more.
-                Some((_, outgoing)) if rest != Rest::Along => {
-                    outgoing.live.get().into_iter().for_each(Live::end);
-                }
-                _ => let_go(),
-            }
-        }
-        // The next try is not to find it.
+        // What it writes is noted until it is let go or resumed: to end that takes time in which nobody executes it.
+        Ok(()) => service.say(&Said::Event(RunnerEvent::Pushed { attempt })),
         Err(reason) => {
-            let_go();
+            // The next try is not to find it.
+            if let Some((_, used)) = &outgoing {
+                hosted.let_go(used);
+            }
             service.say(&Said::Event(RunnerEvent::PushFailed { attempt, reason }));
         }
     }

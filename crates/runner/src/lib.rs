@@ -35,6 +35,7 @@ mod copying;
 pub mod fault;
 pub mod files;
 mod following;
+mod giving_way;
 pub mod handle;
 mod hosted;
 mod input;

@@ -16,6 +16,7 @@ use sterna_migration::{Attempt, Round, RoundGoing, RunnerEvent};
 use sterna_process::{Memory, MemoryError, PAGE_SIZE, PageRuns};
 
 use crate::fault::Midway;
+use crate::giving_way::Turn;
 use crate::hosted::{Hosted, Stage};
 use crate::leaving::{Outgoing, chain};
 use crate::limits::{
@@ -28,7 +29,7 @@ use crate::role::Role;
 use crate::service::Service;
 
 /// The written pages of a process, noted for one move from its beginning until [`Live::end`], at the latest until it is
-/// dropped.
+/// dropped; or until [the process is gone](Live::leave).
 pub(crate) struct Live {
     memory: Arc<dyn Memory>,
     /// Whether they still are.
@@ -83,7 +84,12 @@ impl Live {
         Ok(dirty.page_count())
     }
 
-    /// Nothing is noted any more.
+    /// Its process is not to run here again: that it is noted what that writes ends with its memory, which costs nothing.
+    pub(crate) fn leave(&self) {
+        *self.tracked() = false;
+    }
+
+    /// Nothing is noted any more. Of a large memory this takes a while: not while nobody executes the process.
     pub(crate) fn end(&self) {
         let mut tracked = self.tracked();
         if std::mem::take(&mut *tracked)
@@ -112,7 +118,9 @@ impl Outgoing {
         let pages = live.take()?;
         let of = pages.page_count() * PAGE_SIZE as u64;
         let (mut held_back, mut told) = (Duration::ZERO, begun);
+        let mut turn = Turn::begin();
         let goes = |sent: u64| {
+            turn.give_way();
             if told.elapsed() >= TELL_EVERY {
                 told = Instant::now();
                 tell(RoundGoing {

@@ -504,7 +504,7 @@ impl Role {
         }
     }
 
-    fn on_thread(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+    pub(crate) fn on_thread(&self, name: &str, work: impl FnOnce() + Send + 'static) {
         let _ = self.begin(name, work);
     }
 

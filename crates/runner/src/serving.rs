@@ -13,6 +13,7 @@ use crate::input::Input;
 use crate::leaving::chain;
 use crate::limits::{DESCRIBE_WITHIN, INPUT_WITHIN, KILL_WITHIN, PAUSE_WITHIN};
 use crate::link::Descriptors;
+use crate::live::Live;
 use crate::log::LogHeader;
 use crate::message::{Said, Spawn, WindowSize};
 use crate::role::Role;
@@ -304,11 +305,8 @@ pub(crate) fn discard(role: &Role, attempt: Attempt) {
     let Some(hosted) = role.hosted_or_give_up(attempt) else {
         return;
     };
-    if let Some((of, outgoing)) = &hosted.lock().outgoing
-        && *of == attempt
-    {
-        outgoing.hang_up();
-    }
+    let outgoing = hosted.outgoing(attempt);
+    outgoing.iter().for_each(|outgoing| outgoing.close());
     hosted.settle(crate::limits::SETTLE_WITHIN);
     let own = |inner: &Inner| match &inner.stage {
         Stage::Frozen { move_id, .. }
@@ -320,8 +318,12 @@ pub(crate) fn discard(role: &Role, attempt: Attempt) {
     };
     let mut inner = hosted.lock();
     if !own(&inner) {
-        return;
+        drop(inner);
+        // It runs on.
+        return outgoing.iter().for_each(|outgoing| outgoing.hang_up());
     }
+    let live = outgoing.as_ref().and_then(|outgoing| outgoing.live.get());
+    live.into_iter().for_each(Live::leave);
     let was = inner.holding();
     inner.close_rest();
     let stage = std::mem::replace(
@@ -334,8 +336,12 @@ pub(crate) fn discard(role: &Role, attempt: Attempt) {
     drop(inner);
     role.remove(attempt.process);
     match stage {
+        // To give a large memory back takes longer than others should wait for their orders.
         Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } | Stage::Made { paused, .. } => {
-            paused.discard()
+            role.on_thread("letting go", move || {
+                paused.discard();
+                drop((hosted, outgoing));
+            });
         }
         Stage::Arriving(mut arrival) => arrival.hang_up(),
         _ => {}

@@ -164,9 +164,10 @@ pub fn available() -> Result<(), StartTrackingError> {
 /// ```
 #[derive(Debug)]
 pub struct DirtyTracker {
+    /// Goes first: in a mapping that is gone the kernel has no marks to remove.
+    memory: Arc<Reservation>,
     userfault: Userfault,
     pagemap: Pagemap,
-    memory: Arc<Reservation>,
     /// Put back by the user; sorted and disjoint.
     put_back: Vec<PageRun>,
 }

@@ -48,6 +48,8 @@ pub struct Hop {
     pub total_us: u64,
     /// What happened when.
     pub phases: Vec<Phase>,
+    /// The parts of the move's report, in order, in microseconds.
+    pub parts: Vec<(String, u64)>,
 }
 
 /// What a stretch of time was like for clients.
@@ -164,6 +166,9 @@ pub fn moves<E>(
             copy_us: copy.map_or(0, |copy| copy.to_us - copy.from_us),
             total_us: phases.last().map_or(0, |last| last.to_us),
             phases: phases.clone(),
+            parts: (moved.parts.iter())
+                .map(|(part, took)| (part.clone(), us(*took)))
+                .collect(),
         });
         traces.push(history.trace(ordered, phases));
         history.forget(end);

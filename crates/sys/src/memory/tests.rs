@@ -401,3 +401,29 @@ fn readable(address: usize) -> bool {
     // SAFETY: 1. The kernel checks the address and answers EFAULT.
     unsafe { libc::write(fd, address as *const libc::c_void, 1) == 1 }
 }
+
+/// Bytes that are mapped within a range, as the kernel has it.
+fn mapped(range: std::ops::Range<usize>) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let within = maps.lines().map(|line| {
+        let (addresses, _) = line.split_once(' ').unwrap();
+        let (start, end) = addresses.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|text| usize::from_str_radix(text, 16).unwrap());
+        end.min(range.end).saturating_sub(start.max(range.start))
+    });
+    within.sum()
+}
+
+#[test]
+fn all_of_a_memory_is_given_back_however_much_it_holds() {
+    const MIB: usize = 1 << 20;
+    for (held, guard) in [(0, 0), (MIB / 2, MIB), (3 * MIB + 5000, MIB), (8 * MIB, 0)] {
+        let memory = Reservation::new(8 * MIB, guard, held, None).unwrap();
+        memory.write(0, &vec![1; held]).unwrap();
+        let base = memory.as_ptr() as usize;
+        let range = base..base + 8 * MIB + guard;
+        assert_eq!(mapped(range.clone()), 8 * MIB + guard);
+        drop(memory);
+        assert_eq!(mapped(range), 0, "{held} of 8 MiB, {guard} behind it");
+    }
+}

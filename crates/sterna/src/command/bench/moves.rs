@@ -24,6 +24,9 @@ pub(super) struct Moves {
     /// Sizes of the server's heap, all of which is written.
     #[arg(long, value_name = "SIZE", value_delimiter = ',', default_values = ["64M", "1G"], value_parser = heap)]
     heap: Vec<u64>,
+    /// Only these ways in which its memory can go, of stop-and-copy, pre-copy, post-copy and hybrid.
+    #[arg(long, value_name = "S", value_delimiter = ',', value_parser = strategy)]
+    strategy: Vec<Strategy>,
     /// Moves of each sort.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     moves: u32,
@@ -46,7 +49,7 @@ pub(super) struct Moves {
 const AFTER_HELP: &str = "\
 Examples:
   sterna bench move
-  sterna bench move --quick --heap 64M
+  sterna bench move --quick --heap 64M --strategy pre-copy,hybrid
   sterna bench move --json --plot move.html >move.json
 
 Two nodes are made on this machine, without root, and nothing of them is left. A key-value server moves \
@@ -69,6 +72,12 @@ const COUNTED: Duration = Duration::from_secs(2);
 const COUNTS: usize = 5;
 const HELD_BACK: Duration = Duration::from_secs(3);
 const HEAP_MAX_MIB: u64 = 3072;
+
+fn strategy(text: &str) -> Result<Strategy, String> {
+    let mut all = STRATEGIES.into_iter();
+    let found = all.find(|strategy| moved::strategy(*strategy) == text);
+    found.ok_or_else(|| "there are stop-and-copy, pre-copy, post-copy and hybrid".to_owned())
+}
 
 fn heap(text: &str) -> Result<u64, String> {
     match show::parse_bytes(text)? >> 20 {
@@ -129,7 +138,8 @@ impl Moves {
         let steps = Steps::new();
         let name = show::bytes(mib << 20);
         let mut server = stage.serve(mib)?;
-        let strategies = possible(&mut server)?;
+        let mut strategies = possible(&mut server)?;
+        strategies.retain(|strategy| self.strategy.is_empty() || self.strategy.contains(strategy));
         server.kill()?;
         steps.set(&format!("{name}: capacity"), 0.0);
         let capacity = match strategies.contains(&Strategy::PreCopy) {
