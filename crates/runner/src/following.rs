@@ -212,7 +212,7 @@ impl Following {
                 Err(error) => {
                     // What was taken and did not go, nobody sends again.
                     tracing::debug!("pages do not follow: {}", chain(&error));
-                    return outgoing.hang_up();
+                    return outgoing.close();
                 }
             }
             if held_back {

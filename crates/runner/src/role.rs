@@ -504,8 +504,14 @@ impl Role {
         }
     }
 
-    pub(crate) fn on_thread(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+    fn on_thread(&self, name: &str, work: impl FnOnce() + Send + 'static) {
         let _ = self.begin(name, work);
+    }
+
+    /// Lets go of what may have a large memory: to give that back takes longer than others should wait for their orders. Without
+    /// a thread for it they do.
+    pub(crate) fn let_go(&self, work: impl FnOnce() + Send + 'static) {
+        let _ = thread::Builder::new().name("letting go".into()).spawn(work);
     }
 
     /// Whether there is a thread for it.

@@ -281,9 +281,8 @@ pub(crate) fn resume(role: &Role, service: &Service, process: ProcessId, epoch: 
         hosted.output.rewind(next, epoch);
     }
     inner.epoch = epoch;
-    if let Some((_, outgoing)) = inner.outgoing.take() {
-        outgoing.hang_up();
-    }
+    let outgoing = inner.outgoing.take().map(|(_, outgoing)| outgoing);
+    outgoing.iter().for_each(|outgoing| outgoing.close());
     drop(inner);
     match stage {
         Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } | Stage::Made { paused, .. } => {
@@ -291,6 +290,8 @@ pub(crate) fn resume(role: &Role, service: &Service, process: ProcessId, epoch: 
         }
         other => hosted.put(|_| other),
     }
+    // What it writes is noted no more: now that it runs, and before another move of it may begin.
+    outgoing.iter().for_each(|outgoing| outgoing.hang_up());
     let follows = hosted.lock().rest.is_some();
     service.say(&Said::Event(RunnerEvent::Resumed {
         process,
@@ -319,14 +320,14 @@ pub(crate) fn discard(role: &Role, attempt: Attempt) {
     let mut inner = hosted.lock();
     if !own(&inner) {
         drop(inner);
-        // It runs on.
+        // It is not this move's to let go, and may run.
         return outgoing.iter().for_each(|outgoing| outgoing.hang_up());
     }
     let live = outgoing.as_ref().and_then(|outgoing| outgoing.live.get());
     live.into_iter().for_each(Live::leave);
     let was = inner.holding();
     inner.close_rest();
-    let stage = std::mem::replace(
+    let mut stage = std::mem::replace(
         &mut inner.stage,
         Stage::Taken {
             was,
@@ -335,17 +336,18 @@ pub(crate) fn discard(role: &Role, attempt: Attempt) {
     );
     drop(inner);
     role.remove(attempt.process);
-    match stage {
-        // To give a large memory back takes longer than others should wait for their orders.
-        Stage::Frozen { paused, .. } | Stage::Ready { paused, .. } | Stage::Made { paused, .. } => {
-            role.on_thread("letting go", move || {
-                paused.discard();
-                drop((hosted, outgoing));
-            });
-        }
-        Stage::Arriving(mut arrival) => arrival.hang_up(),
-        _ => {}
+    if let Stage::Arriving(arrival) = &mut stage {
+        arrival.hang_up();
     }
+    role.let_go(move || {
+        match stage {
+            Stage::Frozen { paused, .. }
+            | Stage::Ready { paused, .. }
+            | Stage::Made { paused, .. } => paused.discard(),
+            _ => {}
+        }
+        drop((hosted, outgoing));
+    });
 }
 
 /// Forgets a process that has exited.
@@ -355,6 +357,7 @@ pub(crate) fn forget(role: &Role, process: ProcessId) {
     };
     if matches!(hosted.lock().stage, Stage::Exited(_)) {
         role.remove(process);
+        role.let_go(move || drop(hosted));
     }
 }
 

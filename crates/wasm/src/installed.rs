@@ -68,7 +68,8 @@ impl InstallError {
     pub(crate) fn may_pass(&self) -> bool {
         use InstallError as Why;
         match self {
-            Why::Elsewhere(_) | Why::NotThere | Why::Module(_) | Why::Image(_) => true,
+            // Who writes the cache says why in words only. A module that is gone or damaged can be added again.
+            Why::Elsewhere(_) | Why::NotThere | Why::Module(_) => true,
             Why::Build(error) => matches!(
                 error,
                 BuildError::Memory { .. }
@@ -78,7 +79,7 @@ impl InstallError {
                     | BuildError::Start(_)
                     | BuildError::Pass { .. }
             ),
-            Why::Instrument(_) | Why::Compile(_) | Why::Metadata => false,
+            Why::Instrument(_) | Why::Compile(_) | Why::Image(_) | Why::Metadata => false,
         }
     }
 }

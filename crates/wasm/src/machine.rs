@@ -12,7 +12,7 @@ use wasmtime::{AsContextMut, Extern, Func, Instance, Store, Val, ValType};
 
 use crate::control::Control;
 use crate::frames::{self, Frame, KeptReferences, ReadFramesError};
-use crate::installed::{CompiledContinuations, InstallError, Installed, Place};
+use crate::installed::{CompiledContinuations, InstallError, Installed, Key, Place};
 use crate::outer::Outer;
 use crate::pass::{Import, Param, ValueType, names, routines::Kept};
 
@@ -35,6 +35,12 @@ pub(crate) enum MachineError {
     Frames(#[from] ReadFramesError),
     #[error("preparing the guest to go on failed")]
     Prepare(#[from] InstallError),
+    /// Its frames are as they were: it can be tried again when these are ready.
+    #[error("preparing the guest to go on failed")]
+    NotReady {
+        keys: Vec<Key>,
+        source: InstallError,
+    },
     #[error("the frame of function {function} does not fit its program: {reason}")]
     Misfit { function: u32, reason: &'static str },
 }
@@ -84,7 +90,7 @@ impl Machine {
         }
     }
 
-    /// Goes on with the frames. [`MachineError::Prepare`]: none of them has been touched, so it can be tried again.
+    /// Goes on with the frames.
     pub(crate) async fn go_on<T: Send + 'static>(
         &mut self,
         store: &mut Store<T>,
@@ -96,7 +102,10 @@ impl Machine {
             .map(|frame| self.installed.entry(frame))
             .collect::<Result<Vec<_>, _>>();
         self.outer.set(self.frames.iter().map(Frame::spot));
-        self.installed.prepare(&keys?)?;
+        let keys = keys?;
+        if let Err(source) = self.installed.prepare(&keys) {
+            return Err(MachineError::NotReady { keys, source });
+        }
         let mut results: Option<Vec<Val>> = None;
         while let Some(mut frame) = self.frames.pop_front() {
             if let Some(results) = results.take() {
@@ -138,13 +147,14 @@ impl Machine {
         if !self.control.has_records() {
             return Ok(Some(results));
         }
+        let points = self.installed.points()?;
         let cancelled = cancelled(store.data_mut());
         let records = self.control.take_records();
         let mut kept = KeptTables {
             store: &mut *store,
             instance: self.instance,
         };
-        let frames = frames::read(&records, self.installed.points()?, cancelled, &mut kept)?;
+        let frames = frames::read(&records, points, cancelled, &mut kept)?;
         if let Some(count) = self.instance.get_global(&mut *store, names::KEPT_COUNT) {
             count
                 .set(&mut *store, Val::I32(0))

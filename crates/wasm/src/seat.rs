@@ -8,8 +8,6 @@ mod look;
 
 pub(crate) use look::Unseen;
 
-use held::{Holds, Let};
-
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -25,7 +23,6 @@ use crate::describe;
 use crate::exit::{exit_of, exit_of_panic};
 use crate::guest::{Guest, Stretch};
 use crate::installed::Installed;
-use crate::machine::MachineError;
 use crate::outer::Outer;
 use crate::pages::GuestPages;
 use crate::pool::{Pool, Shift, queue_again};
@@ -152,26 +149,12 @@ impl Seat {
 
     async fn work(self: Arc<Self>, mut guest: Guest) {
         let _contained = Contained(&self);
-        let mut holds = Holds::default();
+        let mut hold = None;
         loop {
             if let Some(wasi) = &mut guest.store.data_mut().wasi {
                 wasi.start_clock();
             }
-            let ran = guest.run().await;
-            let ran = match ran {
-                Err(MachineError::Prepare(why)) if why.may_pass() => {
-                    let pause = holds.next(&self.identity, &why);
-                    match self.held(pause).await {
-                        Let::TryAgain => continue,
-                        Let::Stop => Ok(Stretch::Stopped),
-                    }
-                }
-                ran => {
-                    holds = Holds::default();
-                    ran
-                }
-            };
-            let exit = match ran {
+            let exit = match self.run(&mut guest, &mut hold).await {
                 Ok(Stretch::Finished) if guest.is_killed() => Exit::Killed,
                 Ok(Stretch::Finished) => Exit::Code(0),
                 Ok(Stretch::Stopped) => match self.stopped(guest) {

@@ -34,6 +34,8 @@ struct Service {
     asked: AtomicUsize,
     prepared: Mutex<BTreeSet<Waypoint>>,
     answers: AtomicBool,
+    /// Whoever has it holds all answers up.
+    busy: Mutex<()>,
 }
 
 impl Service {
@@ -48,6 +50,7 @@ impl Service {
             asked: AtomicUsize::new(0),
             prepared: Mutex::default(),
             answers: AtomicBool::new(answers),
+            busy: Mutex::default(),
         })
     }
 
@@ -63,6 +66,7 @@ impl Service {
 impl Elsewhere for Service {
     fn prepare(&self, program: ProgramId, waypoints: &[Waypoint]) -> Result<(), ElsewhereError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
+        drop(self.busy.lock().unwrap());
         if !self.answers.load(Ordering::Relaxed) {
             let reason = "it is tired".into();
             return Err(ElsewhereError { reason });
@@ -235,6 +239,7 @@ fn held(service: &Arc<Service>, kind: &WasmKind, output: &File) -> (Running, usi
     paused.capture().unwrap();
     let running = paused.resume();
     until(|| service.asked.load(Ordering::Relaxed) > asked);
+    until(|| running.control.stats().state == State::Waiting);
     (running, asked)
 }
 
@@ -255,7 +260,6 @@ fn who_lacks_what_it_needs_is_held_and_goes_on_when_it_is_there() {
     let (running, asked) = held(&service, &kind, &output);
     // More than one attempt, and nothing is lost by it; meanwhile it can be looked at and described.
     until(|| service.asked.load(Ordering::Relaxed) > asked + 1);
-    until(|| running.control.stats().state == State::Waiting);
     let waypoints = running.process.waypoints(LONG).unwrap();
     assert!(!waypoints.is_empty());
     assert!(!running.control.describe(LONG).unwrap().frames.is_empty());
@@ -273,6 +277,20 @@ fn who_is_held_can_be_killed() {
     let (running, _) = held(&service, &reader(&service), &output);
     running.control.kill();
     assert_eq!(running.control.wait(LONG), Some(Exit::Killed));
+}
+
+#[test]
+fn nobody_waits_for_who_makes_ready_what_a_held_one_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::new(&folder.path().join("cache"), false);
+    let output = tempfile::tempfile().unwrap();
+    let (running, asked) = held(&service, &reader(&service), &output);
+    let busy = service.busy.lock().unwrap();
+    until(|| service.asked.load(Ordering::Relaxed) > asked + 1);
+    assert!(!running.control.describe(LONG).unwrap().frames.is_empty());
+    running.control.kill();
+    assert_eq!(running.control.wait(LONG), Some(Exit::Killed));
+    drop(busy);
 }
 
 #[test]

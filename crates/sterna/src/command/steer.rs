@@ -3,7 +3,8 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use sterna_node::message::{self, HostingRequest, ProcessEntry};
+use sterna_migration::Life;
+use sterna_node::message::{self, HostingReply, HostingRequest, ProcessEntry};
 use sterna_process::{Plain, ProcessId};
 
 use crate::client;
@@ -114,12 +115,28 @@ impl Steer {
                 self.which
                     .hosting(HostingRequest::Steer { process, deed })?;
                 if deed == message::Deed::Kill {
-                    // So that it can be removed next. If nobody can say that it has ended, it has been killed all the same.
-                    let _ = self.which.hosting(HostingRequest::Wait { process });
+                    self.wait_for_end(process);
                 }
                 let name = entry.name.clone();
                 Ok((process, name.unwrap_or_else(|| entry.info.file.clone())))
             }
+        }
+    }
+
+    /// So that it can be removed next.
+    fn wait_for_end(&self, process: ProcessId) {
+        let waited = self.which.hosting(HostingRequest::Wait { process });
+        let has_ended = match &waited {
+            Ok(Some(HostingReply::Waited(entry))) => entry
+                .record()
+                .is_ok_and(|record| record.life != Life::Alive),
+            _ => false,
+        };
+        if !has_ended {
+            show::note(format_args!(
+                "{0} has been killed; that it has ended is not known yet: sterna wait {0}",
+                process.short()
+            ));
         }
     }
 }

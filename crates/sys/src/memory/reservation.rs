@@ -9,6 +9,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use thiserror::Error;
@@ -413,6 +414,7 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let (mut at, mut left) = (self.base.as_ptr(), self.capacity + self.guard);
         let mut held = self.accessible();
+        let mut begun = Instant::now();
         loop {
             let bytes = match held > GIVEN_BACK_AT_ONCE {
                 true => GIVEN_BACK_AT_ONCE,
@@ -428,10 +430,15 @@ impl Drop for Reservation {
             }
             held -= bytes;
             at = at.wrapping_add(bytes);
-            rustix::thread::sched_yield();
+            if begun.elapsed() >= GIVEN_BACK_FOR {
+                rustix::thread::sched_yield();
+                begun = Instant::now();
+            }
         }
     }
 }
 
-/// How much of a memory that is dropped is given back before others may have the processor, in bytes.
+/// How much of a memory that is dropped is given back at once, in bytes.
 const GIVEN_BACK_AT_ONCE: usize = 512 << 10;
+/// And for how long before others may have the processor. More often would cost more: a thread that yields gives its slice up.
+const GIVEN_BACK_FOR: Duration = Duration::from_millis(1);

@@ -402,7 +402,7 @@ fn readable(address: usize) -> bool {
     unsafe { libc::write(fd, address as *const libc::c_void, 1) == 1 }
 }
 
-/// Bytes that are mapped within a range, as the kernel has it.
+/// Bytes that are mapped within a range, as the kernel has it. Of use in a process of its own only, as each test has: others map.
 fn mapped(range: std::ops::Range<usize>) -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let within = maps.lines().map(|line| {

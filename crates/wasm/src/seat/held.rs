@@ -1,8 +1,11 @@
 //! A guest that cannot go on, since what it needs for that could not be made: on a full disk, say. It is held as it was
-//! stopped, and tries again. Until then it can be looked at, paused, moved and killed like one that waits in a host call.
+//! stopped, and that is tried again, on a thread of its own. Meanwhile it can be looked at, paused, moved and killed like one
+//! that waits in a host call.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::sync::{Arc, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use sterna_process::Identity;
@@ -11,47 +14,89 @@ use sterna_wasi::Wait;
 
 use super::Seat;
 use crate::describe;
-use crate::installed::InstallError;
+use crate::guest::{Guest, Stretch};
+use crate::installed::{InstallError, Key};
+use crate::machine::MachineError;
 use crate::wait::wait;
 
-/// How long it is held after the first attempt. Each further attempt may cost what compiling a program does.
+/// How long it is held before it is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long it is held at most.
+/// The same at most: each attempt may cost what compiling a program does.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// How long it sleeps while an attempt is made, which wakes it.
+const ATTEMPT_LOOK: Duration = Duration::from_secs(60);
 
-/// How often a guest has been held since it ran last.
-#[derive(Default)]
-pub(super) struct Holds(u32);
+/// What a guest is held for.
+pub(super) struct Hold {
+    keys: Vec<Key>,
+    /// Attempts that have failed.
+    failed: u32,
+    next: Next,
+}
 
-/// Why a guest is not held any longer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Let {
-    TryAgain,
+/// What it waits for.
+enum Next {
+    At(Instant),
+    Attempt(Receiver<Result<(), InstallError>>),
+}
+
+/// Why a guest is not held for the moment.
+#[derive(PartialEq, Eq)]
+enum Let {
+    /// All that it needs is there; or it is not going to be, as it will say.
+    GoOn,
     /// Somebody has stopped it where it is.
     Stop,
 }
 
-impl Holds {
-    /// How long it is to be held, because of `why`.
-    pub(super) fn next(&mut self, who: &Identity, why: &InstallError) -> Duration {
-        if self.0 == 0 {
-            tracing::warn!(
-                process = %who.process,
-                "it is held until what it needs to go on can be made: {}",
-                describe::chain(why)
-            );
+impl Hold {
+    /// After a first attempt.
+    fn new(who: &Identity, keys: Vec<Key>, why: &InstallError) -> Self {
+        tracing::warn!(
+            process = %who.process,
+            "it is held until what it needs to go on can be made: {}",
+            describe::chain(why)
+        );
+        Self {
+            keys,
+            failed: 1,
+            next: Next::At(Instant::now() + PAUSE),
         }
-        let pause = PAUSE.saturating_mul(1 << self.0.min(10)).min(PAUSE_MAX);
-        self.0 += 1;
-        pause
+    }
+
+    fn has_failed(&mut self) {
+        let pause = PAUSE.saturating_mul(1 << self.failed.min(10));
+        self.next = Next::At(Instant::now() + pause.min(PAUSE_MAX));
+        self.failed = self.failed.saturating_add(1);
     }
 }
 
 impl Seat {
-    /// Holds a guest, none of whose frames are on a stack, for `pause` or until it is stopped.
-    pub(super) async fn held(&self, pause: Duration) -> Let {
+    /// Runs a guest until it is stopped or ends. As long as what it needs to go on cannot be made it is held.
+    pub(super) async fn run(
+        &self,
+        guest: &mut Guest,
+        hold: &mut Option<Hold>,
+    ) -> Result<Stretch, MachineError> {
+        loop {
+            if let Some(held) = hold {
+                if self.held(held).await == Let::Stop {
+                    return Ok(Stretch::Stopped);
+                }
+                *hold = None;
+            }
+            match guest.run().await {
+                Err(MachineError::NotReady { keys, source }) if source.may_pass() => {
+                    *hold = Some(Hold::new(&self.identity, keys, &source));
+                }
+                ran => return ran,
+            }
+        }
+    }
+
+    /// Holds a guest, none of whose frames are on a stack.
+    async fn held(&self, hold: &mut Hold) -> Let {
         let signals = &*self.signals;
-        let until = Instant::now() + pause;
         loop {
             let killed = signals.killed.load(Ordering::Acquire);
             if killed || signals.unwinding.load(Ordering::Acquire) {
@@ -67,17 +112,44 @@ impl Seat {
                 }
                 continue;
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Let::TryAgain;
+            let sleep = match &hold.next {
+                Next::At(at) => at.saturating_duration_since(Instant::now()),
+                Next::Attempt(made) => match made.try_recv() {
+                    Err(TryRecvError::Empty) => ATTEMPT_LOOK,
+                    Ok(Err(why)) if why.may_pass() => {
+                        hold.has_failed();
+                        continue;
+                    }
+                    _ => return Let::GoOn,
+                },
+            };
+            if sleep.is_zero() {
+                self.attempt(hold);
+                continue;
             }
             let moment = Wait {
                 descriptors: Vec::new(),
-                deadline: Some(left),
+                deadline: Some(sleep),
             };
             signals.waiting.store(true, Ordering::Relaxed);
             wait(&moment, Duration::ZERO, &signals.interrupt).await;
             signals.waiting.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn attempt(&self, hold: &mut Hold) {
+        let (made, attempt) = sync_channel(1);
+        let (keys, signals) = (hold.keys.clone(), Arc::clone(&self.signals));
+        let installed = self.installed.clone();
+        let work = move || {
+            if let Some(installed) = installed.upgrade() {
+                let _ = made.send(installed.prepare(&keys));
+            }
+            signals.interrupt.notify_one();
+        };
+        match thread::Builder::new().name("prepare".into()).spawn(work) {
+            Ok(_) => hold.next = Next::Attempt(attempt),
+            Err(_) => hold.has_failed(),
         }
     }
 }

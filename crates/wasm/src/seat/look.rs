@@ -133,7 +133,6 @@ impl Seat {
         self.installed.upgrade()
     }
 
-    /// The program, with all that a look needs: nobody stands still while it is made.
     /// Has what a stop will need read before it.
     pub(crate) fn warm(&self) {
         if let Some(installed) = self.installed.upgrade() {
@@ -141,6 +140,7 @@ impl Seat {
         }
     }
 
+    /// The program, with all that a look needs: nobody stands still while it is made.
     fn installed_to_look(&self) -> Result<Arc<Installed>, Unseen> {
         let installed = self.installed.upgrade().ok_or(Unseen::Ended)?;
         match installed.ready_to_look() {

@@ -140,6 +140,10 @@ impl Moves {
         let mut server = stage.serve(mib)?;
         let mut strategies = possible(&mut server)?;
         strategies.retain(|strategy| self.strategy.is_empty() || self.strategy.contains(strategy));
+        ensure!(
+            !strategies.is_empty(),
+            "this machine's nodes move a server in none of these ways: sterna doctor says why"
+        );
         server.kill()?;
         steps.set(&format!("{name}: capacity"), 0.0);
         let capacity = match strategies.contains(&Strategy::PreCopy) {
