@@ -44,6 +44,11 @@ pub enum Event {
         /// The record; `None` if the registry has none.
         record: Option<Record>,
     },
+    /// The registry has no record of it, and the node is no member of the cluster any more: nobody will ever speak of it again.
+    Expelled {
+        /// What.
+        process: ProcessId,
+    },
     /// The node lets the process in ([`Action::Admit`]).
     Admitted {
         /// Which move.

@@ -27,6 +27,7 @@
 //! | nothing, or exited as a target | theirs, with an intent to me | in doubt as a target without a process: settle |
 //! | nothing | anybody's, ended, lost or frozen in a file | nothing: so it should be |
 //! | nothing | mine | lost, which is written down; not at once if there is an intent |
+//! | anything | nothing, and the node was removed | ended, or let go: nobody else ever will |
 //!
 //! All that is written on the ground of a record is a swap that expects this record. So an old one does no harm.
 
@@ -121,6 +122,37 @@ impl Moves {
         }
     }
 
+    /// There is no record, and there never will be one here again: whatever is held is let go.
+    pub(super) fn expelled(&mut self, now: Time, process: ProcessId) {
+        match self.holding(process) {
+            Some(Holding::Running { epoch } | Holding::Incomplete { epoch, .. }) => {
+                self.fence(now, process, epoch);
+            }
+            Some(
+                Holding::Frozen { epoch, move_id }
+                | Holding::Made { epoch, move_id }
+                | Holding::Ready { epoch, move_id, .. }
+                | Holding::Arriving { epoch, move_id },
+            ) => {
+                let attempt = Attempt {
+                    process,
+                    epoch,
+                    move_id,
+                };
+                self.discard(now, attempt);
+            }
+            Some(Holding::Exited { .. }) => self.forget(now, process),
+            None => {}
+        }
+    }
+
+    fn fence(&mut self, now: Time, process: ProcessId, epoch: Epoch) {
+        self.holdings.remove(&process);
+        let mut turn = self.turn(now);
+        turn.command(Command::Fence { process, epoch });
+        turn.notify(Notice::Fenced { process, epoch });
+    }
+
     fn running(&mut self, now: Time, process: ProcessId, epoch: Epoch, record: Record) {
         let mine = record.owner == self.node && record.life == Life::Alive;
         if mine && self.in_doubt(now, process, record, None) {
@@ -133,10 +165,7 @@ impl Moves {
             self.turn(now).resume(process, record.epoch);
             return;
         }
-        self.holdings.remove(&process);
-        let mut turn = self.turn(now);
-        turn.command(Command::Fence { process, epoch });
-        turn.notify(Notice::Fenced { process, epoch });
+        self.fence(now, process, epoch);
     }
 
     fn frozen(&mut self, now: Time, attempt: Attempt, record: Record) {

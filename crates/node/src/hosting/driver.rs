@@ -449,9 +449,11 @@ impl Driver {
                     if !record.is_some_and(|record| alive(record) && record.owner == service.id) {
                         hosting.forget_unless_arriving(process, record);
                     }
-                    hosting
-                        .tell(Input::Event(Event::Record { process, record }))
-                        .await;
+                    let event = match record {
+                        None if service.is_removed() => Event::Expelled { process },
+                        record => Event::Record { process, record },
+                    };
+                    hosting.tell(Input::Event(event)).await;
                 }
                 Err(error) => tracing::warn!("the record of {process}: {error}"),
             }

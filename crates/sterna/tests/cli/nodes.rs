@@ -550,3 +550,23 @@ fn processes_of_a_node_that_is_gone_for_good_are_given_up_by_a_user_alone() {
         node.stop(&world);
     }
 }
+
+#[test]
+fn who_was_removed_ends_what_nobody_knows_any_more() {
+    let world = World::new();
+    let one = start(&world, "one", "127.0.0.1:0");
+    let two = start(&world, "two", "127.0.0.1:0");
+    two.join(&world, &one.invite(&world)).ok();
+    let idle = guest("idle");
+    let run = [
+        "run", "--detach", "--name", "p", "--on", "two", &idle, "sleep",
+    ];
+    one.ok(&world, &run);
+    assert_eq!(two.here(&world).len(), 1);
+    one.ok(&world, &["nodes", "rm", "--lost", "two"]);
+    // Before the other has heard of anything.
+    one.ok(&world, &["rm", "p"]);
+    until("it has ended", || two.here(&world).is_empty());
+    two.stop(&world);
+    one.stop(&world);
+}

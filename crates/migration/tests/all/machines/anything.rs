@@ -57,6 +57,7 @@ fn record() -> impl Strategy<Value = Event> {
     prop_oneof![
         20 => records.prop_map(move |record| Event::Record { process, record: Some(record) }),
         1 => Just(Event::Record { process, record: None }),
+        1 => Just(Event::Expelled { process }),
     ]
 }
 

@@ -98,6 +98,23 @@ fn a_kept_copy_is_let_go_when_its_process_is_forgotten() {
 }
 
 #[test]
+fn of_who_was_removed_nothing_is_left_that_nobody_knows() {
+    let (process, epoch, move_id) = (P, E, MOVE);
+    let expelled = |holding| Script::new(S, Some(holding)).event(Event::Expelled { process });
+    let fenced = [
+        told(Command::Fence { process, epoch }),
+        Action::Notify(Notice::Fenced { process, epoch }),
+    ];
+    assert_eq!(expelled(Holding::Running { epoch }), fenced);
+    assert_eq!(expelled(Holding::Frozen { epoch, move_id }), [discard()]);
+    assert_eq!(expelled(Holding::Arriving { epoch, move_id }), [discard()]);
+    // A member has still to hear of it: the registry may have been restored.
+    let mut member = Script::new(S, Some(Holding::Running { epoch }));
+    let record = None;
+    assert_eq!(member.event(Event::Record { process, record }), []);
+}
+
+#[test]
 fn a_process_that_was_recovered_elsewhere_is_fenced() {
     let lost = at_rest().closed(Life::Lost).unwrap();
     let recovered = lost.recovered(U).unwrap();
