@@ -199,12 +199,7 @@ impl Moves {
         match event {
             Event::Message { from, message } => self.message(now, from, message),
             Event::Record { process, record } => self.record(now, process, record),
-            Event::Expelled { process } => {
-                self.record(now, process, None);
-                if !self.activities.contains_key(&process) {
-                    self.expelled(now, process);
-                }
-            }
+            Event::Expelled { process } => self.expelled(now, process),
             Event::Admitted {
                 attempt,
                 program_is_here,

@@ -124,6 +124,10 @@ impl Moves {
 
     /// There is no record, and there never will be one here again: whatever is held is let go.
     pub(super) fn expelled(&mut self, now: Time, process: ProcessId) {
+        self.record(now, process, None);
+        if self.activities.contains_key(&process) {
+            return;
+        }
         match self.holding(process) {
             Some(Holding::Running { epoch } | Holding::Incomplete { epoch, .. }) => {
                 self.fence(now, process, epoch);
