@@ -12,13 +12,13 @@ use sterna_process::{
     Directory, Epoch, Image, Incoming, Listener, Memory, MemoryLayout, PageRun, PageRuns, Paused,
     Program, ReadLimits, Resources, Stdio,
 };
+use sterna_sys::giving_way::Turn;
 
 use crate::beside::Known;
 use crate::channel::{Breaker, Receiver, Sender};
 use crate::clients::{self, Port};
 use crate::fault::{self, Midway};
 use crate::files::Files;
-use crate::giving_way::Turn;
 use crate::hosted::{Hosted, Inner, Stage};
 use crate::input::Input;
 use crate::leaving::chain;

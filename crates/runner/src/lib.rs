@@ -35,7 +35,6 @@ mod copying;
 pub mod fault;
 pub mod files;
 mod following;
-mod giving_way;
 pub mod handle;
 mod hosted;
 mod input;

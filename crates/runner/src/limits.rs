@@ -66,8 +66,6 @@ pub const CATCH_UPS: u32 = 3;
 pub const LANES: u8 = 2;
 /// For the first of them to be there; without one, such pages go where answers go.
 pub const LANE_WITHIN: Duration = Duration::from_millis(200);
-/// For who copies memory while its process runs, before others go first.
-pub const COPIES_FOR: Duration = Duration::from_millis(1);
 /// Between two words on how far a round is.
 pub const TELL_EVERY: Duration = Duration::from_millis(250);
 /// For a process whose memory follows to run, if it asks for no page.

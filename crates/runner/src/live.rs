@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use sterna_migration::{Attempt, Round, RoundGoing, RunnerEvent};
 use sterna_process::{Memory, MemoryError, PAGE_SIZE, PageRuns};
+use sterna_sys::giving_way::Turn;
 
 use crate::fault::Midway;
-use crate::giving_way::Turn;
 use crate::hosted::{Hosted, Stage};
 use crate::leaving::{Outgoing, chain};
 use crate::limits::{

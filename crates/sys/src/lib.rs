@@ -34,6 +34,8 @@ pub mod enclosure;
 pub mod exchange;
 #[cfg(feature = "gate")]
 pub mod gate;
+#[cfg(feature = "giving_way")]
+pub mod giving_way;
 #[cfg(feature = "identity")]
 pub mod identity;
 #[cfg(feature = "memory")]

@@ -100,9 +100,8 @@ impl Machine {
             .frames
             .iter()
             .map(|frame| self.installed.entry(frame))
-            .collect::<Result<Vec<_>, _>>();
+            .collect::<Result<Vec<_>, _>>()?;
         self.outer.set(self.frames.iter().map(Frame::spot));
-        let keys = keys?;
         if let Err(source) = self.installed.prepare(&keys) {
             return Err(MachineError::NotReady { keys, source });
         }

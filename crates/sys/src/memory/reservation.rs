@@ -9,12 +9,12 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use thiserror::Error;
 
 use super::{InitialImage, PAGE_BYTES, PageRun, os_page_bytes, round_up_to_os_page};
+use crate::giving_way::Turn;
 
 /// Why address space could not be reserved.
 #[derive(Debug, Error)]
@@ -414,7 +414,7 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let (mut at, mut left) = (self.base.as_ptr(), self.capacity + self.guard);
         let mut held = self.accessible();
-        let mut begun = Instant::now();
+        let mut turn = Turn::begin();
         loop {
             let bytes = match held > GIVEN_BACK_AT_ONCE {
                 true => GIVEN_BACK_AT_ONCE,
@@ -430,15 +430,10 @@ impl Drop for Reservation {
             }
             held -= bytes;
             at = at.wrapping_add(bytes);
-            if begun.elapsed() >= GIVEN_BACK_FOR {
-                rustix::thread::sched_yield();
-                begun = Instant::now();
-            }
+            turn.give_way();
         }
     }
 }
 
-/// How much of a memory that is dropped is given back at once, in bytes.
+/// How much of a memory that is dropped is given back at once, in bytes: some 50 µs.
 const GIVEN_BACK_AT_ONCE: usize = 512 << 10;
-/// And for how long before others may have the processor. More often would cost more: a thread that yields gives its slice up.
-const GIVEN_BACK_FOR: Duration = Duration::from_millis(1);
